@@ -1,0 +1,1 @@
+//! Device names, the allocation language, and the planner.

@@ -1,0 +1,223 @@
+//! Model configurations: what detection reads off keys and shapes, and what a forward pass needs.
+
+use serde::{Deserialize, Serialize};
+
+/// What a diffusion model's output means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prediction {
+    /// The noise.
+    Epsilon,
+    /// The velocity of Salimans & Ho, <https://arxiv.org/abs/2202.00512>.
+    V,
+    /// The clean latent.
+    X0,
+    /// The velocity of a rectified flow (SD3, Flux).
+    Flow,
+}
+
+/// How a UNet's attention layers are cut into heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Heads {
+    /// So many heads, whatever the width (SD 1.x: 8).
+    Count(usize),
+    /// Heads of so many channels (SD 2.x and SDXL: 64).
+    Width(usize),
+}
+
+impl Heads {
+    /// Heads of a layer with so many channels; at least 1.
+    pub fn count(self, channels: usize) -> usize {
+        match self {
+            Heads::Count(count) => count.max(1),
+            Heads::Width(width) => (channels / width.max(1)).max(1),
+        }
+    }
+}
+
+/// A latent-diffusion UNet (SD 1.x, SD 2.x, SDXL).
+///
+/// Levels count from the highest resolution; `transformer_depth` has one entry for each residual
+/// block of each level.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnetConfig {
+    /// Channels of the input: 4, or 9 for inpainting (latent, mask, masked latent), or 8 for instruct-pix2pix.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Channels of the first level.
+    pub model_channels: usize,
+    /// Each level's channels as a multiple of `model_channels`.
+    pub channel_mult: Vec<usize>,
+    /// Residual blocks of each level on the way down; one more on the way up.
+    pub num_res_blocks: Vec<usize>,
+    /// Transformer blocks behind each residual block on the way down, level after level.
+    pub transformer_depth: Vec<usize>,
+    /// Transformer blocks in the middle; `None` where the middle has no attention.
+    pub transformer_depth_middle: Option<usize>,
+    /// Transformer blocks behind each residual block on the way up, in the order of
+    /// `output_blocks` (lowest resolution first).
+    pub transformer_depth_output: Vec<usize>,
+    /// Width of the text conditioning that cross-attention reads.
+    pub context_dim: usize,
+    /// How attention is cut into heads.
+    pub heads: Heads,
+    /// Whether `proj_in` and `proj_out` of a transformer are linear (SD 2.x, SDXL) or 1×1
+    /// convolutions (SD 1.x).
+    pub linear_projections: bool,
+    /// Width of the class (ADM) vector, where the model takes one.
+    pub adm_in_channels: Option<usize>,
+}
+
+/// The activation of a CLIP text encoder's feed-forward layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClipActivation {
+    /// `x · sigmoid(1.702 x)`: OpenAI's CLIP-L.
+    QuickGelu,
+    /// The exact GELU: OpenCLIP's H and G.
+    Gelu,
+}
+
+/// A CLIP text encoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClipConfig {
+    /// Rows of the token table (49408).
+    pub vocab_size: usize,
+    /// Rows of the position table (77).
+    pub max_positions: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Transformer layers that the file holds.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate: usize,
+    /// Activation of the feed-forward layers.
+    pub activation: ClipActivation,
+    /// Width of the pooled output's projection, where the file holds one.
+    pub projection: Option<usize>,
+}
+
+/// A T5 encoder (v1.1: gated GELU, no biases).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct T5Config {
+    /// Rows of the token table (32128).
+    pub vocab_size: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate: usize,
+    /// Rows of the relative position table.
+    pub relative_buckets: usize,
+}
+
+/// The autoencoder of latent diffusion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VaeConfig {
+    /// Channels of the picture.
+    pub in_channels: usize,
+    /// Channels of the latent.
+    pub latent_channels: usize,
+    /// Channels of the first level.
+    pub channels: usize,
+    /// Each level's channels as a multiple of `channels`.
+    pub channel_mult: Vec<usize>,
+    /// Residual blocks of each level of the encoder; one more in the decoder.
+    pub num_res_blocks: usize,
+    /// Whether 1×1 convolutions stand between the latent and the autoencoder (`quant_conv`).
+    pub quant_conv: bool,
+    /// What a latent is multiplied with after `shift_factor` was taken off.
+    pub scaling_factor: f64,
+    /// What is taken off a latent before scaling.
+    pub shift_factor: f64,
+}
+
+impl VaeConfig {
+    /// Pixels of the picture to one of the latent, along a side.
+    pub fn downscale(&self) -> usize {
+        1 << self.channel_mult.len().saturating_sub(1)
+    }
+}
+
+/// The MMDiT of SD3 and SD3.5.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MmditConfig {
+    /// Channels of the latent.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Latent pixels of one patch, along a side.
+    pub patch_size: usize,
+    /// Joint blocks; the width is 64 × this.
+    pub depth: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Side of the square table of position embeddings.
+    pub pos_embed_max_size: usize,
+    /// Width of the pooled text vector.
+    pub adm_in_channels: usize,
+    /// Width of the text conditioning.
+    pub context_dim: usize,
+    /// Whether queries and keys are RMS-normalised (SD3.5).
+    pub qk_norm: bool,
+    /// The joint blocks that carry a second, picture-only attention (SD3.5 medium).
+    pub dual_attention_layers: Vec<usize>,
+}
+
+/// The Flux transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FluxConfig {
+    /// Channels of one packed patch (64 = 16 latent channels × 2 × 2).
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the text conditioning.
+    pub context_dim: usize,
+    /// Width of the pooled text vector.
+    pub vec_dim: usize,
+    /// Double-stream blocks.
+    pub depth: usize,
+    /// Single-stream blocks.
+    pub depth_single: usize,
+    /// Width of the feed-forward layers.
+    pub mlp_width: usize,
+    /// Whether the guidance strength is an input (dev) or distilled away (schnell).
+    pub guidance_embed: bool,
+}
+
+/// A diffusion model of any family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "architecture")]
+pub enum DiffusionConfig {
+    /// SD 1.x, SD 2.x, SDXL.
+    Unet(UnetConfig),
+    /// SD3, SD3.5.
+    Mmdit(MmditConfig),
+    /// Flux.
+    Flux(FluxConfig),
+}
+
+/// A text encoder of any family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "architecture")]
+pub enum TextEncoderConfig {
+    /// CLIP-L, OpenCLIP-H, OpenCLIP-G.
+    Clip(ClipConfig),
+    /// T5-XXL.
+    T5(T5Config),
+}

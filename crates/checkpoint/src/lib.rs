@@ -1,0 +1,19 @@
+//! Finding, opening, recognising and splitting diffusion checkpoints.
+//!
+//! The way of the data: [`folders`] turns a name into a path, [`file`](mod@file) opens the path as memory-mapped
+//! tensor views without running or trusting anything in it, and [`family`] recognises what the
+//! tensors are and splits them into a diffusion model, text encoders and a VAE whose
+//! layers carry canonical names, in definition order.
+//!
+//! This crate knows neither devices nor Burn.
+
+pub mod config;
+pub mod dtype;
+pub mod family;
+pub mod file;
+pub mod folders;
+pub mod layer;
+
+pub use dtype::Dtype;
+pub use file::{Checkpoint, OpenError, TensorInfo};
+pub use layer::{Component, ComponentKind, Layer, LayerKind, Param};
