@@ -1,1 +1,12 @@
 //! Weights on Burn devices.
+//!
+//! [`tensor`] is the one file that knows which Burn this is: everything above uses its aliases.
+//! [`weights`] hands a layer its parameters, wherever they live.
+
+pub mod resident;
+pub mod tensor;
+pub mod weights;
+
+pub use resident::Resident;
+pub use tensor::{BoolTensor, DType, Device, IntTensor, Tensor};
+pub use weights::{LayerHandle, LayerParams, LayerSource, Scope, WeightError};

@@ -1,0 +1,69 @@
+//! Weights that all live on the compute device.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::tensor::{AnyTensor, DType, Device, TensorData};
+use crate::weights::{LayerParams, LayerSource, WeightError};
+
+/// All layers of a component on one device, in one dtype.
+pub struct Resident {
+    device: Device,
+    dtype: DType,
+    layers: Vec<LayerParams>,
+    index: HashMap<Arc<str>, usize>,
+}
+
+impl Resident {
+    /// An empty set of layers for this device and compute dtype.
+    pub fn new(device: Device, dtype: DType) -> Self {
+        Self { device, dtype, layers: Vec::new(), index: HashMap::new() }
+    }
+
+    /// Adds a layer with its parameters, converted to the compute dtype. A layer of the same name is
+    /// replaced.
+    pub fn insert(&mut self, name: &str, params: Vec<(String, TensorData)>) {
+        let name: Arc<str> = name.into();
+        let params = params
+            .into_iter()
+            .map(|(param, data)| {
+                (Arc::from(param), AnyTensor::from_data(data, &self.device, self.dtype))
+            })
+            .collect();
+        let params = LayerParams::new(Arc::clone(&name), params);
+        match self.index.get(&name) {
+            Some(&index) => self.layers[index] = params,
+            None => {
+                self.index.insert(name, self.layers.len());
+                self.layers.push(params);
+            }
+        }
+    }
+}
+
+impl LayerSource for Resident {
+    fn find(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    fn has_prefix(&self, prefix: &str) -> bool {
+        self.index
+            .keys()
+            .any(|name| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
+        self.layers
+            .get(index)
+            .cloned()
+            .ok_or_else(|| WeightError::NoLayer { name: format!("#{index}") })
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
