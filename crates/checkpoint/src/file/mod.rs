@@ -1,1 +1,247 @@
-//! To be written.
+//! Opening model files: what is in them, as views into a memory map, believing nothing.
+//!
+//! [`Checkpoint::open`] tells the format by content, reads and validates the part of the file that
+//! describes the tensors, and leaves the data where it is. [`Checkpoint::bytes`] is a tensor's
+//! data: a slice of the map wherever the file stores it contiguous and uncompressed.
+//!
+//! For embedders and fuzzers: [`Checkpoint::from_bytes`] opens what is already in memory,
+//! [`safetensors::read_header`] reads a safetensors header alone.
+
+mod error;
+pub mod safetensors;
+mod sniff;
+mod tensor;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use memmap2::Mmap;
+
+pub use error::{OpenError, Problem};
+pub use tensor::TensorInfo;
+
+use crate::dtype::Dtype;
+use sniff::Kind;
+use tensor::Place;
+
+/// How a checkpoint is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// `.safetensors`.
+    Safetensors,
+    /// What `torch.save` writes since PyTorch 1.6: a zip archive around a pickle.
+    TorchZip,
+    /// What `torch.save` wrote before: pickles, then the storages.
+    TorchLegacy,
+    /// No file: made by [`Checkpoint::from_parts`].
+    Parts,
+}
+
+impl Format {
+    /// A short name: `safetensors`, `torch zip`, `torch legacy`, `parts`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::TorchZip => "torch zip",
+            Format::TorchLegacy => "torch legacy",
+            Format::Parts => "parts",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// An open checkpoint: its tensors' names, dtypes, shapes and data.
+///
+/// The file stays mapped as long as the checkpoint lives; share it in an
+/// [`Arc`](std::sync::Arc). The file must not be changed in place meanwhile: replacing it by a
+/// rename, as downloaders do, is fine; cutting it short makes reads of what is gone end the process.
+pub struct Checkpoint {
+    path: PathBuf,
+    format: Format,
+    file: Source,
+    metadata: IndexMap<String, String>,
+    tensors: IndexMap<String, TensorInfo>,
+}
+
+/// The file's bytes.
+enum Source {
+    Map(Mmap),
+    Memory(Vec<u8>),
+}
+
+impl Source {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Source::Map(map) => map,
+            Source::Memory(bytes) => bytes,
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Opens a model file. The format is told by content; the extension only helps to word errors.
+    ///
+    /// No data is read and nothing in the file is run.
+    ///
+    /// # Errors
+    /// An [`OpenError`] that names the file, what is wrong with it and the way out.
+    pub fn open(path: &Path) -> Result<Checkpoint, OpenError> {
+        let source = map(path).map_err(|problem| problem.at(path))?;
+        Checkpoint::read(path.to_owned(), source)
+    }
+
+    /// Opens a model file that is already in memory; `name` stands for its path in errors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Checkpoint, OpenError> {
+        Checkpoint::read(name.into(), Source::Memory(bytes))
+    }
+
+    /// A checkpoint of keys, dtypes and shapes alone, for tests and tools that need no data:
+    /// [`Checkpoint::bytes`] is an error for each of its tensors.
+    ///
+    /// # Errors
+    /// A key that comes twice, or a shape too large to address.
+    pub fn from_parts(
+        name: impl Into<PathBuf>,
+        metadata: IndexMap<String, String>,
+        parts: impl IntoIterator<Item = (String, Dtype, Vec<usize>)>,
+    ) -> Result<Checkpoint, OpenError> {
+        let path = name.into();
+        let mut tensors = IndexMap::new();
+        for (key, dtype, shape) in parts {
+            if tensor::data_bytes(dtype, &shape).is_none() {
+                return Err(Problem::tensor(&key, "its shape is too large").at(path));
+            }
+            if tensors.contains_key(&key) {
+                return Err(Problem::tensor(&key, "it is there twice").at(path));
+            }
+            tensors.insert(key, TensorInfo { dtype, shape, place: Place::Absent });
+        }
+        let file = Source::Memory(Vec::new());
+        Ok(Checkpoint { path, format: Format::Parts, file, metadata, tensors })
+    }
+
+    fn read(path: PathBuf, file: Source) -> Result<Checkpoint, OpenError> {
+        let hint = path.extension().is_some_and(|extension| {
+            extension.eq_ignore_ascii_case("safetensors") || extension.eq_ignore_ascii_case("sft")
+        });
+        let bytes = file.bytes();
+        let opened = sniff::sniff(bytes, hint).and_then(|kind| match kind {
+            Kind::Safetensors => safetensors::read_header(bytes),
+            Kind::TorchZip | Kind::TorchLegacy | Kind::Pickle => Err(Problem::NotACheckpoint {
+                looks_like: "a PyTorch pickle, which is not read yet",
+                way_out: "save it as .safetensors",
+            }),
+        });
+        match opened {
+            Ok(safetensors::Header { tensors, .. }) if tensors.is_empty() => {
+                Err(Problem::NoTensors.at(path))
+            }
+            Ok(safetensors::Header { metadata, tensors }) => {
+                Ok(Checkpoint { path, format: Format::Safetensors, file, metadata, tensors })
+            }
+            Err(problem) => Err(problem.at(path)),
+        }
+    }
+
+    /// The path that was opened, or the name that was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How the file is stored.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes of the file; 0 for [`Format::Parts`].
+    pub fn file_len(&self) -> u64 {
+        self.file.bytes().len() as u64
+    }
+
+    /// `__metadata__` of a safetensors file; the simple values next to the tensors
+    /// (`global_step`, `epoch`, …) of a PyTorch file.
+    pub fn metadata(&self) -> &IndexMap<String, String> {
+        &self.metadata
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are no tensors, which only [`Checkpoint::from_parts`] can make.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The tensors and their keys, in the file's order.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(key, info)| (key.as_str(), info))
+    }
+
+    /// The tensor with this key.
+    pub fn get(&self, key: &str) -> Option<&TensorInfo> {
+        self.tensors.get(key)
+    }
+
+    /// A tensor's data: its elements in row-major order, little-endian, without gaps.
+    ///
+    /// Borrowed from the memory map where the file stores it so, else gathered anew at each call.
+    /// A borrowed slice has the alignment that the file gives it, which may be none.
+    ///
+    /// # Errors
+    /// There is no such tensor, or no data.
+    pub fn bytes(&self, key: &str) -> Result<Cow<'_, [u8]>, OpenError> {
+        self.data(key).map_err(|problem| problem.at(&self.path))
+    }
+
+    fn data(&self, key: &str) -> Result<Cow<'_, [u8]>, Problem> {
+        let info = self.get(key).ok_or_else(|| Problem::NoSuchTensor(key.to_owned()))?;
+        match &info.place {
+            Place::Span(span) => {
+                let data = self.file.bytes().get(span.clone());
+                data.map(Cow::Borrowed).ok_or_else(|| Problem::NoData(key.to_owned()))
+            }
+            Place::Absent => Err(Problem::NoData(key.to_owned())),
+        }
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("path", &self.path)
+            .field("format", &self.format)
+            .field("file_len", &self.file_len())
+            .field("tensors", &self.tensors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Maps a file into memory.
+fn map(path: &Path) -> Result<Source, Problem> {
+    // Asked first: opening a pipe would wait for its other end.
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(Problem::NotAFile("a directory"));
+    }
+    if !metadata.is_file() {
+        return Err(Problem::NotAFile("a device or a pipe"));
+    }
+    let file = File::open(path)?;
+    // SAFETY: the map is only read, as plain bytes, every offset into it is checked against its
+    // length, and the slices of it borrow from the `Checkpoint` that owns it. What no program can rule out is
+    // that another one changes the file in place; `Checkpoint` documents that.
+    Ok(Source::Map(unsafe { Mmap::map(&file)? }))
+}
