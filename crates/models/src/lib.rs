@@ -1,1 +1,14 @@
 //! Forward passes.
+//!
+//! A model is a tree of layers built once from a [`Scope`](distorch_runtime::Scope), which gives
+//! each layer a handle on its weights. A layer fetches them in its forward pass, just when it uses
+//! them, and drops them after: where they live is not known here.
+//!
+//! [`layers`] holds what all models are made of, [`attention`] the one operator between tokens.
+
+mod error;
+
+pub mod attention;
+pub mod layers;
+
+pub use error::ModelError;

@@ -3,6 +3,7 @@
 // Named for its features: Burn's own `flex` feature leaves the CPU backend on one thread.
 use burn_flex as _;
 
+pub use burn::tensor::ops::{FloatTensorOps, ModuleOps};
 pub use burn::tensor::{DType, Distribution, Shape, TensorData, TensorPrimitive};
 
 /// The backend that sends each operation to the device of its tensors.
@@ -24,7 +25,9 @@ pub type BoolTensor<const D: usize> = burn::tensor::Tensor<Backend, D, burn::ten
 pub mod ops {
     pub use burn::tensor::activation;
     pub use burn::tensor::module;
-    pub use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
+    pub use burn::tensor::ops::{
+        AttentionModuleOptions, ConvOptions, InterpolateMode, InterpolateOptions,
+    };
 }
 
 /// The CPU, through Burn's `flex`.
@@ -42,7 +45,6 @@ pub struct AnyTensor {
 impl AnyTensor {
     /// Puts the values on the device in this float dtype.
     pub fn from_data(data: TensorData, device: &Device, dtype: DType) -> Self {
-        use burn::tensor::ops::FloatTensorOps;
         let shape = data.shape.to_vec();
         let data = if data.dtype == dtype { data } else { data.convert_dtype(dtype) };
         Self { primitive: Backend::float_from_data(data, device), shape }

@@ -158,6 +158,11 @@ impl LayerParams {
         Self { layer: layer.into(), params }
     }
 
+    /// The layer's canonical name.
+    pub fn layer(&self) -> &str {
+        &self.layer
+    }
+
     /// The parameter `name`.
     ///
     /// # Errors

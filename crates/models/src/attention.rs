@@ -1,0 +1,42 @@
+//! Scaled dot-product attention (Vaswani et al., <https://arxiv.org/abs/1706.03762>).
+
+use distorch_runtime::Tensor;
+use distorch_runtime::tensor::ops::{AttentionModuleOptions, module};
+
+/// Which keys a query sees.
+#[derive(Clone, Debug)]
+pub enum Mask {
+    /// All of them.
+    None,
+    /// Those at its own position and before.
+    Causal,
+    /// All, with `[batch or 1, heads or 1, queries, keys]` added to the scaled scores.
+    Bias(Tensor<4>),
+}
+
+/// `softmax(q · kᵗ / √d) · v`, head by head.
+///
+/// `query` `[batch, queries, heads × d]`, `key` and `value` `[batch, keys, heads × d]`, to
+/// `[batch, queries, heads × d]`. The scores are in f32 whatever the compute dtype, and never in
+/// memory all at once. `heads` must divide the width, which the models check as they are built.
+pub fn attention(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    heads: usize,
+    mask: Mask,
+) -> Tensor<3> {
+    let [batch, queries, width] = query.dims();
+    let split = |x: Tensor<3>| {
+        let [batch, tokens, width] = x.dims();
+        x.reshape([batch, tokens, heads, width / heads]).swap_dims(1, 2)
+    };
+    let (causal, bias) = match mask {
+        Mask::None => (false, None),
+        Mask::Causal => (true, None),
+        Mask::Bias(bias) => (false, Some(bias)),
+    };
+    let options = AttentionModuleOptions { scale: None, softcap: None, is_causal: causal };
+    let y = module::attention(split(query), split(key), split(value), None, bias, options);
+    y.swap_dims(1, 2).reshape([batch, queries, width])
+}

@@ -1,0 +1,41 @@
+//! Why a model could not be built or run.
+
+use distorch_runtime::WeightError;
+
+/// Why a model could not be built or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A layer's weights could not be had.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// A layer's weights do not fit what comes in.
+    #[error("`{layer}` takes {expected}, but gets {found}")]
+    Layer {
+        /// The layer's canonical name.
+        layer: String,
+        /// What its weights are made for.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// An input of the model has a shape that the model cannot take.
+    #[error("the {model} takes a {input} of {expected}, but gets {found}")]
+    Input {
+        /// The model.
+        model: &'static str,
+        /// Which of its inputs.
+        input: &'static str,
+        /// What it takes.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// The configuration contradicts itself.
+    #[error("the {model} cannot be built: {reason}")]
+    Config {
+        /// The model.
+        model: &'static str,
+        /// The contradiction.
+        reason: String,
+    },
+}

@@ -1,0 +1,242 @@
+//! The layers that models are made of, with weights in PyTorch's layouts.
+//!
+//! Each holds a handle on its weights only, fetches them in [`forward`](Linear::forward) and checks
+//! that they fit what comes in. Norms compute in f32 whatever the compute dtype.
+
+use distorch_runtime::tensor::{Backend, TensorPrimitive, ops};
+use distorch_runtime::{DType, IntTensor, LayerHandle, Scope, Tensor};
+
+use crate::ModelError;
+
+/// An affine map of the last dimension; `weight` `[out, in]`, `bias` `[out]` or none.
+#[derive(Clone)]
+pub struct Linear {
+    handle: LayerHandle,
+}
+
+impl Linear {
+    /// The layer `name` of the scope.
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn load(scope: &Scope, name: &str) -> Result<Self, ModelError> {
+        Ok(Self { handle: scope.layer(name)? })
+    }
+
+    /// `[.., in]` to `[.., out]`. A weight of a 1×1 convolution (`[out, in, 1, 1]`) serves too.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched or do not fit.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, ModelError> {
+        let params = self.handle.fetch()?;
+        let weight = match params.weight::<2>() {
+            Ok(weight) => weight,
+            Err(error) => {
+                let conv = params.weight::<4>().map_err(|_| error)?;
+                let [outputs, inputs, height, width] = conv.dims();
+                conv.reshape([outputs, inputs * height * width])
+            }
+        };
+        let [outputs, inputs] = weight.dims();
+        let mut shape = x.dims();
+        fits(params.layer(), "features", inputs, shape[D - 1])?;
+        let rows = shape[..D - 1].iter().product();
+        let y = x.reshape([rows, inputs]).matmul(weight.transpose());
+        let y = match params.bias()? {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        };
+        shape[D - 1] = outputs;
+        Ok(y.reshape(shape))
+    }
+}
+
+/// A two-dimensional convolution; `weight` `[out, in, kernel, kernel]`, `bias` `[out]` or none.
+#[derive(Clone)]
+pub struct Conv2d {
+    handle: LayerHandle,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// The layer `name` of the scope, with this stride and zero padding on all sides.
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn load(
+        scope: &Scope,
+        name: &str,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self, ModelError> {
+        Ok(Self { handle: scope.layer(name)?, stride, padding })
+    }
+
+    /// `[batch, in, height, width]` to `[batch, out, height', width']`.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched or do not fit.
+    pub fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+        let params = self.handle.fetch()?;
+        let weight = params.weight::<4>()?;
+        let [_, inputs, height, width] = weight.dims();
+        let [_, channels, rows, columns] = x.dims();
+        fits(params.layer(), "channels", inputs, channels)?;
+        if rows + 2 * self.padding < height || columns + 2 * self.padding < width {
+            return Err(ModelError::Layer {
+                layer: params.layer().to_owned(),
+                expected: format!("at least {height}×{width} pixels"),
+                found: format!("{rows}×{columns} with {} of padding", self.padding),
+            });
+        }
+        let options = ops::ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
+        Ok(ops::module::conv2d(x, weight, params.bias()?, options))
+    }
+}
+
+/// Group normalisation (Wu & He, <https://arxiv.org/abs/1803.08494>); `weight` and `bias`
+/// `[channels]`.
+#[derive(Clone)]
+pub struct GroupNorm {
+    handle: LayerHandle,
+    groups: usize,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    /// The layer `name` of the scope.
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn load(
+        scope: &Scope,
+        name: &str,
+        groups: usize,
+        epsilon: f64,
+    ) -> Result<Self, ModelError> {
+        Ok(Self { handle: scope.layer(name)?, groups, epsilon })
+    }
+
+    /// `[batch, channels, height, width]` to the same.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched or do not fit.
+    pub fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+        self.normalise(x, false)
+    }
+
+    /// As [`forward`](Self::forward), with SiLU behind.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_silu(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+        self.normalise(x, true)
+    }
+
+    fn normalise(&self, x: Tensor<4>, silu: bool) -> Result<Tensor<4>, ModelError> {
+        let params = self.handle.fetch()?;
+        let (weight, bias) = (params.weight::<1>()?, params.get::<1>("bias")?);
+        let [batch, channels, height, width] = x.dims();
+        fits(params.layer(), "channels", weight.dims()[0], channels)?;
+        if !channels.is_multiple_of(self.groups) {
+            return Err(ModelError::Layer {
+                layer: params.layer().to_owned(),
+                expected: format!("channels in {} groups", self.groups),
+                found: format!("{channels} channels"),
+            });
+        }
+        let dtype = x.dtype();
+        let per_group = channels / self.groups * height * width;
+        let groups = x.cast(DType::F32).reshape([batch * self.groups, per_group]);
+        let groups = groups.clone() - groups.mean_dim(1);
+        let variance = groups.clone().square().mean_dim(1);
+        let groups = groups / (variance + self.epsilon).sqrt();
+        let affine = |param: Tensor<1>| param.cast(DType::F32).reshape([1, channels, 1, 1]);
+        let y = groups.reshape([batch, channels, height, width]) * affine(weight) + affine(bias);
+        let y = if silu { ops::activation::silu(y) } else { y };
+        Ok(y.cast(dtype))
+    }
+}
+
+/// Layer normalisation over the last dimension (Ba et al., <https://arxiv.org/abs/1607.06450>);
+/// `weight` and `bias` `[features]`.
+#[derive(Clone)]
+pub struct LayerNorm {
+    handle: LayerHandle,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// The layer `name` of the scope.
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn load(scope: &Scope, name: &str, epsilon: f64) -> Result<Self, ModelError> {
+        Ok(Self { handle: scope.layer(name)?, epsilon })
+    }
+
+    /// `[.., features]` to the same.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched or do not fit.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, ModelError> {
+        use distorch_runtime::tensor::ModuleOps;
+        let params = self.handle.fetch()?;
+        let (weight, bias) = (params.weight::<1>()?, params.get::<1>("bias")?);
+        fits(params.layer(), "features", weight.dims()[0], x.dims()[D - 1])?;
+        let dtype = x.dtype();
+        let [x, weight, bias] = [
+            x.cast(DType::F32).into_primitive().tensor(),
+            weight.cast(DType::F32).into_primitive().tensor(),
+            bias.cast(DType::F32).into_primitive().tensor(),
+        ];
+        let y = Backend::layer_norm(x, weight, Some(bias), self.epsilon);
+        Ok(Tensor::<D>::from_primitive(TensorPrimitive::Float(y)).cast(dtype))
+    }
+}
+
+/// A table of vectors; `weight` `[rows, features]`.
+#[derive(Clone)]
+pub struct Embedding {
+    handle: LayerHandle,
+}
+
+impl Embedding {
+    /// The layer `name` of the scope.
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn load(scope: &Scope, name: &str) -> Result<Self, ModelError> {
+        Ok(Self { handle: scope.layer(name)? })
+    }
+
+    /// Row numbers `[batch, tokens]`, each below the table's rows, to `[batch, tokens, features]`.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched.
+    pub fn forward(&self, rows: IntTensor<2>) -> Result<Tensor<3>, ModelError> {
+        let params = self.handle.fetch()?;
+        Ok(ops::module::embedding(params.weight::<2>()?, rows))
+    }
+
+    /// The table itself.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched.
+    pub fn table(&self) -> Result<Tensor<2>, ModelError> {
+        Ok(self.handle.fetch()?.weight::<2>()?)
+    }
+}
+
+/// An error unless `found` is what the layer's weights are made for.
+fn fits(layer: &str, what: &str, expected: usize, found: usize) -> Result<(), ModelError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ModelError::Layer {
+        layer: layer.to_owned(),
+        expected: format!("{expected} {what}"),
+        found: found.to_string(),
+    })
+}
