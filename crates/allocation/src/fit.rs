@@ -1,0 +1,90 @@
+//! What the compute device needs at its peak, and the least virtual VRAM with which it has that.
+
+use crate::block::ComponentBlocks;
+use crate::device::DeviceId;
+use crate::layout::{Home, Layout};
+use crate::number::Number;
+use crate::pins::Pins;
+use crate::shares::Request;
+use crate::virtual_vram::{VirtualVram, gigabytes_in_bytes};
+
+/// What the compute device holds while the component runs, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// Blocks at home there.
+    pub resident: u64,
+    /// Blocks on their way through: the two largest of those that live elsewhere, one in use and
+    /// one coming.
+    pub window: u64,
+    /// The estimate of everything else.
+    pub activation: u64,
+}
+
+impl Need {
+    pub fn of(component: &ComponentBlocks, homes: &[Home], compute: DeviceId) -> Need {
+        let (mut resident, mut largest, mut second) = (0, 0, 0);
+        for (block, home) in component.blocks().iter().zip(homes) {
+            if home.device == compute {
+                resident += block.bytes;
+            } else if block.bytes > largest {
+                (largest, second) = (block.bytes, largest);
+            } else if block.bytes > second {
+                second = block.bytes;
+            }
+        }
+        let window = largest + second;
+        Need { resident, window, activation: component.activation_bytes() }
+    }
+
+    /// All together; estimates beyond a `u64` count as its largest value.
+    pub fn peak(self) -> u64 {
+        (self.resident + self.window).saturating_add(self.activation)
+    }
+}
+
+/// A component that looks for the virtual VRAM that it needs.
+pub(crate) struct Search<'a> {
+    pub component: &'a ComponentBlocks,
+    pub pins: &'a Pins,
+    pub layout: Layout,
+    /// The donors in order, the compute device not among them.
+    pub donors: &'a [DeviceId],
+    pub request: Request<'a>,
+}
+
+impl Search<'_> {
+    /// The homes that this much virtual VRAM gives.
+    fn homes(&self, gigabytes: Number) -> Vec<Home> {
+        let shares = self.request.virtual_vram(gigabytes_in_bytes(gigabytes), self.donors);
+        self.layout.place(self.component, self.pins, &shares, self.request.compute)
+    }
+
+    /// The least tenth of a GiB with which the peak is at most `available`, if there is one.
+    ///
+    /// Moving more doesn't always need less, for the window grows and blocks come in lumps: every
+    /// step from the first that could fit is tried.
+    pub fn least(&self, available: u64) -> Option<Number> {
+        let activation = self.component.activation_bytes();
+        if self.pins.bytes.saturating_add(activation) > available {
+            return None;
+        }
+        let excess = self.request.total.saturating_add(activation).saturating_sub(available);
+        let first = tenths_to_cover(excess);
+        let last = self.most().min(VirtualVram::MAX_GIGABYTES * 10);
+        (first..=last).map(Number::from_tenths).find(|&gigabytes| {
+            let homes = self.homes(gigabytes);
+            Need::of(self.component, &homes, self.request.compute).peak() <= available
+        })
+    }
+
+    /// The tenths of a GiB that move all that may move; more changes nothing.
+    pub fn most(&self) -> u32 {
+        tenths_to_cover(self.request.total).min(VirtualVram::MAX_GIGABYTES * 10)
+    }
+}
+
+/// The least number of tenths of a GiB that are at least this many bytes.
+fn tenths_to_cover(bytes: u64) -> u32 {
+    let tenths = (u128::from(bytes) * 10).div_ceil(1 << 30);
+    u32::try_from(tenths).unwrap_or(u32::MAX)
+}

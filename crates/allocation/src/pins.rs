@@ -1,0 +1,83 @@
+//! Which blocks never leave the compute device, and what they take of its share.
+
+use crate::block::ComponentBlocks;
+use crate::plan::Reason;
+
+/// The blocks of a component that stay on the compute device whatever the shares are.
+pub(crate) struct Pins {
+    /// For each block, why it stays; `None` for one that may move.
+    pub reasons: Vec<Option<Reason>>,
+    /// Bytes of all blocks that stay.
+    pub bytes: u64,
+    /// What they take of the compute device's share.
+    pub charge: u64,
+}
+
+impl Pins {
+    /// Tiny blocks (under 0.01 % of the component) and heads stay and count against the compute
+    /// device's share.
+    ///
+    /// Parameters that a parent module owns itself stay too, but count only as far as they exceed
+    /// the component's largest block. That is what users of DisTorch2 know (it neither places nor
+    /// counts them), and keeps shares true to within one block where a model has many.
+    pub fn of(component: &ComponentBlocks) -> Pins {
+        let total = u128::from(component.bytes());
+        let mut pins = Pins { reasons: Vec::new(), bytes: 0, charge: 0 };
+        let (mut params, mut largest) = (0, 0);
+        for block in component.blocks() {
+            largest = largest.max(block.bytes);
+            let reason = if block.head {
+                Some(Reason::Head)
+            } else if block.bytes == 0 || u128::from(block.bytes) * 10_000 < total {
+                Some(Reason::Tiny)
+            } else if block.is_param() {
+                Some(Reason::Param)
+            } else {
+                None
+            };
+            match reason {
+                Some(Reason::Param) => params += block.bytes,
+                Some(_) => pins.charge += block.bytes,
+                None => {}
+            }
+            pins.reasons.push(reason);
+        }
+        // No sum here passes the component's own, which fits.
+        pins.bytes = pins.charge + params;
+        pins.charge += params.saturating_sub(largest);
+        pins
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Block;
+
+    #[test]
+    fn the_limit_of_tiny_is_a_ten_thousandth() {
+        let blocks = vec![
+            Block::new("rest", "linear", 1_000_000 - 99 - 100 - 101),
+            Block::new("under", "norm", 99),
+            Block::new("at", "norm", 100),
+            Block::new("over", "norm", 101),
+        ];
+        let pins = Pins::of(&ComponentBlocks::new("unet", blocks, 0).unwrap());
+        assert_eq!(pins.reasons, [None, Some(Reason::Tiny), None, None]);
+        assert_eq!((pins.bytes, pins.charge), (99, 99));
+    }
+
+    #[test]
+    fn params_count_beyond_one_block() {
+        let blocks = vec![
+            Block::new("l", "linear", 100),
+            Block::new("p0", "param", 60),
+            Block::new("p1", "Parameter", 70),
+            Block { head: true, ..Block::new("h", "param", 5) },
+        ];
+        let pins = Pins::of(&ComponentBlocks::new("unet", blocks, 0).unwrap());
+        let param = Some(Reason::Param);
+        assert_eq!(pins.reasons, [None, param, param, Some(Reason::Head)]);
+        assert_eq!((pins.bytes, pins.charge), (135, 35));
+    }
+}

@@ -1,0 +1,231 @@
+//! The plan: a value that says where every block of a component lives and what that costs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::device::DeviceId;
+use crate::layout::Layout;
+use crate::number::Number;
+use crate::size::ByteSize;
+use crate::topology::list;
+
+/// Why a block is where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It belongs to its device's share.
+    Share,
+    /// Under 0.01 % of the component: not worth a transfer, so it stays on the compute device.
+    Tiny,
+    /// A text encoder's embedding, which stays on the compute device.
+    Head,
+    /// Parameters that a parent module owns itself, which stay on the compute device.
+    Param,
+    /// It fits into no share, so it stays on the compute device.
+    Overflow,
+}
+
+/// A block and its home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlacedBlock {
+    /// The block's name.
+    pub name: String,
+    /// Its kind of layer.
+    pub kind: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its home.
+    pub device: DeviceId,
+    /// Why there.
+    pub reason: Reason,
+}
+
+/// What one device holds of a component.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeviceShare {
+    /// The device.
+    pub device: DeviceId,
+    /// Whether it is a simulated one.
+    pub simulated: bool,
+    /// The bytes that it was to hold. Over all devices these sum to the component.
+    pub share_bytes: u64,
+    /// The number of blocks that it holds.
+    pub blocks: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their part of the component, in per cent.
+    pub percent_of_component: f64,
+    /// Their part of the device's total memory, in per cent.
+    pub percent_of_device: f64,
+}
+
+/// Something about a plan that its user should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "warning", rename_all = "snake_case")]
+pub enum PlanWarning {
+    /// Devices have less free memory than they were to take.
+    NoRoom {
+        /// The devices.
+        devices: Vec<DeviceId>,
+        /// What they were to take.
+        asked: u64,
+        /// What they can take.
+        taken: u64,
+        /// Who gets the rest; `None` for the entries that follow.
+        keeper: Option<DeviceId>,
+    },
+    /// A device was to hold a share and holds no block.
+    EmptyShare {
+        /// The device.
+        device: DeviceId,
+        /// What it was to hold.
+        share: u64,
+        /// The smallest block that may leave the compute device, if there is one.
+        smallest: Option<u64>,
+    },
+    /// Ceilings leave a rest that no device may take, so that it stays on the compute device.
+    Unclaimed {
+        /// How much.
+        bytes: u64,
+        /// The compute device.
+        keeper: DeviceId,
+    },
+    /// The compute device holds more than the ceiling that the allocation gives it.
+    OverCeiling {
+        /// The compute device.
+        device: DeviceId,
+        /// Its ceiling.
+        ceiling: u64,
+        /// What it holds.
+        bytes: u64,
+    },
+    /// The compute device can't hold what it needs at its peak.
+    DoesNotFit {
+        /// The compute device.
+        device: DeviceId,
+        /// What it needs.
+        peak: u64,
+        /// What it has.
+        available: u64,
+        /// The donors that were considered.
+        donors: Vec<DeviceId>,
+        /// The least `virtual_vram_gb` with these donors that fits, if one does.
+        #[serde(serialize_with = "as_float")]
+        least_virtual_vram_gb: Option<Number>,
+    },
+}
+
+fn as_float<S: serde::Serializer>(value: &Option<Number>, to: S) -> Result<S::Ok, S::Error> {
+    value.map(Number::to_f64).serialize(to)
+}
+
+/// Where every block of a component lives, and what the compute device needs at its peak.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The component's name.
+    pub component: String,
+    /// Bytes of all its blocks.
+    pub bytes: u64,
+    /// The device that computes.
+    pub compute_device: DeviceId,
+    /// How blocks were chosen.
+    pub layout: Layout,
+    /// The gigabytes that leave the compute device, or what `auto` came to; `None` with an expert
+    /// allocation.
+    #[serde(serialize_with = "as_float")]
+    pub virtual_vram_gb: Option<Number>,
+    /// What each device holds, in device order.
+    pub devices: Vec<DeviceShare>,
+    /// Bytes at home on the compute device.
+    pub resident_bytes: u64,
+    /// Bytes to stream through at a time: the two largest blocks that live elsewhere.
+    pub window_bytes: u64,
+    /// The estimate of what a forward pass needs besides weights.
+    pub activation_bytes: u64,
+    /// Residents, window and activations together.
+    pub peak_bytes: u64,
+    /// What the compute device has for this component.
+    pub available_bytes: u64,
+    /// Whether the peak is within that.
+    pub fits: bool,
+    /// What its user should know.
+    pub warnings: Vec<PlanWarning>,
+    /// Every block's home, in definition order.
+    pub blocks: Vec<PlacedBlock>,
+}
+
+impl Plan {
+    /// Bytes that `device` holds.
+    pub fn bytes_on(&self, device: DeviceId) -> u64 {
+        let share = self.devices.iter().find(|share| share.device == device);
+        share.map_or(0, |share| share.bytes)
+    }
+
+    /// The home of the block with this name.
+    pub fn home_of(&self, name: &str) -> Option<DeviceId> {
+        self.blocks.iter().find(|block| block.name == name).map(|block| block.device)
+    }
+}
+
+impl fmt::Display for PlanWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlanWarning::NoRoom { devices, asked, taken, keeper } => {
+                let short = asked.saturating_sub(*taken);
+                let (taken, asked, size) = (ByteSize(*taken), ByteSize(*asked), ByteSize(short));
+                write!(f, "{} can take {taken} of the {asked} asked; ", list(devices))?;
+                match keeper {
+                    Some(keeper) => write!(f, "{size} ({short} bytes) go to {keeper}"),
+                    None => write!(f, "{size} ({short} bytes) go to the entries after it"),
+                }
+            }
+            PlanWarning::EmptyShare { device, share, smallest } => {
+                write!(f, "{device} was to hold {} and holds nothing: ", ByteSize(*share))?;
+                match smallest {
+                    Some(bytes) if bytes > share => write!(
+                        f,
+                        "the smallest block that may move is {}; give it more or leave it out",
+                        ByteSize(*bytes)
+                    ),
+                    Some(_) => write!(f, "the blocks small enough for it went to other devices"),
+                    None => write!(f, "no block of this component may leave the compute device"),
+                }
+            }
+            PlanWarning::Unclaimed { bytes, keeper } => write!(
+                f,
+                "the sizes leave {} over, which stay on {keeper}; raise one or give one device `*`",
+                ByteSize(*bytes)
+            ),
+            PlanWarning::OverCeiling { device, ceiling, bytes } => write!(
+                f,
+                "{device} holds {}, more than the {} it was given: as the compute device it keeps what fits nowhere else",
+                ByteSize(*bytes),
+                ByteSize(*ceiling)
+            ),
+            PlanWarning::DoesNotFit { device, peak, available, donors, least_virtual_vram_gb } => {
+                write!(
+                    f,
+                    "{device} needs {} at its peak and has {}: ",
+                    ByteSize(*peak),
+                    ByteSize(*available)
+                )?;
+                match least_virtual_vram_gb {
+                    Some(gigabytes) => write!(
+                        f,
+                        "the least virtual_vram_gb that fits is {:.1} (donor {})",
+                        gigabytes.to_f64(),
+                        list(donors)
+                    ),
+                    None if donors.is_empty() => write!(
+                        f,
+                        "no virtual_vram_gb helps, for there is no donor but {device} itself"
+                    ),
+                    None => {
+                        write!(f, "no virtual_vram_gb fits with the donor {}", list(donors))
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The planner: settings and blocks in, plan out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::block::ComponentBlocks;
+use crate::device::DeviceId;
+use crate::fit::{Need, Search};
+use crate::language::{Allocation, AllocationError, Amount};
+use crate::layout::{Home, Layout};
+use crate::ledger::Ledger;
+use crate::number::Number;
+use crate::pins::Pins;
+use crate::plan::{DeviceShare, PlacedBlock, Plan, PlanWarning};
+use crate::shares::{Request, Shares};
+use crate::topology::UnknownDevice;
+use crate::virtual_vram::{Donors, VirtualVram, gigabytes_in_bytes};
+
+/// What the user wants for one component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentSettings {
+    /// The device that computes.
+    pub compute_device: DeviceId,
+    /// How much leaves it, unless `expert` says more.
+    pub virtual_vram: VirtualVram,
+    /// Who takes what leaves.
+    pub donors: Donors,
+    /// Who holds how much. Replaces virtual VRAM.
+    pub expert: Option<Allocation>,
+    /// How blocks are chosen.
+    pub layout: Layout,
+}
+
+impl ComponentSettings {
+    /// All of the component on one device; the donor is `cpu` once there is virtual VRAM.
+    pub fn new(compute_device: DeviceId) -> ComponentSettings {
+        ComponentSettings {
+            compute_device,
+            virtual_vram: VirtualVram::ZERO,
+            donors: Donors::default(),
+            expert: None,
+            layout: Layout::default(),
+        }
+    }
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The compute device isn't there.
+    #[error("component `{component}`, compute device: {error}")]
+    ComputeDevice {
+        /// The component.
+        component: String,
+        /// Which device, and which there are.
+        error: UnknownDevice,
+    },
+    /// A donor isn't there.
+    #[error("component `{component}`, donor: {error}")]
+    Donor {
+        /// The component.
+        component: String,
+        /// Which device, and which there are.
+        error: UnknownDevice,
+    },
+    /// The expert allocation asks for what the machine doesn't have.
+    #[error("component `{component}`, expert allocation, {error}")]
+    Allocation {
+        /// The component.
+        component: String,
+        /// The entry and what is wrong with it.
+        error: AllocationError,
+    },
+    /// Two components of one name in a model.
+    #[error("two components are named `{0}`")]
+    DuplicateComponent(String),
+}
+
+/// Plans one component on the memory that is free and not promised. Nothing is promised by this;
+/// [`Ledger::promise`] does that.
+///
+/// A plan that doesn't fit is a plan too: it says so in [`Plan::fits`] and its warnings.
+///
+/// # Errors
+/// A device that the machine doesn't have, or an allocation beyond a device's capacity.
+pub fn plan(
+    component: &ComponentBlocks,
+    settings: &ComponentSettings,
+    ledger: &Ledger,
+) -> Result<Plan, PlanError> {
+    check(component, settings, ledger)?;
+    let pins = Pins::of(component);
+    let donors = settings.donors.resolve(settings.compute_device, ledger.topology());
+    let search = search(component, &pins, settings, &donors, ledger);
+    let (gigabytes, shares) = shares(settings, &search);
+    let homes = settings.layout.place(component, &pins, &shares, settings.compute_device);
+    let need = Need::of(component, &homes, settings.compute_device);
+    let mut plan = assemble(component, settings, ledger, &homes, &shares);
+    plan.virtual_vram_gb = gigabytes;
+    plan.window_bytes = need.window;
+    plan.resident_bytes = need.resident;
+    plan.peak_bytes = need.peak();
+    plan.warnings = shares.warnings.clone();
+    plan.warnings.extend(over_ceiling(settings, need.resident));
+    plan.warnings.extend(empty_shares(&plan, component, &pins));
+    judge(&mut plan, &search);
+    Ok(plan)
+}
+
+/// Plans all components of `model` in the order given and promises their memory, in place of what
+/// was promised to this model before. Components whose virtual VRAM is `auto` are planned last, so
+/// that they adapt to the others. Each plan's peak is held against what all other components leave
+/// free.
+///
+/// # Errors
+/// As [`plan`], and two components of one name. The ledger is then as it was.
+pub fn plan_model(
+    model: &str,
+    components: &[(ComponentBlocks, ComponentSettings)],
+    ledger: &mut Ledger,
+) -> Result<Vec<Plan>, PlanError> {
+    let mut names = BTreeSet::new();
+    if let Some((twice, _)) = components.iter().find(|(part, _)| !names.insert(part.name())) {
+        return Err(PlanError::DuplicateComponent(twice.name().to_owned()));
+    }
+    let mut draft = ledger.clone();
+    draft.release(model);
+    let mut order: Vec<usize> = (0..components.len()).collect();
+    order.sort_by_key(|&index| components.get(index).is_some_and(|(_, s)| is_auto(s)));
+    let mut plans = BTreeMap::new();
+    for index in order {
+        let Some((component, settings)) = components.get(index) else { continue };
+        let planned = plan(component, settings, &draft)?;
+        draft.promise(model, &planned);
+        plans.insert(index, planned);
+    }
+    for (index, planned) in &mut plans {
+        let Some((component, settings)) = components.get(*index) else { continue };
+        let mut others = draft.clone();
+        others.release_component(model, component.name());
+        let pins = Pins::of(component);
+        let donors = settings.donors.resolve(settings.compute_device, others.topology());
+        judge(planned, &search(component, &pins, settings, &donors, &others));
+    }
+    *ledger = draft;
+    Ok(plans.into_values().collect())
+}
+
+fn is_auto(settings: &ComponentSettings) -> bool {
+    settings.expert.is_none() && settings.virtual_vram == VirtualVram::Auto
+}
+
+fn check(
+    component: &ComponentBlocks,
+    settings: &ComponentSettings,
+    ledger: &Ledger,
+) -> Result<(), PlanError> {
+    let topology = ledger.topology();
+    let name = || component.name().to_owned();
+    topology
+        .get(settings.compute_device)
+        .map_err(|error| PlanError::ComputeDevice { component: name(), error })?;
+    for &donor in &settings.donors.devices {
+        topology.get(donor).map_err(|error| PlanError::Donor { component: name(), error })?;
+    }
+    match &settings.expert {
+        Some(allocation) => allocation
+            .check(topology)
+            .map_err(|error| PlanError::Allocation { component: name(), error }),
+        None => Ok(()),
+    }
+}
+
+fn search<'a>(
+    component: &'a ComponentBlocks,
+    pins: &'a Pins,
+    settings: &ComponentSettings,
+    donors: &'a [DeviceId],
+    ledger: &'a Ledger,
+) -> Search<'a> {
+    let compute = settings.compute_device;
+    let request = Request { total: component.bytes(), compute, ledger };
+    Search { component, pins, layout: settings.layout, donors, request }
+}
+
+/// The shares that the settings ask for and, without an expert allocation, the gigabytes behind
+/// them.
+fn shares(settings: &ComponentSettings, search: &Search<'_>) -> (Option<Number>, Shares) {
+    if let Some(allocation) = &settings.expert {
+        return (None, search.request.allocation(allocation));
+    }
+    let gigabytes = match settings.virtual_vram {
+        VirtualVram::Gigabytes(gigabytes) => gigabytes,
+        VirtualVram::Auto => {
+            let available = search.request.ledger.available(search.request.compute);
+            search.least(available).unwrap_or_else(|| Number::from_tenths(search.most()))
+        }
+    };
+    let shares = search.request.virtual_vram(gigabytes_in_bytes(gigabytes), search.donors);
+    (Some(gigabytes), shares)
+}
+
+/// The plan as far as homes and shares tell it.
+fn assemble(
+    component: &ComponentBlocks,
+    settings: &ComponentSettings,
+    ledger: &Ledger,
+    homes: &[Home],
+    shares: &Shares,
+) -> Plan {
+    let mut held: BTreeMap<DeviceId, (usize, u64)> = BTreeMap::new();
+    let mut blocks = Vec::with_capacity(homes.len());
+    for (block, &Home { device, reason }) in component.blocks().iter().zip(homes) {
+        let (count, bytes) = held.entry(device).or_default();
+        *count += 1;
+        *bytes += block.bytes;
+        let (name, kind) = (block.name.clone(), block.kind.clone());
+        blocks.push(PlacedBlock { name, kind, bytes: block.bytes, device, reason });
+    }
+    let devices = shares.by_device.iter().map(|(&device, share)| {
+        let (blocks, bytes) = held.get(&device).copied().unwrap_or_default();
+        let info = ledger.topology().get(device).ok();
+        DeviceShare {
+            device,
+            simulated: info.is_some_and(|info| info.simulated),
+            share_bytes: share.bytes,
+            blocks,
+            bytes,
+            percent_of_component: percent(bytes, component.bytes()),
+            percent_of_device: percent(bytes, info.map_or(0, |info| info.total)),
+        }
+    });
+    Plan {
+        component: component.name().to_owned(),
+        bytes: component.bytes(),
+        compute_device: settings.compute_device,
+        layout: settings.layout,
+        virtual_vram_gb: None,
+        devices: devices.collect(),
+        resident_bytes: 0,
+        window_bytes: 0,
+        activation_bytes: component.activation_bytes(),
+        peak_bytes: 0,
+        available_bytes: 0,
+        fits: false,
+        warnings: Vec::new(),
+        blocks,
+    }
+}
+
+/// A part of a whole in per cent; of nothing, 0.
+pub(crate) fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+}
+
+/// The compute device's ceiling, if it has one and holds more.
+fn over_ceiling(settings: &ComponentSettings, resident: u64) -> Option<PlanWarning> {
+    let device = settings.compute_device;
+    let entries = settings.expert.as_ref()?.entries();
+    let entry = entries.iter().find(|entry| entry.device == device)?;
+    match entry.amount {
+        Amount::Bytes(ceiling) if resident > ceiling => {
+            Some(PlanWarning::OverCeiling { device, ceiling, bytes: resident })
+        }
+        _ => None,
+    }
+}
+
+/// The donors that were to hold something and hold nothing.
+fn empty_shares(plan: &Plan, component: &ComponentBlocks, pins: &Pins) -> Vec<PlanWarning> {
+    let movable = component.blocks().iter().zip(&pins.reasons).filter(|(_, pin)| pin.is_none());
+    let smallest = movable.map(|(block, _)| block.bytes).min();
+    let empty = plan.devices.iter().filter(|share| {
+        share.device != plan.compute_device && share.share_bytes > 0 && share.blocks == 0
+    });
+    empty
+        .map(|share| {
+            let (device, share) = (share.device, share.share_bytes);
+            PlanWarning::EmptyShare { device, share, smallest }
+        })
+        .collect()
+}
+
+/// Holds the plan's peak against what the compute device has, and says what would fit if it
+/// doesn't.
+fn judge(plan: &mut Plan, search: &Search<'_>) {
+    let device = plan.compute_device;
+    plan.available_bytes = search.request.ledger.available(device);
+    plan.fits = plan.peak_bytes <= plan.available_bytes;
+    plan.warnings.retain(|warning| !matches!(warning, PlanWarning::DoesNotFit { .. }));
+    if !plan.fits {
+        plan.warnings.push(PlanWarning::DoesNotFit {
+            device,
+            peak: plan.peak_bytes,
+            available: plan.available_bytes,
+            donors: search.donors.to_vec(),
+            least_virtual_vram_gb: search.least(plan.available_bytes),
+        });
+    }
+}
+
+impl Serialize for ComponentSettings {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut fields = serializer.serialize_struct("ComponentSettings", 5)?;
+        fields.serialize_field("compute_device", &self.compute_device)?;
+        fields.serialize_field("virtual_vram_gb", &self.virtual_vram)?;
+        fields.serialize_field("donors", &self.donors.to_string())?;
+        fields.serialize_field("expert", &self.expert)?;
+        fields.serialize_field("layout", &self.layout)?;
+        fields.end()
+    }
+}
