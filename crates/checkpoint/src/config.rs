@@ -54,6 +54,8 @@ pub struct UnetConfig {
     pub num_res_blocks: Vec<usize>,
     /// Transformer blocks behind each residual block on the way down, level after level.
     pub transformer_depth: Vec<usize>,
+    /// Residual blocks in the middle: 2; pruned models have 1 (SSD-1B) or 0 (KOALA).
+    pub middle_res_blocks: usize,
     /// Transformer blocks in the middle; `None` where the middle has no attention.
     pub transformer_depth_middle: Option<usize>,
     /// Transformer blocks behind each residual block on the way up, in the order of
@@ -157,7 +159,7 @@ pub struct MmditConfig {
     pub out_channels: usize,
     /// Latent pixels of one patch, along a side.
     pub patch_size: usize,
-    /// Joint blocks; the width is 64 × this.
+    /// Joint blocks; in the published models the width is 64 × this.
     pub depth: usize,
     /// Width of the hidden states.
     pub width: usize,

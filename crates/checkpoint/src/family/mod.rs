@@ -1,1 +1,148 @@
-//! To be written.
+//! Recognising what a checkpoint is and splitting it into components.
+//!
+//! [`recognise`] looks at keys, shapes and metadata, never at file names. Each architecture reads
+//! its configuration off the shapes, writes down the layers that a model of this configuration
+//! must have, and these are matched with the file: what is missing or of another shape is an
+//! error, what is left over is either known to be of no use or reported as unknown.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `unet`, `mmdit`, `flux`, `clip`, `t5`, `vae` | one architecture each: its configuration and its layers |
+//! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
+//! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
+//! | `prediction`, `ignorable`, `foreign` | what the output means; leftovers; files that are something else |
+
+mod clip;
+mod diffusion;
+mod error;
+mod flux;
+mod foreign;
+mod ignorable;
+mod inventory;
+mod layout;
+mod matching;
+mod mmdit;
+mod model;
+mod prediction;
+mod t5;
+mod text;
+mod unet;
+mod vae;
+
+pub use error::FamilyError;
+pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant};
+
+use crate::config::{DiffusionConfig, TextEncoderConfig, VaeConfig};
+use crate::file::Checkpoint;
+use crate::layer::{Component, ComponentKind, Layer};
+use inventory::{Inventory, Scope};
+use matching::{Part, Stored, match_layers, plain_key};
+use text::TextEncoders;
+
+/// Recognises what a checkpoint is and splits it.
+///
+/// No tensor's data is read but one short tensor of an SD 2.x model, whose values tell its
+/// prediction. A file with one component only (a diffusion model, text encoder or VAE of its own)
+/// is recognised as a [`Model`] with that component.
+///
+/// # Errors
+/// The file is nothing known, is something else or of an unsupported family, or lacks tensors that
+/// the recognised model needs, or has them in other shapes than it needs.
+pub fn recognise(checkpoint: &Checkpoint) -> Result<Model, FamilyError> {
+    let mut inventory = Inventory::new(checkpoint);
+    foreign::refuse_relatives(&inventory)?;
+
+    let mut notes = Vec::new();
+    let mut components = Vec::new();
+    let mut add = |kind, layers: Vec<Layer>| {
+        if !layers.is_empty() {
+            components.push(Component { kind, layers });
+        }
+    };
+
+    let diffusion = diffusion::split(&mut inventory)?.map(|(model, layers, note)| {
+        add(ComponentKind::DiffusionModel, layers);
+        notes.extend(note);
+        model
+    });
+    let family = diffusion.as_ref().map(|model| model.family);
+    let text = text::split(&mut inventory, family)?;
+    add(ComponentKind::TextEncoders, text.layers);
+    let text = TextEncoders { layers: Vec::new(), ..text };
+    let vae = split_vae(&mut inventory, family)?.map(|(config, layers)| {
+        add(ComponentKind::Vae, layers);
+        config
+    });
+    if components.is_empty() {
+        return Err(foreign::name(&inventory));
+    }
+
+    notes.extend(diffusion.as_ref().and_then(|model| conditioning_note(model, &text.encoders)));
+    notes.extend(vae.as_ref().filter(|_| family.is_none()).map(scaling_note));
+    let (ignored, unknown) = leftovers(&inventory, &text.prefixes);
+    Ok(Model { diffusion, text_encoders: text.encoders, vae, components, ignored, unknown, notes })
+}
+
+fn split_vae(
+    inventory: &mut Inventory<'_>,
+    family: Option<Family>,
+) -> Result<Option<(VaeConfig, Vec<Layer>)>, FamilyError> {
+    let found =
+        vae::PREFIXES.into_iter().find(|prefix| Scope::new(inventory, prefix).has(vae::ANCHOR));
+    let Some(prefix) = found else { return Ok(None) };
+    let config = vae::infer(Scope::new(inventory, prefix), family)?;
+    let part = Part { label: "VAE", root: "", use_start: 0 };
+    let layers =
+        match_layers(inventory, &part, vae::layout(&config).layers(), |_, layer, param| {
+            Stored::whole(plain_key(prefix, &layer.name, param), param)
+        })?;
+    Ok(Some((config, layers)))
+}
+
+/// Warns of text encoders whose output does not fit the diffusion model of the same file.
+fn conditioning_note(model: &DiffusionModel, encoders: &[TextEncoder]) -> Option<String> {
+    let DiffusionConfig::Unet(config) = &model.config else { return None };
+    let width = encoders
+        .iter()
+        .map(|encoder| match &encoder.config {
+            TextEncoderConfig::Clip(clip) => clip.width,
+            TextEncoderConfig::T5(t5) => t5.width,
+        })
+        .sum::<usize>();
+    (!encoders.is_empty() && width != config.context_dim).then(|| {
+        format!(
+            "the text encoders give {width} values per token where the diffusion model reads {}",
+            config.context_dim
+        )
+    })
+}
+
+fn scaling_note(config: &VaeConfig) -> String {
+    let others = match config.latent_channels {
+        16 => "Flux's; SD3's are 1.5305 and 0.0609",
+        _ => "those of SD 1.x and SD 2.x; SDXL's are 0.13025 and 0",
+    };
+    format!(
+        "a VAE does not tell how its latents are scaled: {} and {} are {others}",
+        config.scaling_factor, config.shift_factor
+    )
+}
+
+/// Sorts the tensors that no component uses into known-ignorable and unknown.
+fn leftovers(inventory: &Inventory<'_>, text_prefixes: &[&str]) -> (Vec<Ignored>, Vec<String>) {
+    let beside_text_encoder = |key: &str| {
+        text_prefixes
+            .iter()
+            .filter_map(|prefix| key.strip_prefix(prefix))
+            .find_map(ignorable::reason_beside_text_encoder)
+    };
+    let mut ignored = Vec::new();
+    let mut unknown = Vec::new();
+    for key in inventory.leftovers() {
+        match ignorable::reason(key).or_else(|| beside_text_encoder(key)) {
+            Some(reason) => ignored.push(Ignored { key: key.to_owned(), reason }),
+            None => unknown.push(key.to_owned()),
+        }
+    }
+    (ignored, unknown)
+}

@@ -1,0 +1,125 @@
+//! The Flux transformer.
+//!
+//! Module names and their order are those of Black Forest Labs' flux.
+
+use super::error::FamilyError;
+use super::inventory::{Inventory, Scope};
+use super::layout::{LayerSpec, Module, ParamSpec, linear, rms_norm};
+use super::matching::{Stored, plain_key};
+use crate::config::FluxConfig;
+
+/// A tensor that every Flux transformer has, under its prefix.
+pub(super) const ANCHOR: &str = "double_blocks.0.img_attn.qkv.weight";
+
+/// Width of the sinusoidal embedding of time and guidance.
+const TIME_FREQUENCIES: usize = 256;
+
+/// Reads the configuration off the tensors under a prefix.
+pub(super) fn infer(scope: Scope<'_>) -> Result<FluxConfig, FamilyError> {
+    let width = scope.dim("img_in.weight", 0)?;
+    let query_norm = "double_blocks.0.img_attn.norm.query_norm";
+    let norm_param = if scope.has(&format!("{query_norm}.weight")) { "weight" } else { "scale" };
+    let head_width = scope.dim(&format!("{query_norm}.{norm_param}"), 0)?;
+    Ok(FluxConfig {
+        in_channels: scope.dim("img_in.weight", 1)?,
+        out_channels: scope.dim("final_layer.linear.weight", 0)?,
+        width,
+        heads: (width / head_width).max(1),
+        context_dim: scope.dim("txt_in.weight", 1)?,
+        vec_dim: scope.dim("vector_in.in_layer.weight", 1)?,
+        depth: scope.count(|n| format!("double_blocks.{n}.img_attn.qkv.weight")),
+        depth_single: scope.count(|n| format!("single_blocks.{n}.linear1.weight")),
+        mlp_width: scope.dim("double_blocks.0.img_mlp.0.weight", 0)?,
+        guidance_embed: scope.has("guidance_in.in_layer.weight"),
+    })
+}
+
+/// Where the parameter of a layer is under `prefix`: some files call a norm's `scale` `weight`.
+pub(super) fn stored(
+    inventory: &Inventory<'_>,
+    prefix: &str,
+    layer: &LayerSpec,
+    param: &ParamSpec,
+) -> Stored {
+    let key = plain_key(prefix, &layer.name, param);
+    let other = format!("{prefix}{}.weight", layer.name);
+    if param.name == "scale" && !inventory.has(&key) && inventory.has(&other) {
+        return Stored::whole(other, param);
+    }
+    Stored::whole(key, param)
+}
+
+/// The modules of a Flux transformer of this configuration.
+pub(super) fn layout(config: &FluxConfig) -> Module {
+    let width = config.width;
+    let final_layer = Module::new()
+        .with("linear", linear(config.out_channels, width))
+        .with("adaLN_modulation.1", linear(2 * width, width))
+        .used_as(&["adaLN_modulation.1", "linear"]);
+    Module::new()
+        .with("img_in", linear(width, config.in_channels))
+        .with("time_in", embedder(TIME_FREQUENCIES, width))
+        .with("vector_in", embedder(config.vec_dim, width))
+        .with_if(config.guidance_embed, "guidance_in", || embedder(TIME_FREQUENCIES, width).into())
+        .with("txt_in", linear(width, config.context_dim))
+        .with_each("double_blocks", (0..config.depth).map(|_| double_block(config)))
+        .with_each("single_blocks", (0..config.depth_single).map(|_| single_block(config)))
+        .with("final_layer", final_layer)
+}
+
+fn embedder(input: usize, width: usize) -> Module {
+    Module::new().with("in_layer", linear(width, input)).with("out_layer", linear(width, width))
+}
+
+/// Picture and text, each with weights of its own.
+fn double_block(config: &FluxConfig) -> Module {
+    let width = config.width;
+    let attention = || {
+        Module::new()
+            .with("qkv", linear(3 * width, width))
+            .with("norm", query_key_norm(config))
+            .with("proj", linear(width, width))
+    };
+    let feed_forward = || {
+        Module::new()
+            .with("0", linear(config.mlp_width, width))
+            .with("2", linear(width, config.mlp_width))
+    };
+    Module::new()
+        .with("img_mod.lin", linear(6 * width, width))
+        .with("img_attn", attention())
+        .with("img_mlp", feed_forward())
+        .with("txt_mod.lin", linear(6 * width, width))
+        .with("txt_attn", attention())
+        .with("txt_mlp", feed_forward())
+        .used_as(&[
+            "img_mod.lin",
+            "txt_mod.lin",
+            "img_attn.qkv",
+            "img_attn.norm",
+            "txt_attn.qkv",
+            "txt_attn.norm",
+            "img_attn.proj",
+            "img_mlp",
+            "txt_attn.proj",
+            "txt_mlp",
+        ])
+}
+
+/// Both together; attention and feed-forward side by side in two matrices.
+fn single_block(config: &FluxConfig) -> Module {
+    let (width, mlp) = (config.width, config.mlp_width);
+    Module::new()
+        .with("linear1", linear(3 * width + mlp, width))
+        .with("linear2", linear(width, width + mlp))
+        .with("norm", query_key_norm(config))
+        .with("modulation.lin", linear(3 * width, width))
+        .used_as(&["modulation.lin", "linear1", "norm", "linear2"])
+}
+
+fn query_key_norm(config: &FluxConfig) -> Module {
+    let head_width = config.width / config.heads.max(1);
+    Module::new()
+        .with("query_norm", rms_norm("scale", head_width))
+        .with("key_norm", rms_norm("scale", head_width))
+}

@@ -1,0 +1,157 @@
+//! What recognition looks at: keys, dtypes, shapes and metadata, and which keys are taken already.
+
+use indexmap::IndexMap;
+
+use super::error::FamilyError;
+use crate::dtype::Dtype;
+use crate::file::Checkpoint;
+
+/// The largest dimension that is believed. The largest real one is a vocabulary (256,384); the
+/// bound keeps sums and products of dimensions far from overflow.
+const LARGEST_DIMENSION: usize = 1 << 24;
+
+/// One tensor as its file's header describes it.
+#[derive(Clone, Copy)]
+pub(super) struct Tensor<'a> {
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+}
+
+/// A file's tensors, each either taken by a component or still free.
+pub(super) struct Inventory<'a> {
+    checkpoint: &'a Checkpoint,
+    tensors: IndexMap<&'a str, Tensor<'a>>,
+    taken: Vec<bool>,
+}
+
+impl<'a> Inventory<'a> {
+    pub fn new(checkpoint: &'a Checkpoint) -> Self {
+        let tensors: IndexMap<_, _> = checkpoint
+            .tensors()
+            .map(|(key, info)| (key, Tensor { dtype: info.dtype, shape: &info.shape }))
+            .collect();
+        let taken = vec![false; tensors.len()];
+        Self { checkpoint, tensors, taken }
+    }
+
+    pub fn get(&self, key: &str) -> Option<Tensor<'a>> {
+        self.tensors.get(key).copied()
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.tensors.contains_key(key)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.tensors.keys().copied()
+    }
+
+    /// The value of an entry of the file's metadata.
+    pub fn metadata(&self, name: &str) -> Option<&'a str> {
+        self.checkpoint.metadata().get(name).map(String::as_str)
+    }
+
+    /// The elements of a floating-point tensor, where the file holds its data.
+    pub fn values(&self, key: &str) -> Option<Vec<f32>> {
+        let dtype = self.get(key)?.dtype;
+        let bytes = self.checkpoint.bytes(key).ok()?;
+        decode(dtype, &bytes)
+    }
+
+    /// Marks a key as used by a component.
+    pub fn take(&mut self, key: &str) {
+        if let Some(taken) = self.tensors.get_index_of(key).and_then(|at| self.taken.get_mut(at)) {
+            *taken = true;
+        }
+    }
+
+    /// The keys that no component uses, in file order.
+    pub fn leftovers(&self) -> impl Iterator<Item = &'a str> {
+        self.tensors.keys().zip(&self.taken).filter(|(_, taken)| !**taken).map(|(key, _)| *key)
+    }
+}
+
+/// The tensors under one prefix of the inventory.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'s> {
+    inventory: &'s Inventory<'s>,
+    /// The prefix, with its final dot; empty for the whole file.
+    pub prefix: &'s str,
+}
+
+impl<'s> Scope<'s> {
+    pub fn new(inventory: &'s Inventory<'s>, prefix: &'s str) -> Self {
+        Self { inventory, prefix }
+    }
+
+    fn get(&self, name: &str) -> Option<Tensor<'s>> {
+        self.inventory.get(&format!("{}{name}", self.prefix))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    pub fn rank(&self, name: &str) -> Option<usize> {
+        self.get(name).map(|tensor| tensor.shape.len())
+    }
+
+    /// One dimension of a tensor that a configuration is read off.
+    pub fn dim(&self, name: &str, axis: usize) -> Result<usize, FamilyError> {
+        let key = format!("{}{name}", self.prefix);
+        let Some(tensor) = self.inventory.get(&key) else {
+            return Err(FamilyError::NoConfig { key });
+        };
+        match tensor.shape.get(axis) {
+            Some(&n) if (1..=LARGEST_DIMENSION).contains(&n) => Ok(n),
+            _ => Err(FamilyError::OddShape { key, shape: tensor.shape.to_vec() }),
+        }
+    }
+
+    /// How many of `name(0)`, `name(1)`, … there are without a gap.
+    pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
+        (0..).take_while(|&n| self.has(&name(n))).count()
+    }
+}
+
+/// Little-endian floating-point elements as `f32`; `None` for dtypes that detection never reads.
+fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    let (twos, _) = bytes.as_chunks::<2>();
+    let (fours, _) = bytes.as_chunks::<4>();
+    Some(match dtype {
+        Dtype::F32 => fours.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        Dtype::F16 => twos.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::BF16 => twos.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::F8E4M3 => bytes.iter().map(|&b| f8_e4m3(b)).collect(),
+        // An E5M2 byte is the upper half of an F16.
+        Dtype::F8E5M2 => bytes.iter().map(|&b| half::f16::from_le_bytes([0, b]).to_f32()).collect(),
+        _ => return None,
+    })
+}
+
+/// The value of an FP8 E4M3 (finite-only) byte: 4 exponent bits with bias 7, 3 mantissa bits.
+fn f8_e4m3(byte: u8) -> f32 {
+    let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
+    let exponent = i32::from((byte >> 3) & 0x0f);
+    let mantissa = f32::from(byte & 0x07) / 8.0;
+    match (exponent, byte & 0x07) {
+        (15, 7) => f32::NAN,
+        (0, _) => sign * mantissa * 2f32.powi(-6),
+        _ => sign * (1.0 + mantissa) * 2f32.powi(exponent - 7),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fp8_values_are_those_of_the_format() {
+        // Extremes of the OCP 8-bit floating point specification, table 1 (E4M3).
+        assert_eq!(f8_e4m3(0x7e), 448.0);
+        assert_eq!(f8_e4m3(0x08), 2f32.powi(-6));
+        assert_eq!(f8_e4m3(0x01), 2f32.powi(-9));
+        assert_eq!(f8_e4m3(0xb8), -1.0);
+        assert!(f8_e4m3(0x7f).is_nan());
+    }
+}

@@ -1,0 +1,176 @@
+//! The values that recognition hands out.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::config::{DiffusionConfig, Prediction, TextEncoderConfig, VaeConfig};
+use crate::layer::{Component, ComponentKind};
+
+/// What a file was recognised as, split into components.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Model {
+    /// The diffusion model, where the file holds one.
+    pub diffusion: Option<DiffusionModel>,
+    /// The text encoders that the file holds, in the order in which their outputs are joined.
+    pub text_encoders: Vec<TextEncoder>,
+    /// The autoencoder's configuration, where the file holds one.
+    pub vae: Option<VaeConfig>,
+    /// The layers of what the file holds: at most one component of each kind, in the order of
+    /// [`ComponentKind`].
+    pub components: Vec<Component>,
+    /// Tensors that no model uses, each with the reason, in file order.
+    pub ignored: Vec<Ignored>,
+    /// Tensors that nothing is known about, in file order.
+    pub unknown: Vec<String>,
+    /// What a reader of `inspect` ought to know.
+    pub notes: Vec<String>,
+}
+
+/// A recognised diffusion model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DiffusionModel {
+    /// The family.
+    pub family: Family,
+    /// What the model takes beside the latent.
+    pub variant: Variant,
+    /// What its output means.
+    pub prediction: Prediction,
+    /// Whether it was trained on a schedule whose last step is pure noise,
+    /// <https://arxiv.org/abs/2305.08891>.
+    pub zero_terminal_snr: bool,
+    /// Its architecture and sizes.
+    pub config: DiffusionConfig,
+}
+
+/// A recognised text encoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TextEncoder {
+    /// `clip_l`, `clip_h`, `clip_g` or `t5xxl`: what its layers' names start with.
+    pub name: &'static str,
+    /// Its architecture and sizes.
+    pub config: TextEncoderConfig,
+}
+
+/// A tensor that no model uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    /// The full key.
+    pub key: String,
+    /// Why it is not needed.
+    pub reason: &'static str,
+}
+
+/// A family of diffusion models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Stable Diffusion 1.x.
+    Sd1,
+    /// Stable Diffusion 2.x.
+    Sd2,
+    /// Stable Diffusion XL, base.
+    SdxlBase,
+    /// Stable Diffusion XL, refiner.
+    SdxlRefiner,
+    /// Stable Diffusion 3 and 3.5.
+    Sd3,
+    /// Flux.1.
+    Flux,
+}
+
+impl Family {
+    /// The name that people know.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::Sd1 => "SD 1.x",
+            Family::Sd2 => "SD 2.x",
+            Family::SdxlBase => "SDXL base",
+            Family::SdxlRefiner => "SDXL refiner",
+            Family::Sd3 => "SD3",
+            Family::Flux => "Flux",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a diffusion model takes beside the noisy latent and the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// Nothing.
+    Base,
+    /// A mask and the latent of the masked picture.
+    Inpaint,
+    /// The latent of the picture to edit, <https://arxiv.org/abs/2211.09800>.
+    InstructPix2Pix,
+    /// A depth map.
+    Depth,
+    /// The latent of a control picture: edges or depth (Flux).
+    Control,
+}
+
+impl Model {
+    /// The family of the diffusion model, where the file holds one.
+    pub fn family(&self) -> Option<Family> {
+        self.diffusion.as_ref().map(|diffusion| diffusion.family)
+    }
+
+    /// The component of a kind, where the file holds it.
+    pub fn component(&self, kind: ComponentKind) -> Option<&Component> {
+        self.components.iter().find(|component| component.kind == kind)
+    }
+
+    /// The components that the file does not hold.
+    pub fn missing(&self) -> Vec<ComponentKind> {
+        [ComponentKind::DiffusionModel, ComponentKind::TextEncoders, ComponentKind::Vae]
+            .into_iter()
+            .filter(|kind| self.component(*kind).is_none())
+            .collect()
+    }
+
+    /// What the file is, for people: "SDXL base", "SD 2.x v-prediction", "Flux schnell", "VAE".
+    pub fn label(&self) -> String {
+        match &self.diffusion {
+            Some(diffusion) => diffusion.label(),
+            None if self.text_encoders.is_empty() => "VAE".to_owned(),
+            None => {
+                let encoders: Vec<_> = self.text_encoders.iter().map(|e| e.name).collect();
+                let vae = if self.vae.is_some() { " and VAE" } else { "" };
+                format!("text encoder {}{vae}", encoders.join(" + "))
+            }
+        }
+    }
+}
+
+impl DiffusionModel {
+    /// What the model is, for people.
+    pub fn label(&self) -> String {
+        let mut label = match &self.config {
+            DiffusionConfig::Unet(_) => self.family.to_string(),
+            DiffusionConfig::Mmdit(config) => match config.qk_norm {
+                false => "SD3".to_owned(),
+                true if config.dual_attention_layers.is_empty() => "SD3.5 large".to_owned(),
+                true => "SD3.5 medium".to_owned(),
+            },
+            DiffusionConfig::Flux(config) if config.guidance_embed => "Flux dev".to_owned(),
+            DiffusionConfig::Flux(_) => "Flux schnell".to_owned(),
+        };
+        label.push_str(match self.variant {
+            Variant::Base => "",
+            Variant::Inpaint => " inpainting",
+            Variant::InstructPix2Pix => " instruct-pix2pix",
+            Variant::Depth => " depth",
+            Variant::Control => " control",
+        });
+        if self.prediction == Prediction::V {
+            label.push_str(" v-prediction");
+        }
+        label
+    }
+}

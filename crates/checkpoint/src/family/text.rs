@@ -1,0 +1,141 @@
+//! Finding the text encoders in a file.
+
+use super::clip;
+use super::error::FamilyError;
+use super::inventory::{Inventory, Scope};
+use super::matching::{Part, match_layers};
+use super::model::{Family, TextEncoder};
+use super::t5;
+use crate::config::{ClipActivation, TextEncoderConfig};
+use crate::layer::Layer;
+
+/// Where text encoders are found, and the name that the place gives them, if it does.
+///
+/// `cond_stage_model` is CompVis' name, `conditioner.embedders` that of generative-models,
+/// `text_encoders` that of files with several encoders (SD3, Flux).
+const PLACES: [(&str, Option<&str>); 15] = [
+    ("cond_stage_model.transformer.", Some("clip_l")),
+    ("cond_stage_model.model.", None),
+    ("conditioner.embedders.0.transformer.", Some("clip_l")),
+    ("conditioner.embedders.0.model.", None),
+    ("conditioner.embedders.1.model.", None),
+    ("text_encoders.clip_l.transformer.", Some("clip_l")),
+    ("text_encoders.clip_h.transformer.", Some("clip_h")),
+    ("text_encoders.clip_g.transformer.", Some("clip_g")),
+    ("text_encoders.t5xxl.transformer.", Some("t5xxl")),
+    ("clip_l.transformer.", Some("clip_l")),
+    ("clip_h.transformer.", Some("clip_h")),
+    ("clip_g.transformer.", Some("clip_g")),
+    ("t5xxl.transformer.", Some("t5xxl")),
+    ("t5xxl.", Some("t5xxl")),
+    ("", None),
+];
+
+/// All encoders' names, in the order in which their outputs are joined.
+const NAMES: [&str; 4] = ["clip_l", "clip_h", "clip_g", "t5xxl"];
+
+/// The text encoders of a file.
+#[derive(Default)]
+pub(super) struct TextEncoders {
+    pub encoders: Vec<TextEncoder>,
+    pub layers: Vec<Layer>,
+    /// Where they were found.
+    pub prefixes: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    Clip(clip::Layout),
+    T5,
+}
+
+/// A text encoder that is there and not yet matched.
+struct Found {
+    prefix: &'static str,
+    name: &'static str,
+    form: Form,
+}
+
+/// Recognises the text encoders in a file and takes their tensors.
+pub(super) fn split(
+    inventory: &mut Inventory<'_>,
+    family: Option<Family>,
+) -> Result<TextEncoders, FamilyError> {
+    let mut all = TextEncoders::default();
+    for found in find(inventory, family)? {
+        let (config, layers) = take(inventory, &found, all.layers.len())?;
+        all.layers.extend(layers);
+        all.encoders.push(TextEncoder { name: found.name, config });
+        all.prefixes.push(found.prefix);
+    }
+    Ok(all)
+}
+
+/// At most one encoder of each name, in the order of [`NAMES`].
+fn find(inventory: &Inventory<'_>, family: Option<Family>) -> Result<Vec<Found>, FamilyError> {
+    let mut all: Vec<Found> = Vec::new();
+    for (prefix, name) in PLACES {
+        let scope = Scope::new(inventory, prefix);
+        let form = match clip::Layout::detect(scope) {
+            Some(layout) => Form::Clip(layout),
+            None if scope.has(t5::ANCHOR) => Form::T5,
+            None => continue,
+        };
+        let name = match (name, form) {
+            (Some(name), _) => name,
+            (None, Form::T5) => "t5xxl",
+            (None, Form::Clip(layout)) => clip_name(layout, layout.width(scope)?, family),
+        };
+        if all.iter().all(|found| found.name != name) {
+            all.push(Found { prefix, name, form });
+        }
+    }
+    all.sort_by_key(|found| NAMES.iter().position(|name| *name == found.name));
+    Ok(all)
+}
+
+/// OpenCLIP's H belongs to SD 2.x, its G to SDXL; without a family, the width tells.
+fn clip_name(layout: clip::Layout, width: usize, family: Option<Family>) -> &'static str {
+    match (layout, family, width) {
+        (clip::Layout::OpenClip, Some(Family::Sd2), _) => "clip_h",
+        (clip::Layout::OpenClip, Some(_), _) => "clip_g",
+        (_, _, 1024) => "clip_h",
+        (_, _, 1280) | (clip::Layout::OpenClip, ..) => "clip_g",
+        _ => "clip_l",
+    }
+}
+
+fn take(
+    inventory: &mut Inventory<'_>,
+    found: &Found,
+    use_start: usize,
+) -> Result<(TextEncoderConfig, Vec<Layer>), FamilyError> {
+    let &Found { prefix, name, form } = found;
+    let label = format!("text encoder {name}");
+    let root = format!("{name}.");
+    let part = Part { label: &label, root: &root, use_start };
+    let scope = Scope::new(inventory, prefix);
+    match form {
+        Form::Clip(layout) => {
+            let config = layout.infer(scope, activation(name))?;
+            let layers = clip::layout(&config).layers();
+            let layers = match_layers(inventory, &part, layers, |inventory, layer, param| {
+                layout.stored(inventory, prefix, layer, param)
+            })?;
+            Ok((TextEncoderConfig::Clip(config), layers))
+        }
+        Form::T5 => {
+            let config = t5::infer(scope)?;
+            let layers = t5::layout(&config).layers();
+            let layers = match_layers(inventory, &part, layers, |inventory, layer, param| {
+                t5::stored(inventory, prefix, layer, param)
+            })?;
+            Ok((TextEncoderConfig::T5(config), layers))
+        }
+    }
+}
+
+/// OpenAI trained with the quick approximation, OpenCLIP with the exact GELU.
+fn activation(name: &str) -> ClipActivation {
+    if name == "clip_l" { ClipActivation::QuickGelu } else { ClipActivation::Gelu }
+}
