@@ -10,5 +10,6 @@ mod error;
 
 pub mod attention;
 pub mod layers;
+pub mod unet;
 
 pub use error::ModelError;

@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod fixture;
 pub mod seeded;
 
 use distorch_runtime::Tensor;

@@ -1,0 +1,462 @@
+//! The UNet of latent diffusion (Rombach et al., <https://arxiv.org/abs/2112.10752>): SD 1.x, SD
+//! 2.x and SDXL (Podell et al., <https://arxiv.org/abs/2307.01952>) differ in their configuration
+//! only.
+
+use distorch_checkpoint::config::UnetConfig;
+use distorch_runtime::tensor::{TensorData, ops};
+use distorch_runtime::{DType, Scope, Tensor};
+
+use crate::ModelError;
+use crate::attention::{Mask, attention};
+use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+
+/// Groups of every group normalisation.
+const GROUPS: usize = 32;
+
+/// The longest period of the timestep embedding.
+const MAX_PERIOD: f64 = 10_000.0;
+
+/// A latent-diffusion UNet: predicts the noise (or velocity, or clean latent) in a noisy latent.
+pub struct Unet {
+    config: UnetConfig,
+    time_embed: Mlp,
+    label_embed: Option<Mlp>,
+    input: Vec<Block>,
+    middle: Block,
+    output: Vec<Block>,
+    out_norm: GroupNorm,
+    out_conv: Conv2d,
+}
+
+impl Unet {
+    /// Finds the layers that the configuration asks for.
+    ///
+    /// # Errors
+    /// When a layer is missing or the configuration contradicts itself.
+    pub fn load(scope: &Scope, config: &UnetConfig) -> Result<Self, ModelError> {
+        check(config)?;
+        let label_embed = match config.adm_in_channels {
+            Some(_) => Some(Mlp::load(&scope.at("label_emb.0"))?),
+            None => None,
+        };
+        Ok(Self {
+            time_embed: Mlp::load(&scope.at("time_embed"))?,
+            label_embed,
+            input: input_blocks(&scope.at("input_blocks"), config)?,
+            middle: middle_block(&scope.at("middle_block"), config)?,
+            output: output_blocks(&scope.at("output_blocks"), config)?,
+            out_norm: GroupNorm::load(scope, "out.0", GROUPS, 1e-5)?,
+            out_conv: Conv2d::load(scope, "out.2", 1, 1)?,
+            config: config.clone(),
+        })
+    }
+
+    /// One evaluation.
+    ///
+    /// - `x`: the scaled noisy latent `[batch, in_channels, height, width]`, of any size
+    /// - `timesteps`: `[batch]`, from 0 to 999; need not be whole
+    /// - `context`: the text conditioning `[batch, tokens, context_dim]`
+    /// - `y`: the class vector `[batch, adm_in_channels]`, for a model that takes one
+    ///
+    /// Gives `[batch, out_channels, height, width]` in the dtype of `x`.
+    ///
+    /// # Errors
+    /// When an input has another shape, or weights cannot be fetched or do not fit.
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        timesteps: Tensor<1>,
+        context: Tensor<3>,
+        y: Option<Tensor<2>>,
+    ) -> Result<Tensor<4>, ModelError> {
+        self.check_inputs(&x, &timesteps, &context, y.as_ref())?;
+        let dtype = x.dtype();
+        let context = context.cast(dtype);
+        let emb = timestep_embedding(timesteps, self.config.model_channels).cast(dtype);
+        let mut emb = self.time_embed.forward(emb)?;
+        if let (Some(label_embed), Some(y)) = (&self.label_embed, y) {
+            emb = emb + label_embed.forward(y.cast(dtype))?;
+        }
+        // Every residual block begins with this activation.
+        let emb = ops::activation::silu(emb);
+
+        let mut skips = Vec::with_capacity(self.input.len());
+        let mut h = x;
+        for block in &self.input {
+            h = block.forward(h, &emb, &context, None)?;
+            skips.push(h.clone());
+        }
+        h = self.middle.forward(h, &emb, &context, None)?;
+        for block in &self.output {
+            if let Some(skip) = skips.pop() {
+                h = Tensor::cat(vec![h, skip], 1);
+            }
+            let size = skips.last().map(|skip| [skip.dims()[2], skip.dims()[3]]);
+            h = block.forward(h, &emb, &context, size)?;
+        }
+        self.out_conv.forward(self.out_norm.forward_silu(h)?)
+    }
+
+    fn check_inputs(
+        &self,
+        x: &Tensor<4>,
+        timesteps: &Tensor<1>,
+        context: &Tensor<3>,
+        y: Option<&Tensor<2>>,
+    ) -> Result<(), ModelError> {
+        let [batch, channels, height, width] = x.dims();
+        let UnetConfig { in_channels, context_dim, adm_in_channels, .. } = self.config;
+        let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
+        expect("latent", &(in_channels, "pixels"), &(channels, pixels))?;
+        expect("timesteps", &[batch], &timesteps.dims())?;
+        let [rows, tokens, dim] = context.dims();
+        expect("context", &[batch, tokens.max(1), context_dim], &[rows, tokens, dim])?;
+        let expected = adm_in_channels.map(|width| [batch, width]);
+        expect("class vector", &expected, &y.map(|y| y.dims()))
+    }
+}
+
+fn expect<T: PartialEq + std::fmt::Debug>(
+    input: &'static str,
+    expected: &T,
+    found: &T,
+) -> Result<(), ModelError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ModelError::Input {
+        model: "UNet",
+        input,
+        expected: format!("{expected:?}"),
+        found: format!("{found:?}"),
+    })
+}
+
+fn check(config: &UnetConfig) -> Result<(), ModelError> {
+    let levels = config.channel_mult.len();
+    let down: usize = config.num_res_blocks.iter().sum();
+    let reason = if levels == 0 || config.num_res_blocks.len() != levels {
+        format!("{levels} levels, but residual blocks for {}", config.num_res_blocks.len())
+    } else if config.transformer_depth.len() != down {
+        format!("{down} blocks down, but {} transformer depths", config.transformer_depth.len())
+    } else if config.transformer_depth_output.len() != down + levels {
+        let depths = config.transformer_depth_output.len();
+        format!("{} blocks up, but {depths} transformer depths", down + levels)
+    } else if let Some(mult) = config.channel_mult.iter().find(|&&mult| {
+        let channels = mult * config.model_channels;
+        channels == 0
+            || !channels.is_multiple_of(GROUPS)
+            || !channels.is_multiple_of(config.heads.count(channels))
+    }) {
+        let channels = mult * config.model_channels;
+        format!("{channels} channels do not divide into {GROUPS} groups and {:?}", config.heads)
+    } else {
+        return Ok(());
+    };
+    Err(ModelError::Config { model: "UNet", reason })
+}
+
+/// The down path: the first convolution, then per level its residual blocks and a halving of the
+/// resolution, except after the last.
+fn input_blocks(scope: &Scope, config: &UnetConfig) -> Result<Vec<Block>, ModelError> {
+    let mut blocks = vec![Block::new(Stage::Conv(Conv2d::load(scope, "0.0", 1, 1)?))];
+    let mut depths = config.transformer_depth.iter();
+    for (level, (mult, count)) in config.channel_mult.iter().zip(&config.num_res_blocks).enumerate()
+    {
+        let heads = config.heads.count(mult * config.model_channels);
+        for _ in 0..*count {
+            let scope = scope.at(blocks.len());
+            let depth = depths.next().copied().unwrap_or(0);
+            blocks.push(Block::residual(&scope, depth, heads)?);
+        }
+        if level + 1 < config.channel_mult.len() {
+            let scope = scope.at(blocks.len());
+            blocks.push(Block::new(Stage::Downsample(Conv2d::load(&scope, "0.op", 2, 1)?)));
+        }
+    }
+    Ok(blocks)
+}
+
+fn middle_block(scope: &Scope, config: &UnetConfig) -> Result<Block, ModelError> {
+    let channels = config.channel_mult.last().unwrap_or(&1) * config.model_channels;
+    let heads = config.heads.count(channels);
+    let mut block = Block::residual(scope, config.transformer_depth_middle.unwrap_or(0), heads)?;
+    let next = block.stages.len();
+    if config.transformer_depth_middle.is_some() || scope.has(next) {
+        block.stages.push(Stage::Residual(ResBlock::load(&scope.at(next))?));
+    }
+    Ok(block)
+}
+
+/// The up path: the down path's mirror, with one more residual block per level, since each block
+/// takes in one skip connection.
+fn output_blocks(scope: &Scope, config: &UnetConfig) -> Result<Vec<Block>, ModelError> {
+    let mut blocks = Vec::new();
+    let mut depths = config.transformer_depth_output.iter();
+    for (level, (mult, count)) in
+        config.channel_mult.iter().zip(&config.num_res_blocks).enumerate().rev()
+    {
+        let heads = config.heads.count(mult * config.model_channels);
+        for i in 0..=*count {
+            let scope = scope.at(blocks.len());
+            let depth = depths.next().copied().unwrap_or(0);
+            let mut block = Block::residual(&scope, depth, heads)?;
+            if level > 0 && i == *count {
+                let conv = Conv2d::load(&scope.at(block.stages.len()), "conv", 1, 1)?;
+                block.stages.push(Stage::Upsample(conv));
+            }
+            blocks.push(block);
+        }
+    }
+    Ok(blocks)
+}
+
+/// Stages with one skip connection between them and the mirrored block.
+struct Block {
+    stages: Vec<Stage>,
+}
+
+enum Stage {
+    Conv(Conv2d),
+    Residual(ResBlock),
+    Transformer(SpatialTransformer),
+    Downsample(Conv2d),
+    Upsample(Conv2d),
+}
+
+impl Block {
+    fn new(stage: Stage) -> Self {
+        Self { stages: vec![stage] }
+    }
+
+    /// A residual block, and a transformer behind it where `depth` is not 0.
+    fn residual(scope: &Scope, depth: usize, heads: usize) -> Result<Self, ModelError> {
+        let mut block = Self::new(Stage::Residual(ResBlock::load(&scope.at(0))?));
+        if depth > 0 {
+            let transformer = SpatialTransformer::load(&scope.at(1), depth, heads)?;
+            block.stages.push(Stage::Transformer(transformer));
+        }
+        Ok(block)
+    }
+
+    /// `size` is what an upsampling stage makes of the resolution; without it, twice.
+    fn forward(
+        &self,
+        mut x: Tensor<4>,
+        emb: &Tensor<2>,
+        context: &Tensor<3>,
+        size: Option<[usize; 2]>,
+    ) -> Result<Tensor<4>, ModelError> {
+        for stage in &self.stages {
+            x = match stage {
+                Stage::Conv(conv) | Stage::Downsample(conv) => conv.forward(x)?,
+                Stage::Residual(block) => block.forward(x, emb)?,
+                Stage::Transformer(transformer) => transformer.forward(x, context)?,
+                Stage::Upsample(conv) => {
+                    let [_, _, height, width] = x.dims();
+                    conv.forward(nearest(x, size.unwrap_or([2 * height, 2 * width])))?
+                }
+            };
+        }
+        Ok(x)
+    }
+}
+
+/// Resizes to `[height, width]`, each pixel from the nearest one at or before it.
+pub(crate) fn nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    let options = ops::InterpolateOptions::new(ops::InterpolateMode::Nearest);
+    ops::module::interpolate(x, size, options.with_align_corners(false))
+}
+
+/// The sinusoidal embedding of Vaswani et al.: for each timestep `cos(t ω)` of half the width and
+/// `sin(t ω)` of the other, with ω from 1 down to nearly 1/10000. `[batch]` to `[batch, width]`, in
+/// f32.
+pub fn timestep_embedding(timesteps: Tensor<1>, width: usize) -> Tensor<2> {
+    let half = width / 2;
+    let frequency = |i| (-MAX_PERIOD.ln() * i as f64 / half as f64).exp() as f32;
+    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+    let device = timesteps.device();
+    let frequencies = TensorData::new(frequencies, [1, half]);
+    let frequencies = Tensor::<2>::from_data(frequencies, (&device, DType::F32));
+    let batch = timesteps.dims()[0];
+    let angles = timesteps.cast(DType::F32).reshape([batch, 1]) * frequencies;
+    let mut parts = vec![angles.clone().cos(), angles.sin()];
+    if width % 2 == 1 {
+        parts.push(Tensor::zeros([batch, 1], (&device, DType::F32)));
+    }
+    Tensor::cat(parts, 1)
+}
+
+/// Two linear layers with SiLU between: `time_embed` and `label_emb`.
+struct Mlp {
+    first: Linear,
+    second: Linear,
+}
+
+impl Mlp {
+    fn load(scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self { first: Linear::load(scope, "0")?, second: Linear::load(scope, "2")? })
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, ModelError> {
+        self.second.forward(ops::activation::silu(self.first.forward(x)?))
+    }
+}
+
+/// The residual block, which adds the timestep embedding between its two convolutions.
+struct ResBlock {
+    in_norm: GroupNorm,
+    in_conv: Conv2d,
+    emb: Linear,
+    out_norm: GroupNorm,
+    out_conv: Conv2d,
+    skip: Option<Conv2d>,
+}
+
+impl ResBlock {
+    fn load(scope: &Scope) -> Result<Self, ModelError> {
+        let skip = match scope.has("skip_connection") {
+            true => Some(Conv2d::load(scope, "skip_connection", 1, 0)?),
+            false => None,
+        };
+        Ok(Self {
+            in_norm: GroupNorm::load(scope, "in_layers.0", GROUPS, 1e-5)?,
+            in_conv: Conv2d::load(scope, "in_layers.2", 1, 1)?,
+            emb: Linear::load(scope, "emb_layers.1")?,
+            out_norm: GroupNorm::load(scope, "out_layers.0", GROUPS, 1e-5)?,
+            out_conv: Conv2d::load(scope, "out_layers.3", 1, 1)?,
+            skip,
+        })
+    }
+
+    /// `emb` comes activated.
+    fn forward(&self, x: Tensor<4>, emb: &Tensor<2>) -> Result<Tensor<4>, ModelError> {
+        let h = self.in_conv.forward(self.in_norm.forward_silu(x.clone())?)?;
+        let emb = self.emb.forward(emb.clone())?;
+        let [batch, channels] = emb.dims();
+        let h = h + emb.reshape([batch, channels, 1, 1]);
+        let h = self.out_conv.forward(self.out_norm.forward_silu(h)?)?;
+        let x = match &self.skip {
+            Some(skip) => skip.forward(x)?,
+            None => x,
+        };
+        Ok(h + x)
+    }
+}
+
+/// Transformer blocks over the pixels of a picture, which attend to each other and to the text.
+struct SpatialTransformer {
+    norm: GroupNorm,
+    proj_in: Linear,
+    blocks: Vec<TransformerBlock>,
+    proj_out: Linear,
+}
+
+impl SpatialTransformer {
+    fn load(scope: &Scope, depth: usize, heads: usize) -> Result<Self, ModelError> {
+        let blocks = scope.at("transformer_blocks");
+        Ok(Self {
+            norm: GroupNorm::load(scope, "norm", GROUPS, 1e-6)?,
+            proj_in: Linear::load(scope, "proj_in")?,
+            blocks: (0..depth)
+                .map(|i| TransformerBlock::load(&blocks.at(i), heads))
+                .collect::<Result<_, _>>()?,
+            proj_out: Linear::load(scope, "proj_out")?,
+        })
+    }
+
+    /// The projections of SD 1.x are 1×1 convolutions, which on tokens are linear layers.
+    fn forward(&self, x: Tensor<4>, context: &Tensor<3>) -> Result<Tensor<4>, ModelError> {
+        let [batch, channels, height, width] = x.dims();
+        let tokens = self.norm.forward(x.clone())?.reshape([batch, channels, height * width]);
+        let mut tokens = self.proj_in.forward(tokens.swap_dims(1, 2))?;
+        for block in &self.blocks {
+            tokens = block.forward(tokens, context)?;
+        }
+        let tokens = self.proj_out.forward(tokens)?.swap_dims(1, 2);
+        Ok(tokens.reshape([batch, channels, height, width]) + x)
+    }
+}
+
+/// Self-attention, cross-attention and feed-forward, each normalised before and added after.
+struct TransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl TransformerBlock {
+    fn load(scope: &Scope, heads: usize) -> Result<Self, ModelError> {
+        Ok(Self {
+            norm1: LayerNorm::load(scope, "norm1", 1e-5)?,
+            attn1: Attention::load(&scope.at("attn1"), heads)?,
+            norm2: LayerNorm::load(scope, "norm2", 1e-5)?,
+            attn2: Attention::load(&scope.at("attn2"), heads)?,
+            norm3: LayerNorm::load(scope, "norm3", 1e-5)?,
+            ff: FeedForward::load(&scope.at("ff.net"))?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>, context: &Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let h = self.norm1.forward(x.clone())?;
+        let x = self.attn1.forward(h.clone(), h)? + x;
+        let h = self.norm2.forward(x.clone())?;
+        let x = self.attn2.forward(h, context.clone())? + x;
+        let h = self.norm3.forward(x.clone())?;
+        Ok(self.ff.forward(h)? + x)
+    }
+}
+
+/// Attention of tokens to a context, which may be the tokens themselves.
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(scope: &Scope, heads: usize) -> Result<Self, ModelError> {
+        Ok(Self {
+            to_q: Linear::load(scope, "to_q")?,
+            to_k: Linear::load(scope, "to_k")?,
+            to_v: Linear::load(scope, "to_v")?,
+            to_out: Linear::load(scope, "to_out.0")?,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let q = self.to_q.forward(x)?;
+        let k = self.to_k.forward(context.clone())?;
+        let v = self.to_v.forward(context)?;
+        self.to_out.forward(attention(q, k, v, self.heads, Mask::None))
+    }
+}
+
+/// The gated feed-forward layer (GEGLU: Shazeer, <https://arxiv.org/abs/2002.05202>).
+struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    fn load(scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self { proj: Linear::load(scope, "0.proj")?, out: Linear::load(scope, "2")? })
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        self.out.forward(geglu(self.proj.forward(x)?))
+    }
+}
+
+/// The first half of the features times the GELU of the second.
+fn geglu(x: Tensor<3>) -> Tensor<3> {
+    let half = x.dims()[2] / 2;
+    let gate = ops::activation::gelu(x.clone().narrow(2, half, half));
+    x.narrow(2, 0, half) * gate
+}

@@ -1,0 +1,88 @@
+"""The names that diffusers' parameters have in an original single-file checkpoint.
+
+The inverse of `diffusers.loaders.single_file_utils`, which the scripts that use this check against:
+converting the renamed parameters back must give the module's own.
+"""
+
+import re
+
+UNET = [
+    ("time_embedding.linear_1", "time_embed.0"),
+    ("time_embedding.linear_2", "time_embed.2"),
+    ("add_embedding.linear_1", "label_emb.0.0"),
+    ("add_embedding.linear_2", "label_emb.0.2"),
+    ("conv_in", "input_blocks.0.0"),
+    ("conv_norm_out", "out.0"),
+    ("conv_out", "out.2"),
+]
+UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+
+
+def unet_name(name: str, config) -> str:
+    """The original name of a parameter of `UNet2DConditionModel`."""
+    for ours, theirs in UNET:
+        if name.startswith(ours + "."):
+            return theirs + name[len(ours) :]
+    layers = config.layers_per_block
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name):
+        kind, index, rest = match.groups()
+        place = 2 * int(index) + (kind == "attentions")
+        return f"middle_block.{place}.{_resnet(rest) if kind == 'resnets' else rest}"
+    direction, level, kind, index, rest = re.fullmatch(
+        r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", name
+    ).groups()
+    level, index = int(level), int(index)
+    if kind == "downsamplers":
+        return f"input_blocks.{(level + 1) * (layers + 1)}.0.op.{rest.removeprefix('conv.')}"
+    if kind == "upsamplers":
+        block = level * (layers + 1) + layers
+        place = 2 if "CrossAttn" in config.up_block_types[level] else 1
+        return f"output_blocks.{block}.{place}.{rest}"
+    if direction == "down":
+        block = f"input_blocks.{1 + level * (layers + 1) + index}"
+    else:
+        block = f"output_blocks.{level * (layers + 1) + index}"
+    return f"{block}.0.{_resnet(rest)}" if kind == "resnets" else f"{block}.1.{rest}"
+
+
+def _resnet(rest: str) -> str:
+    layer, param = rest.rsplit(".", 1)
+    return f"{UNET_RESNET[layer]}.{param}"
+
+
+def vae_name(name: str, config) -> str:
+    """The original name of a parameter of `AutoencoderKL`."""
+    levels = len(config.block_out_channels)
+    name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+    if match := re.fullmatch(r"(.*)mid_block\.attentions\.0\.(.*)\.(weight|bias)", name):
+        return f"{match[1]}mid.attn_1.{VAE_ATTENTION[match[2]]}.{match[3]}"
+    name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
+    name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+    up = lambda m: f"up.{levels - 1 - int(m[1])}.{'block' if m[2] == 'resnets' else 'upsample'}"
+    name = re.sub(r"up_blocks\.(\d+)\.(resnets)", up, name)
+    return re.sub(r"up_blocks\.(\d+)\.(upsamplers)\.0", up, name)
+
+
+def check(module, converted: dict):
+    """Fails unless the converted parameters are the module's own, all of them."""
+    import torch
+
+    own = dict(module.named_parameters())
+    assert own.keys() == converted.keys(), own.keys() ^ converted.keys()
+    for name, parameter in own.items():
+        assert torch.equal(parameter.squeeze(), converted[name].squeeze()), name
