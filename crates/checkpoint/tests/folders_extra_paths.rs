@@ -189,6 +189,9 @@ fn mistakes_name_file_line_and_section() {
     assert_eq!((line, section.as_deref()), (2, Some("b")));
     assert!(message.contains("single value"), "{message}");
 
+    let (_, _, message) = error("a:\n  base_path: \"C:\\models\"\n");
+    assert!(message.contains("single quotes"), "{message}");
+
     assert!(error("- a\n- b\n").2.contains("list"));
     assert!(error("just text").2.contains("single value"));
     assert!(error("a: {base_path: [/x, /y], vae: v}").2.contains("one folder"));

@@ -74,7 +74,11 @@ pub fn parse_extra_paths(
     let mut reader = Reader { text, file, environment, found: ExtraPaths::default() };
     let root: Node = serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        reader.error(line, section_at(text, line), error.without_snippet().to_string())
+        let mut message = error.without_snippet().to_string();
+        if message.contains("escape") {
+            message.push_str("; write Windows paths without quotes or in single quotes");
+        }
+        reader.error(line, section_at(text, line), message)
     })?;
     match root {
         Node::Null => {}
