@@ -86,7 +86,11 @@ impl Layout {
         shares: &Shares,
         compute: DeviceId,
     ) -> Vec<Home> {
-        let mut bins = bins(component, pins, shares, compute);
+        let charge = match self {
+            Layout::Distorch2 => pins.familiar_charge,
+            Layout::Interleave => pins.bytes,
+        };
+        let mut bins = bins(component.bytes().saturating_sub(pins.bytes), charge, shares, compute);
         let stay = |reason| Home { device: compute, reason };
         let mut homes: Vec<Home> =
             pins.reasons.iter().map(|pin| stay(pin.unwrap_or(Reason::Overflow))).collect();
@@ -98,13 +102,12 @@ impl Layout {
     }
 }
 
-/// The devices in the order in which they are filled, the compute device's room less by what
-/// stays there anyway.
-fn bins(component: &ComponentBlocks, pins: &Pins, shares: &Shares, compute: DeviceId) -> Vec<Bin> {
-    let mut left = component.bytes().saturating_sub(pins.bytes);
+/// The devices in the order in which they are filled. The compute device's room is less by the
+/// `charge` for what stays there anyway; `left` bytes may move.
+fn bins(mut left: u64, charge: u64, shares: &Shares, compute: DeviceId) -> Vec<Bin> {
     let mut bins: Vec<Bin> = Vec::with_capacity(shares.by_device.len());
     for (&device, share) in &shares.by_device {
-        let charge = if device == compute { pins.charge } else { 0 };
+        let charge = if device == compute { charge } else { 0 };
         let room = share.room.saturating_sub(charge);
         let share = room.min(left);
         left -= share;

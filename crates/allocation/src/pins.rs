@@ -9,20 +9,21 @@ pub(crate) struct Pins {
     pub reasons: Vec<Option<Reason>>,
     /// Bytes of all blocks that stay.
     pub bytes: u64,
-    /// What they take of the compute device's share.
-    pub charge: u64,
+    /// What they take of the compute device's share in the layout that DisTorch2 users know.
+    pub familiar_charge: u64,
 }
 
 impl Pins {
-    /// Tiny blocks (under 0.01 % of the component) and heads stay and count against the compute
-    /// device's share.
+    /// Tiny blocks (under 0.01 % of the component), heads and the parameters that a parent module
+    /// owns itself.
     ///
-    /// Parameters that a parent module owns itself stay too, but count only as far as they exceed
-    /// the component's largest block. That is what users of DisTorch2 know (it neither places nor
-    /// counts them), and keeps shares true to within one block where a model has many.
+    /// All count against the compute device's share. DisTorch2 doesn't count parameters of a
+    /// parent, so its layout counts them only as far as they exceed the component's largest
+    /// block: the placement is the familiar one, and shares are still true to within one block
+    /// where a model has many.
     pub fn of(component: &ComponentBlocks) -> Pins {
         let total = u128::from(component.bytes());
-        let mut pins = Pins { reasons: Vec::new(), bytes: 0, charge: 0 };
+        let mut pins = Pins { reasons: Vec::new(), bytes: 0, familiar_charge: 0 };
         let (mut params, mut largest) = (0, 0);
         for block in component.blocks() {
             largest = largest.max(block.bytes);
@@ -37,14 +38,14 @@ impl Pins {
             };
             match reason {
                 Some(Reason::Param) => params += block.bytes,
-                Some(_) => pins.charge += block.bytes,
+                Some(_) => pins.familiar_charge += block.bytes,
                 None => {}
             }
             pins.reasons.push(reason);
         }
         // No sum here passes the component's own, which fits.
-        pins.bytes = pins.charge + params;
-        pins.charge += params.saturating_sub(largest);
+        pins.bytes = pins.familiar_charge + params;
+        pins.familiar_charge += params.saturating_sub(largest);
         pins
     }
 }
@@ -64,7 +65,7 @@ mod tests {
         ];
         let pins = Pins::of(&ComponentBlocks::new("unet", blocks, 0).unwrap());
         assert_eq!(pins.reasons, [None, Some(Reason::Tiny), None, None]);
-        assert_eq!((pins.bytes, pins.charge), (99, 99));
+        assert_eq!((pins.bytes, pins.familiar_charge), (99, 99));
     }
 
     #[test]
@@ -78,6 +79,6 @@ mod tests {
         let pins = Pins::of(&ComponentBlocks::new("unet", blocks, 0).unwrap());
         let param = Some(Reason::Param);
         assert_eq!(pins.reasons, [None, param, param, Some(Reason::Head)]);
-        assert_eq!((pins.bytes, pins.charge), (135, 35));
+        assert_eq!((pins.bytes, pins.familiar_charge), (135, 35));
     }
 }
