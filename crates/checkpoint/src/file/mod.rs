@@ -5,12 +5,14 @@
 //! data: a slice of the map wherever the file stores it contiguous and uncompressed.
 //!
 //! For embedders and fuzzers: [`Checkpoint::from_bytes`] opens what is already in memory,
-//! [`safetensors::read_header`] reads a safetensors header alone.
+//! [`safetensors::read_header`] reads a safetensors header alone, [`pickle::read`] a pickle.
 
 mod error;
+pub mod pickle;
 pub mod safetensors;
 mod sniff;
 mod tensor;
+mod torch;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -69,6 +71,8 @@ pub struct Checkpoint {
     file: Source,
     metadata: IndexMap<String, String>,
     tensors: IndexMap<String, TensorInfo>,
+    /// What [`Place::Strided`] tensors are views of.
+    storages: Vec<torch::Storage>,
 }
 
 /// The file's bytes.
@@ -128,27 +132,24 @@ impl Checkpoint {
             tensors.insert(key, TensorInfo { dtype, shape, place: Place::Absent });
         }
         let file = Source::Memory(Vec::new());
-        Ok(Checkpoint { path, format: Format::Parts, file, metadata, tensors })
+        Ok(Checkpoint {
+            path,
+            format: Format::Parts,
+            file,
+            metadata,
+            tensors,
+            storages: Vec::new(),
+        })
     }
 
     fn read(path: PathBuf, file: Source) -> Result<Checkpoint, OpenError> {
         let hint = path.extension().is_some_and(|extension| {
             extension.eq_ignore_ascii_case("safetensors") || extension.eq_ignore_ascii_case("sft")
         });
-        let bytes = file.bytes();
-        let opened = sniff::sniff(bytes, hint).and_then(|kind| match kind {
-            Kind::Safetensors => safetensors::read_header(bytes),
-            Kind::TorchZip | Kind::TorchLegacy | Kind::Pickle => Err(Problem::NotACheckpoint {
-                looks_like: "a PyTorch pickle, which is not read yet",
-                way_out: "save it as .safetensors",
-            }),
-        });
-        match opened {
-            Ok(safetensors::Header { tensors, .. }) if tensors.is_empty() => {
-                Err(Problem::NoTensors.at(path))
-            }
-            Ok(safetensors::Header { metadata, tensors }) => {
-                Ok(Checkpoint { path, format: Format::Safetensors, file, metadata, tensors })
+        match contents(file.bytes(), hint) {
+            Ok((_, contents)) if contents.tensors.is_empty() => Err(Problem::NoTensors.at(path)),
+            Ok((format, torch::Contents { metadata, tensors, storages })) => {
+                Ok(Checkpoint { path, format, file, metadata, tensors, storages })
             }
             Err(problem) => Err(problem.at(path)),
         }
@@ -213,6 +214,11 @@ impl Checkpoint {
                 let data = self.file.bytes().get(span.clone());
                 data.map(Cow::Borrowed).ok_or_else(|| Problem::NoData(key.to_owned()))
             }
+            Place::Strided(strided) => {
+                let storage = self.storages.get(strided.storage);
+                let storage = storage.ok_or_else(|| Problem::NoData(key.to_owned()))?;
+                storage.gather(self.file.bytes(), info.dtype, &info.shape, strided).map(Cow::Owned)
+            }
             Place::Absent => Err(Problem::NoData(key.to_owned())),
         }
     }
@@ -227,6 +233,20 @@ impl fmt::Debug for Checkpoint {
             .field("tensors", &self.tensors.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Reads what describes the tensors of a file.
+fn contents(file: &[u8], hint: bool) -> Result<(Format, torch::Contents), Problem> {
+    Ok(match sniff::sniff(file, hint)? {
+        Kind::Safetensors => {
+            let safetensors::Header { metadata, tensors } = safetensors::read_header(file)?;
+            let storages = Vec::new();
+            (Format::Safetensors, torch::Contents { metadata, tensors, storages })
+        }
+        Kind::TorchZip => (Format::TorchZip, torch::read_archive(file)?),
+        Kind::TorchLegacy => (Format::TorchLegacy, torch::read_legacy(file)?),
+        Kind::Pickle => (Format::TorchLegacy, torch::read_bare(file)?),
+    })
 }
 
 /// Maps a file into memory.

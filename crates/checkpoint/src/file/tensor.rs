@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::torch::Strided;
 use crate::dtype::Dtype;
 
 /// A tensor's dtype and shape, and where its data is.
@@ -19,6 +20,8 @@ pub struct TensorInfo {
 pub(crate) enum Place {
     /// These bytes of the file, as they are.
     Span(Range<usize>),
+    /// A view of a storage of a PyTorch file, to be gathered.
+    Strided(Box<Strided>),
     /// Nowhere: only the shape is known.
     Absent,
 }

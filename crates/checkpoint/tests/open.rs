@@ -1,0 +1,176 @@
+//! Files written by PyTorch and by the `safetensors` crate, read back.
+//!
+//! The PyTorch files and what torch.load makes of them are from `tools/reference/make_pickles.py`.
+//! All comparisons are of bits.
+
+#![allow(clippy::unwrap_used)] // in the helpers too
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use distorch_checkpoint::Dtype;
+use distorch_checkpoint::file::{Checkpoint, Format};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Expected {
+    good: indexmap::IndexMap<String, Contents>,
+    refused: indexmap::IndexMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Contents {
+    metadata: indexmap::IndexMap<String, String>,
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Deserialize)]
+struct Tensor {
+    key: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    hex: String,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pickles")
+}
+
+fn expected() -> Expected {
+    serde_json::from_slice(&std::fs::read(folder().join("expected.json")).unwrap()).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn what_pytorch_wrote_is_read_bit_for_bit() {
+    let good = expected().good;
+    assert!(good.len() >= 22, "the list of fixtures is whole");
+    for (name, expected) in good {
+        let opened = Checkpoint::open(&folder().join(&name)).unwrap();
+        let legacy = name.contains("-legacy") || name == "storage-views.pt";
+        let format = if legacy { Format::TorchLegacy } else { Format::TorchZip };
+        assert_eq!(opened.format(), format, "{name}");
+        let keys: Vec<_> = opened.tensors().map(|(key, _)| key).collect();
+        let expected_keys: Vec<_> = expected.tensors.iter().map(|t| t.key.as_str()).collect();
+        assert_eq!(keys, expected_keys, "{name}");
+        assert_eq!(opened.metadata(), &expected.metadata, "{name}");
+        for tensor in expected.tensors {
+            let info = opened.get(&tensor.key).unwrap();
+            let place = format!("{name}: {}", tensor.key);
+            assert_eq!((info.dtype, &info.shape), (tensor.dtype, &tensor.shape), "{place}");
+            let bytes = opened.bytes(&tensor.key).unwrap();
+            assert_eq!(bytes.len() as u64, info.bytes(), "{place}");
+            assert_eq!(hex(&bytes), tensor.hex, "{place}");
+        }
+    }
+}
+
+#[test]
+fn what_is_contiguous_is_not_copied() {
+    let open = |name: &str| Checkpoint::open(&folder().join(name)).unwrap();
+    let borrowed = |file: &Checkpoint, key: &str| match file.bytes(key).unwrap() {
+        Cow::Borrowed(_) => true,
+        Cow::Owned(_) => false,
+    };
+    for file in [open("views.ckpt"), open("views-legacy.ckpt")] {
+        for key in ["whole", "shared", "offset", "scalar", "empty_view"] {
+            assert!(borrowed(&file, key), "{key}");
+        }
+        assert!(!borrowed(&file, "transposed"));
+        let address = |key: &str| file.bytes(key).unwrap().as_ptr();
+        assert_eq!(address("whole"), address("shared"), "shared storages stay shared");
+    }
+    assert!(borrowed(&open("floats.pt"), "a"));
+    assert!(!borrowed(&open("deflated.pt"), "a"));
+    assert!(!borrowed(&open("big-endian.pt"), "a"));
+}
+
+#[test]
+fn what_is_refused_is_named() {
+    for (name, reason) in expected().refused {
+        let message = Checkpoint::open(&folder().join(&name)).unwrap_err().to_string();
+        assert!(message.contains(&reason), "{name}: {message}");
+        assert!(message.contains(&name), "the message names the file: {message}");
+    }
+}
+
+#[test]
+fn every_dtype_of_safetensors_is_read_back() {
+    let dtype = |dtype: Dtype| {
+        let name = format!("\"{dtype}\"");
+        serde_json::from_str::<safetensors::Dtype>(&name).unwrap()
+    };
+    let data: Vec<u8> = (0..6 * 8).map(|i| (i * 37 % 251) as u8).collect();
+    let views: Vec<(String, safetensors::tensor::TensorView)> = Dtype::ALL
+        .into_iter()
+        .flat_map(|d| {
+            let view = |shape: &[usize], elements: usize| {
+                let bytes = &data[..elements * d.size()];
+                safetensors::tensor::TensorView::new(dtype(d), shape.to_vec(), bytes).unwrap()
+            };
+            [
+                (format!("{d}.matrix"), view(&[2, 3], 6)),
+                (format!("{d}.scalar"), view(&[], 1)),
+                (format!("{d}.empty"), view(&[0, 3], 0)),
+            ]
+        })
+        .collect();
+    let metadata = [("format".to_owned(), "pt".to_owned()), ("t\n\"".to_owned(), "ü".to_owned())];
+    let metadata = Some(metadata.into_iter().collect());
+    let written = safetensors::serialize(views.iter().map(|(k, v)| (k, v)), metadata).unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    // The extension doesn't matter.
+    let path = folder.path().join("model.ckpt");
+    std::fs::write(&path, &written).unwrap();
+    let opened = Checkpoint::open(&path).unwrap();
+    assert_eq!(opened.format(), Format::Safetensors);
+    assert_eq!(opened.file_len(), written.len() as u64);
+    assert_eq!(opened.len(), views.len());
+    assert_eq!(opened.metadata()["t\n\""], "ü");
+    for (key, view) in &views {
+        let info = opened.get(key).unwrap();
+        assert_eq!(info.dtype.to_string(), view.dtype().to_string());
+        assert_eq!(info.shape, view.shape());
+        let bytes = opened.bytes(key).unwrap();
+        assert!(matches!(bytes, Cow::Borrowed(_)));
+        assert_eq!(&*bytes, view.data(), "{key}");
+    }
+}
+
+#[test]
+fn parts_have_shapes_and_no_data() {
+    let part = |key: &str| (key.to_owned(), Dtype::F16, vec![320, 4, 3, 3]);
+    let parts = Checkpoint::from_parts("sd15", Default::default(), [part("a"), part("b")]).unwrap();
+    assert_eq!(parts.format(), Format::Parts);
+    assert_eq!(parts.get("b").unwrap().bytes(), 320 * 4 * 9 * 2);
+    let message = parts.bytes("a").unwrap_err().to_string();
+    assert!(message.contains("sd15: tensor `a`: this checkpoint was made of keys"), "{message}");
+    let message = parts.bytes("c").unwrap_err().to_string();
+    assert!(message.contains("has no tensor `c`"), "{message}");
+    assert!(Checkpoint::from_parts("x", Default::default(), [part("a"), part("a")]).is_err());
+    let huge = ("a".to_owned(), Dtype::F16, vec![usize::MAX, 2]);
+    assert!(Checkpoint::from_parts("x", Default::default(), [huge]).is_err());
+}
+
+#[test]
+fn what_is_no_file_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("is a directory"), "{message}");
+    let message = Checkpoint::open(&folder.path().join("none")).unwrap_err().to_string();
+    assert!(message.contains("cannot be read"), "{message}");
+    let page = folder.path().join("model.safetensors");
+    std::fs::write(&page, "<!DOCTYPE html><html>404</html>").unwrap();
+    let message = Checkpoint::open(&page).unwrap_err().to_string();
+    assert!(message.contains("model.safetensors: is not a checkpoint but a web page"), "{message}");
+}
+
+#[test]
+fn a_checkpoint_goes_to_other_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Checkpoint>();
+}
