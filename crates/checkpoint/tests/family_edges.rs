@@ -387,3 +387,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_tensor_goes_missing_unnoticed() {
+    // A model without these is a model all the same.
+    let optional =
+        |key: &str| key.ends_with(".text_projection") || key.contains("text_projection.");
+    for name in ["tiny-sd1", "tiny-sd2", "tiny-sdxl", "tiny-sd3", "tiny-flux"] {
+        let all = tensors(name);
+        for key in all.keys().filter(|key| !optional(key)) {
+            let mut damaged = all.clone();
+            damaged.shift_remove(key);
+            let error = match recognise(&parts(damaged, &[])) {
+                Ok(model) => panic!("{name} without {key} is {}", model.label()),
+                Err(error) => error.to_string(),
+            };
+            // The one other name of T5's table is the one that is missed.
+            let named = error.contains(&format!("`{key}`"))
+                || (key.ends_with("t5xxl.transformer.shared.weight") && error.contains("t5xxl"));
+            assert!(named, "{name} without {key}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_stray_number_does_not_ask_for_that_many_blocks() {
+    let mut all = tensors("tiny-flux");
+    let stray = "model.diffusion_model.double_blocks.4000000000.x";
+    all.extend(keys(&[stray]));
+    assert_eq!(recognised(all).unknown, [stray]);
+}

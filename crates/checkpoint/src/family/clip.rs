@@ -38,6 +38,19 @@ impl Layout {
         }
     }
 
+    /// The layout of what is left of a text encoder whose token table is missing.
+    pub fn detect_incomplete(scope: Scope<'_>) -> Option<Layout> {
+        if scope.count("text_model.encoder.layers") > 0 {
+            Some(Layout::HuggingFace)
+        } else if scope.count("encoder.layers") > 0 {
+            Some(Layout::OldHuggingFace)
+        } else if scope.count("transformer.resblocks") > 0 {
+            Some(Layout::OpenClip)
+        } else {
+            None
+        }
+    }
+
     /// Reads the configuration off the tensors under a prefix.
     pub fn infer(
         self,
@@ -59,7 +72,7 @@ impl Layout {
             vocab_size: scope.dim(self.token_table(), 0)?,
             max_positions: scope.dim(&format!("{root}{position}"), 0)?,
             width,
-            layers: scope.count(feed_forward),
+            layers: scope.count(&format!("{root}{block}")),
             heads: (width / HEAD_WIDTH).max(1),
             intermediate: scope.dim(&feed_forward(0), 0)?,
             activation,

@@ -5,7 +5,7 @@ use super::inventory::{Inventory, Scope};
 use super::layout::LayerSpec;
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{flux, mmdit, prediction, unet};
+use super::{flux, foreign, mmdit, prediction, unet};
 use crate::config::{DiffusionConfig, FluxConfig, MmditConfig, UnetConfig};
 use crate::layer::Layer;
 
@@ -31,7 +31,10 @@ enum Architecture {
 pub(super) fn split(
     inventory: &mut Inventory<'_>,
 ) -> Result<Option<(DiffusionModel, Vec<Layer>, Option<String>)>, FamilyError> {
-    let Some((architecture, prefix)) = find(inventory) else { return Ok(None) };
+    let Some((architecture, prefix)) = find(inventory).or_else(|| find_incomplete(inventory))
+    else {
+        return Ok(None);
+    };
     let scope = Scope::new(inventory, prefix);
     let (family, variant, config, layout) = match architecture {
         Architecture::Unet => {
@@ -77,6 +80,24 @@ fn find(inventory: &Inventory<'_>) -> Option<(Architecture, &'static str)> {
         };
         Some((architecture, prefix))
     })
+}
+
+/// What is left of a diffusion model that lacks the tensor it is known by.
+fn find_incomplete(inventory: &Inventory<'_>) -> Option<(Architecture, &'static str)> {
+    let found = PREFIXES.into_iter().find_map(|prefix| {
+        let scope = Scope::new(inventory, prefix);
+        let architecture = if scope.count("joint_blocks") > 0 {
+            Architecture::Mmdit
+        } else if scope.count("double_blocks") > 0 {
+            Architecture::Flux
+        } else if scope.count("output_blocks") > 0 {
+            Architecture::Unet
+        } else {
+            return None;
+        };
+        Some((architecture, prefix))
+    })?;
+    foreign::by_sight(inventory).is_none().then_some(found)
 }
 
 fn take(

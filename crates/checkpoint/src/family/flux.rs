@@ -27,10 +27,11 @@ pub(super) fn infer(scope: Scope<'_>) -> Result<FluxConfig, FamilyError> {
         heads: (width / head_width).max(1),
         context_dim: scope.dim("txt_in.weight", 1)?,
         vec_dim: scope.dim("vector_in.in_layer.weight", 1)?,
-        depth: scope.count(|n| format!("double_blocks.{n}.img_attn.qkv.weight")),
-        depth_single: scope.count(|n| format!("single_blocks.{n}.linear1.weight")),
+        depth: scope.count("double_blocks"),
+        depth_single: scope.count("single_blocks"),
         mlp_width: scope.dim("double_blocks.0.img_mlp.0.weight", 0)?,
-        guidance_embed: scope.has("guidance_in.in_layer.weight"),
+        guidance_embed: scope.has("guidance_in.in_layer.weight")
+            || scope.has("guidance_in.out_layer.weight"),
     })
 }
 

@@ -164,19 +164,23 @@ pub(super) fn refuse_relatives(inventory: &Inventory<'_>) -> Result<(), FamilyEr
 
 /// The error for a file that holds nothing of use.
 pub(super) fn name(inventory: &Inventory<'_>) -> FamilyError {
-    if let Some((_, what, way_out)) = FILES.iter().find(|(sign, ..)| sign.is_in(inventory)) {
-        return FamilyError::Foreign { what: (*what).to_owned(), way_out: (*way_out).to_owned() };
-    }
-    if let Some((_, what)) = OTHERS.iter().find(|(sign, _)| sign.is_in(inventory)) {
-        return FamilyError::Unsupported {
-            what: (*what).to_owned(),
-            reason: "its architecture is not implemented".to_owned(),
-        };
-    }
-    FamilyError::Unknown {
+    by_sight(inventory).unwrap_or_else(|| FamilyError::Unknown {
         tensors: inventory.keys().count(),
         prefixes: most_frequent_prefixes(inventory.keys()),
+    })
+}
+
+/// The error for a file that is something else, where it is known by sight.
+pub(super) fn by_sight(inventory: &Inventory<'_>) -> Option<FamilyError> {
+    if let Some((_, what, way_out)) = FILES.iter().find(|(sign, ..)| sign.is_in(inventory)) {
+        let (what, way_out) = ((*what).to_owned(), (*way_out).to_owned());
+        return Some(FamilyError::Foreign { what, way_out });
     }
+    let (_, what) = OTHERS.iter().find(|(sign, _)| sign.is_in(inventory))?;
+    Some(FamilyError::Unsupported {
+        what: (*what).to_owned(),
+        reason: "its architecture is not implemented".to_owned(),
+    })
 }
 
 /// The most frequent first two segments of keys.

@@ -1,5 +1,7 @@
 //! What recognition looks at: keys, dtypes, shapes and metadata, and which keys are taken already.
 
+use std::collections::{HashMap, HashSet};
+
 use indexmap::IndexMap;
 
 use super::error::FamilyError;
@@ -21,6 +23,8 @@ pub(super) struct Tensor<'a> {
 pub(super) struct Inventory<'a> {
     checkpoint: &'a Checkpoint,
     tensors: IndexMap<&'a str, Tensor<'a>>,
+    /// The length of each numbered list of modules, by its path.
+    lists: HashMap<&'a str, usize>,
     taken: Vec<bool>,
 }
 
@@ -30,8 +34,9 @@ impl<'a> Inventory<'a> {
             .tensors()
             .map(|(key, info)| (key, Tensor { dtype: info.dtype, shape: &info.shape }))
             .collect();
+        let lists = list_lengths(tensors.keys().copied());
         let taken = vec![false; tensors.len()];
-        Self { checkpoint, tensors, taken }
+        Self { checkpoint, tensors, lists, taken }
     }
 
     pub fn get(&self, key: &str) -> Option<Tensor<'a>> {
@@ -108,10 +113,35 @@ impl<'s> Scope<'s> {
         }
     }
 
-    /// How many of `name(0)`, `name(1)`, … there are without a gap.
-    pub fn count(&self, name: impl Fn(usize) -> String) -> usize {
-        (0..).take_while(|&n| self.has(&name(n))).count()
+    /// The length of the numbered list of modules at a path: one more than the largest number.
+    pub fn count(&self, list: &str) -> usize {
+        let path = format!("{}{list}", self.prefix);
+        self.inventory.lists.get(path.as_str()).copied().unwrap_or_default()
     }
+}
+
+/// The length of every `path.0.…`, `path.1.…`, …, so that a gap is noticed as a gap.
+fn list_lengths<'k>(keys: impl Iterator<Item = &'k str>) -> HashMap<&'k str, usize> {
+    let mut members: HashMap<&str, HashSet<usize>> = HashMap::new();
+    for key in keys {
+        for (dot, _) in key.match_indices('.') {
+            let (path, rest) = (key.get(..dot), key.get(dot + 1..));
+            let (Some(path), Some((number, _))) = (path, rest.and_then(|r| r.split_once('.')))
+            else {
+                continue;
+            };
+            if let Ok(number) = number.parse() {
+                members.entry(path).or_default().insert(number);
+            }
+        }
+    }
+    let length = |numbers: HashSet<usize>| {
+        let found = numbers.len();
+        // A stray large number must not ask for that many modules.
+        let real = numbers.into_iter().filter(|&n| n < 2 * found);
+        real.max().map_or(0, |n| n + 1)
+    };
+    members.into_iter().map(|(path, numbers)| (path, length(numbers))).collect()
 }
 
 /// Little-endian floating-point elements as `f32`; `None` for dtypes that detection never reads.

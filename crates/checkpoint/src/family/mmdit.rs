@@ -20,9 +20,9 @@ pub(super) fn infer(scope: Scope<'_>) -> Result<MmditConfig, FamilyError> {
     let patches = "x_embedder.proj.weight";
     let width = scope.dim(patches, 0)?;
     let patch_size = scope.dim(patches, 2)?;
-    let depth = scope.count(|n| format!("joint_blocks.{n}.x_block.attn.qkv.weight"));
+    let depth = scope.count("joint_blocks");
     let query_norm = "joint_blocks.0.x_block.attn.ln_q.weight";
-    let qk_norm = scope.has(query_norm);
+    let qk_norm = scope.has(query_norm) || scope.has("joint_blocks.0.x_block.attn.ln_k.weight");
     let head_width = if qk_norm { scope.dim(query_norm, 0)? } else { HEAD_WIDTH };
     let positions = scope.dim("pos_embed", 1)?;
     Ok(MmditConfig {
@@ -38,7 +38,10 @@ pub(super) fn infer(scope: Scope<'_>) -> Result<MmditConfig, FamilyError> {
         context_dim: scope.dim("context_embedder.weight", 1)?,
         qk_norm,
         dual_attention_layers: (0..depth)
-            .filter(|n| scope.has(&format!("joint_blocks.{n}.x_block.attn2.qkv.weight")))
+            .filter(|n| {
+                let second = |name| scope.has(&format!("joint_blocks.{n}.x_block.attn2.{name}"));
+                second("qkv.weight") || second("proj.weight")
+            })
             .collect(),
     })
 }

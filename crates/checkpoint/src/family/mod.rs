@@ -80,6 +80,9 @@ pub fn recognise(checkpoint: &Checkpoint) -> Result<Model, FamilyError> {
     notes.extend(diffusion.as_ref().and_then(|model| conditioning_note(model, &text.encoders)));
     notes.extend(vae.as_ref().filter(|_| family.is_none()).map(scaling_note));
     let (ignored, unknown) = leftovers(&inventory, &text.prefixes);
+    if diffusion.is_none() && unknown.iter().any(|key| key.starts_with("model.diffusion_model.")) {
+        return Err(foreign::name(&inventory));
+    }
     Ok(Model { diffusion, text_encoders: text.encoders, vae, components, ignored, unknown, notes })
 }
 
@@ -87,8 +90,9 @@ fn split_vae(
     inventory: &mut Inventory<'_>,
     family: Option<Family>,
 ) -> Result<Option<(VaeConfig, Vec<Layer>)>, FamilyError> {
-    let found =
-        vae::PREFIXES.into_iter().find(|prefix| Scope::new(inventory, prefix).has(vae::ANCHOR));
+    let found = vae::PREFIXES
+        .into_iter()
+        .find(|prefix| Scope::new(inventory, prefix).count(vae::LEVELS) > 0);
     let Some(prefix) = found else { return Ok(None) };
     let config = vae::infer(Scope::new(inventory, prefix), family)?;
     let part = Part { label: "VAE", root: "", use_start: 0 };

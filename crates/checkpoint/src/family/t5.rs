@@ -8,8 +8,8 @@ use super::layout::{LayerSpec, Module, ParamSpec, embedding, linear_without_bias
 use super::matching::{Stored, plain_key};
 use crate::config::T5Config;
 
-/// A tensor that every T5 encoder has, under its prefix.
-pub(super) const ANCHOR: &str = "encoder.block.0.layer.0.SelfAttention.q.weight";
+/// The list of blocks, by which a T5 encoder is known.
+pub(super) const BLOCKS: &str = "encoder.block";
 
 /// Where the token table is: `shared`, or its tied duplicate where a file kept only that.
 const TABLES: [&str; 2] = ["shared.weight", "encoder.embed_tokens.weight"];
@@ -29,9 +29,9 @@ pub(super) fn infer(scope: Scope<'_>) -> Result<T5Config, FamilyError> {
     Ok(T5Config {
         vocab_size: scope.dim(table, 0)?,
         width: scope.dim(table, 1)?,
-        layers: scope.count(|n| format!("encoder.block.{n}.layer.0.SelfAttention.q.weight")),
+        layers: scope.count(BLOCKS),
         heads,
-        head_dim: scope.dim(ANCHOR, 0)? / heads,
+        head_dim: scope.dim("encoder.block.0.layer.0.SelfAttention.q.weight", 0)? / heads,
         intermediate: scope.dim(&format!("{feed_forward}.wi_0.weight"), 0)?,
         relative_buckets: scope.dim(buckets, 0)?,
     })

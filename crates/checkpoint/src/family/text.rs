@@ -76,9 +76,10 @@ fn find(inventory: &Inventory<'_>, family: Option<Family>) -> Result<Vec<Found>,
     let mut all: Vec<Found> = Vec::new();
     for (prefix, name) in PLACES {
         let scope = Scope::new(inventory, prefix);
-        let form = match clip::Layout::detect(scope) {
+        let clip = clip::Layout::detect(scope).or_else(|| clip::Layout::detect_incomplete(scope));
+        let form = match clip {
             Some(layout) => Form::Clip(layout),
-            None if scope.has(t5::ANCHOR) => Form::T5,
+            None if scope.count(t5::BLOCKS) > 0 => Form::T5,
             None => continue,
         };
         let name = match (name, form) {

@@ -41,16 +41,13 @@ pub(super) fn infer(scope: Scope<'_>) -> Result<UnetConfig, FamilyError> {
         channel_mult,
         num_res_blocks,
         transformer_depth: levels.into_iter().flat_map(|level| level.depths).collect(),
-        middle_res_blocks: [0, 2]
-            .into_iter()
-            .filter(|at| scope.has(&format!("middle_block.{at}.in_layers.2.weight")))
-            .count(),
+        middle_res_blocks: scope.count("middle_block").min(3).div_ceil(2),
         transformer_depth_middle: (middle_depth > 0).then_some(middle_depth),
         transformer_depth_output,
         context_dim,
         heads: if linear_projections { HEADS_OF_LINEAR } else { HEADS },
         linear_projections,
-        adm_in_channels: match scope.has("label_emb.0.0.weight") {
+        adm_in_channels: match scope.count("label_emb") > 0 {
             true => Some(scope.dim("label_emb.0.0.weight", 1)?),
             false => None,
         },
@@ -80,15 +77,13 @@ impl Level {
 fn infer_levels(scope: Scope<'_>) -> Result<Vec<Level>, FamilyError> {
     let mut levels = Vec::new();
     let mut level = Level::default();
-    for at in 1.. {
-        let weight = format!("input_blocks.{at}.0.in_layers.2.weight");
-        if scope.has(&weight) {
-            level.channels = scope.dim(&weight, 0)?;
-            level.depths.push(depth(scope, &format!("input_blocks.{at}.1")));
-        } else if scope.has(&format!("input_blocks.{at}.0.op.weight")) {
+    for at in 1..scope.count("input_blocks") {
+        let block = format!("input_blocks.{at}.0");
+        if scope.has(&format!("{block}.op.weight")) || scope.has(&format!("{block}.op.bias")) {
             levels.push(std::mem::take(&mut level));
         } else {
-            break;
+            level.channels = scope.dim(&format!("{block}.in_layers.2.weight"), 0)?;
+            level.depths.push(depth(scope, &format!("input_blocks.{at}.1")));
         }
     }
     levels.push(level);
@@ -97,27 +92,29 @@ fn infer_levels(scope: Scope<'_>) -> Result<Vec<Level>, FamilyError> {
 
 /// Number of transformer blocks in the spatial transformer at a path; 0 where there is none.
 fn depth(scope: Scope<'_>, path: &str) -> usize {
-    scope.count(|n| format!("{path}.transformer_blocks.{n}.attn1.to_q.weight"))
+    scope.count(&format!("{path}.transformer_blocks"))
 }
 
 /// The width of the text conditioning, and whether projections are linear.
 fn infer_attention(scope: Scope<'_>) -> Result<(usize, bool), FamilyError> {
-    let inputs = (1..).map(|at| format!("input_blocks.{at}")).take_while(|path| {
-        scope.has(&format!("{path}.0.in_layers.2.weight"))
-            || scope.has(&format!("{path}.0.op.weight"))
-    });
-    let Some(path) = inputs
-        .map(|path| format!("{path}.1"))
+    let transformers: Vec<_> = (1..scope.count("input_blocks"))
+        .map(|at| format!("input_blocks.{at}.1"))
         .chain(["middle_block.1".to_owned()])
-        .find(|path| scope.has(&format!("{path}.transformer_blocks.0.attn2.to_k.weight")))
-    else {
+        .filter(|path| depth(scope, path) > 0)
+        .collect();
+    let keys = |name: &str| -> Vec<_> {
+        transformers.iter().map(|path| format!("{path}.{name}")).collect()
+    };
+    let context = keys("transformer_blocks.0.attn2.to_k.weight");
+    let Some(first) = context.first() else {
         return Err(FamilyError::Unsupported {
             what: format!("a UNet under `{}` without cross-attention", scope.prefix),
             reason: "it takes no text".to_owned(),
         });
     };
-    let context = scope.dim(&format!("{path}.transformer_blocks.0.attn2.to_k.weight"), 1)?;
-    Ok((context, scope.rank(&format!("{path}.proj_in.weight")) == Some(2)))
+    let context = context.iter().find(|key| scope.has(key)).unwrap_or(first);
+    let rank = keys("proj_in.weight").iter().find_map(|key| scope.rank(key));
+    Ok((scope.dim(context, 1)?, rank == Some(2)))
 }
 
 /// The modules of a UNet of this configuration.

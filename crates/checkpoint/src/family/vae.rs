@@ -8,8 +8,8 @@ use super::layout::{Module, conv, norm};
 use super::model::Family;
 use crate::config::VaeConfig;
 
-/// A tensor that every autoencoder of this layout has, under its prefix.
-pub(super) const ANCHOR: &str = "decoder.mid.block_1.norm1.weight";
+/// The list of levels by which an autoencoder is known.
+pub(super) const LEVELS: &str = "decoder.up";
 
 /// Where autoencoders are found in checkpoints and in files of their own.
 pub(super) const PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
@@ -32,11 +32,8 @@ pub(super) fn latent_scaling(family: Option<Family>, latent_channels: usize) -> 
 pub(super) fn infer(scope: Scope<'_>, family: Option<Family>) -> Result<VaeConfig, FamilyError> {
     let channels = scope.dim("encoder.conv_in.weight", 0)?;
     let mut channel_mult = Vec::new();
-    for level in 0.. {
+    for level in 0..scope.count("encoder.down") {
         let weight = format!("encoder.down.{level}.block.0.conv1.weight");
-        if !scope.has(&weight) {
-            break;
-        }
         let width = scope.dim(&weight, 0)?;
         if !width.is_multiple_of(channels) {
             return Err(FamilyError::Unsupported {
@@ -56,8 +53,8 @@ pub(super) fn infer(scope: Scope<'_>, family: Option<Family>) -> Result<VaeConfi
         latent_channels,
         channels,
         channel_mult,
-        num_res_blocks: scope.count(|at| format!("encoder.down.0.block.{at}.norm1.weight")),
-        quant_conv: scope.has("quant_conv.weight"),
+        num_res_blocks: scope.count("encoder.down.0.block"),
+        quant_conv: scope.has("quant_conv.weight") || scope.has("post_quant_conv.weight"),
         scaling_factor,
         shift_factor,
     })
