@@ -279,6 +279,10 @@ fn other_files_are_called_by_their_name() {
     for (key, what) in [
         ("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", "LoRA"),
         ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "LoRA"),
+        (
+            "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.lora_A.w",
+            "LoRA",
+        ),
         ("lora_unet_input_blocks_1_1.hada_w1_a", "LoHa"),
         ("control_model.zero_convs.0.0.weight", "ControlNet"),
         ("down_blocks.0.resnets.0.conv1.weight", "diffusers"),

@@ -5,7 +5,7 @@ use super::inventory::{Inventory, Scope};
 use super::layout::LayerSpec;
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{flux, foreign, mmdit, prediction, unet};
+use super::{flux, mmdit, prediction, unet};
 use crate::config::{DiffusionConfig, FluxConfig, MmditConfig, UnetConfig};
 use crate::layer::Layer;
 
@@ -84,7 +84,7 @@ fn find(inventory: &Inventory<'_>) -> Option<(Architecture, &'static str)> {
 
 /// What is left of a diffusion model that lacks the tensor it is known by.
 fn find_incomplete(inventory: &Inventory<'_>) -> Option<(Architecture, &'static str)> {
-    let found = PREFIXES.into_iter().find_map(|prefix| {
+    PREFIXES.into_iter().find_map(|prefix| {
         let scope = Scope::new(inventory, prefix);
         let architecture = if scope.count("joint_blocks") > 0 {
             Architecture::Mmdit
@@ -96,8 +96,7 @@ fn find_incomplete(inventory: &Inventory<'_>) -> Option<(Architecture, &'static 
             return None;
         };
         Some((architecture, prefix))
-    })?;
-    foreign::by_sight(inventory).is_none().then_some(found)
+    })
 }
 
 fn take(

@@ -24,6 +24,8 @@ mod matching;
 mod mmdit;
 mod model;
 mod prediction;
+#[cfg(test)]
+mod round_trip;
 mod t5;
 mod text;
 mod unet;
@@ -51,7 +53,16 @@ use text::TextEncoders;
 pub fn recognise(checkpoint: &Checkpoint) -> Result<Model, FamilyError> {
     let mut inventory = Inventory::new(checkpoint);
     foreign::refuse_relatives(&inventory)?;
+    match split(&mut inventory) {
+        // Adapters name the modules that they change, and look like a model in ruins.
+        Err(error @ FamilyError::NoConfig { .. }) => {
+            Err(foreign::by_sight(&inventory).unwrap_or(error))
+        }
+        result => result,
+    }
+}
 
+fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
     let mut notes = Vec::new();
     let mut components = Vec::new();
     let mut add = |kind, layers: Vec<Layer>| {
@@ -60,28 +71,28 @@ pub fn recognise(checkpoint: &Checkpoint) -> Result<Model, FamilyError> {
         }
     };
 
-    let diffusion = diffusion::split(&mut inventory)?.map(|(model, layers, note)| {
+    let diffusion = diffusion::split(inventory)?.map(|(model, layers, note)| {
         add(ComponentKind::DiffusionModel, layers);
         notes.extend(note);
         model
     });
     let family = diffusion.as_ref().map(|model| model.family);
-    let text = text::split(&mut inventory, family)?;
+    let text = text::split(inventory, family)?;
     add(ComponentKind::TextEncoders, text.layers);
     let text = TextEncoders { layers: Vec::new(), ..text };
-    let vae = split_vae(&mut inventory, family)?.map(|(config, layers)| {
+    let vae = split_vae(inventory, family)?.map(|(config, layers)| {
         add(ComponentKind::Vae, layers);
         config
     });
     if components.is_empty() {
-        return Err(foreign::name(&inventory));
+        return Err(foreign::name(inventory));
     }
 
     notes.extend(diffusion.as_ref().and_then(|model| conditioning_note(model, &text.encoders)));
     notes.extend(vae.as_ref().filter(|_| family.is_none()).map(scaling_note));
-    let (ignored, unknown) = leftovers(&inventory, &text.prefixes);
+    let (ignored, unknown) = leftovers(inventory, &text.prefixes);
     if diffusion.is_none() && unknown.iter().any(|key| key.starts_with("model.diffusion_model.")) {
-        return Err(foreign::name(&inventory));
+        return Err(foreign::name(inventory));
     }
     Ok(Model { diffusion, text_encoders: text.encoders, vae, components, ignored, unknown, notes })
 }

@@ -1,0 +1,174 @@
+//! Any configuration, written out as the layers that it asks for, is read back the same.
+
+use indexmap::IndexMap;
+use proptest::prelude::*;
+
+use super::layout::Module;
+use super::{recognise, vae};
+use crate::config::{ClipActivation, ClipConfig, T5Config};
+use crate::config::{
+    DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig, UnetConfig, VaeConfig,
+};
+use crate::dtype::Dtype;
+use crate::family::Model;
+use crate::file::Checkpoint;
+
+fn recognised(prefix: &str, module: &Module) -> Model {
+    let parts = module.layers().into_iter().flat_map(|layer| {
+        let key = move |name: &str| match name {
+            "" => format!("{prefix}{}", layer.name),
+            _ => format!("{prefix}{}.{name}", layer.name),
+        };
+        let params = layer.params.into_iter();
+        params.map(move |param| (key(&param.name), Dtype::F32, param.shape)).collect::<Vec<_>>()
+    });
+    let checkpoint = Checkpoint::from_parts("round trip", IndexMap::new(), parts).unwrap();
+    let model = recognise(&checkpoint).unwrap();
+    assert_eq!((&model.unknown, model.ignored.len()), (&Vec::new(), 0));
+    model
+}
+
+fn unet() -> impl Strategy<Value = UnetConfig> {
+    let level = (1usize..5, prop::collection::vec(0usize..3, 1..4), 0usize..3);
+    let middle =
+        prop_oneof![Just((2, Some(1))), Just((2, Some(3))), Just((1, None)), Just((0, None))];
+    let sizes = (1usize..9, 1usize..9, any::<bool>(), prop::option::of(1usize..3000));
+    (prop::collection::vec(level, 1..5), middle, sizes).prop_map(|(levels, middle, sizes)| {
+        let (width, context, linear_projections, adm_in_channels) = sizes;
+        let mut transformer_depth: Vec<_> =
+            levels.iter().flat_map(|(_, depths, _)| depths.clone()).collect();
+        // A UNet without any cross-attention is none of these families.
+        transformer_depth[0] = transformer_depth[0].max(1);
+        UnetConfig {
+            in_channels: 4,
+            out_channels: 4,
+            model_channels: 32 * width,
+            channel_mult: levels.iter().map(|(mult, ..)| *mult).collect(),
+            num_res_blocks: levels.iter().map(|(_, depths, _)| depths.len()).collect(),
+            transformer_depth,
+            middle_res_blocks: middle.0,
+            transformer_depth_middle: middle.1,
+            transformer_depth_output: levels
+                .iter()
+                .rev()
+                .flat_map(|(_, depths, up)| vec![*up; depths.len() + 1])
+                .collect(),
+            context_dim: 16 * context,
+            heads: if linear_projections { Heads::Width(64) } else { Heads::Count(8) },
+            linear_projections,
+            adm_in_channels,
+        }
+    })
+}
+
+fn mmdit() -> impl Strategy<Value = MmditConfig> {
+    (2usize..6, 1usize..5, any::<bool>(), prop::collection::btree_set(0usize..6, 0..4)).prop_map(
+        |(depth, heads, qk_norm, dual)| MmditConfig {
+            in_channels: 16,
+            out_channels: 16,
+            patch_size: 2,
+            depth,
+            width: 64 * heads,
+            heads,
+            pos_embed_max_size: 24,
+            adm_in_channels: 48,
+            context_dim: 80,
+            qk_norm,
+            dual_attention_layers: dual.into_iter().filter(|&at| at < depth).collect(),
+        },
+    )
+}
+
+fn flux() -> impl Strategy<Value = FluxConfig> {
+    (1usize..4, 0usize..5, 1usize..4, 1usize..4, any::<bool>()).prop_map(
+        |(depth, depth_single, heads, mlp, guidance_embed)| FluxConfig {
+            in_channels: 64,
+            out_channels: 64,
+            width: 128 * heads,
+            heads,
+            context_dim: 96,
+            vec_dim: 40,
+            depth,
+            depth_single,
+            mlp_width: 100 * mlp,
+            guidance_embed,
+        },
+    )
+}
+
+fn autoencoder() -> impl Strategy<Value = VaeConfig> {
+    (prop::collection::vec(1usize..5, 1..5), 1usize..4, 1usize..17, any::<bool>()).prop_map(
+        |(channel_mult, num_res_blocks, latent_channels, quant_conv)| {
+            let (scaling_factor, shift_factor) = vae::latent_scaling(None, latent_channels);
+            VaeConfig {
+                in_channels: 3,
+                latent_channels,
+                channels: 32,
+                channel_mult,
+                num_res_blocks,
+                quant_conv,
+                scaling_factor,
+                shift_factor,
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn of_unets(config in unet()) {
+        let model = recognised("model.diffusion_model.", &super::unet::layout(&config));
+        prop_assert_eq!(model.diffusion.unwrap().config, DiffusionConfig::Unet(config));
+    }
+
+    #[test]
+    fn of_mmdits(config in mmdit()) {
+        let model = recognised("model.diffusion_model.", &super::mmdit::layout(&config));
+        prop_assert_eq!(model.diffusion.unwrap().config, DiffusionConfig::Mmdit(config));
+    }
+
+    #[test]
+    fn of_flux(config in flux()) {
+        let model = recognised("", &super::flux::layout(&config));
+        prop_assert_eq!(model.diffusion.unwrap().config, DiffusionConfig::Flux(config));
+    }
+
+    #[test]
+    fn of_autoencoders(config in autoencoder()) {
+        let model = recognised("first_stage_model.", &vae::layout(&config));
+        prop_assert_eq!(model.vae.unwrap(), config);
+    }
+
+    #[test]
+    fn of_text_encoders(
+        (layers, heads, feed_forward) in (1usize..5, 1usize..5, 1usize..300),
+        projection in prop::option::of(1usize..99),
+    ) {
+        let clip = ClipConfig {
+            vocab_size: 99,
+            max_positions: 7,
+            width: 64 * heads,
+            layers,
+            heads,
+            intermediate: feed_forward,
+            activation: ClipActivation::QuickGelu,
+            projection,
+        };
+        let model = recognised("text_encoders.clip_l.transformer.", &super::clip::layout(&clip));
+        prop_assert_eq!(&model.text_encoders[0].config, &TextEncoderConfig::Clip(clip));
+
+        let t5 = T5Config {
+            vocab_size: 99,
+            width: 40,
+            layers,
+            heads,
+            head_dim: 8,
+            intermediate: feed_forward,
+            relative_buckets: 5,
+        };
+        let model = recognised("", &super::t5::layout(&t5));
+        prop_assert_eq!(&model.text_encoders[0].config, &TextEncoderConfig::T5(t5));
+    }
+}
