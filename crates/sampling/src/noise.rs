@@ -1,0 +1,131 @@
+//! Noise, with the bits that PyTorch's CPU generator gives.
+//!
+//! A seed means the same picture here as in ComfyUI only if the numbers are the same ones, so this
+//! follows `torch.manual_seed` and `torch.randn` for float32 exactly, on any machine.
+
+mod box_muller;
+mod brownian;
+mod seed_sequence;
+
+pub use brownian::{BrownianNoise, BrownianTree};
+
+use distorch_runtime::tensor::TensorData;
+use distorch_runtime::{Device, Tensor};
+use rand_mt::Mt;
+
+/// PyTorch's CPU generator: `torch.Generator("cpu").manual_seed(seed)`.
+///
+/// It continues: one call after the other gives what the same calls give there.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    engine: Mt,
+    /// The second number of the last pair that the path for small tensors made.
+    spare: Option<f64>,
+}
+
+impl Generator {
+    /// Seeds the Mersenne Twister, as PyTorch does with the low 32 bits.
+    pub fn new(seed: u64) -> Self {
+        Self { engine: Mt::new(seed as u32), spare: None }
+    }
+
+    /// `torch.randn(n)`: `n` normal numbers in float32.
+    pub fn randn(&mut self, n: usize) -> Vec<f32> {
+        if n < box_muller::BLOCK {
+            return (0..n).map(|_| self.normal() as f32).collect();
+        }
+        let mut numbers: Vec<f32> = (0..n).map(|_| self.uniform()).collect();
+        box_muller::transform(&mut numbers);
+        // The last block is made anew where it is no whole one, over numbers already made.
+        if n % box_muller::BLOCK != 0
+            && let Some(last) = numbers.last_chunk_mut::<{ box_muller::BLOCK }>()
+        {
+            last.fill_with(|| self.uniform());
+            box_muller::transform(last);
+        }
+        numbers
+    }
+
+    /// `torch.randn(shape)` as a float32 tensor on a device.
+    pub fn randn_tensor(&mut self, shape: [usize; 4], device: &Device) -> Tensor<4> {
+        Tensor::from_data(TensorData::new(self.randn(shape.iter().product()), shape), device)
+    }
+
+    /// A float32 of [0, 1): 24 bits of the next word.
+    fn uniform(&mut self) -> f32 {
+        (self.engine.next_u32() & 0x00ff_ffff) as f32 / (1u32 << 24) as f32
+    }
+
+    /// A float64 of [0, 1): 53 bits of the next two words, the high one first.
+    fn uniform64(&mut self) -> f64 {
+        let high = u64::from(self.engine.next_u32());
+        let low = u64::from(self.engine.next_u32());
+        ((high << 32 | low) & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
+    }
+
+    /// The path for small tensors: Box–Muller in float64, two numbers at a time.
+    fn normal(&mut self) -> f64 {
+        if let Some(spare) = self.spare.take() {
+            return spare;
+        }
+        let angle = std::f64::consts::TAU * self.uniform64();
+        let radius = (-2.0 * (-self.uniform64()).ln_1p()).sqrt();
+        self.spare = Some(radius * angle.sin());
+        radius * angle.cos()
+    }
+}
+
+/// The noise that ComfyUI's KSampler starts from: `torch.manual_seed(seed)`, then `torch.randn` of
+/// the latent's shape, float32, on the CPU, taken to `device`.
+pub fn latent_noise(shape: [usize; 4], seed: u64, device: &Device) -> Tensor<4> {
+    Generator::new(seed).randn_tensor(shape, device)
+}
+
+/// The noise of pictures `batch_index` of a larger batch of this seed, in the order given.
+///
+/// Each picture of the batch takes its noise in a call of its own, as ComfyUI does for a latent that
+/// says where in its batch it comes from (LatentFromBatch). `shape` is that of the result; its first
+/// dimension is replaced by the number of indices. Memory is bounded by the result: pictures in
+/// between are generated and dropped.
+pub fn batch_noise(
+    shape: [usize; 4],
+    seed: u64,
+    batch_index: &[usize],
+    device: &Device,
+) -> Tensor<4> {
+    let [_, channels, height, width] = shape;
+    let picture = channels * height * width;
+    let mut noise = vec![0.0; batch_index.len() * picture];
+    let mut generator = Generator::new(seed);
+    for index in 0..batch_index.iter().max().map_or(0, |last| last + 1) {
+        let numbers = generator.randn(picture);
+        for (place, wanted) in batch_index.iter().enumerate() {
+            if *wanted == index
+                && let Some(part) = noise.get_mut(place * picture..(place + 1) * picture)
+            {
+                part.copy_from_slice(&numbers);
+            }
+        }
+    }
+    Tensor::from_data(TensorData::new(noise, [batch_index.len(), channels, height, width]), device)
+}
+
+/// Noise that ancestral samplers add between steps: one generator, one call a step.
+///
+/// ComfyUI seeds it with the run's seed plus one where the latent is on the CPU, so that it differs
+/// from the noise that the run starts from. On a GPU ComfyUI draws from the GPU's generator, which
+/// gives other numbers on each kind of device; here every device has the CPU's.
+#[derive(Debug)]
+pub struct AncestralNoise(Generator);
+
+impl AncestralNoise {
+    /// Noise for a run of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Generator::new(seed.wrapping_add(1)))
+    }
+
+    /// The next step's noise, of the shape, dtype and device of `x`.
+    pub fn like(&mut self, x: &Tensor<4>) -> Tensor<4> {
+        self.0.randn_tensor(x.dims(), &x.device()).cast(x.dtype())
+    }
+}
