@@ -37,7 +37,7 @@ impl Generator {
         let mut numbers: Vec<f32> = (0..n).map(|_| self.uniform()).collect();
         box_muller::transform(&mut numbers);
         // The last block is made anew where it is no whole one, over numbers already made.
-        if n % box_muller::BLOCK != 0
+        if !n.is_multiple_of(box_muller::BLOCK)
             && let Some(last) = numbers.last_chunk_mut::<{ box_muller::BLOCK }>()
         {
             last.fill_with(|| self.uniform());

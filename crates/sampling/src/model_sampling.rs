@@ -1,0 +1,268 @@
+//! How a model was trained to see noise: its sigmas, its timesteps and what its output means.
+
+use distorch_runtime::Tensor;
+
+/// What the model's output is. Formulas are those of k-diffusion's wrappers, with unit data
+/// deviation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prediction {
+    /// The noise: `denoised = x - sigma·output`.
+    Eps,
+    /// Velocity (Salimans and Ho 2022):
+    /// `denoised = x / (sigma² + 1) - output·sigma / sqrt(sigma² + 1)`.
+    V,
+    /// The clean latent.
+    X0,
+    /// Rectified flow, where `x = (1 - sigma)·latent + sigma·noise`: `denoised = x - sigma·output`.
+    Flow,
+}
+
+/// How timesteps and sigmas follow from each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Clock {
+    /// The timestep is the place in the table; between two, the logarithm of sigma is linear.
+    Table,
+    /// `sigma = shift·t / (1 + (shift - 1)·t)` at `t = timestep / multiplier` (SD3).
+    Shift { shift: f64, multiplier: f64 },
+    /// `sigma = e^mu / (e^mu + 1/t - 1)`, where `t` is the timestep (Flux).
+    Exponential { mu: f64 },
+}
+
+/// A model's noise levels and the meaning of its output.
+#[derive(Clone, Debug)]
+pub struct ModelSampling {
+    prediction: Prediction,
+    clock: Clock,
+    /// Rising. Values are float32, as in the tables that ComfyUI keeps.
+    sigmas: Vec<f64>,
+    log_sigmas: Vec<f64>,
+}
+
+impl ModelSampling {
+    /// Stable Diffusion 1.x, 2.x and XL: 1000 steps of `sqrt(beta)` linear from 0.00085 to 0.012.
+    pub fn stable_diffusion(prediction: Prediction) -> Self {
+        Self::scaled_linear(prediction, 0.00085, 0.012, 1000)
+    }
+
+    /// `steps` noise levels whose `sqrt(beta)` goes linearly from that of `first` to that of `last`;
+    /// `sigma = sqrt((1 - ᾱ) / ᾱ)` where `ᾱ` is the running product of `1 - beta`.
+    pub fn scaled_linear(prediction: Prediction, first: f64, last: f64, steps: usize) -> Self {
+        let (first, last) = (first.sqrt(), last.sqrt());
+        let stride = (last - first) / steps.saturating_sub(1).max(1) as f64;
+        let mut alpha_bar = 1.0;
+        let sigmas = (0..steps)
+            .map(|step| {
+                alpha_bar *= 1.0 - (first + stride * step as f64).powi(2);
+                ((1.0 - alpha_bar) / alpha_bar).sqrt()
+            })
+            .collect();
+        Self::from_sigmas(prediction, sigmas)
+    }
+
+    /// A table of rising sigmas above 0, one for each timestep. An empty table is one of sigma 1.
+    pub fn from_sigmas(prediction: Prediction, sigmas: Vec<f64>) -> Self {
+        Self::new(prediction, Clock::Table, sigmas)
+    }
+
+    /// Rectified flow with SD3's shift: 1000 levels, timesteps from 0 to `multiplier` (1000 for SD3).
+    pub fn flow(shift: f64, multiplier: f64) -> Self {
+        Self::from_clock(Clock::Shift { shift, multiplier }, 1000, multiplier)
+    }
+
+    /// Rectified flow with Flux's shift (`mu`, 1.15 for Flux dev): 10000 levels, timesteps are 0 to 1.
+    pub fn flux(mu: f64) -> Self {
+        Self::from_clock(Clock::Exponential { mu }, 10000, 1.0)
+    }
+
+    fn from_clock(clock: Clock, levels: usize, last: f64) -> Self {
+        let sigma = |level| clock.sigma(level as f64 / levels as f64 * last).unwrap_or(0.0);
+        let sigmas = (1..=levels).map(sigma).collect();
+        Self::new(Prediction::Flow, clock, sigmas)
+    }
+
+    fn new(prediction: Prediction, clock: Clock, sigmas: Vec<f64>) -> Self {
+        let sigmas = if sigmas.is_empty() { vec![1.0] } else { sigmas };
+        let log_sigmas = sigmas.iter().map(|sigma| single(sigma.ln())).collect();
+        let sigmas = sigmas.into_iter().map(single).collect();
+        Self { prediction, clock, sigmas, log_sigmas }
+    }
+
+    /// The table rescaled so that its last level is nearly pure noise (Lin and others 2023, algorithm
+    /// 1), with ComfyUI's convention for that level: `ᾱ = 4.8973451890853435e-8`, sigma 4518.8.
+    pub fn zero_terminal_snr(&self) -> Self {
+        const LAST_ALPHA_BAR: f64 = 4.897_345_189_085_343_5e-8;
+        let root = |sigma: &f64| (1.0 / (sigma * sigma + 1.0)).sqrt();
+        let (first, last) = (root(&self.sigma_min()), root(&self.sigma_max()));
+        let count = self.sigmas.len();
+        let sigmas = self.sigmas.iter().enumerate().map(|(place, sigma)| {
+            let alpha_bar = if place + 1 == count {
+                LAST_ALPHA_BAR
+            } else {
+                ((root(sigma) - last) * (first / (first - last))).powi(2)
+            };
+            ((1.0 - alpha_bar) / alpha_bar).sqrt()
+        });
+        Self::new(self.prediction, self.clock, sigmas.collect())
+    }
+
+    /// What the model's output is.
+    pub fn prediction(&self) -> Prediction {
+        self.prediction
+    }
+
+    /// The table, rising.
+    pub fn sigmas(&self) -> &[f64] {
+        &self.sigmas
+    }
+
+    /// The smallest sigma of the table.
+    pub fn sigma_min(&self) -> f64 {
+        self.sigmas.first().copied().unwrap_or(1.0)
+    }
+
+    /// The largest sigma of the table.
+    pub fn sigma_max(&self) -> f64 {
+        self.sigmas.last().copied().unwrap_or(1.0)
+    }
+
+    /// The sigma at a timestep, which may lie between two of the table.
+    pub fn sigma(&self, timestep: f64) -> f64 {
+        if let Some(sigma) = self.clock.sigma(timestep) {
+            return sigma;
+        }
+        let (low, weight) = self.place(timestep);
+        let at = |place: usize| self.log_sigmas.get(place).copied().unwrap_or(0.0);
+        let high = (low + 1).min(self.log_sigmas.len() - 1);
+        ((1.0 - weight) * at(low) + weight * at(high)).exp()
+    }
+
+    /// A timestep kept inside the table, as a place and the way to the next.
+    fn place(&self, timestep: f64) -> (usize, f64) {
+        let last = (self.sigmas.len() - 1) as f64;
+        // `max` first, so that a NaN becomes the first place.
+        let timestep = timestep.max(0.0).min(last);
+        (timestep as usize, timestep.fract())
+    }
+
+    /// The timestep that the model is told for a sigma: the place of the nearest logarithm in the
+    /// table, as ComfyUI takes it; for flows, the timestep of that sigma.
+    pub fn timestep(&self, sigma: f64) -> f64 {
+        match self.clock {
+            Clock::Shift { multiplier, .. } => sigma * multiplier,
+            Clock::Exponential { .. } => sigma,
+            Clock::Table => {
+                let log = sigma.ln();
+                let above = self.log_sigmas.partition_point(|entry| *entry < log);
+                let distance =
+                    |place: usize| self.log_sigmas.get(place).map(|entry| (log - entry).abs());
+                let below = above.saturating_sub(1);
+                match (distance(below), distance(above)) {
+                    (Some(low), Some(high)) if high < low => above as f64,
+                    (Some(_), _) => below as f64,
+                    _ => above as f64,
+                }
+            }
+        }
+    }
+
+    /// The timestep between two places of the table, in the logarithm of sigma, as k-diffusion's
+    /// wrappers give it when they do not quantize.
+    pub fn fractional_timestep(&self, sigma: f64) -> f64 {
+        if self.clock != Clock::Table {
+            return self.timestep(sigma);
+        }
+        let log = sigma.ln();
+        let above = self.log_sigmas.partition_point(|entry| *entry <= log);
+        let (Some(low), Some(high)) = (
+            above.checked_sub(1).and_then(|low| self.log_sigmas.get(low)),
+            self.log_sigmas.get(above),
+        ) else {
+            return above.saturating_sub(1) as f64;
+        };
+        (above - 1) as f64 + (log - low) / (high - low)
+    }
+
+    /// The sigma at a part of the way from noise to picture: 0 is before the start, 1 after the end.
+    pub fn percent_to_sigma(&self, percent: f64) -> f64 {
+        if percent <= 0.0 {
+            return 999_999_999.9;
+        }
+        if percent >= 1.0 {
+            return 0.0;
+        }
+        let last = match self.clock {
+            Clock::Table => (self.sigmas.len() - 1) as f64,
+            Clock::Shift { multiplier, .. } => multiplier,
+            Clock::Exponential { .. } => 1.0,
+        };
+        self.sigma((1.0 - percent) * last)
+    }
+
+    /// What the model is given for a noisy latent: of unit deviation, but for flows.
+    pub fn scale_input(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+        match self.prediction {
+            Prediction::Flow => x,
+            _ => x * (1.0 / (sigma * sigma + 1.0).sqrt()),
+        }
+    }
+
+    /// The clean latent that the model's output means. `x` is the noisy latent before
+    /// [`scale_input`](Self::scale_input).
+    pub fn denoised(&self, output: Tensor<4>, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+        let variance = sigma * sigma + 1.0;
+        match self.prediction {
+            Prediction::Eps | Prediction::Flow => x - output * sigma,
+            Prediction::V => x * (1.0 / variance) - output * (sigma / variance.sqrt()),
+            Prediction::X0 => output,
+        }
+    }
+
+    /// A latent with unit `noise` added up to `sigma`.
+    pub fn add_noise(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
+        match self.prediction {
+            Prediction::Flow => latent * (1.0 - sigma) + noise * sigma,
+            _ => latent + noise * sigma,
+        }
+    }
+
+    /// What a run starts from: as [`add_noise`](Self::add_noise), but where `sigma` is the model's
+    /// largest (the latent's own share of the variance then counts as noise too, as ComfyUI has it)
+    /// the noise is scaled by `sqrt(1 + sigma²)`.
+    pub fn start(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
+        let largest = self.sigma_max();
+        let full = sigma > largest || (sigma - largest).abs() <= 1e-5 * largest.max(sigma);
+        if full && self.prediction != Prediction::Flow {
+            return latent + noise * (1.0 + sigma * sigma).sqrt();
+        }
+        self.add_noise(latent, noise, sigma)
+    }
+
+    /// What a run that ends at `sigma` hands on: flows are divided by the latent's share, so that
+    /// adding no noise to it continues the run.
+    pub fn finish(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+        match self.prediction {
+            Prediction::Flow if sigma < 1.0 => x * (1.0 / (1.0 - sigma)),
+            _ => x,
+        }
+    }
+}
+
+impl Clock {
+    /// The sigma of a timestep, where a formula gives it.
+    fn sigma(self, timestep: f64) -> Option<f64> {
+        match self {
+            Self::Table => None,
+            Self::Shift { shift, multiplier } => {
+                let t = timestep / multiplier;
+                Some(shift * t / (1.0 + (shift - 1.0) * t))
+            }
+            Self::Exponential { .. } if timestep <= 0.0 => Some(0.0),
+            Self::Exponential { mu } => Some(mu.exp() / (mu.exp() + (1.0 / timestep - 1.0))),
+        }
+    }
+}
+
+/// The nearest float32.
+fn single(value: f64) -> f64 {
+    f64::from(value as f32)
+}

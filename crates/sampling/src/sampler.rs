@@ -1,0 +1,315 @@
+//! Samplers: from noise to a latent, one step of a sigma schedule after the other.
+//!
+//! Each is a small function over [`Run`]; [`SAMPLERS`] is the table of them. Coefficients are
+//! computed in `f64`, tensors keep their dtype. Nothing waits for the device, but for
+//! `dpm_adaptive`, which chooses its steps by what came out.
+
+mod adams;
+mod ddpm;
+mod deis;
+mod dpm_2;
+mod dpm_solver;
+mod dpmpp;
+mod dpmpp_sde;
+mod euler;
+mod gradient_estimation;
+mod heun;
+mod lcm;
+mod res_multistep;
+mod uni_pc;
+
+use std::ops::ControlFlow;
+
+use distorch_runtime::Tensor;
+use thiserror::Error;
+
+use crate::names::UnknownName;
+use crate::noise::{AncestralNoise, BrownianNoise};
+
+/// An error of the model, whatever it is.
+pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What guesses the clean latent.
+pub trait Denoiser {
+    /// The clean latent that `x`, noisy up to `sigma`, most likely comes from.
+    fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError>;
+
+    /// A latent with unit noise added up to `sigma`, for samplers that noise it anew (`lcm`).
+    /// Rectified flows mix instead:
+    /// [`ModelSampling::add_noise`](crate::model_sampling::ModelSampling::add_noise).
+    fn add_noise(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
+        latent + noise * sigma
+    }
+}
+
+impl<F> Denoiser for F
+where
+    F: FnMut(Tensor<4>, f64) -> Result<Tensor<4>, ModelError>,
+{
+    fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
+        self(x, sigma)
+    }
+}
+
+/// Why a run came to no end.
+#[derive(Debug, Error)]
+pub enum SampleError {
+    /// The callback asked to stop.
+    #[error("stopped at step {} of {total}", .step + 1)]
+    Stopped {
+        /// The step, counted from 0, whose callback stopped the run.
+        step: usize,
+        /// The steps of the run.
+        total: usize,
+    },
+    /// The model failed.
+    #[error("the model failed at sigma {sigma}")]
+    Model {
+        /// The noise level it was asked for.
+        sigma: f64,
+        /// What it said.
+        #[source]
+        source: ModelError,
+    },
+    /// A sigma that no sampler can step from.
+    #[error(
+        "sigma {value} at place {place} of the schedule: sigmas must be finite and above 0, the last may be 0"
+    )]
+    Sigma {
+        /// The place in the schedule, from 0.
+        place: usize,
+        /// The value there.
+        value: f64,
+    },
+    /// `dpm_adaptive` found no step small enough.
+    #[error(
+        "dpm_adaptive found no step to take from sigma {sigma} (error estimate {error}): the model's output is not finite or too rough; try another sampler"
+    )]
+    Diverged {
+        /// Where it stood.
+        sigma: f64,
+        /// The last estimate, in tolerances.
+        error: f64,
+    },
+    /// A value could not be read from the device.
+    #[error("cannot read an error estimate back from the device: {0}")]
+    Read(String),
+}
+
+/// What the callback of a run sees after each evaluation that begins a step.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// The step, from 0.
+    pub index: usize,
+    /// The steps of the run. `dpm_adaptive` may take more or fewer.
+    pub total: usize,
+    /// The noise level of `x`.
+    pub sigma: f64,
+    /// The noisy latent.
+    pub x: &'a Tensor<4>,
+    /// The clean latent as guessed now: what a preview shows.
+    pub denoised: &'a Tensor<4>,
+}
+
+/// What is called at each step; `Break` stops the run.
+pub type Callback<'a> = dyn FnMut(&Step<'_>) -> ControlFlow<()> + 'a;
+
+/// The numbers that some samplers can be tuned by. The default is ComfyUI's KSampler.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// How much noise ancestral and SDE samplers put back. Their default is 1, that of `dpm_fast`
+    /// and `dpm_adaptive` 0.
+    pub eta: Option<f64>,
+    /// Scale of the noise put in.
+    pub s_noise: f64,
+    /// Noise put in before each step of `euler`, `heun`, `heunpp2` and `dpm_2` (Karras and others
+    /// 2022, algorithm 2).
+    pub s_churn: f64,
+    /// The smallest sigma at which `s_churn` acts.
+    pub s_tmin: f64,
+    /// The largest sigma at which `s_churn` acts.
+    pub s_tmax: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { eta: None, s_noise: 1.0, s_churn: 0.0, s_tmin: 0.0, s_tmax: f64::INFINITY }
+    }
+}
+
+/// One run of a sampler: the model, the seed of what noise is put in, and who is told.
+pub struct Run<'a> {
+    model: &'a mut dyn Denoiser,
+    seed: u64,
+    options: Options,
+    callback: &'a mut Callback<'a>,
+    noise: AncestralNoise,
+    total: usize,
+}
+
+impl<'a> Run<'a> {
+    /// A run of `model`. `seed` is that of the picture.
+    pub fn new(model: &'a mut dyn Denoiser, seed: u64, callback: &'a mut Callback<'a>) -> Self {
+        let noise = AncestralNoise::new(seed);
+        Self { model, seed, options: Options::default(), callback, noise, total: 0 }
+    }
+
+    /// The same run with other options.
+    pub fn with_options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    fn denoise(&mut self, x: &Tensor<4>, sigma: f64) -> Result<Tensor<4>, SampleError> {
+        self.model.denoise(x.clone(), sigma).map_err(|source| SampleError::Model { sigma, source })
+    }
+
+    /// Evaluates the model at the start of a step and tells the callback.
+    fn begin(&mut self, index: usize, x: &Tensor<4>, sigma: f64) -> Result<Tensor<4>, SampleError> {
+        let denoised = self.denoise(x, sigma)?;
+        self.tell(index, sigma, x, &denoised)?;
+        Ok(denoised)
+    }
+
+    fn tell(
+        &mut self,
+        index: usize,
+        sigma: f64,
+        x: &Tensor<4>,
+        denoised: &Tensor<4>,
+    ) -> Result<(), SampleError> {
+        let total = self.total;
+        match (self.callback)(&Step { index, total, sigma, x, denoised }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(SampleError::Stopped { step: index, total }),
+        }
+    }
+
+    /// The next noise of the run, as [`AncestralNoise`] gives it, times `s_noise`.
+    fn noise(&mut self, x: &Tensor<4>) -> Tensor<4> {
+        self.noise.like(x) * self.options.s_noise
+    }
+
+    /// Noise for an SDE over these sigmas.
+    fn brownian(&self, x: &Tensor<4>, sigmas: &[f64]) -> BrownianNoise {
+        BrownianNoise::new(x, sigmas, self.seed)
+    }
+
+    fn eta(&self, default: f64) -> f64 {
+        self.options.eta.unwrap_or(default)
+    }
+}
+
+type SampleFn = fn(&mut Run<'_>, Tensor<4>, &[f64]) -> Result<Tensor<4>, SampleError>;
+
+/// A way from noise to a latent.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampler {
+    name: &'static str,
+    sample: SampleFn,
+}
+
+/// Every sampler, in the order of ComfyUI's menu.
+pub const SAMPLERS: &[Sampler] = &[
+    Sampler { name: "euler", sample: euler::euler },
+    Sampler { name: "euler_ancestral", sample: euler::euler_ancestral },
+    Sampler { name: "heun", sample: heun::heun },
+    Sampler { name: "heunpp2", sample: heun::heunpp2 },
+    Sampler { name: "dpm_2", sample: dpm_2::dpm_2 },
+    Sampler { name: "dpm_2_ancestral", sample: dpm_2::dpm_2_ancestral },
+    Sampler { name: "lms", sample: adams::lms },
+    Sampler { name: "dpm_fast", sample: dpm_solver::dpm_fast },
+    Sampler { name: "dpm_adaptive", sample: dpm_solver::dpm_adaptive },
+    Sampler { name: "dpmpp_2s_ancestral", sample: dpmpp::dpmpp_2s_ancestral },
+    Sampler { name: "dpmpp_sde", sample: dpmpp_sde::dpmpp_sde },
+    Sampler { name: "dpmpp_sde_gpu", sample: dpmpp_sde::dpmpp_sde },
+    Sampler { name: "dpmpp_2m", sample: dpmpp::dpmpp_2m },
+    Sampler { name: "dpmpp_2m_sde", sample: dpmpp_sde::dpmpp_2m_sde },
+    Sampler { name: "dpmpp_2m_sde_gpu", sample: dpmpp_sde::dpmpp_2m_sde },
+    Sampler { name: "dpmpp_3m_sde", sample: dpmpp_sde::dpmpp_3m_sde },
+    Sampler { name: "dpmpp_3m_sde_gpu", sample: dpmpp_sde::dpmpp_3m_sde },
+    Sampler { name: "ddpm", sample: ddpm::ddpm },
+    Sampler { name: "lcm", sample: lcm::lcm },
+    Sampler { name: "ipndm", sample: adams::ipndm },
+    Sampler { name: "ipndm_v", sample: adams::ipndm_v },
+    Sampler { name: "deis", sample: deis::deis },
+    Sampler { name: "res_multistep", sample: res_multistep::res_multistep },
+    Sampler { name: "gradient_estimation", sample: gradient_estimation::gradient_estimation },
+    // As in ComfyUI: Euler in sigma is DDIM at eta 0; only inpainting differs.
+    Sampler { name: "ddim", sample: euler::euler },
+    Sampler { name: "uni_pc", sample: uni_pc::uni_pc },
+    Sampler { name: "uni_pc_bh2", sample: uni_pc::uni_pc_bh2 },
+];
+
+impl Sampler {
+    /// The sampler of a name. The `*_gpu` names take their noise from the CPU all the same, so that
+    /// a seed means one picture on every device.
+    pub fn by_name(name: &str) -> Result<Self, UnknownName> {
+        SAMPLERS
+            .iter()
+            .find(|sampler| sampler.name == name)
+            .copied()
+            .ok_or_else(|| UnknownName::new("sampler", name, SAMPLERS.iter().map(|s| s.name)))
+    }
+
+    /// The name, as ComfyUI has it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether the last sigma before 0 is left out of the schedule for this sampler:
+    /// [`Span::sigmas`](crate::schedule::Span::sigmas).
+    pub fn discards_penultimate(&self) -> bool {
+        matches!(self.name, "dpm_2" | "dpm_2_ancestral" | "uni_pc" | "uni_pc_bh2")
+    }
+
+    /// Whether inpainting noises the kept part with noise of its own, not that of the run.
+    pub fn random_inpaint_noise(&self) -> bool {
+        self.name == "ddim"
+    }
+
+    /// Goes through the sigmas, from `x`, which is noisy up to the first. One sigma or none is no
+    /// step: `x` is the result.
+    pub fn sample(
+        &self,
+        mut run: Run<'_>,
+        x: Tensor<4>,
+        sigmas: &[f64],
+    ) -> Result<Tensor<4>, SampleError> {
+        let last = sigmas.len().saturating_sub(1);
+        for (place, &value) in sigmas.iter().enumerate() {
+            let usable = value.is_finite() && (value > 0.0 || (value == 0.0 && place == last));
+            if !usable {
+                return Err(SampleError::Sigma { place, value });
+            }
+        }
+        if last == 0 {
+            return Ok(x);
+        }
+        run.total = last;
+        (self.sample)(&mut run, x, sigmas)
+    }
+}
+
+/// The steps of a schedule: index, sigma and next sigma.
+fn steps(sigmas: &[f64]) -> impl Iterator<Item = (usize, f64, f64)> + '_ {
+    sigmas.iter().zip(sigmas.iter().skip(1)).enumerate().map(|(i, (from, to))| (i, *from, *to))
+}
+
+/// The slope `dx/dsigma` of the probability flow: the noise in `x`, as a unit.
+fn slope(x: &Tensor<4>, denoised: &Tensor<4>, sigma: f64) -> Tensor<4> {
+    (x.clone() - denoised.clone()) * (1.0 / sigma)
+}
+
+/// How far down to step, and how much noise to put back, for an ancestral step between two sigmas:
+/// `down² + up² = to²`.
+fn ancestral(from: f64, to: f64, eta: f64) -> (f64, f64) {
+    let up = eta * (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
+    let up = up.min(to);
+    ((to * to - up * up).max(0.0).sqrt(), up)
+}
+
+/// A step of the exponential integrator: `x` carried from a sigma to the next, towards `denoised`.
+fn carry(x: Tensor<4>, denoised: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+    x * (next / sigma) + denoised * (1.0 - next / sigma)
+}

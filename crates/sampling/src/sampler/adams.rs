@@ -1,0 +1,93 @@
+//! Linear multistep methods of the Adams–Bashforth kind: the slopes of past steps, as a polynomial,
+//! integrated over the next.
+
+use std::collections::VecDeque;
+
+use distorch_runtime::Tensor;
+
+use super::{Run, SampleError, slope, steps};
+
+/// How many slopes are kept: methods of order 4.
+const ORDER: usize = 4;
+
+/// Linear multistep over sigma: coefficients integrated exactly for the sigmas of the run.
+pub(super) fn lms(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    adams(run, x, sigmas, variable_coefficients)
+}
+
+/// Improved PNDM (Liu and others 2022; Zhang and Chen 2022): the coefficients of even steps, whatever
+/// the sigmas.
+pub(super) fn ipndm(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    adams(run, x, sigmas, |_, order| {
+        match order {
+            1 => &[1.0][..],
+            2 => &[3.0 / 2.0, -1.0 / 2.0],
+            3 => &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
+            _ => &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
+        }
+        .to_vec()
+    })
+}
+
+/// Improved PNDM for uneven steps: its published coefficients are, written out, the same integrals
+/// as those of [`lms`].
+pub(super) fn ipndm_v(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    adams(run, x, sigmas, variable_coefficients)
+}
+
+/// The loop of all three. `coefficients` are given the sigmas up to the next and an order, and
+/// weigh the slopes, the newest first; their sum is 1. The step to sigma 0 takes the guess itself.
+fn adams(
+    run: &mut Run<'_>,
+    mut x: Tensor<4>,
+    sigmas: &[f64],
+    coefficients: fn(&[f64], usize) -> Vec<f64>,
+) -> Result<Tensor<4>, SampleError> {
+    let mut slopes = VecDeque::with_capacity(ORDER);
+    for (i, sigma, next) in steps(sigmas) {
+        let denoised = run.begin(i, &x, sigma)?;
+        if next == 0.0 {
+            return Ok(denoised);
+        }
+        slopes.truncate(ORDER - 1);
+        slopes.push_front(slope(&x, &denoised, sigma));
+        let so_far = sigmas.get(..i + 2).unwrap_or(sigmas);
+        for (slope, weight) in slopes.iter().zip(coefficients(so_far, slopes.len())) {
+            x = x + slope.clone() * (weight * (next - sigma));
+        }
+    }
+    Ok(x)
+}
+
+/// The mean of each Lagrange polynomial over the last interval of `sigmas`, of those through the
+/// `order` sigmas before it, the newest first. Two Gauss–Legendre nodes are exact up to degree 3.
+fn variable_coefficients(sigmas: &[f64], order: usize) -> Vec<f64> {
+    let mut newest_first = sigmas.iter().rev().copied();
+    let Some(next) = newest_first.next() else { return Vec::new() };
+    let nodes: Vec<f64> = newest_first.take(order).collect();
+    let Some(&sigma) = nodes.first() else { return Vec::new() };
+    let (middle, half) = (0.5 * (next + sigma), 0.5 * (next - sigma));
+    let places = [middle - half / 3f64.sqrt(), middle + half / 3f64.sqrt()];
+    (0..nodes.len())
+        .map(|j| 0.5 * places.iter().map(|at| lagrange(&nodes, j, *at)).sum::<f64>())
+        .collect()
+}
+
+/// The polynomial that is 1 at node `j` and 0 at the others.
+pub(super) fn lagrange(nodes: &[f64], j: usize, at: f64) -> f64 {
+    let Some(own) = nodes.get(j) else { return 0.0 };
+    let others = nodes.iter().enumerate().filter(|(k, _)| *k != j);
+    others.map(|(_, other)| (at - other) / (own - other)).product()
+}

@@ -1,0 +1,56 @@
+//! Midpoint steps in the logarithm of sigma, inspired by DPM-Solver-2 and algorithm 2 of Karras and
+//! others (2022).
+
+use distorch_runtime::Tensor;
+
+use super::euler::churn;
+use super::{Run, SampleError, ancestral, slope, steps};
+
+/// The slope at the geometric middle of both sigmas, taken over the whole step.
+pub(super) fn dpm_2(
+    run: &mut Run<'_>,
+    mut x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    for (i, sigma, next) in steps(sigmas) {
+        let (noisy, sigma) = churn(run, x, sigma);
+        let denoised = run.begin(i, &noisy, sigma)?;
+        x = midpoint_step(run, noisy, denoised, sigma, next)?;
+    }
+    Ok(x)
+}
+
+/// The same, going too far down and putting the noise back.
+pub(super) fn dpm_2_ancestral(
+    run: &mut Run<'_>,
+    mut x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    let eta = run.eta(1.0);
+    for (i, sigma, next) in steps(sigmas) {
+        let denoised = run.begin(i, &x, sigma)?;
+        let (down, up) = ancestral(sigma, next, eta);
+        x = midpoint_step(run, x, denoised, sigma, down)?;
+        if down > 0.0 {
+            x = x.clone() + run.noise(&x) * up;
+        }
+    }
+    Ok(x)
+}
+
+fn midpoint_step(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    denoised: Tensor<4>,
+    sigma: f64,
+    next: f64,
+) -> Result<Tensor<4>, SampleError> {
+    let d = slope(&x, &denoised, sigma);
+    if next == 0.0 {
+        return Ok(x + d * (next - sigma));
+    }
+    let middle = (sigma * next).sqrt();
+    let there = x.clone() + d * (middle - sigma);
+    let d_middle = slope(&there, &run.denoise(&there, middle)?, middle);
+    Ok(x + d_middle * (next - sigma))
+}

@@ -1,0 +1,30 @@
+//! Gradient estimation (Permenter and Yuan 2023, "Interpreting and improving diffusion models from an
+//! optimization perspective", algorithm 2).
+
+use distorch_runtime::Tensor;
+
+use super::{Run, SampleError, slope, steps};
+
+/// Euler steps along `GAMMA·d + (1 - GAMMA)·d_old`.
+pub(super) fn gradient_estimation(
+    run: &mut Run<'_>,
+    mut x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    const GAMMA: f64 = 2.0;
+    let mut last: Option<Tensor<4>> = None;
+    for (i, sigma, next) in steps(sigmas) {
+        let denoised = run.begin(i, &x, sigma)?;
+        if next == 0.0 {
+            return Ok(denoised);
+        }
+        let d = slope(&x, &denoised, sigma);
+        let along = match last {
+            Some(old) => d.clone() * GAMMA + old * (1.0 - GAMMA),
+            None => d.clone(),
+        };
+        x = x + along * (next - sigma);
+        last = Some(d);
+    }
+    Ok(x)
+}

@@ -1,0 +1,21 @@
+//! Latent consistency models (Luo and others 2023).
+
+use distorch_runtime::Tensor;
+
+use super::{Run, SampleError, steps};
+
+/// Each step takes the guess whole and noises it anew down to the next sigma.
+pub(super) fn lcm(
+    run: &mut Run<'_>,
+    mut x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    for (i, sigma, next) in steps(sigmas) {
+        x = run.begin(i, &x, sigma)?;
+        if next > 0.0 {
+            let noise = run.noise(&x);
+            x = run.model.add_noise(x, noise, next);
+        }
+    }
+    Ok(x)
+}

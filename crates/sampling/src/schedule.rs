@@ -1,0 +1,307 @@
+//! Sigma schedules: the noise levels that a run goes through, from the largest to 0.
+//!
+//! One function for each of ComfyUI's schedulers; [`Scheduler`] is the table of them. Values are
+//! float32, as ComfyUI's are, kept in `f64`.
+
+use statrs::function::beta::beta_reg;
+use thiserror::Error;
+
+use crate::model_sampling::ModelSampling;
+use crate::names::UnknownName;
+
+/// Why there is no schedule.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum ScheduleError {
+    /// No scheduler has this name.
+    #[error(transparent)]
+    Unknown(#[from] UnknownName),
+    /// A run of no steps.
+    #[error("a run of 0 steps has no schedule: ask for 1 step or more")]
+    NoSteps,
+    /// More steps than any model has use for.
+    #[error(
+        "{steps} steps asked, {most} at most{}; ask for fewer steps{}",
+        if *.denoise < 1.0 { format!(" (the steps of a whole run, at denoise {denoise})") } else { String::new() },
+        if *.denoise < 1.0 { " or more denoise" } else { "" }
+    )]
+    TooManySteps {
+        /// The steps of the whole schedule.
+        steps: usize,
+        /// The largest number that is taken.
+        most: usize,
+        /// The part of the schedule that was to be run.
+        denoise: f64,
+    },
+    /// `denoise` is no number from 0 to 1.
+    #[error("denoise is {0}: it must be from 0 (keep the latent) to 1 (start from noise)")]
+    Denoise(f64),
+}
+
+/// The largest number of steps that is taken.
+pub const MAX_STEPS: usize = 1_000_000;
+
+/// A way to choose sigmas.
+#[derive(Clone, Copy, Debug)]
+pub struct Scheduler {
+    name: &'static str,
+    sigmas: fn(&ModelSampling, usize) -> Vec<f64>,
+}
+
+/// Every scheduler, in the order of ComfyUI's menu.
+pub const SCHEDULERS: &[Scheduler] = &[
+    Scheduler { name: "simple", sigmas: simple },
+    Scheduler { name: "sgm_uniform", sigmas: sgm_uniform },
+    Scheduler { name: "karras", sigmas: karras },
+    Scheduler { name: "exponential", sigmas: exponential },
+    Scheduler { name: "ddim_uniform", sigmas: ddim_uniform },
+    Scheduler { name: "beta", sigmas: beta },
+    Scheduler { name: "normal", sigmas: normal },
+    Scheduler { name: "linear_quadratic", sigmas: linear_quadratic },
+    Scheduler { name: "kl_optimal", sigmas: kl_optimal },
+];
+
+impl Scheduler {
+    /// The scheduler of a name.
+    pub fn by_name(name: &str) -> Result<Self, UnknownName> {
+        SCHEDULERS.iter().find(|scheduler| scheduler.name == name).copied().ok_or_else(|| {
+            UnknownName::new("scheduler", name, SCHEDULERS.iter().map(|known| known.name))
+        })
+    }
+
+    /// The name, as ComfyUI has it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The sigmas of a run of `steps` steps, falling, the last 0: `steps + 1` of them, but for
+    /// `ddim_uniform` and `beta`, whose count follows from the model's table.
+    pub fn sigmas(&self, model: &ModelSampling, steps: usize) -> Result<Vec<f64>, ScheduleError> {
+        match steps {
+            0 => Err(ScheduleError::NoSteps),
+            1..=MAX_STEPS => {
+                Ok((self.sigmas)(model, steps).into_iter().map(|s| f64::from(s as f32)).collect())
+            }
+            _ => Err(ScheduleError::TooManySteps { steps, most: MAX_STEPS, denoise: 1.0 }),
+        }
+    }
+}
+
+/// Which part of a schedule a run goes through: the inputs of ComfyUI's KSamplers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Span {
+    /// Steps of the run, or of the whole schedule where `start` and `end` cut it.
+    pub steps: usize,
+    /// Below 1, only the last `steps` of `steps / denoise` are run. 0 runs none.
+    pub denoise: f64,
+    /// The first step to run.
+    pub start: usize,
+    /// The step to stop before.
+    pub end: Option<usize>,
+    /// Ends at sigma 0 even where `end` comes sooner; else what noise is left stays in.
+    pub force_full_denoise: bool,
+}
+
+impl Span {
+    /// All of a run of `steps` steps.
+    pub fn whole(steps: usize) -> Self {
+        Self { steps, denoise: 1.0, start: 0, end: None, force_full_denoise: false }
+    }
+
+    /// The sigmas to run through. Empty where there is nothing to do: the latent is the result then.
+    ///
+    /// `discard_penultimate` is for the samplers that go from the last but one sigma wrongly
+    /// ([`Sampler::discards_penultimate`](crate::sampler::Sampler::discards_penultimate)): one step
+    /// more is scheduled and the last sigma before 0 dropped.
+    pub fn sigmas(
+        &self,
+        scheduler: Scheduler,
+        model: &ModelSampling,
+        discard_penultimate: bool,
+    ) -> Result<Vec<f64>, ScheduleError> {
+        let mut sigmas = self.denoised_part(scheduler, model, discard_penultimate)?;
+        if let Some(end) = self.end
+            && end + 1 < sigmas.len()
+        {
+            sigmas.truncate(end + 1);
+            if self.force_full_denoise
+                && let Some(last) = sigmas.last_mut()
+            {
+                *last = 0.0;
+            }
+        }
+        if self.start + 1 >= sigmas.len() {
+            return Ok(Vec::new());
+        }
+        Ok(sigmas.split_off(self.start))
+    }
+
+    fn denoised_part(
+        &self,
+        scheduler: Scheduler,
+        model: &ModelSampling,
+        discard_penultimate: bool,
+    ) -> Result<Vec<f64>, ScheduleError> {
+        // Where ComfyUI takes the whole of it.
+        const WHOLE: f64 = 0.9999;
+        if !(0.0..=1.0).contains(&self.denoise) {
+            return Err(ScheduleError::Denoise(self.denoise));
+        }
+        if self.denoise == 0.0 {
+            return Ok(Vec::new());
+        }
+        let total = match self.denoise {
+            whole if whole > WHOLE => self.steps,
+            part => (self.steps as f64 / part) as usize,
+        };
+        if total >= MAX_STEPS {
+            let denoise = self.denoise;
+            return Err(ScheduleError::TooManySteps { steps: total, most: MAX_STEPS, denoise });
+        }
+        if total == 0 {
+            return Err(ScheduleError::NoSteps);
+        }
+        let mut sigmas = scheduler.sigmas(model, total + usize::from(discard_penultimate))?;
+        if discard_penultimate && sigmas.len() >= 2 {
+            sigmas.remove(sigmas.len() - 2);
+        }
+        if self.denoise <= WHOLE {
+            let skipped = sigmas.len().saturating_sub(self.steps + 1);
+            sigmas.drain(..skipped);
+        }
+        Ok(sigmas)
+    }
+}
+
+/// `count` numbers from `first` to `last`, both among them.
+fn linspace(first: f64, last: f64, count: usize) -> impl Iterator<Item = f64> {
+    let stride = (last - first) / count.saturating_sub(1).max(1) as f64;
+    (0..count).map(move |place| first + stride * place as f64)
+}
+
+fn with_zero(sigmas: impl Iterator<Item = f64>) -> Vec<f64> {
+    sigmas.chain([0.0]).collect()
+}
+
+/// Whether a model's lowest sigma is 0 already.
+fn is_zero(sigma: f64) -> bool {
+    sigma.abs() <= 1e-5
+}
+
+/// Timesteps evenly spaced from the model's last to its first, then 0.
+fn normal(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    let (start, end) = (model.timestep(model.sigma_max()), model.timestep(model.sigma_min()));
+    let sigma = |timestep| model.sigma(timestep);
+    if is_zero(model.sigma(end)) {
+        return linspace(start, end, steps + 1).map(sigma).collect();
+    }
+    with_zero(linspace(start, end, steps).map(sigma))
+}
+
+/// As [`normal`], over one step more, whose last (at the first timestep) gives way to 0.
+fn sgm_uniform(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    let (start, end) = (model.timestep(model.sigma_max()), model.timestep(model.sigma_min()));
+    with_zero(linspace(start, end, steps + 1).take(steps).map(|timestep| model.sigma(timestep)))
+}
+
+/// Evenly spaced in `sigma^(1/7)` (Karras and others 2022, equation 5).
+fn karras(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    const RHO: f64 = 7.0;
+    let root = |sigma: f64| sigma.powf(1.0 / RHO);
+    let (max, min) = (root(model.sigma_max()), root(model.sigma_min()));
+    with_zero(linspace(0.0, 1.0, steps).map(|ramp| (max + ramp * (min - max)).powf(RHO)))
+}
+
+/// Evenly spaced in the logarithm of sigma.
+fn exponential(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    with_zero(linspace(model.sigma_max().ln(), model.sigma_min().ln(), steps).map(f64::exp))
+}
+
+/// Entries of the table at even strides from its end, rounded down.
+fn simple(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    let table = model.sigmas();
+    let stride = table.len() as f64 / steps as f64;
+    let from_end = |step| table.iter().rev().nth((step as f64 * stride) as usize).copied();
+    with_zero((0..steps).filter_map(from_end))
+}
+
+/// Entries of the table at a whole stride from its second. Where the stride does not divide the
+/// table this is more than `steps`; above the table's length, fewer.
+fn ddim_uniform(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    let table = model.sigmas();
+    let ends_at_zero = table.get(1).copied().is_some_and(is_zero);
+    let stride = (table.len() / (steps + usize::from(ends_at_zero))).max(1);
+    let mut sigmas: Vec<_> = table.iter().skip(1).step_by(stride).copied().collect();
+    sigmas.reverse();
+    if !ends_at_zero {
+        sigmas.push(0.0);
+    }
+    sigmas
+}
+
+/// Entries of the table at the quantiles of a beta distribution (Lee and others 2024, "Beta
+/// sampling is all you need"), both of whose parameters are 0.6. An entry is taken once, so many
+/// steps give fewer.
+fn beta(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    let table = model.sigmas();
+    let last = (table.len() - 1) as f64;
+    let mut places: Vec<_> = (0..steps)
+        .map(|step| 1.0 - step as f64 * (1.0 / steps as f64))
+        .map(|part| (beta_quantile(part, 0.6) * last).round_ties_even() as usize)
+        .collect();
+    places.dedup();
+    with_zero(places.into_iter().filter_map(|place| table.get(place).copied()))
+}
+
+/// The quantile of the beta distribution whose parameters are both `shape`, by bisection.
+fn beta_quantile(probability: f64, shape: f64) -> f64 {
+    // Symmetric: the upper half mirrors the lower, and the middle is exact.
+    if probability > 0.5 {
+        return 1.0 - beta_quantile(1.0 - probability, shape);
+    }
+    if probability <= 0.0 {
+        return 0.0;
+    }
+    if probability == 0.5 {
+        return 0.5;
+    }
+    let (mut low, mut high) = (0.0, 0.5);
+    for _ in 0..64 {
+        let middle = 0.5 * (low + high);
+        if beta_reg(shape, shape, middle) < probability {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    0.5 * (low + high)
+}
+
+/// Linear in the first half of the steps down to 2.5 % off the top, quadratic in the second (Genmo
+/// Mochi's schedule), times the largest sigma.
+fn linear_quadratic(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    const THRESHOLD: f64 = 0.025;
+    let max = model.sigma_max();
+    if steps == 1 {
+        return vec![max, 0.0];
+    }
+    let (all, linear) = (steps as f64, (steps / 2) as f64);
+    let (quadratic, left) = (all - linear, linear - THRESHOLD * all);
+    let square = left / (linear * quadratic * quadratic);
+    let slope = THRESHOLD / linear - 2.0 * left / (quadratic * quadratic);
+    let noise_gone = |step: usize| {
+        let step = step as f64;
+        if step < linear {
+            step * THRESHOLD / linear
+        } else {
+            square * step * step + slope * step + square * linear * linear
+        }
+    };
+    with_zero((0..steps).map(|step| (1.0 - noise_gone(step)) * max))
+}
+
+/// Evenly spaced in the arctangent of sigma (Sabour and others 2024, "Align your steps", theorem
+/// 3.1).
+fn kl_optimal(model: &ModelSampling, steps: usize) -> Vec<f64> {
+    let (max, min) = (model.sigma_max().atan(), model.sigma_min().atan());
+    with_zero(linspace(0.0, 1.0, steps).map(|part| (part * min + (1.0 - part) * max).tan()))
+}
