@@ -37,8 +37,9 @@ fn headline(plan: &Plan) -> String {
         Some(gigabytes) => format!("virtual VRAM {:.1} GB", gigabytes.to_f64()),
         None => "expert allocation".to_owned(),
     };
+    let blocks = if plan.blocks.len() == 1 { "block" } else { "blocks" };
     format!(
-        "{}: {} in {} blocks, computed on {}, {moved}, layout {}",
+        "{}: {} in {} {blocks}, computed on {}, {moved}, layout {}",
         plan.component,
         ByteSize(plan.bytes),
         plan.blocks.len(),

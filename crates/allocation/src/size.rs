@@ -9,7 +9,9 @@ pub struct ByteSize(pub u64);
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-        let text = match units.into_iter().find(|&(_, unit)| self.0 >= unit) {
+        // Half a hundredth below a unit prints as 1.00 of it, not as 1024.00 of the next.
+        let reaches = |unit: u64| self.0 as f64 / unit as f64 >= 1.0 - 0.005 / 1024.0;
+        let text = match units.into_iter().find(|&(_, unit)| reaches(unit)) {
             Some((name, unit)) => format!("{:.2} {name}", self.0 as f64 / unit as f64),
             None => format!("{} B", self.0),
         };
@@ -64,7 +66,9 @@ mod tests {
     fn prints_for_people() {
         assert_eq!(ByteSize(0).to_string(), "0 B");
         assert_eq!(ByteSize(1 << 30).to_string(), "1.00 GiB");
-        assert_eq!(ByteSize((1 << 30) - 1).to_string(), "1024.00 MiB");
+        assert_eq!(ByteSize((1 << 30) - 1).to_string(), "1.00 GiB");
+        assert_eq!(ByteSize((1 << 30) - (1 << 20)).to_string(), "1023.00 MiB");
+        assert_eq!(ByteSize(1023).to_string(), "1023 B");
         assert_eq!(ByteSize(1536).to_string(), "1.50 KiB");
         assert_eq!(ByteSize(u64::MAX).to_string(), "17179869184.00 GiB");
     }
