@@ -15,5 +15,5 @@ pub mod folders;
 pub mod layer;
 
 pub use dtype::Dtype;
-// pub use file::{Checkpoint, OpenError, TensorInfo};
+pub use file::{Checkpoint, OpenError, TensorInfo};
 pub use layer::{Component, ComponentKind, Layer, LayerKind, Param};

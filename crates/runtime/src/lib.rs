@@ -1,8 +1,13 @@
 //! Weights on Burn devices.
 //!
+//! [`devices`] tells what the machine has.
 //! [`tensor`] is the one file that knows which Burn this is: everything above uses its aliases.
 //! [`weights`] hands a layer its parameters, wherever they live.
 
+pub mod convert;
+pub mod devices;
+pub mod placement;
+pub mod read;
 pub mod resident;
 pub mod tensor;
 pub mod weights;

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use distorch_checkpoint::{Checkpoint, Component, Layer};
+
+use crate::read;
 use crate::tensor::{AnyTensor, DType, Device, TensorData};
 use crate::weights::{LayerParams, LayerSource, WeightError};
 
@@ -18,6 +21,25 @@ impl Resident {
     /// An empty set of layers for this device and compute dtype.
     pub fn new(device: Device, dtype: DType) -> Self {
         Self { device, dtype, layers: Vec::new(), index: HashMap::new() }
+    }
+
+    /// All layers of a checkpoint's component. `loaded` hears of every layer, with its stored bytes.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read from the file.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        component: &Component,
+        device: Device,
+        dtype: DType,
+        mut loaded: impl FnMut(&Layer),
+    ) -> Result<Self, WeightError> {
+        let mut resident = Self::new(device, dtype);
+        for layer in &component.layers {
+            resident.insert(&layer.name, read::layer(checkpoint, layer)?);
+            loaded(layer);
+        }
+        Ok(resident)
     }
 
     /// Adds a layer with its parameters, converted to the compute dtype. A layer of the same name is

@@ -62,7 +62,7 @@ pub enum RootOrigin {
 }
 
 /// One model file of a [`Listing`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Entry {
     /// Path below the root, with forward slashes: what [`ModelFolders::resolve`] takes.
     pub name: String,

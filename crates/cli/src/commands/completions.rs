@@ -1,0 +1,14 @@
+//! `distorch completions`.
+
+use clap::CommandFactory;
+
+use super::print_text;
+use crate::args::{Arguments, CompletionsArgs};
+use crate::failure::Failure;
+
+/// Prints the completion script.
+pub fn run(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Arguments::command(), "distorch", &mut script);
+    print_text(&String::from_utf8_lossy(&script))
+}

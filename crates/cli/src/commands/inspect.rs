@@ -1,0 +1,251 @@
+//! `distorch inspect`.
+
+use std::collections::BTreeMap;
+
+use comfy_table::CellAlignment;
+use distorch_allocation::ByteSize;
+use distorch_checkpoint::family::{self, Ignored, Model};
+use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype};
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use super::{print_json, print_text, table};
+use crate::args::{InspectArgs, Shared};
+use crate::failure::Failure;
+use crate::machine;
+
+/// Prints what a checkpoint is and what is in it.
+pub fn run(shared: &Shared, args: &InspectArgs) -> Result<(), Failure> {
+    let folders = machine::folders(shared)?;
+    let path = machine::checkpoint_path(&folders, &args.checkpoint)?;
+    let checkpoint = Checkpoint::open(&path).map_err(Failure::input)?;
+    let model = family::recognise(&checkpoint)
+        .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
+    let report = Report::new(&checkpoint, &model);
+    if args.json {
+        return print_json(&report.for_json(args.layers));
+    }
+    let mut text = report.text();
+    if args.layers {
+        text += &layers(&model.components);
+    }
+    print_text(&text)
+}
+
+/// What `inspect` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    path: String,
+    format: &'static str,
+    file_bytes: u64,
+    tensors: usize,
+    label: String,
+    family: Option<family::Family>,
+    parameters: u64,
+    dtypes: BTreeMap<Dtype, Count>,
+    sizes: Vec<Size>,
+    missing: Vec<ComponentKind>,
+    model: &'a Model,
+    metadata: &'a IndexMap<String, String>,
+}
+
+/// Tensors and bytes in one dtype.
+#[derive(Default, Serialize)]
+struct Count {
+    tensors: u64,
+    bytes: u64,
+}
+
+/// How large a component is.
+#[derive(Serialize)]
+struct Size {
+    component: ComponentKind,
+    layers: usize,
+    parameters: u64,
+    bytes: u64,
+    dtypes: BTreeMap<Dtype, Count>,
+}
+
+impl<'a> Report<'a> {
+    fn new(checkpoint: &'a Checkpoint, model: &'a Model) -> Self {
+        let sizes: Vec<Size> = model.components.iter().map(Size::new).collect();
+        let mut dtypes = BTreeMap::<Dtype, Count>::new();
+        for (_, tensor) in checkpoint.tensors() {
+            dtypes.entry(tensor.dtype).or_default().add(tensor.bytes());
+        }
+        Self {
+            path: checkpoint.path().display().to_string(),
+            format: checkpoint.format().name(),
+            file_bytes: checkpoint.file_len(),
+            tensors: checkpoint.len(),
+            label: model.label(),
+            family: model.family(),
+            parameters: sizes.iter().map(|size| size.parameters).sum(),
+            dtypes,
+            sizes,
+            missing: model.missing(),
+            model,
+            metadata: checkpoint.metadata(),
+        }
+    }
+
+    /// The layers are most of the JSON and seldom wanted: only `--layers` prints them.
+    fn for_json(&self, layers: bool) -> serde_json::Value {
+        let mut json = serde_json::to_value(self).unwrap_or_default();
+        if !layers && let Some(model) = json.get_mut("model").and_then(|m| m.as_object_mut()) {
+            model.remove("components");
+        }
+        json
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{}\n  {}\n  {}, {}, {} tensors, {} parameters\n\n",
+            self.label,
+            self.path,
+            self.format,
+            ByteSize(self.file_bytes),
+            self.tensors,
+            with_commas(self.parameters)
+        );
+        let mut rows = table(["Component", "Layers", "Parameters", "Bytes", "Dtypes"]);
+        for size in &self.sizes {
+            rows.add_row([
+                component_name(size.component, self.model),
+                size.layers.to_string(),
+                with_commas(size.parameters),
+                ByteSize(size.bytes).to_string(),
+                dtype_names(&size.dtypes),
+            ]);
+        }
+        align_right(&mut rows, 1..=3);
+        text += &format!("{rows}\n");
+        for kind in &self.missing {
+            text += &format!("not in this file: {}\n", kind_name(*kind));
+        }
+        for (reason, count) in reasons(&self.model.ignored) {
+            text += &format!("ignored: {count} tensors ({reason})\n");
+        }
+        for note in &self.model.notes {
+            text += &format!("note: {note}\n");
+        }
+        if !self.model.unknown.is_empty() {
+            text += &format!("unknown: {} tensors\n", self.model.unknown.len());
+            for key in &self.model.unknown {
+                text += &format!("  {key}\n");
+            }
+        }
+        text
+    }
+}
+
+impl Count {
+    fn add(&mut self, bytes: u64) {
+        self.tensors += 1;
+        self.bytes += bytes;
+    }
+}
+
+impl Size {
+    fn new(component: &Component) -> Self {
+        let mut dtypes = BTreeMap::<Dtype, Count>::new();
+        for param in component.layers.iter().flat_map(|layer| &layer.params) {
+            dtypes.entry(param.dtype).or_default().add(param.bytes());
+        }
+        Self {
+            component: component.kind,
+            layers: component.layers.len(),
+            parameters: component.parameters(),
+            bytes: component.bytes(),
+            dtypes,
+        }
+    }
+}
+
+/// The dtypes, the one with most bytes first.
+fn dtype_names(dtypes: &BTreeMap<Dtype, Count>) -> String {
+    let mut sorted: Vec<_> = dtypes.iter().collect();
+    sorted.sort_by_key(|(_, count)| std::cmp::Reverse(count.bytes));
+    sorted.iter().map(|(dtype, _)| dtype.name()).collect::<Vec<_>>().join(" ")
+}
+
+fn component_name(kind: ComponentKind, model: &Model) -> String {
+    match kind {
+        ComponentKind::TextEncoders => {
+            let names: Vec<_> = model.text_encoders.iter().map(|encoder| encoder.name).collect();
+            format!("{} ({})", kind_name(kind), names.join(", "))
+        }
+        _ => kind_name(kind).to_owned(),
+    }
+}
+
+fn kind_name(kind: ComponentKind) -> &'static str {
+    match kind {
+        ComponentKind::DiffusionModel => "diffusion model",
+        ComponentKind::TextEncoders => "text encoders",
+        ComponentKind::Vae => "VAE",
+    }
+}
+
+/// How many tensors are ignored for each reason.
+fn reasons(ignored: &[Ignored]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for tensor in ignored {
+        *counts.entry(tensor.reason).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// The layers of every component in definition order.
+fn layers(components: &[Component]) -> String {
+    let mut text = String::new();
+    for component in components {
+        let mut rows = table(["#", "Used", "Layer", "Kind", "Shape", "Dtype", "Bytes"]);
+        for (index, layer) in component.layers.iter().enumerate() {
+            let first = layer.params.first();
+            rows.add_row([
+                index.to_string(),
+                layer.use_index.to_string(),
+                layer.name.clone(),
+                if layer.head { format!("{} (head)", layer.kind) } else { layer.kind.to_string() },
+                first.map_or_else(String::new, |param| format!("{:?}", param.shape)),
+                first.map_or_else(String::new, |param| param.dtype.to_string()),
+                layer.bytes().to_string(),
+            ]);
+        }
+        align_right(&mut rows, [0, 1, 6]);
+        text += &format!("\n{}\n{rows}\n", kind_name(component.kind));
+    }
+    text
+}
+
+fn align_right(table: &mut comfy_table::Table, columns: impl IntoIterator<Item = usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// A number with commas between its thousands.
+fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let head = digits.len() % 3;
+    let (first, rest) = digits.split_at(head);
+    let groups = rest.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group).into_owned());
+    let first = (!first.is_empty()).then(|| first.to_owned());
+    first.into_iter().chain(groups).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_commas;
+
+    #[test]
+    fn thousands() {
+        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (859_520_964, "859,520,964")];
+        for (number, text) in cases {
+            assert_eq!(with_commas(number), text);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The machine as the shared options describe it: its devices and its model folders.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use distorch_allocation::{DeviceInfo, Topology, UnknownDevice};
+use distorch_checkpoint::folders::{FolderWarning, ModelFolders, ModelKind, default_base_dir};
+use distorch_runtime::devices::{self, Hardware, Survey};
+
+use crate::args::Shared;
+use crate::failure::Failure;
+
+/// The devices that are really there, and those that `--simulate` declares.
+pub fn survey(shared: &Shared) -> Result<Survey, Failure> {
+    let mut survey = devices::survey();
+    if shared.simulate.trim().is_empty() {
+        return Ok(survey);
+    }
+    let topology = topology(&survey)?
+        .simulate(&shared.simulate)
+        .map_err(|error| Failure::input(format!("`--simulate`, {error}")))?;
+    let hardware = |info: &DeviceInfo| {
+        let real = survey.devices.iter().find(|device| device.info == *info);
+        real.cloned().unwrap_or_else(|| simulated(info.clone()))
+    };
+    survey.devices = topology.devices().iter().map(hardware).collect();
+    Ok(survey)
+}
+
+/// The planner's view of the devices.
+pub fn topology(survey: &Survey) -> Result<Topology, Failure> {
+    let devices = survey.devices.iter().map(|device| device.info.clone()).collect();
+    Topology::new(devices).map_err(Failure::machine)
+}
+
+/// A simulated device computes on the host, whatever it is called.
+fn simulated(info: DeviceInfo) -> Hardware {
+    Hardware {
+        info,
+        api: "simulated on flex".to_owned(),
+        dtypes: vec!["f64", "f32", "f16", "bf16"],
+    }
+}
+
+/// What to do about a device that is not there.
+pub fn advice(unknown: &UnknownDevice) -> Option<String> {
+    let kind = unknown.device.kind();
+    if !devices::is_built(kind) {
+        return Some(format!(
+            "this build has no {kind} backend: build it with `--features {kind}`, or declare the \
+             device with `--simulate {}=8GiB`",
+            unknown.device
+        ));
+    }
+    let tells = "`distorch devices` tells why a device may be missing";
+    (!unknown.device.is_cpu()).then(|| tells.to_owned())
+}
+
+/// The model folders below the base folder and those of the extra files.
+pub fn folders(shared: &Shared) -> Result<ModelFolders, Failure> {
+    let base = match &shared.base_dir {
+        Some(dir) if !dir.is_dir() => {
+            return Err(Failure::input(format!(
+                "`--base-dir {}` is not a folder; it should hold `models/`",
+                dir.display()
+            )));
+        }
+        Some(dir) => dir.clone(),
+        None => {
+            let comfyui = env::var_os("COMFYUI_PATH").map(PathBuf::from);
+            default_base_dir(&env::current_dir()?, comfyui.as_deref())
+        }
+    };
+    ModelFolders::new(&base, &shared.extra_model_paths).map_err(Failure::input)
+}
+
+/// The path of a checkpoint by its name in the model folders, or by a path that leads to a file.
+pub fn checkpoint_path(folders: &ModelFolders, name: &str) -> Result<PathBuf, Failure> {
+    match folders.resolve(ModelKind::Checkpoints, name) {
+        Ok(path) => Ok(path),
+        Err(_) if Path::new(name).is_file() => Ok(PathBuf::from(name)),
+        Err(error) => Err(Failure::input(error)),
+    }
+}
+
+/// Prints what was noticed while looking for models.
+pub fn print_warnings(warnings: &[FolderWarning]) {
+    for warning in warnings {
+        warn(&warning.to_string());
+    }
+}
+
+/// Prints a warning to standard error.
+pub fn warn(message: &str) {
+    let style = clap::builder::styling::AnsiColor::Yellow.on_default().bold();
+    anstream::eprintln!("{style}warning{style:#}: {message}");
+}

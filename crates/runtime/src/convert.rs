@@ -1,0 +1,131 @@
+//! From a checkpoint's stored dtypes to `f32`.
+//!
+//! The 8-bit formats are those of Micikevicius et al., <https://arxiv.org/abs/2209.05433>: E4M3
+//! without infinities (PyTorch's `float8_e4m3fn`) and E5M2 with IEEE's special values.
+
+use std::sync::LazyLock;
+
+use distorch_checkpoint::Dtype;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Elements that one thread converts at a time: enough to be worth a task, few enough to share.
+const CHUNK: usize = 1 << 18;
+
+/// The values as `f32`, from little-endian bytes in the stored dtype. Bytes beyond the last whole element
+/// are left out.
+pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::F64 => convert(bytes, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
+        Dtype::F32 => convert(bytes, f32::from_le_bytes),
+        Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F8E4M3 => table(bytes, &E4M3),
+        Dtype::F8E5M2 => table(bytes, &E5M2),
+        Dtype::I64 => convert(bytes, |b: [u8; 8]| i64::from_le_bytes(b) as f32),
+        Dtype::I32 => convert(bytes, |b: [u8; 4]| i32::from_le_bytes(b) as f32),
+        Dtype::I16 => convert(bytes, |b: [u8; 2]| f32::from(i16::from_le_bytes(b))),
+        Dtype::I8 => convert(bytes, |[b]| f32::from(b as i8)),
+        Dtype::U8 => convert(bytes, |[b]| f32::from(b)),
+        Dtype::Bool => convert(bytes, |[b]| f32::from(u8::from(b != 0))),
+    }
+}
+
+fn convert<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
+    let (elements, _) = bytes.as_chunks::<N>();
+    let mut values = vec![0.0; elements.len()];
+    values.par_chunks_mut(CHUNK).zip(elements.par_chunks(CHUNK)).for_each(|(to, from)| {
+        for (value, &element) in to.iter_mut().zip(from) {
+            *value = read(element);
+        }
+    });
+    values
+}
+
+fn table(bytes: &[u8], values: &[f32; 256]) -> Vec<f32> {
+    convert(bytes, |[byte]| values[usize::from(byte)])
+}
+
+static E4M3: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    std::array::from_fn(|byte| match byte & 0x7f {
+        0x7f => f32::NAN,
+        magnitude => sign(byte) * small_float(magnitude, 3, 7),
+    })
+});
+
+static E5M2: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    std::array::from_fn(|byte| match byte & 0x7f {
+        0x7c => sign(byte) * f32::INFINITY,
+        0x7d.. => f32::NAN,
+        magnitude => sign(byte) * small_float(magnitude, 2, 15),
+    })
+});
+
+fn sign(byte: usize) -> f32 {
+    if byte & 0x80 == 0 { 1.0 } else { -1.0 }
+}
+
+/// The value of exponent and mantissa bits without a sign; every such value is exact in `f32`.
+fn small_float(bits: usize, mantissa_bits: i32, bias: i32) -> f32 {
+    let mantissa = (bits & ((1 << mantissa_bits) - 1)) as f32;
+    let exponent = (bits >> mantissa_bits) as i32;
+    let scale = 2_f32.powi(-mantissa_bits);
+    match exponent {
+        0 => mantissa * scale * 2_f32.powi(1 - bias),
+        _ => (1.0 + mantissa * scale) * 2_f32.powi(exponent - bias),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All 256 values of each format as PyTorch converts them (`tools/reference/make_float8.py`).
+    const FLOAT8: &str = include_str!("../tests/fixtures/float8.json");
+
+    #[test]
+    fn the_8_bit_formats_are_pytorchs() {
+        let expected: serde_json::Value = serde_json::from_str(FLOAT8).unwrap();
+        let bytes: Vec<u8> = (0..=255).collect();
+        for dtype in [Dtype::F8E4M3, Dtype::F8E5M2] {
+            let values = to_f32(&bytes, dtype);
+            for (byte, value) in values.iter().enumerate() {
+                let bits = expected[dtype.name()][byte].as_u64().unwrap() as u32;
+                let same =
+                    value.to_bits() == bits || (value.is_nan() && f32::from_bits(bits).is_nan());
+                assert!(same, "{dtype} {byte:#x}: {value} is not {}", f32::from_bits(bits));
+            }
+        }
+    }
+
+    #[test]
+    fn every_dtype_reads_its_own_numbers() {
+        let cases: [(Dtype, Vec<u8>); 9] = [
+            (Dtype::F64, (-2.5_f64).to_le_bytes().to_vec()),
+            (Dtype::F32, (-2.5_f32).to_le_bytes().to_vec()),
+            (Dtype::F16, f16::from_f32(-2.5).to_le_bytes().to_vec()),
+            (Dtype::BF16, bf16::from_f32(-2.5).to_le_bytes().to_vec()),
+            (Dtype::I64, (-7_i64).to_le_bytes().to_vec()),
+            (Dtype::I32, (-7_i32).to_le_bytes().to_vec()),
+            (Dtype::I16, (-7_i16).to_le_bytes().to_vec()),
+            (Dtype::I8, (-7_i8).to_le_bytes().to_vec()),
+            (Dtype::U8, vec![200]),
+        ];
+        for (dtype, bytes) in cases {
+            let expected = match dtype {
+                Dtype::U8 => 200.0,
+                _ if dtype.is_float() => -2.5,
+                _ => -7.0,
+            };
+            assert_eq!(to_f32(&bytes, dtype), [expected], "{dtype}");
+        }
+        assert_eq!(to_f32(&[0, 1, 7], Dtype::Bool), [0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn many_elements_keep_their_order() {
+        let numbers: Vec<f32> = (0..3 * CHUNK + 5).map(|i| i as f32).collect();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+        assert_eq!(to_f32(&bytes, Dtype::F32), numbers);
+    }
+}

@@ -1,0 +1,83 @@
+//! NVIDIA GPUs: which there are, from the CUDA driver in CUDA's own order; what is free, from
+//! NVML, since the driver tells only within a context, which itself takes memory.
+
+use cudarc::driver::result::{self, device};
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
+use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind};
+use nvml_wrapper::Nvml;
+
+use super::{Hardware, Probe};
+
+/// The GPUs that CUDA shows this process (`CUDA_VISIBLE_DEVICES` counts).
+pub(super) fn probe() -> Probe {
+    // SAFETY: looks for the driver's library on the loader's path and loads it.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("the NVIDIA driver's library (libcuda) is not installed".to_owned());
+    }
+    let failed = |what: &'static str| move |error| format!("{what} failed: {error:?}");
+    result::init().map_err(failed("starting the CUDA driver"))?;
+    let count = device::get_count().map_err(failed("counting the devices"))?;
+    let nvml = Nvml::init().ok();
+    let mut found = Vec::new();
+    for (ordinal, index) in (0..count).zip(0..) {
+        let Some(id) = DeviceId::new(DeviceKind::Cuda, index) else { continue };
+        found.push(describe(id, ordinal, nvml.as_ref()).map_err(failed("asking a device"))?);
+    }
+    Ok(found)
+}
+
+fn describe(
+    id: DeviceId,
+    ordinal: i32,
+    nvml: Option<&Nvml>,
+) -> Result<Hardware, result::DriverError> {
+    let handle = device::get(ordinal)?;
+    // SAFETY: `handle` comes from the driver just now, and devices are never freed.
+    let (total, major, minor) = unsafe {
+        (
+            device::total_mem(handle)? as u64,
+            device::get_attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            device::get_attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        )
+    };
+    let free = nvml.and_then(|nvml| free_memory(nvml, handle)).unwrap_or(total).min(total);
+    Ok(Hardware {
+        info: DeviceInfo {
+            id,
+            name: device::get_name(handle)?,
+            total,
+            free,
+            simulated: false,
+            bandwidth: None,
+        },
+        api: format!("CUDA, compute capability {major}.{minor}"),
+        dtypes: dtypes(major),
+    })
+}
+
+/// Free bytes by the card's UUID, since NVML counts cards in another order than CUDA.
+fn free_memory(nvml: &Nvml, handle: sys::CUdevice) -> Option<u64> {
+    let uuid = device::get_uuid(handle).ok()?;
+    let hex: String = uuid.bytes.iter().map(|&byte| format!("{:02x}", byte as u8)).collect();
+    let name = format!(
+        "GPU-{}-{}-{}-{}-{}",
+        hex.get(0..8)?,
+        hex.get(8..12)?,
+        hex.get(12..16)?,
+        hex.get(16..20)?,
+        hex.get(20..32)?
+    );
+    Some(nvml.device_by_uuid(name).ok()?.memory_info().ok()?.free)
+}
+
+/// Volta brought fast f16; Ampere bf16.
+fn dtypes(major: i32) -> Vec<&'static str> {
+    let mut dtypes = vec!["f64", "f32"];
+    if major >= 6 {
+        dtypes.push("f16");
+    }
+    if major >= 8 {
+        dtypes.push("bf16");
+    }
+    dtypes
+}

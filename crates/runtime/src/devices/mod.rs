@@ -1,0 +1,98 @@
+//! The devices that this build can reach, with what the machine says of them.
+//!
+//! A probe that fails is a note, never an error: a machine without a driver has one device less.
+
+mod host;
+
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "rocm", test))]
+mod rocm;
+#[cfg(any(feature = "vulkan", all(feature = "metal", target_os = "macos")))]
+mod wgpu;
+
+use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind};
+use serde::Serialize;
+
+pub use host::Memory;
+
+/// A device with what the machine says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hardware {
+    /// Name, memory, and whether it is simulated.
+    #[serde(flatten)]
+    pub info: DeviceInfo,
+    /// The programming interface and its version or capability: `CUDA, compute capability 8.9`.
+    pub api: String,
+    /// The dtypes that the device computes in.
+    pub dtypes: Vec<&'static str>,
+}
+
+/// What a look at the machine found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Survey {
+    /// The devices: accelerators by kind and number, `cpu` last.
+    pub devices: Vec<Hardware>,
+    /// What kept a backend of this build from showing devices.
+    pub notes: Vec<String>,
+}
+
+/// What a backend's probe found, or why it found nothing.
+type Probe = Result<Vec<Hardware>, String>;
+
+/// Asks every backend of this build for its devices.
+pub fn survey() -> Survey {
+    let mut survey = Survey::default();
+    for (kind, probe) in probes() {
+        match probe() {
+            Ok(found) => survey.devices.extend(found),
+            Err(reason) => survey.notes.push(format!("{kind}: {reason}")),
+        }
+    }
+    survey.devices.push(cpu());
+    survey.devices.sort_by_key(|device| device.info.id);
+    survey
+}
+
+/// Whether this build has a backend for devices of this kind.
+pub fn is_built(kind: DeviceKind) -> bool {
+    match kind {
+        DeviceKind::Cpu => true,
+        DeviceKind::Cuda => cfg!(feature = "cuda"),
+        DeviceKind::Rocm => cfg!(feature = "rocm"),
+        DeviceKind::Vulkan => cfg!(feature = "vulkan"),
+        DeviceKind::Metal => cfg!(feature = "metal"),
+    }
+}
+
+#[allow(clippy::vec_init_then_push)] // each line stands under its own feature
+fn probes() -> Vec<(DeviceKind, fn() -> Probe)> {
+    #[allow(unused_mut)]
+    let mut probes: Vec<(DeviceKind, fn() -> Probe)> = Vec::new();
+    #[cfg(feature = "cuda")]
+    probes.push((DeviceKind::Cuda, cuda::probe));
+    #[cfg(feature = "rocm")]
+    probes.push((DeviceKind::Rocm, rocm::probe));
+    #[cfg(feature = "vulkan")]
+    probes.push((DeviceKind::Vulkan, wgpu::probe_vulkan));
+    #[cfg(all(feature = "metal", target_os = "macos"))]
+    probes.push((DeviceKind::Metal, wgpu::probe_metal));
+    probes
+}
+
+/// The host as a compute device: Burn's `flex`, with the memory that this process may use.
+fn cpu() -> Hardware {
+    let memory = host::memory();
+    Hardware {
+        info: DeviceInfo {
+            id: DeviceId::CPU,
+            name: host::processor(),
+            total: memory.total,
+            free: memory.free,
+            simulated: false,
+            bandwidth: None,
+        },
+        api: format!("flex, {}", host::vector_instructions()),
+        dtypes: vec!["f64", "f32", "f16", "bf16"],
+    }
+}
