@@ -12,5 +12,7 @@ pub mod attention;
 pub mod estimate;
 pub mod layers;
 pub mod unet;
+pub mod vae;
+pub mod vae_tiled;
 
 pub use error::ModelError;

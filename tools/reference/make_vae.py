@@ -1,0 +1,93 @@
+"""Writes crates/models/tests/fixtures/vae_*.safetensors from diffusers' AutoencoderKL.
+
+    python tools/reference/make_vae.py
+
+As make_unet.py: weights and inputs follow from their names, the files hold outputs and metadata.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from safetensors.torch import save_file
+
+import seeded
+from single_file import check, vae_name
+
+FIXTURES = Path(__file__).parents[2] / "crates/models/tests/fixtures"
+SEED = 30
+
+# Name: (multiples of 32 channels, residual blocks per level, latent channels, quant convolutions,
+# whether the attention's projections are 1x1 convolutions)
+CASES = {
+    "sd": ([1, 2, 4, 4], 2, 4, True, True),
+    "sd3": ([1, 2, 2], 1, 16, False, False),
+}
+# Pictures' and latents' batch, height and width.
+PICTURES = [(2, 32, 32), (1, 40, 64), (1, 37, 51)]
+LATENTS = [(1, 4, 4), (2, 3, 5)]
+
+
+def main():
+    for case, (mults, layers, latent, quant, conv) in CASES.items():
+        module = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * len(mults),
+            up_block_types=["UpDecoderBlock2D"] * len(mults),
+            block_out_channels=[32 * mult for mult in mults],
+            layers_per_block=layers,
+            latent_channels=latent,
+            use_quant_conv=quant,
+            use_post_quant_conv=quant,
+        ).eval()
+        shapes = seeded.fill(module, lambda name: vae_name(name, module.config), SEED)
+        if conv:
+            for name, shape in shapes.items():
+                if "attn_1" in name and len(shape) == 2:
+                    shapes[name] = shape + [1, 1]
+        original = {
+            "first_stage_model." + vae_name(name, module.config): parameter
+            for name, parameter in module.named_parameters()
+        }
+        check(module, convert_ldm_vae_checkpoint(original, dict(module.config)))
+
+        tensors, pictures, latents = {}, [], []
+        with torch.no_grad():
+            for i, (batch, height, width) in enumerate(PICTURES):
+                shape = (batch, 3, height, width)
+                picture = torch.from_numpy(seeded.uniform(f"picture.{i}", shape, SEED))
+                posterior = module.encode(picture).latent_dist
+                tensors[f"mean.{i}"] = posterior.mean.contiguous()
+                tensors[f"logvar.{i}"] = posterior.logvar.contiguous()
+                pictures.append(shape)
+            for i, (batch, height, width) in enumerate(LATENTS):
+                shape = (batch, latent, height, width)
+                z = torch.from_numpy(seeded.uniform(f"latent.{i}", shape, SEED))
+                tensors[f"decoded.{i}"] = module.decode(z).sample.contiguous()
+                latents.append(shape)
+        config = {
+            "in_channels": 3,
+            "latent_channels": latent,
+            "channels": 32,
+            "channel_mult": mults,
+            "num_res_blocks": layers,
+            "quant_conv": quant,
+            "scaling_factor": 0.18215,
+            "shift_factor": 0.0,
+        }
+        metadata = {
+            "config": config,
+            "params": shapes,
+            "pictures": pictures,
+            "latents": latents,
+            "seed": SEED,
+        }
+        metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
+        path = FIXTURES / f"vae_{case}.safetensors"
+        save_file(tensors, path, metadata)
+        print(path.name, path.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()
