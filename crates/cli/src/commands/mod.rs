@@ -30,6 +30,6 @@ fn print_text(text: &str) -> Result<(), Failure> {
 /// An empty table in the style of all commands.
 fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED).set_header(header);
     table
 }
