@@ -72,6 +72,7 @@ def build(channels, mults, depths, middle, heads, linear, inputs, context, poole
         "channel_mult": mults,
         "num_res_blocks": [2] * len(mults),
         "transformer_depth": [depth for depth in depths for _ in range(2)],
+        "middle_res_blocks": 2,
         "transformer_depth_middle": middle,
         "transformer_depth_output": [depth for depth in reversed(depths) for _ in range(3)],
         "context_dim": context,

@@ -1,7 +1,6 @@
 //! Scaled dot-product attention (Vaswani et al., <https://arxiv.org/abs/1706.03762>).
 
-use distorch_runtime::Tensor;
-use distorch_runtime::tensor::ops::{AttentionModuleOptions, module};
+use distorch_runtime::{Tensor, kernels};
 
 /// Which keys a query sees.
 #[derive(Clone, Debug)]
@@ -26,17 +25,10 @@ pub fn attention(
     heads: usize,
     mask: Mask,
 ) -> Tensor<3> {
-    let [batch, queries, width] = query.dims();
-    let split = |x: Tensor<3>| {
-        let [batch, tokens, width] = x.dims();
-        x.reshape([batch, tokens, heads, width / heads]).swap_dims(1, 2)
-    };
     let (causal, bias) = match mask {
         Mask::None => (false, None),
         Mask::Causal => (true, None),
         Mask::Bias(bias) => (false, Some(bias)),
     };
-    let options = AttentionModuleOptions { scale: None, softcap: None, is_causal: causal };
-    let y = module::attention(split(query), split(key), split(value), None, bias, options);
-    y.swap_dims(1, 2).reshape([batch, queries, width])
+    kernels::attention(query, key, value, heads, causal, bias)
 }

@@ -3,8 +3,9 @@
 //! Each holds a handle on its weights only, fetches them in [`forward`](Linear::forward) and checks
 //! that they fit what comes in. Norms compute in f32 whatever the compute dtype.
 
-use distorch_runtime::tensor::{Backend, TensorPrimitive, ops};
-use distorch_runtime::{DType, IntTensor, LayerHandle, Scope, Tensor};
+use distorch_runtime::kernels::{self, Rows};
+use distorch_runtime::tensor::ops;
+use distorch_runtime::{IntTensor, LayerHandle, Scope, Tensor};
 
 use crate::ModelError;
 
@@ -28,6 +29,39 @@ impl Linear {
     /// # Errors
     /// When the weights cannot be fetched or do not fit.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, ModelError> {
+        let mut shape = x.dims();
+        let rows = shape[..D - 1].iter().product();
+        let y = self.map(x.reshape([1, rows, shape[D - 1]]), Rows::Tokens)?;
+        shape[D - 1] = y.dims()[2];
+        Ok(y.reshape(shape))
+    }
+
+    /// The pixels of a picture `[batch, in, height, width]` to tokens `[batch, height × width, out]`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn from_pixels(&self, x: Tensor<4>) -> Result<Tensor<3>, ModelError> {
+        let [batch, channels, height, width] = x.dims();
+        let tokens = x.reshape([batch, channels, height * width]).swap_dims(1, 2);
+        self.map(tokens, Rows::Tokens)
+    }
+
+    /// Tokens `[batch, height × width, in]` to the pixels of a picture `[batch, out, height, width]`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn to_pixels(
+        &self,
+        tokens: Tensor<3>,
+        height: usize,
+        width: usize,
+    ) -> Result<Tensor<4>, ModelError> {
+        let y = self.map(tokens, Rows::Channels)?;
+        let [batch, channels, _] = y.dims();
+        Ok(y.reshape([batch, channels, height, width]))
+    }
+
+    fn map(&self, x: Tensor<3>, rows: Rows) -> Result<Tensor<3>, ModelError> {
         let params = self.handle.fetch()?;
         let weight = match params.weight::<2>() {
             Ok(weight) => weight,
@@ -37,17 +71,8 @@ impl Linear {
                 conv.reshape([outputs, inputs * height * width])
             }
         };
-        let [outputs, inputs] = weight.dims();
-        let mut shape = x.dims();
-        fits(params.layer(), "features", inputs, shape[D - 1])?;
-        let rows = shape[..D - 1].iter().product();
-        let y = x.reshape([rows, inputs]).matmul(weight.transpose());
-        let y = match params.bias()? {
-            Some(bias) => y + bias.unsqueeze(),
-            None => y,
-        };
-        shape[D - 1] = outputs;
-        Ok(y.reshape(shape))
+        fits(params.layer(), "features", weight.dims()[1], x.dims()[2])?;
+        Ok(kernels::linear(x, weight, params.bias()?, rows))
     }
 }
 
@@ -90,8 +115,7 @@ impl Conv2d {
                 found: format!("{rows}×{columns} with {} of padding", self.padding),
             });
         }
-        let options = ops::ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
-        Ok(ops::module::conv2d(x, weight, params.bias()?, options))
+        Ok(kernels::conv2d(x, weight, params.bias()?, self.stride, self.padding))
     }
 }
 
@@ -137,7 +161,7 @@ impl GroupNorm {
     fn normalise(&self, x: Tensor<4>, silu: bool) -> Result<Tensor<4>, ModelError> {
         let params = self.handle.fetch()?;
         let (weight, bias) = (params.weight::<1>()?, params.get::<1>("bias")?);
-        let [batch, channels, height, width] = x.dims();
+        let channels = x.dims()[1];
         fits(params.layer(), "channels", weight.dims()[0], channels)?;
         if !channels.is_multiple_of(self.groups) {
             return Err(ModelError::Layer {
@@ -146,16 +170,7 @@ impl GroupNorm {
                 found: format!("{channels} channels"),
             });
         }
-        let dtype = x.dtype();
-        let per_group = channels / self.groups * height * width;
-        let groups = x.cast(DType::F32).reshape([batch * self.groups, per_group]);
-        let groups = groups.clone() - groups.mean_dim(1);
-        let variance = groups.clone().square().mean_dim(1);
-        let groups = groups / (variance + self.epsilon).sqrt();
-        let affine = |param: Tensor<1>| param.cast(DType::F32).reshape([1, channels, 1, 1]);
-        let y = groups.reshape([batch, channels, height, width]) * affine(weight) + affine(bias);
-        let y = if silu { ops::activation::silu(y) } else { y };
-        Ok(y.cast(dtype))
+        Ok(kernels::group_norm(x, self.groups, weight, bias, self.epsilon, silu))
     }
 }
 
@@ -181,18 +196,10 @@ impl LayerNorm {
     /// # Errors
     /// When the weights cannot be fetched or do not fit.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, ModelError> {
-        use distorch_runtime::tensor::ModuleOps;
         let params = self.handle.fetch()?;
         let (weight, bias) = (params.weight::<1>()?, params.get::<1>("bias")?);
         fits(params.layer(), "features", weight.dims()[0], x.dims()[D - 1])?;
-        let dtype = x.dtype();
-        let [x, weight, bias] = [
-            x.cast(DType::F32).into_primitive().tensor(),
-            weight.cast(DType::F32).into_primitive().tensor(),
-            bias.cast(DType::F32).into_primitive().tensor(),
-        ];
-        let y = Backend::layer_norm(x, weight, Some(bias), self.epsilon);
-        Ok(Tensor::<D>::from_primitive(TensorPrimitive::Float(y)).cast(dtype))
+        Ok(kernels::layer_norm(x, weight, bias, self.epsilon))
     }
 }
 

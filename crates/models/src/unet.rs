@@ -4,7 +4,7 @@
 
 use distorch_checkpoint::config::UnetConfig;
 use distorch_runtime::tensor::{TensorData, ops};
-use distorch_runtime::{DType, Scope, Tensor};
+use distorch_runtime::{DType, Scope, Tensor, kernels};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
@@ -177,13 +177,19 @@ fn input_blocks(scope: &Scope, config: &UnetConfig) -> Result<Vec<Block>, ModelE
     Ok(blocks)
 }
 
+/// Residual blocks at the lowest resolution, with a transformer behind the first. Pruned models have
+/// fewer or none.
 fn middle_block(scope: &Scope, config: &UnetConfig) -> Result<Block, ModelError> {
     let channels = config.channel_mult.last().unwrap_or(&1) * config.model_channels;
     let heads = config.heads.count(channels);
-    let mut block = Block::residual(scope, config.transformer_depth_middle.unwrap_or(0), heads)?;
-    let next = block.stages.len();
-    if config.transformer_depth_middle.is_some() || scope.has(next) {
-        block.stages.push(Stage::Residual(ResBlock::load(&scope.at(next))?));
+    let mut block = Block { stages: Vec::new() };
+    for i in 0..config.middle_res_blocks {
+        let residual = ResBlock::load(&scope.at(block.stages.len()))?;
+        block.stages.push(Stage::Residual(residual));
+        if let (0, Some(depth)) = (i, config.transformer_depth_middle) {
+            let transformer = SpatialTransformer::load(&scope.at(1), depth, heads)?;
+            block.stages.push(Stage::Transformer(transformer));
+        }
     }
     Ok(block)
 }
@@ -367,14 +373,12 @@ impl SpatialTransformer {
 
     /// The projections of SD 1.x are 1×1 convolutions, which on tokens are linear layers.
     fn forward(&self, x: Tensor<4>, context: &Tensor<3>) -> Result<Tensor<4>, ModelError> {
-        let [batch, channels, height, width] = x.dims();
-        let tokens = self.norm.forward(x.clone())?.reshape([batch, channels, height * width]);
-        let mut tokens = self.proj_in.forward(tokens.swap_dims(1, 2))?;
+        let [_, _, height, width] = x.dims();
+        let mut tokens = self.proj_in.from_pixels(self.norm.forward(x.clone())?)?;
         for block in &self.blocks {
             tokens = block.forward(tokens, context)?;
         }
-        let tokens = self.proj_out.forward(tokens)?.swap_dims(1, 2);
-        Ok(tokens.reshape([batch, channels, height, width]) + x)
+        Ok(self.proj_out.to_pixels(tokens, height, width)? + x)
     }
 }
 
@@ -450,13 +454,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
-        self.out.forward(geglu(self.proj.forward(x)?))
+        self.out.forward(kernels::geglu(self.proj.forward(x)?))
     }
-}
-
-/// The first half of the features times the GELU of the second.
-fn geglu(x: Tensor<3>) -> Tensor<3> {
-    let half = x.dims()[2] / 2;
-    let gate = ops::activation::gelu(x.clone().narrow(2, half, half));
-    x.narrow(2, 0, half) * gate
 }

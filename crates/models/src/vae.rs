@@ -347,13 +347,12 @@ impl PixelAttention {
     }
 
     fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
-        let [batch, channels, height, width] = x.dims();
-        let tokens = self.norm.forward(x.clone())?;
-        let tokens = tokens.reshape([batch, channels, height * width]).swap_dims(1, 2);
-        let q = self.q.forward(tokens.clone())?;
-        let k = self.k.forward(tokens.clone())?;
-        let v = self.v.forward(tokens)?;
-        let h = self.proj_out.forward(attention(q, k, v, 1, Mask::None))?;
-        Ok(h.swap_dims(1, 2).reshape([batch, channels, height, width]) + x)
+        let [_, _, height, width] = x.dims();
+        let normed = self.norm.forward(x.clone())?;
+        let q = self.q.from_pixels(normed.clone())?;
+        let k = self.k.from_pixels(normed.clone())?;
+        let v = self.v.from_pixels(normed)?;
+        let h = attention(q, k, v, 1, Mask::None);
+        Ok(self.proj_out.to_pixels(h, height, width)? + x)
     }
 }

@@ -3,6 +3,8 @@
 //! The tolerance in f32, 2e-4 of the largest reference value, is some tens of times what the
 //! order of summation makes of f32's 6e-8 over the 40 to 80 layers here.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::fixture::{Fixture, tensor};

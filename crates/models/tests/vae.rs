@@ -1,6 +1,8 @@
 //! The VAE against diffusers' `AutoencoderKL` (`tools/reference/make_vae.py`), with the tolerance of
 //! the UNet's tests.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::fixture::{Fixture, dims, tensor};

@@ -6,6 +6,7 @@
 
 pub mod convert;
 pub mod devices;
+pub mod kernels;
 pub mod placement;
 pub mod read;
 pub mod resident;

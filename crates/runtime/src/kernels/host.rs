@@ -1,0 +1,173 @@
+//! Values of tensors that live in this process's memory.
+
+use std::mem::transmute;
+
+use burn_dispatch::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn_flex::FlexTensor;
+
+use crate::tensor::{Backend, DType, FloatTensorOps, Tensor, TensorData, TensorPrimitive, cpu};
+
+/// An f32 tensor of Burn's CPU backend, with its strides.
+pub(super) struct Host<const D: usize> {
+    tensor: FlexTensor,
+}
+
+impl<const D: usize> Host<D> {
+    /// The tensor's own memory; or the tensor back, where it lives elsewhere or is not f32.
+    #[expect(clippy::result_large_err, reason = "the other tensor, not an error")]
+    pub(super) fn take(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
+        if tensor.dtype() != DType::F32 {
+            return Err(tensor);
+        }
+        let TensorPrimitive::Float(primitive) = tensor.into_primitive() else {
+            unreachable!("an f32 tensor is not quantised")
+        };
+        match into_kind(primitive) {
+            DispatchTensorKind::Flex(BackendTensor::Float(tensor))
+                if tensor.layout().strides().iter().all(|stride| *stride >= 0) =>
+            {
+                Ok(Self { tensor })
+            }
+            kind => Err(Tensor::from_primitive(TensorPrimitive::Float(from_kind(kind)))),
+        }
+    }
+
+    /// The tensor again.
+    pub(super) fn give(self) -> Tensor<D> {
+        let kind = DispatchTensorKind::Flex(BackendTensor::Float(self.tensor));
+        Tensor::from_primitive(TensorPrimitive::Float(from_kind(kind)))
+    }
+
+    /// The dimensions.
+    pub(super) fn dims(&self) -> [usize; D] {
+        std::array::from_fn(|i| self.tensor.layout().shape()[i])
+    }
+
+    /// Steps in memory for each dimension.
+    pub(super) fn strides(&self) -> [usize; D] {
+        std::array::from_fn(|i| self.tensor.layout().strides()[i].unsigned_abs())
+    }
+
+    /// The memory from the first value on, to be walked with [`strides`](Self::strides).
+    pub(super) fn memory(&self) -> &[f32] {
+        let start = self.tensor.layout().start_offset();
+        self.tensor.storage::<f32>().get(start..).unwrap_or_default()
+    }
+
+    /// The same values row-major, copied only where they are not so already.
+    pub(super) fn contiguous(self) -> Self {
+        if self.tensor.is_contiguous() {
+            self
+        } else {
+            Self { tensor: self.tensor.to_contiguous() }
+        }
+    }
+
+    /// The values of a contiguous tensor.
+    pub(super) fn values(&self) -> &[f32] {
+        debug_assert!(self.tensor.is_contiguous());
+        let count = self.dims().iter().product();
+        self.memory().get(..count).unwrap_or_default()
+    }
+}
+
+/// A tensor of these values.
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    let data = TensorData::new(values, shape);
+    Tensor::from_primitive(TensorPrimitive::Float(Backend::float_from_data(data, &cpu())))
+}
+
+/// Burn's dispatching tensor is a struct around one private field, this enum; it offers no way to
+/// the backend's tensor inside.
+fn into_kind(tensor: DispatchTensor) -> DispatchTensorKind {
+    // SAFETY: `DispatchTensor` holds a `DispatchTensorKind`, and the compiler checks here that both
+    // have one size: so the field starts at 0 and there is no other with a size. The version of
+    // `burn-dispatch` is exact in Cargo.toml.
+    unsafe { transmute::<DispatchTensor, DispatchTensorKind>(tensor) }
+}
+
+fn from_kind(kind: DispatchTensorKind) -> DispatchTensor {
+    // SAFETY: as in `into_kind`.
+    unsafe { transmute::<DispatchTensorKind, DispatchTensor>(kind) }
+}
+
+/// A place that threads write to, each to its own part.
+#[derive(Clone, Copy)]
+pub(super) struct Output(*mut f32);
+
+// SAFETY: the kernels give every task a part of the memory that no other task touches.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    pub(super) fn new(values: &mut [f32]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    /// The address of the value at `index`.
+    ///
+    /// # Safety
+    /// `index` lies in the slice that this was made from, or just behind it.
+    pub(super) unsafe fn at(self, index: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(index) }
+    }
+}
+
+/// A matrix in memory: where it starts, and the steps to the next row and the next column.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) row: usize,
+    pub(super) column: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Whether a matrix of this size lies in its memory.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0
+            || columns == 0
+            || (rows - 1) * self.row + (columns - 1) * self.column < self.values.len()
+    }
+}
+
+/// `out = beta · out + lhs · rhs` for `[m, k] × [k, n]`; `beta` is 1 with `accumulate`, else 0.
+///
+/// # Safety
+/// `out` points to a matrix `[m, n]` with the steps `row` and 1 that no other thread touches now.
+pub(super) unsafe fn gemm(
+    [m, k, n]: [usize; 3],
+    lhs: Matrix,
+    rhs: Matrix,
+    out: *mut f32,
+    [row, column]: [usize; 2],
+    accumulate: bool,
+    threads: gemm::Parallelism,
+) {
+    assert!(lhs.holds(m, k) && rhs.holds(k, n), "a matrix lies outside its memory");
+    // SAFETY: both inputs lie in their slices, as checked; the caller promises the output.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out,
+            column as isize,
+            row as isize,
+            accumulate,
+            lhs.values.as_ptr(),
+            lhs.column as isize,
+            lhs.row as isize,
+            rhs.values.as_ptr(),
+            rhs.column as isize,
+            rhs.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}

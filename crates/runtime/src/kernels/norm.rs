@@ -1,0 +1,167 @@
+//! Normalisations, in f32 whatever the compute dtype.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::elementwise::silu;
+use super::host::{Host, tensor};
+use crate::tensor::{Backend, DType, ModuleOps, Tensor, TensorPrimitive, ops};
+
+/// Group normalisation (Wu & He, <https://arxiv.org/abs/1803.08494>) of `[batch, channels, height,
+/// width]` with `weight` and `bias` `[channels]`, and SiLU behind it if `activate`.
+pub fn group_norm(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+    activate: bool,
+) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let fits = groups > 0
+        && height * width > 0
+        && channels.is_multiple_of(groups)
+        && weight.dims() == [channels]
+        && bias.dims() == [channels];
+    match Host::take(x) {
+        Ok(x) if fits => {
+            let [weight, bias] = [weight, bias].map(|t| t.into_data().convert::<f32>());
+            let (Ok(weight), Ok(bias)) = (weight.as_slice::<f32>(), bias.as_slice::<f32>()) else {
+                unreachable!("converted to f32 above")
+            };
+            let x = x.contiguous();
+            let per_group = channels / groups;
+            let plane = height * width;
+            let mut out = vec![0.0; batch * channels * plane];
+            let inputs = x.values().par_chunks(per_group * plane);
+            out.par_chunks_mut(per_group * plane).zip(inputs).enumerate().for_each(
+                |(i, (out, x))| {
+                    let first = i % groups * per_group;
+                    let affine = (&weight[first..], &bias[first..]);
+                    normalise_group(x, plane, affine, epsilon, activate, out);
+                },
+            );
+            tensor(out, [batch, channels, height, width])
+        }
+        x => {
+            let x = x.map_or_else(|x| x, Host::give);
+            group_norm_by_burn(x, groups, weight, bias, epsilon, activate)
+        }
+    }
+}
+
+fn group_norm_by_burn(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+    activate: bool,
+) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let dtype = x.dtype();
+    let per_group = channels / groups * height * width;
+    let groups = x.cast(DType::F32).reshape([batch * groups, per_group]);
+    let groups = groups.clone() - groups.mean_dim(1);
+    let variance = groups.clone().square().mean_dim(1);
+    let groups = groups / (variance + epsilon).sqrt();
+    let affine = |param: Tensor<1>| param.cast(DType::F32).reshape([1, channels, 1, 1]);
+    let y = groups.reshape([batch, channels, height, width]) * affine(weight) + affine(bias);
+    let y = if activate { ops::activation::silu(y) } else { y };
+    y.cast(dtype)
+}
+
+/// One group: planes of channels, one after the other.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn normalise_group(
+    x: &[f32],
+    plane: usize,
+    (weight, bias): (&[f32], &[f32]),
+    epsilon: f64,
+    activate: bool,
+    out: &mut [f32],
+) {
+    let (mean, deviation) = moments(x, epsilon);
+    let planes = x.chunks_exact(plane).zip(out.chunks_exact_mut(plane));
+    for ((x, out), (weight, bias)) in planes.zip(weight.iter().zip(bias)) {
+        let scale = weight / deviation;
+        let shift = bias - mean * scale;
+        if activate {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = silu(x * scale + shift));
+        } else {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scale + shift);
+        }
+    }
+}
+
+/// The mean, and the square root of the variance plus ε.
+#[inline(always)]
+fn moments(x: &[f32], epsilon: f64) -> (f32, f32) {
+    let count = x.len() as f64;
+    let mean = (sum(x, |x| x) / count) as f32;
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / count;
+    (mean, (variance + epsilon).sqrt() as f32)
+}
+
+/// The sum of a function of each value: in f32 over short runs with 16 sums side by side, in f64
+/// over these.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    const RUN: usize = 1024;
+    let mut total = 0.0;
+    for run in x.chunks(RUN) {
+        let mut sums = [0.0_f32; 16];
+        let (lanes, rest) = run.as_chunks::<16>();
+        for lane in lanes {
+            sums.iter_mut().zip(lane).for_each(|(sum, x)| *sum += f(*x));
+        }
+        total += f64::from(sums.iter().sum::<f32>());
+        total += rest.iter().map(|x| f64::from(f(*x))).sum::<f64>();
+    }
+    total
+}
+
+/// Layer normalisation (Ba et al., <https://arxiv.org/abs/1607.06450>) over the last dimension, with
+/// `weight` and `bias` `[features]`.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    let shape = x.dims();
+    let features = shape[D - 1];
+    let fits = features > 0 && weight.dims() == [features] && bias.dims() == [features];
+    match Host::take(x) {
+        Ok(x) if fits => {
+            let [weight, bias] = [weight, bias].map(|t| t.into_data().convert::<f32>());
+            let (Ok(weight), Ok(bias)) = (weight.as_slice::<f32>(), bias.as_slice::<f32>()) else {
+                unreachable!("converted to f32 above")
+            };
+            let x = x.contiguous();
+            let mut out = vec![0.0; x.values().len()];
+            let rows = out.par_chunks_mut(features).zip(x.values().par_chunks(features));
+            rows.with_min_len(16).for_each(|(out, x)| normalise_row(x, weight, bias, epsilon, out));
+            tensor(out, shape)
+        }
+        x => {
+            let x = x.map_or_else(|x| x, Host::give);
+            let dtype = x.dtype();
+            let [weight, bias] =
+                [weight, bias].map(|t| t.cast(DType::F32).into_primitive().tensor());
+            let x = x.cast(DType::F32).into_primitive().tensor();
+            let y = Backend::layer_norm(x, weight, Some(bias), epsilon);
+            Tensor::<D>::from_primitive(TensorPrimitive::Float(y)).cast(dtype)
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn normalise_row(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f64, out: &mut [f32]) {
+    let (mean, deviation) = moments(x, epsilon);
+    let inverse = 1.0 / deviation;
+    let affine = weight.iter().zip(bias);
+    for ((out, x), (weight, bias)) in out.iter_mut().zip(x).zip(affine) {
+        *out = (x - mean) * inverse * weight + bias;
+    }
+}
