@@ -5,6 +5,7 @@
 
 - noise.json: torch.randn on the CPU, torchsde's Brownian tree.
 - schedules.json: k-diffusion, diffusers and SciPy; formulas in float64 where no library has them.
+- guidance.json: PyTorch's interpolation of masks; diffusers' rescaled guidance.
 - samplers.json: 20 steps of k-diffusion's samplers and diffusers' UniPC, and of published formulas in
   float64 where no library has the sampler, all of one analytic denoiser.
 """
@@ -391,8 +392,54 @@ def samplers():
     return {"seed": seed, "shape": SHAPE, "data_std": DATA_STD, "cases": cases}
 
 
+def guidance():
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(shape, generator=generator)
+    masks = []
+    for count, size, batch, to in [
+        (1, (8, 8), 1, (1, 1)),
+        (1, (5, 7), 2, (3, 4)),
+        (2, (3, 2), 3, (7, 5)),
+        (3, (4, 4), 2, (4, 4)),
+    ]:
+        mask = torch.rand((count, 1, *size), generator=generator)
+        fitted = torch.nn.functional.interpolate(mask, size=to, mode="bilinear")
+        fitted = torch.cat([fitted] * batch)[:batch].repeat(1, 2, 1, 1)
+        masks.append(
+            {
+                "values": mask.flatten().tolist(),
+                "shape": [count, *size],
+                "latent": list(fitted.shape),
+                "fitted": fitted.flatten().tolist(),
+            }
+        )
+    # diffusers rescales what the model puts out; here that is velocity.
+    x, positive, negative = draw(2, 4, 3, 3) * 3, draw(2, 4, 3, 3), draw(2, 4, 3, 3)
+    sigma, scale, part = 1.7, 7.5, 0.7
+    root = (sigma**2 + 1) ** 0.5
+    velocity = lambda guess: (x / root**2 - guess) * root / sigma
+    guided = velocity(negative) + scale * (velocity(positive) - velocity(negative))
+    guided = rescale_noise_cfg(guided, velocity(positive), guidance_rescale=part)
+    flat = lambda t: t.flatten().tolist()
+    return {
+        "masks": masks,
+        "rescale": {
+            "x": flat(x),
+            "positive": flat(positive),
+            "negative": flat(negative),
+            "sigma": sigma,
+            "scale": scale,
+            "part": part,
+            "guided": flat(x / root**2 - guided * sigma / root),
+        },
+    }
+
+
 if __name__ == "__main__":
     FIXTURES.mkdir(parents=True, exist_ok=True)
     write("noise.json", {"torch": torch.__version__, "randn": torch_randn(), "brownian": brownian()})
     write("schedules.json", schedules())
     write("samplers.json", samplers())
+    write("guidance.json", guidance())

@@ -2,6 +2,8 @@
 
 use distorch_runtime::Tensor;
 
+use crate::process::NoiseProcess;
+
 /// What the model's output is. Formulas are those of k-diffusion's wrappers, with unit data
 /// deviation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,9 +221,15 @@ impl ModelSampling {
 
     /// A latent with unit `noise` added up to `sigma`.
     pub fn add_noise(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
+        self.process().add_noise(latent, noise, sigma)
+    }
+
+    /// What noise does to a latent of this model.
+    pub fn process(&self) -> NoiseProcess {
         match self.prediction {
-            Prediction::Flow => latent * (1.0 - sigma) + noise * sigma,
-            _ => latent + noise * sigma,
+            // Where ComfyUI begins, too, if a sampler cannot begin at pure noise.
+            Prediction::Flow => NoiseProcess::Mix { largest: self.percent_to_sigma(1e-4) },
+            _ => NoiseProcess::Add,
         }
     }
 

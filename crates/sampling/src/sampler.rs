@@ -25,6 +25,7 @@ use thiserror::Error;
 
 use crate::names::UnknownName;
 use crate::noise::{AncestralNoise, BrownianNoise};
+use crate::process::{Ancestral, NoiseProcess};
 
 /// An error of the model, whatever it is.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,11 +35,10 @@ pub trait Denoiser {
     /// The clean latent that `x`, noisy up to `sigma`, most likely comes from.
     fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError>;
 
-    /// A latent with unit noise added up to `sigma`, for samplers that noise it anew (`lcm`).
-    /// Rectified flows mix instead:
-    /// [`ModelSampling::add_noise`](crate::model_sampling::ModelSampling::add_noise).
-    fn add_noise(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
-        latent + noise * sigma
+    /// What noise does to a latent of this model, for the samplers that put noise in:
+    /// [`ModelSampling::process`](crate::model_sampling::ModelSampling::process).
+    fn process(&self) -> NoiseProcess {
+        NoiseProcess::Add
     }
 }
 
@@ -90,6 +90,16 @@ pub enum SampleError {
         sigma: f64,
         /// The last estimate, in tolerances.
         error: f64,
+    },
+    /// The sampler knows no noise for rectified flows.
+    #[error(
+        "{sampler} with eta {eta} puts in noise in a way that rectified flow models have no form of; set eta to 0 or take another sampler"
+    )]
+    NoFlowForm {
+        /// The sampler.
+        sampler: &'static str,
+        /// Its `eta`.
+        eta: f64,
     },
     /// A value could not be read from the device.
     #[error("cannot read an error estimate back from the device: {0}")]
@@ -193,6 +203,19 @@ impl<'a> Run<'a> {
     /// Noise for an SDE over these sigmas.
     fn brownian(&self, x: &Tensor<4>, sigmas: &[f64]) -> BrownianNoise {
         BrownianNoise::new(x, sigmas, self.seed)
+    }
+
+    fn process(&self) -> NoiseProcess {
+        self.model.process()
+    }
+
+    /// Ends an ancestral step: noise for the next sigma, where that is not 0.
+    fn put_back(&mut self, x: Tensor<4>, step: Ancestral, next: f64) -> Tensor<4> {
+        if next == 0.0 {
+            return x;
+        }
+        let noise = self.noise(&x) * step.up;
+        if step.scale == 1.0 { x + noise } else { x * step.scale + noise }
     }
 
     fn eta(&self, default: f64) -> f64 {
@@ -299,14 +322,6 @@ fn steps(sigmas: &[f64]) -> impl Iterator<Item = (usize, f64, f64)> + '_ {
 /// The slope `dx/dsigma` of the probability flow: the noise in `x`, as a unit.
 fn slope(x: &Tensor<4>, denoised: &Tensor<4>, sigma: f64) -> Tensor<4> {
     (x.clone() - denoised.clone()) * (1.0 / sigma)
-}
-
-/// How far down to step, and how much noise to put back, for an ancestral step between two sigmas:
-/// `down² + up² = to²`.
-fn ancestral(from: f64, to: f64, eta: f64) -> (f64, f64) {
-    let up = eta * (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
-    let up = up.min(to);
-    ((to * to - up * up).max(0.0).sqrt(), up)
 }
 
 /// A step of the exponential integrator: `x` carried from a sigma to the next, towards `denoised`.

@@ -3,6 +3,7 @@
 use distorch_runtime::Tensor;
 
 use super::{Run, SampleError, slope, steps};
+use crate::process::NoiseProcess;
 
 /// Algorithm 2 of the paper, between the noise levels of the run.
 pub(super) fn ddpm(
@@ -10,6 +11,9 @@ pub(super) fn ddpm(
     mut x: Tensor<4>,
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
+    if run.process() != NoiseProcess::Add {
+        return Err(SampleError::NoFlowForm { sampler: "ddpm", eta: 1.0 });
+    }
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
         let eps = slope(&x, &denoised, sigma);

@@ -4,7 +4,7 @@
 use distorch_runtime::Tensor;
 
 use super::euler::churn;
-use super::{Run, SampleError, ancestral, slope, steps};
+use super::{Run, SampleError, slope, steps};
 
 /// The slope at the geometric middle of both sigmas, taken over the whole step.
 pub(super) fn dpm_2(
@@ -29,11 +29,9 @@ pub(super) fn dpm_2_ancestral(
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
-        let (down, up) = ancestral(sigma, next, eta);
-        x = midpoint_step(run, x, denoised, sigma, down)?;
-        if down > 0.0 {
-            x = x.clone() + run.noise(&x) * up;
-        }
+        let step = run.process().ancestral(sigma, next, eta);
+        x = midpoint_step(run, x, denoised, sigma, step.down)?;
+        x = run.put_back(x, step, step.down);
     }
     Ok(x)
 }

@@ -3,7 +3,8 @@
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, ancestral, slope};
+use super::{Run, SampleError, slope};
+use crate::process::{NoiseProcess, ancestral};
 
 /// DPM-Solver-Fast: as many third-order steps as the evaluations allow, even in `t`.
 ///
@@ -14,7 +15,7 @@ pub(super) fn dpm_fast(
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
     let Some((start, end)) = ends(sigmas) else { return Ok(x) };
-    let eta = run.eta(0.0);
+    let eta = added_noise(run, "dpm_fast")?;
     let evaluations = run.total;
     let orders = orders(evaluations);
     let stride = (end - start) / orders.len().max(1) as f64;
@@ -33,6 +34,16 @@ pub(super) fn dpm_fast(
         }
     }
     Ok(x)
+}
+
+/// `eta`, where the model's noise is the kind that these put back.
+fn added_noise(run: &Run<'_>, sampler: &'static str) -> Result<f64, SampleError> {
+    match run.eta(0.0) {
+        eta if eta != 0.0 && run.process() != NoiseProcess::Add => {
+            Err(SampleError::NoFlowForm { sampler, eta })
+        }
+        eta => Ok(eta),
+    }
 }
 
 /// The orders of the steps of `evaluations` in all: threes, and what is left at the end.
@@ -55,7 +66,7 @@ pub(super) fn dpm_adaptive(
     const ABSOLUTE: f64 = 0.0078;
     const SHORTEST: f64 = 1e-9;
     let Some((start, end)) = ends(sigmas) else { return Ok(x) };
-    let eta = run.eta(0.0);
+    let eta = added_noise(run, "dpm_adaptive")?;
     let direction = if end > start { 1.0 } else { -1.0 };
     let mut size = StepSize::new(if eta > 0.0 { 1.5 } else { 3.0 });
     let (mut t, mut before, mut accepted) = (start, x.clone(), 0);

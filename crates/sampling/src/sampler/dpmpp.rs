@@ -3,7 +3,7 @@
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, ancestral, carry, steps};
+use super::{Run, SampleError, carry, steps};
 
 /// DPM-Solver++(2M): two past guesses, extrapolated to the middle of the step.
 pub(super) fn dpmpp_2m(
@@ -37,17 +37,17 @@ pub(super) fn dpmpp_2s_ancestral(
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
-        let (down, up) = ancestral(sigma, next, eta);
-        let guess = if down == 0.0 {
+        let process = run.process();
+        let step = process.ancestral(sigma, next, eta);
+        let guess = if step.down == 0.0 {
             denoised
         } else {
-            let middle = (sigma * down).sqrt();
+            let (from, to) = (process.bounded(sigma), process.bounded(step.down));
+            let middle = process.sigma_of((process.ratio(from) * process.ratio(to)).sqrt());
             run.denoise(&carry(x.clone(), denoised, sigma, middle), middle)?
         };
-        x = carry(x, guess, sigma, down);
-        if next > 0.0 {
-            x = x.clone() + run.noise(&x) * up;
-        }
+        x = carry(x, guess, sigma, step.down);
+        x = run.put_back(x, step, next);
     }
     Ok(x)
 }

@@ -1,8 +1,13 @@
 //! DPM-Solver++ for the diffusion SDE (Lu and others 2022; k-diffusion), with Brownian noise.
+//!
+//! Steps are taken in `lambda`, the logarithm of the latent's share against sigma: `-log sigma`
+//! where noise is only added.
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, ancestral, carry, steps};
+use super::{Run, SampleError, steps};
+use crate::noise::BrownianNoise;
+use crate::process::{NoiseProcess, ancestral};
 
 /// DPM-Solver++ (stochastic): the guess is taken again half way down, with noise there too.
 pub(super) fn dpmpp_sde(
@@ -10,34 +15,34 @@ pub(super) fn dpmpp_sde(
     mut x: Tensor<4>,
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
-    let (eta, s_noise) = (run.eta(1.0), run.options.s_noise);
-    let noise = run.brownian(&x, sigmas);
+    let sde = Sde::new(run, &x, sigmas);
     for (i, sigma, next) in steps(sigmas) {
+        let sigma = sde.process.bounded(sigma);
         let denoised = run.begin(i, &x, sigma)?;
         if next == 0.0 {
             return Ok(denoised);
         }
-        let middle = middle_sigma(sigma, next);
-
-        let (down, up) = ancestral(sigma, middle, eta);
-        let there = carry(x.clone(), denoised, sigma, down)
-            + noise.between(sigma, middle, &x) * (s_noise * up);
+        let middle = middle_sigma(sde.process, sigma, next);
+        let there = sde.ancestral_step(x.clone(), denoised, sigma, middle);
         let guess = run.denoise(&there, middle)?;
-
-        let (down, up) = ancestral(sigma, next, eta);
-        let added = noise.between(sigma, next, &x) * (s_noise * up);
-        x = carry(x, guess, sigma, down) + added;
+        x = sde.ancestral_step(x, guess, sigma, next);
     }
     Ok(x)
 }
 
-/// The geometric middle, through float32 logarithms: Brownian noise is drawn for times of 6
-/// decimals, and the reference rounds before it gets there.
-fn middle_sigma(sigma: f64, next: f64) -> f64 {
+/// The middle in `lambda`. Through float32 where noise is only added: Brownian noise is drawn for
+/// times of 6 decimals, and the reference rounds before it gets there.
+fn middle_sigma(process: NoiseProcess, sigma: f64, next: f64) -> f64 {
+    if process != NoiseProcess::Add {
+        return process.sigma_of((process.ratio(sigma) * process.ratio(next)).sqrt());
+    }
     let (t, t_next) = (-(sigma as f32).ln(), -(next as f32).ln());
     let middle = t + (t_next - t) * 0.5;
     f64::from((-middle).exp())
 }
+
+/// A past step's length in `lambda`, and its guess.
+type Past = (f64, Tensor<4>);
 
 /// DPM-Solver++(2M) SDE, with the midpoint rule.
 pub(super) fn dpmpp_2m_sde(
@@ -45,20 +50,21 @@ pub(super) fn dpmpp_2m_sde(
     mut x: Tensor<4>,
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
-    let noise = SdeNoise::new(run, &x, sigmas);
+    let sde = Sde::new(run, &x, sigmas);
     let mut last: Option<Past> = None;
     for (i, sigma, next) in steps(sigmas) {
+        let sigma = sde.process.bounded(sigma);
         let denoised = run.begin(i, &x, sigma)?;
         if next == 0.0 {
             return Ok(denoised);
         }
-        let h = (sigma / next).ln();
-        let pull = -(-h * (1.0 + noise.eta)).exp_m1();
-        x = x * (1.0 - pull) + denoised.clone() * pull;
+        let (h, pull) = (sde.length(sigma, next), sde.pull(sigma, next));
+        let mut guess = denoised.clone();
         if let Some((h_last, old)) = last {
-            x = x + (denoised.clone() - old) * (0.5 * pull * h / h_last);
+            guess = guess + (denoised.clone() - old) * (0.5 * h / h_last);
         }
-        x = noise.add(x, sigma, next);
+        x = sde.first(x, sigma, next) + guess * (pull * sde.process.alpha(next));
+        x = sde.add_noise(x, sigma, next);
         last = Some((h, denoised));
     }
     Ok(x)
@@ -70,18 +76,18 @@ pub(super) fn dpmpp_3m_sde(
     mut x: Tensor<4>,
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
-    let noise = SdeNoise::new(run, &x, sigmas);
+    let sde = Sde::new(run, &x, sigmas);
     let (mut last, mut before): (Option<Past>, Option<Past>) = (None, None);
     for (i, sigma, next) in steps(sigmas) {
+        let sigma = sde.process.bounded(sigma);
         let denoised = run.begin(i, &x, sigma)?;
         if next == 0.0 {
             return Ok(denoised);
         }
-        let h = (sigma / next).ln();
-        let h_eta = h * (1.0 + noise.eta);
-        let pull = -(-h_eta).exp_m1();
-        x = x * (1.0 - pull) + denoised.clone() * pull;
+        let (h, pull) = (sde.length(sigma, next), sde.pull(sigma, next));
+        let h_eta = h * (1.0 + sde.eta);
         let phi_2 = 1.0 - pull / h_eta;
+        let mut gain = denoised.clone() * pull;
         if let Some((h_1, guess_1)) = &last {
             let r0 = h_1 / h;
             let d1_0 = (denoised.clone() - guess_1.clone()) * (1.0 / r0);
@@ -90,40 +96,67 @@ pub(super) fn dpmpp_3m_sde(
                 let d1_1 = (guess_1.clone() - guess_2.clone()) * (1.0 / r1);
                 let bend = (d1_0.clone() - d1_1) * (1.0 / (r0 + r1));
                 let phi_3 = phi_2 / h_eta - 0.5;
-                x = x + (d1_0 + bend.clone() * r0) * phi_2 - bend * phi_3;
+                gain = gain + (d1_0 + bend.clone() * r0) * phi_2 - bend * phi_3;
             } else {
-                x = x + d1_0 * phi_2;
+                gain = gain + d1_0 * phi_2;
             }
         }
-        x = noise.add(x, sigma, next);
+        x = sde.first(x, sigma, next) + gain * sde.process.alpha(next);
+        x = sde.add_noise(x, sigma, next);
         before = last.replace((h, denoised));
     }
     Ok(x)
 }
 
-/// A past step's length in `t`, and its guess.
-type Past = (f64, Tensor<4>);
-
-/// The noise that the exact solution of the SDE has gained over a step.
-struct SdeNoise {
-    brownian: crate::noise::BrownianNoise,
+/// The SDE of a run: what its exact solution does to `x`, and the noise that it gains.
+struct Sde {
+    process: NoiseProcess,
+    brownian: BrownianNoise,
     eta: f64,
     s_noise: f64,
 }
 
-impl SdeNoise {
+impl Sde {
     fn new(run: &Run<'_>, x: &Tensor<4>, sigmas: &[f64]) -> Self {
-        let brownian = run.brownian(x, sigmas);
-        Self { brownian, eta: run.eta(1.0), s_noise: run.options.s_noise }
+        let process = run.process();
+        let sigmas: Vec<_> = sigmas.iter().map(|sigma| process.bounded(*sigma)).collect();
+        let brownian = run.brownian(x, &sigmas);
+        Self { process, brownian, eta: run.eta(1.0), s_noise: run.options.s_noise }
     }
 
-    fn add(&self, x: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+    /// The length of a step in `lambda`.
+    fn length(&self, sigma: f64, next: f64) -> f64 {
+        (self.process.ratio(sigma) / self.process.ratio(next)).ln()
+    }
+
+    /// The part of the way to the guess.
+    fn pull(&self, sigma: f64, next: f64) -> f64 {
+        -(-self.length(sigma, next) * (1.0 + self.eta)).exp_m1()
+    }
+
+    /// What is left of `x`.
+    fn first(&self, x: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+        x * (next / sigma * (-self.length(sigma, next) * self.eta).exp())
+    }
+
+    fn add_noise(&self, x: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
         if self.eta == 0.0 {
             return x;
         }
-        let h = (sigma / next).ln();
+        let h = self.length(sigma, next);
         let deviation = next * (-(-2.0 * self.eta * h).exp_m1()).max(0.0).sqrt();
         let noise = self.brownian.between(sigma, next, &x);
         x + noise * (deviation * self.s_noise)
+    }
+
+    /// A first-order step that goes too far down and puts the noise back.
+    fn ancestral_step(&self, x: Tensor<4>, guess: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+        let process = self.process;
+        let (from, alpha) = (process.ratio(sigma), process.alpha(next));
+        let (down, up) = ancestral(from, process.ratio(next), self.eta);
+        let noise = self.brownian.between(sigma, next, &x) * (alpha * up * self.s_noise);
+        x * (alpha / process.alpha(sigma) * (down / from))
+            + guess * (alpha * (1.0 - down / from))
+            + noise
     }
 }

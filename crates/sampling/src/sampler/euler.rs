@@ -2,7 +2,7 @@
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, ancestral, carry, slope, steps};
+use super::{Run, SampleError, carry, slope, steps};
 
 /// Algorithm 2 of Karras and others (2022), Euler steps only.
 pub(super) fn euler(
@@ -27,11 +27,9 @@ pub(super) fn euler_ancestral(
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
-        let (down, up) = ancestral(sigma, next, eta);
-        x = carry(x, denoised, sigma, down);
-        if next > 0.0 {
-            x = x.clone() + run.noise(&x) * up;
-        }
+        let step = run.process().ancestral(sigma, next, eta);
+        x = carry(x, denoised, sigma, step.down);
+        x = run.put_back(x, step, next);
     }
     Ok(x)
 }

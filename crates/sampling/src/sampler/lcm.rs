@@ -14,7 +14,7 @@ pub(super) fn lcm(
         x = run.begin(i, &x, sigma)?;
         if next > 0.0 {
             let noise = run.noise(&x);
-            x = run.model.add_noise(x, noise, next);
+            x = run.process().add_noise(x, noise, next);
         }
     }
     Ok(x)

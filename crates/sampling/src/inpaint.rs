@@ -1,0 +1,115 @@
+//! Sampling a part of a latent.
+
+use distorch_runtime::tensor::TensorData;
+use distorch_runtime::{Device, Tensor};
+use thiserror::Error;
+
+use crate::model_sampling::ModelSampling;
+use crate::process::NoiseProcess;
+use crate::sampler::{Denoiser, ModelError};
+
+/// A denoiser that changes a latent only where a mask is 1.
+///
+/// What is kept is noised to the sigma of each step, so that the model sees it as it sees the rest,
+/// and put back into the guess.
+pub struct Inpaint<'a> {
+    /// What is asked for the part that changes.
+    pub model: &'a mut dyn Denoiser,
+    /// How the model sees noise.
+    pub sampling: &'a ModelSampling,
+    /// 1 where the latent changes, 0 where it is kept; of its shape.
+    pub mask: Tensor<4>,
+    /// The latent, without noise.
+    pub latent: Tensor<4>,
+    /// Unit noise for the part that is kept.
+    pub noise: Tensor<4>,
+}
+
+impl Denoiser for Inpaint<'_> {
+    fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
+        let kept = self.sampling.add_noise(self.latent.clone(), self.noise.clone(), sigma);
+        let guess = self.model.denoise(blend(x, kept, &self.mask), sigma)?;
+        Ok(blend(guess, self.latent.clone(), &self.mask))
+    }
+
+    fn process(&self) -> NoiseProcess {
+        self.model.process()
+    }
+}
+
+/// `new·mask + old·(1 - mask)`.
+fn blend(new: Tensor<4>, old: Tensor<4>, mask: &Tensor<4>) -> Tensor<4> {
+    let keep = mask.clone().neg() + 1.0;
+    new * mask.clone() + old * keep
+}
+
+/// A mask that cannot be brought to a latent's shape.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "a mask of {values} values for {masks} pictures of {height}x{width}: pass one value a pixel, at least one picture"
+)]
+pub struct MaskError {
+    /// How many values there are.
+    pub values: usize,
+    /// How many masks they should be.
+    pub masks: usize,
+    /// The height of each.
+    pub height: usize,
+    /// The width of each.
+    pub width: usize,
+}
+
+/// Brings masks, `[masks, height, width]` in rows, to the shape of a latent.
+///
+/// Bilinear as `torch.nn.functional.interpolate` does it (corners not aligned); the same for all
+/// channels; repeated over the batch in turn, or cut to it.
+pub fn latent_mask(
+    values: &[f32],
+    [masks, height, width]: [usize; 3],
+    latent: [usize; 4],
+    device: &Device,
+) -> Result<Tensor<4>, MaskError> {
+    let error = MaskError { values: values.len(), masks, height, width };
+    let picture = height.checked_mul(width).filter(|size| *size > 0).ok_or(error.clone())?;
+    if values.len() != masks.checked_mul(picture).ok_or(error.clone())? || masks == 0 {
+        return Err(error);
+    }
+    let [batch, channels, rows, columns] = latent;
+    let fitted: Vec<Vec<f32>> = values
+        .chunks_exact(picture)
+        .take(batch.max(1))
+        .map(|mask| bilinear(mask, [height, width], [rows, columns]))
+        .collect();
+    let data: Vec<f32> = (0..batch)
+        .zip(fitted.iter().cycle())
+        .flat_map(|(_, mask)| std::iter::repeat_n(mask, channels).flatten().copied())
+        .collect();
+    Ok(Tensor::from_data(TensorData::new(data, latent), device))
+}
+
+fn bilinear(from: &[f32], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Vec<f32> {
+    let (vertical, horizontal) = (weights(height, rows), weights(width, columns));
+    let at = |row: usize, column: usize| from.get(row * width + column).copied().unwrap_or(0.0);
+    let mut to = Vec::with_capacity(rows * columns);
+    for &(top, bottom, down) in &vertical {
+        for &(left, right, across) in &horizontal {
+            let above = at(top, left) * (1.0 - across) + at(top, right) * across;
+            let below = at(bottom, left) * (1.0 - across) + at(bottom, right) * across;
+            to.push(above * (1.0 - down) + below * down);
+        }
+    }
+    to
+}
+
+/// For each place of a resized line: the two places it lies between, and the share of the second.
+fn weights(from: usize, to: usize) -> Vec<(usize, usize, f32)> {
+    let scale = from as f32 / to as f32;
+    let last = from.saturating_sub(1);
+    (0..to)
+        .map(|place| {
+            let at = ((place as f32 + 0.5) * scale - 0.5).max(0.0);
+            let low = (at as usize).min(last);
+            (low, (low + 1).min(last), at - low as f32)
+        })
+        .collect()
+}

@@ -1,0 +1,73 @@
+//! A whole run as ComfyUI's KSampler nodes make it: from a latent and unit noise to a latent.
+
+use distorch_runtime::Tensor;
+
+use crate::inpaint::Inpaint;
+use crate::model_sampling::ModelSampling;
+use crate::noise::Generator;
+use crate::sampler::{Callback, Denoiser, Options, Run, SampleError, Sampler};
+
+/// What a run goes from and through.
+#[derive(Clone, Debug)]
+pub struct KSampler<'a> {
+    /// The sampler.
+    pub sampler: Sampler,
+    /// Its numbers.
+    pub options: Options,
+    /// How the model sees noise.
+    pub sampling: &'a ModelSampling,
+    /// The schedule, as [`Span::sigmas`](crate::schedule::Span::sigmas) gives it. Of one sigma or
+    /// none, the run changes nothing.
+    pub sigmas: &'a [f64],
+    /// The seed of the noise that the sampler puts in.
+    pub seed: u64,
+    /// The latent to start from, scaled as the model has it: zeros for a picture from nothing, a
+    /// picture's for img2img, another run's result to go on with the noise that it left.
+    pub latent: Tensor<4>,
+    /// Unit noise of the latent's shape: [`latent_noise`](crate::noise::latent_noise), or zeros where
+    /// the latent has its noise already.
+    pub noise: Tensor<4>,
+    /// 1 where the latent changes, of its shape: [`latent_mask`](crate::inpaint::latent_mask).
+    pub mask: Option<Tensor<4>>,
+}
+
+impl KSampler<'_> {
+    /// Runs. The result carries the noise of the last sigma.
+    pub fn run<'a>(
+        self,
+        model: &'a mut dyn Denoiser,
+        callback: &'a mut Callback<'a>,
+    ) -> Result<Tensor<4>, SampleError> {
+        let (Some(&first), Some(&last), 2..) =
+            (self.sigmas.first(), self.sigmas.last(), self.sigmas.len())
+        else {
+            return Ok(self.latent);
+        };
+        let x = self.sampling.start(self.latent.clone(), self.noise.clone(), first);
+        let x = match self.mask.clone() {
+            None => self.sample(model, callback, x)?,
+            Some(mask) => {
+                let noise = match self.sampler.random_inpaint_noise() {
+                    true => Generator::new(self.seed.wrapping_add(1))
+                        .randn_tensor(x.dims(), &x.device())
+                        .cast(x.dtype()),
+                    false => self.noise.clone(),
+                };
+                let (sampling, latent) = (self.sampling, self.latent.clone());
+                let mut inpaint = Inpaint { model, sampling, mask, latent, noise };
+                self.sample(&mut inpaint, callback, x)?
+            }
+        };
+        Ok(self.sampling.finish(x, last))
+    }
+
+    fn sample(
+        &self,
+        model: &mut dyn Denoiser,
+        callback: &mut Callback<'_>,
+        x: Tensor<4>,
+    ) -> Result<Tensor<4>, SampleError> {
+        let run = Run::new(model, self.seed, callback).with_options(self.options);
+        self.sampler.sample(run, x, self.sigmas)
+    }
+}

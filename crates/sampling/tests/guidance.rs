@@ -1,0 +1,263 @@
+//! Guidance, masks and whole runs. References: PyTorch's interpolation and diffusers' rescaled
+//! guidance, made by `tools/reference/make_sampling.py`, in float32: 1e-6 and 1e-5.
+
+use std::ops::ControlFlow;
+
+use distorch_runtime::Tensor;
+use distorch_runtime::tensor::{TensorData, cpu};
+use distorch_sampling::guidance::{Conditioned, Guided, Halves, rescaled};
+use distorch_sampling::inpaint::latent_mask;
+use distorch_sampling::ksampler::KSampler;
+use distorch_sampling::model_sampling::{ModelSampling, Prediction};
+use distorch_sampling::noise::latent_noise;
+use distorch_sampling::sampler::{Denoiser, ModelError, Options, Sampler, Step};
+use distorch_sampling::schedule::{Scheduler, Span};
+use serde_json::Value;
+
+fn fixture() -> Value {
+    serde_json::from_str(include_str!("fixtures/guidance.json")).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+fn tensor(values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(values, shape), &cpu())
+}
+
+fn flat(x: Tensor<4>) -> Vec<f32> {
+    x.into_data().to_vec().unwrap()
+}
+
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (found - expected).abs();
+        assert!(error <= tolerance * expected.abs().max(1.0), "{place}: {found} {expected}");
+    }
+}
+
+#[test]
+fn masks_are_interpolated_as_pytorch_does() {
+    for case in fixture()["masks"].as_array().unwrap() {
+        let sizes = |key: &str| numbers(&case[key]).iter().map(|v| *v as usize).collect::<Vec<_>>();
+        let (shape, latent) = (sizes("shape"), sizes("latent"));
+        let mask = latent_mask(
+            &numbers(&case["values"]),
+            shape.try_into().unwrap(),
+            latent.try_into().unwrap(),
+            &cpu(),
+        );
+        assert_close(&flat(mask.unwrap()), &numbers(&case["fitted"]), 1e-6);
+    }
+}
+
+#[test]
+fn masks_of_wrong_sizes_are_errors() {
+    for shape in [[1, 2, 3], [0, 2, 2], [1, 0, 4], [2, usize::MAX, 2]] {
+        let error = latent_mask(&[0.0; 4], shape, [1, 4, 2, 2], &cpu()).unwrap_err();
+        assert!(error.to_string().starts_with("a mask of 4 values"), "{error}");
+    }
+}
+
+#[test]
+fn rescaled_guidance_is_that_of_diffusers() {
+    let case = &fixture()["rescale"];
+    let read = |key: &str| tensor(numbers(&case[key]), [2, 4, 3, 3]);
+    let number = |key: &str| case[key].as_f64().unwrap();
+    let found = rescaled(
+        read("x"),
+        read("positive"),
+        read("negative"),
+        number("sigma"),
+        number("scale"),
+        number("part"),
+    );
+    assert_close(&flat(found), &numbers(&case["guided"]), 1e-5);
+}
+
+/// Guesses 2 for the positive half and 1 for the negative, and notes what it was asked.
+#[derive(Default)]
+struct TwoAndOne {
+    together: bool,
+    asked: Vec<(Halves, usize)>,
+}
+
+impl Conditioned for TwoAndOne {
+    fn denoise(&mut self, x: Tensor<4>, _: f64, halves: Halves) -> Result<Tensor<4>, ModelError> {
+        let batch = x.dims()[0];
+        self.asked.push((halves, batch));
+        let ones = x.ones_like();
+        Ok(match halves {
+            Halves::Positive => ones * 2.0,
+            Halves::Negative => ones,
+            Halves::Both => {
+                let half = ones.narrow(0, 0, batch / 2);
+                Tensor::cat(vec![half.clone() * 2.0, half], 0)
+            }
+        })
+    }
+
+    fn batches_halves(&self, _: [usize; 4]) -> bool {
+        self.together
+    }
+}
+
+#[test]
+fn halves_go_together_apart_or_one_alone() {
+    let x = Tensor::<4>::zeros([3, 1, 1, 2], &cpu());
+    for (together, scale, asked) in [
+        (true, 7.0, vec![(Halves::Both, 6)]),
+        (false, 7.0, vec![(Halves::Positive, 3), (Halves::Negative, 3)]),
+        (true, 1.0, vec![(Halves::Positive, 3)]),
+        (false, 0.0, vec![(Halves::Positive, 3), (Halves::Negative, 3)]),
+    ] {
+        let mut guided = Guided::new(TwoAndOne { together, asked: Vec::new() }, scale);
+        let guess = flat(guided.denoise(x.clone(), 1.0).unwrap());
+        assert_eq!(guess, vec![1.0 + scale as f32; 6]);
+        assert_eq!(guided.model.asked, asked);
+    }
+}
+
+/// Data all at 0.5: the guess is that, whatever `x` is.
+fn half(x: Tensor<4>, _: f64) -> Result<Tensor<4>, ModelError> {
+    Ok(x.ones_like() * 0.5)
+}
+
+fn go_on(_: &Step<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+const SHAPE: [usize; 4] = [1, 2, 2, 2];
+
+fn ksampler<'a>(name: &str, sampling: &'a ModelSampling, sigmas: &'a [f64]) -> KSampler<'a> {
+    KSampler {
+        sampler: Sampler::by_name(name).unwrap(),
+        options: Options::default(),
+        sampling,
+        sigmas,
+        seed: 7,
+        latent: Tensor::ones(SHAPE, &cpu()) * 3.0,
+        noise: latent_noise(SHAPE, 7, &cpu()),
+        mask: None,
+    }
+}
+
+fn sigmas(sampling: &ModelSampling, span: Span) -> Vec<f64> {
+    span.sigmas(Scheduler::by_name("normal").unwrap(), sampling, false).unwrap()
+}
+
+#[test]
+fn a_masked_run_keeps_what_the_mask_leaves() {
+    let sampling = ModelSampling::stable_diffusion(Prediction::Eps);
+    let sigmas = sigmas(&sampling, Span::whole(5));
+    let left: Vec<f32> = vec![1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0];
+    for name in ["euler", "ddim", "dpmpp_2m_sde", "euler_ancestral"] {
+        let mask = Some(tensor(left.clone(), SHAPE));
+        let run = KSampler { mask, ..ksampler(name, &sampling, &sigmas) };
+        let (mut model, mut callback) = (half, go_on);
+        let found = flat(run.run(&mut model, &mut callback).unwrap());
+        let expected: Vec<f32> = left.iter().map(|m| if *m == 1.0 { 0.5 } else { 3.0 }).collect();
+        assert_close(&found, &expected, 1e-5);
+    }
+}
+
+#[test]
+fn the_model_sees_the_kept_part_at_the_sigma_of_the_step() {
+    let sampling = ModelSampling::stable_diffusion(Prediction::Eps);
+    let sigmas = [1.0, 0.5, 0.0];
+    let mut seen = Vec::new();
+    let mut model = |x: Tensor<4>, sigma: f64| {
+        seen.push((sigma, flat(x.clone())));
+        half(x, sigma)
+    };
+    let mask = Some(Tensor::zeros(SHAPE, &cpu()));
+    let run = KSampler { mask, ..ksampler("euler", &sampling, &sigmas) };
+    run.run(&mut model, &mut go_on).unwrap();
+    let noise = flat(latent_noise(SHAPE, 7, &cpu()));
+    assert_eq!(seen.len(), 2);
+    for (sigma, x) in seen {
+        let expected: Vec<f32> = noise.iter().map(|n| 3.0 + n * sigma as f32).collect();
+        assert_close(&x, &expected, 1e-6);
+    }
+}
+
+#[test]
+fn runs_start_from_noise_and_latent() {
+    let sampling = ModelSampling::stable_diffusion(Prediction::Eps);
+    let noise = latent_noise(SHAPE, 1, &cpu());
+    let latent = Tensor::<4>::ones(SHAPE, &cpu());
+    let start = |sigma: f64| flat(sampling.start(latent.clone(), noise.clone(), sigma));
+    let scaled = |scale: f64| -> Vec<f32> {
+        flat(noise.clone()).iter().map(|n| 1.0 + n * scale as f32).collect()
+    };
+    assert_close(&start(2.0), &scaled(2.0), 1e-6);
+    let max = sampling.sigma_max();
+    assert_close(&start(max), &scaled((1.0 + max * max).sqrt()), 1e-5);
+
+    let flow = ModelSampling::flow(3.0, 1000.0);
+    let found = flat(flow.start(latent.clone(), noise.clone(), 0.25));
+    let expected: Vec<f32> = flat(noise.clone()).iter().map(|n| 0.75 + 0.25 * n).collect();
+    assert_close(&found, &expected, 1e-6);
+}
+
+/// A run cut in two, the first part handing on its noise, ends where the whole run does.
+#[test]
+fn leftover_noise_is_taken_up_by_the_next_run() {
+    let bent = |x: Tensor<4>, sigma: f64| -> Result<Tensor<4>, ModelError> {
+        Ok((x * (1.0 / (1.0 + sigma * sigma))).tanh())
+    };
+    for sampling in
+        [ModelSampling::stable_diffusion(Prediction::Eps), ModelSampling::flow(3.0, 1000.0)]
+    {
+        let run = |span: Span, latent: Tensor<4>, noise: Tensor<4>| {
+            let sigmas = sigmas(&sampling, span);
+            let run = KSampler { latent, noise, ..ksampler("heun", &sampling, &sigmas) };
+            run.run(&mut { bent }, &mut go_on).unwrap()
+        };
+        let zeros = Tensor::<4>::zeros(SHAPE, &cpu());
+        let noise = latent_noise(SHAPE, 7, &cpu());
+        let whole = run(Span::whole(8), zeros.clone(), noise.clone());
+        let first = run(Span { end: Some(5), ..Span::whole(8) }, zeros.clone(), noise);
+        let second = run(Span { start: 5, ..Span::whole(8) }, first, zeros);
+        assert_close(&flat(second), &flat(whole), 1e-5);
+    }
+}
+
+#[test]
+fn nothing_to_run_gives_the_latent_back() {
+    let sampling = ModelSampling::stable_diffusion(Prediction::V);
+    for sigmas in [&[][..], &[1.0]] {
+        let found = ksampler("dpmpp_sde", &sampling, sigmas).run(&mut { half }, &mut go_on);
+        assert_eq!(flat(found.unwrap()), vec![3.0; 8]);
+    }
+}
+
+/// Each prediction's output, made from a known noise and latent, leads back to the latent.
+#[test]
+fn every_prediction_leads_to_the_latent() {
+    let (latent, noise) = (latent_noise(SHAPE, 1, &cpu()), latent_noise(SHAPE, 2, &cpu()));
+    for sigma in [0.03, 0.9, 14.0] {
+        let alpha = 1.0 / (sigma * sigma + 1.0f64).sqrt();
+        for prediction in [Prediction::Eps, Prediction::V, Prediction::X0] {
+            let sampling = ModelSampling::stable_diffusion(prediction);
+            let x = sampling.add_noise(latent.clone(), noise.clone(), sigma);
+            let output = match prediction {
+                Prediction::Eps => noise.clone(),
+                // Velocity of a variance preserving process: alpha·noise - std·latent.
+                Prediction::V => noise.clone() * alpha - latent.clone() * (alpha * sigma),
+                _ => latent.clone(),
+            };
+            let found = sampling.denoised(output, x.clone(), sigma);
+            assert_close(&flat(found), &flat(latent.clone()), 1e-5);
+            let deviation = flat(sampling.scale_input(x.clone(), sigma))[0] / flat(x)[0];
+            assert!((f64::from(deviation) - alpha).abs() < 1e-6);
+        }
+        let flow = ModelSampling::flow(1.0, 1000.0);
+        let sigma = sigma.min(0.97);
+        let x = flow.add_noise(latent.clone(), noise.clone(), sigma);
+        let found = flow.denoised(noise.clone() - latent.clone(), x, sigma);
+        assert_close(&flat(found), &flat(latent.clone()), 1e-5);
+    }
+}
