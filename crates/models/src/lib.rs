@@ -11,6 +11,7 @@ mod error;
 pub mod attention;
 pub mod estimate;
 pub mod layers;
+pub mod prompt;
 pub mod unet;
 pub mod vae;
 pub mod vae_tiled;
