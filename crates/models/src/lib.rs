@@ -9,6 +9,7 @@
 mod error;
 
 pub mod attention;
+pub mod clip;
 pub mod estimate;
 pub mod layers;
 pub mod prompt;

@@ -122,7 +122,8 @@ mod tests {
 
     #[track_caller]
     fn check(prompt: &str, expected: &[(&str, f64)]) {
-        let expected: Vec<_> = expected.iter().map(|&(text, weight)| (text.into(), weight)).collect();
+        let expected: Vec<_> =
+            expected.iter().map(|&(text, weight)| (text.into(), weight)).collect();
         assert_eq!(cut(prompt), expected, "{prompt:?}");
     }
 

@@ -24,9 +24,8 @@ const SPECIAL: [(&str, u32); 2] = [("<|startoftext|>", START), ("<|endoftext|>",
 static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::new);
 
 /// English contractions, runs of letters, single digits, runs of anything else but white space.
-static WORDS: LazyLock<Result<Regex, regex::Error>> = LazyLock::new(|| {
-    Regex::new(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
-});
+static WORDS: LazyLock<Result<Regex, regex::Error>> =
+    LazyLock::new(|| Regex::new(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"));
 
 /// The token ids of a text, without the start and end tokens.
 pub fn tokenize(text: &str) -> Vec<u32> {
