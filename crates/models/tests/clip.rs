@@ -3,6 +3,8 @@
 //!
 //! Tolerance: 2e-4 of the reference's largest value. Sums in another order differ by about 1e-6 here.
 
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
 mod common;
 
 use std::collections::HashMap;

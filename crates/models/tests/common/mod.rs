@@ -1,5 +1,5 @@
 //! What the tests of this crate share.
-#![allow(dead_code)] // each test file uses its own part
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
 pub mod fixture;
 pub mod seeded;
