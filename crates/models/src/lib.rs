@@ -10,6 +10,7 @@ mod error;
 
 pub mod attention;
 pub mod clip;
+pub mod conditioning;
 pub mod estimate;
 pub mod layers;
 pub mod prompt;

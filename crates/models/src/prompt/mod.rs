@@ -1,10 +1,20 @@
 //! Prompts: from text to weighted tokens, in chunks that a text encoder takes.
 //!
-//! The way: [`syntax`] cuts the text by weight, [`tokenizer`] turns words into ids,
-//! [`embedding`] finds textual inversions, [`chunk`] lays the tokens out.
+//! The way: [`syntax`] cuts the text by weight, [`embedding`] finds the textual inversions that it
+//! names, [`tokenizer`] turns the rest into ids, [`chunk`] lays the tokens out.
 
+pub mod chunk;
+pub mod embedding;
 pub mod syntax;
 pub mod tokenizer;
+
+use chunk::WeightedToken;
+use embedding::{EmbeddingProblem, Embeddings};
+
+use crate::clip::ClipToken;
+
+/// What starts a textual inversion's name in a prompt.
+const EMBEDDING: &str = "embedding:";
 
 /// Why a prompt could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -24,4 +34,124 @@ pub enum PromptError {
         /// The weight as written.
         weight: String,
     },
+}
+
+/// What the layout of a prompt depends on in a text encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenLayout<'a> {
+    /// The encoder's name, by which textual inversions for several encoders are told apart.
+    pub encoder: &'a str,
+    /// Values of a token's vector.
+    pub width: usize,
+    /// Tokens of a chunk, start and end included.
+    pub length: usize,
+    /// The id that fills the last chunk up.
+    pub pad: u32,
+}
+
+/// A prompt as tokens.
+#[derive(Debug)]
+pub struct PromptTokens {
+    /// Chunks of equally many tokens; at least one.
+    pub chunks: Vec<Vec<WeightedToken>>,
+    /// The textual inversions that were left out.
+    pub warnings: Vec<EmbeddingProblem>,
+}
+
+/// Reads a prompt for one text encoder.
+///
+/// # Errors
+/// When the prompt's weights cannot be read. A textual inversion that cannot be had is left out, with
+/// a warning.
+pub fn read(
+    prompt: &str,
+    layout: TokenLayout<'_>,
+    embeddings: &Embeddings,
+) -> Result<PromptTokens, PromptError> {
+    let mut groups = Vec::new();
+    let mut warnings = Vec::new();
+    for segment in syntax::segments(prompt)? {
+        for part in split_embeddings(&segment.text) {
+            let mut text = part.to_owned();
+            if let Some(name) = part.strip_prefix(EMBEDDING) {
+                let (vectors, rest) = inversion(name, layout, embeddings);
+                match vectors {
+                    Ok(vectors) => groups.push(weigh(vectors, ClipToken::Vector, segment.weight)),
+                    Err(problem) => warnings.push(problem),
+                }
+                text = rest;
+            }
+            groups.push(weigh(tokenizer::tokenize(&text), ClipToken::Id, segment.weight));
+        }
+    }
+    Ok(PromptTokens { chunks: chunk::chunks(groups, layout.length, layout.pad), warnings })
+}
+
+fn weigh<T>(tokens: Vec<T>, token: impl Fn(T) -> ClipToken, weight: f64) -> Vec<WeightedToken> {
+    tokens.into_iter().map(|item| WeightedToken { token: token(item), weight }).collect()
+}
+
+/// Cuts a text before each `embedding:` that follows a space or a line's end, without these.
+fn split_embeddings(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for (at, _) in text.match_indices(EMBEDDING) {
+        if at > start && matches!(text.as_bytes().get(at - 1), Some(b' ' | b'\n')) {
+            parts.push(&text[start..at - 1]);
+            start = at;
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// The vectors of the inversion that a text starts with, and the rest of the text.
+///
+/// A name ends at white space; commas around it are its own only where a file is so called.
+fn inversion(
+    text: &str,
+    layout: TokenLayout<'_>,
+    embeddings: &Embeddings,
+) -> (Result<Vec<std::sync::Arc<[f32]>>, EmbeddingProblem>, String) {
+    let mut words = text.split_whitespace();
+    let name = words.next().unwrap_or_default();
+    let rest = words.collect::<Vec<_>>().join(" ");
+    let bare = name.trim_matches(',');
+    if embeddings.find(name).is_some() || bare.len() == name.len() {
+        return (embeddings.load(name, layout.encoder, layout.width), rest);
+    }
+    let commas = &name[name.trim_end_matches(',').len()..];
+    (embeddings.load(bare, layout.encoder, layout.width), format!("{commas} {rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embeddings_start_at_a_space_or_a_line() {
+        let cut = split_embeddings;
+        assert_eq!(cut("a cat"), ["a cat"]);
+        assert_eq!(cut("embedding:x"), ["embedding:x"]);
+        assert_eq!(cut("a embedding:x b embedding:y"), ["a", "embedding:x b", "embedding:y"]);
+        assert_eq!(cut("a\nembedding:x"), ["a", "embedding:x"]);
+        assert_eq!(cut("a,embedding:x"), ["a,embedding:x"]);
+        assert_eq!(cut(" embedding:x"), ["", "embedding:x"]);
+    }
+
+    #[test]
+    fn an_unknown_embedding_is_left_out_with_a_warning() {
+        let layout = TokenLayout { encoder: "clip_l", width: 4, length: 77, pad: tokenizer::END };
+        let read = |prompt| read(prompt, layout, &Embeddings::default()).unwrap();
+        for (prompt, same) in [
+            ("a embedding:none cat", "a cat"),
+            ("embedding:none, a cat", ", a cat"),
+            ("a cat embedding:", "a cat"),
+            ("(embedding:none:1.3) a cat", " a cat"),
+        ] {
+            let tokens = read(prompt);
+            assert_eq!(tokens.warnings.len(), 1, "{prompt}");
+            assert_eq!(tokens.chunks, read(same).chunks, "{prompt}");
+        }
+    }
 }
