@@ -1,6 +1,8 @@
 //! Guidance, masks and whole runs. References: PyTorch's interpolation and diffusers' rescaled
 //! guidance, made by `tools/reference/make_sampling.py`, in float32: 1e-6 and 1e-5.
 
+#![allow(clippy::unwrap_used)] // helpers outside `#[test]`
+
 use std::ops::ControlFlow;
 
 use distorch_runtime::Tensor;

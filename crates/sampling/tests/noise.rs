@@ -1,5 +1,7 @@
 //! Noise against PyTorch's and torchsde's, made by `tools/reference/make_sampling.py`.
 
+#![allow(clippy::unwrap_used)] // helpers outside `#[test]`
+
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::cpu;
 use distorch_sampling::noise::{BrownianNoise, Generator, batch_noise, latent_noise};

@@ -6,6 +6,8 @@
 //! Tolerance: 2e-6 of the value, some units in the last place of float32: the references compute
 //! in it, step by step, while only results are rounded here.
 
+#![allow(clippy::unwrap_used)] // helpers outside `#[test]`
+
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 use distorch_sampling::schedule::{SCHEDULERS, ScheduleError, Scheduler, Span};
 use serde_json::Value;
