@@ -38,7 +38,12 @@ impl Need {
 
     /// All together; estimates beyond a `u64` count as its largest value.
     pub fn peak(self) -> u64 {
-        (self.resident + self.window).saturating_add(self.activation)
+        self.resident.saturating_add(self.transient())
+    }
+
+    /// What is there only while the component runs.
+    pub fn transient(self) -> u64 {
+        self.window.saturating_add(self.activation)
     }
 }
 
@@ -49,6 +54,9 @@ pub(crate) struct Search<'a> {
     pub layout: Layout,
     /// The donors in order, the compute device not among them.
     pub donors: &'a [DeviceId],
+    /// What other components need on the compute device while they run, besides their residents:
+    /// this component's residents have to leave room for it.
+    pub beside: u64,
     pub request: Request<'a>,
 }
 
@@ -59,21 +67,23 @@ impl Search<'_> {
         self.layout.place(self.component, self.pins, &shares, self.request.compute)
     }
 
-    /// The least tenth of a GiB with which the peak is at most `available`, if there is one.
+    /// The least tenth of a GiB with which this component, and those beside it in their turn, need
+    /// at most `available`, if there is one.
     ///
     /// Moving more doesn't always need less, for the window grows and blocks come in lumps: every
     /// step from the first that could fit is tried.
     pub fn least(&self, available: u64) -> Option<Number> {
-        let activation = self.component.activation_bytes();
-        if self.pins.bytes.saturating_add(activation) > available {
+        let running = self.component.activation_bytes().max(self.beside);
+        if self.pins.bytes.saturating_add(running) > available {
             return None;
         }
-        let excess = self.request.total.saturating_add(activation).saturating_sub(available);
+        let excess = self.request.total.saturating_add(running).saturating_sub(available);
         let first = tenths_to_cover(excess);
         let last = self.most().min(VirtualVram::MAX_GIGABYTES * 10);
         (first..=last).map(Number::from_tenths).find(|&gigabytes| {
             let homes = self.homes(gigabytes);
-            Need::of(self.component, &homes, self.request.compute).peak() <= available
+            let need = Need::of(self.component, &homes, self.request.compute);
+            need.resident.saturating_add(need.transient().max(self.beside)) <= available
         })
     }
 

@@ -114,6 +114,18 @@ pub enum PlanWarning {
         #[serde(serialize_with = "as_float")]
         least_virtual_vram_gb: Option<Number>,
     },
+    /// Another component can make the room that this one lacks.
+    RoomFromAnother {
+        /// The other component, which computes on the same device.
+        component: String,
+        /// The least of its virtual VRAM with which both fit.
+        #[serde(serialize_with = "number_as_float")]
+        least_virtual_vram_gb: Number,
+    },
+}
+
+fn number_as_float<S: serde::Serializer>(value: &Number, to: S) -> Result<S::Ok, S::Error> {
+    value.to_f64().serialize(to)
 }
 
 fn as_float<S: serde::Serializer>(value: &Option<Number>, to: S) -> Result<S::Ok, S::Error> {
@@ -156,6 +168,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What the compute device needs only while the component runs, in bytes.
+    pub fn transient_bytes(&self) -> u64 {
+        self.window_bytes.saturating_add(self.activation_bytes)
+    }
+
     /// Bytes that `device` holds.
     pub fn bytes_on(&self, device: DeviceId) -> u64 {
         let share = self.devices.iter().find(|share| share.device == device);
@@ -202,6 +219,12 @@ impl fmt::Display for PlanWarning {
                 "{device} holds {}, more than the {} it was given: as the compute device it keeps what fits nowhere else",
                 ByteSize(*bytes),
                 ByteSize(*ceiling)
+            ),
+            PlanWarning::RoomFromAnother { component, least_virtual_vram_gb } => write!(
+                f,
+                "it fits once `{component}` leaves it room: the least virtual_vram_gb of \
+                 `{component}` that does is {:.1}",
+                least_virtual_vram_gb.to_f64()
             ),
             PlanWarning::DoesNotFit { device, peak, available, donors, least_virtual_vram_gb } => {
                 write!(

@@ -1,5 +1,6 @@
 //! The planner: settings and blocks in, plan out.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -90,10 +91,20 @@ pub fn plan(
     settings: &ComponentSettings,
     ledger: &Ledger,
 ) -> Result<Plan, PlanError> {
+    plan_beside(0, component, settings, ledger)
+}
+
+/// As [`plan`], where other components need `beside` bytes on the compute device while they run.
+fn plan_beside(
+    beside: u64,
+    component: &ComponentBlocks,
+    settings: &ComponentSettings,
+    ledger: &Ledger,
+) -> Result<Plan, PlanError> {
     check(component, settings, ledger)?;
     let pins = Pins::of(component);
     let donors = settings.donors.resolve(settings.compute_device, ledger.topology());
-    let search = search(component, &pins, settings, &donors, ledger);
+    let search = Search { beside, ..search(component, &pins, settings, &donors, ledger) };
     let (gigabytes, shares) = shares(settings, &search);
     let homes = settings.layout.place(component, &pins, &shares, settings.compute_device);
     let need = Need::of(component, &homes, settings.compute_device);
@@ -132,20 +143,67 @@ pub fn plan_model(
     let mut plans = BTreeMap::new();
     for index in order {
         let Some((component, settings)) = components.get(index) else { continue };
-        let planned = plan(component, settings, &draft)?;
+        let beside = transient_beside(&plans, settings.compute_device);
+        let planned = plan_beside(beside, component, settings, &draft)?;
         draft.promise(model, &planned);
         plans.insert(index, planned);
     }
-    for (index, planned) in &mut plans {
-        let Some((component, settings)) = components.get(*index) else { continue };
+    let mut plans: Vec<Plan> = plans.into_values().collect();
+    for (planned, (component, settings)) in plans.iter_mut().zip(components) {
         let mut others = draft.clone();
         others.release_component(model, component.name());
         let pins = Pins::of(component);
         let donors = settings.donors.resolve(settings.compute_device, others.topology());
         judge(planned, &search(component, &pins, settings, &donors, &others));
     }
+    for index in 0..plans.len() {
+        if let Some(way_out) = room_from_another(index, &plans, components, model, &draft) {
+            plans[index].warnings.push(way_out);
+        }
+    }
     *ledger = draft;
-    Ok(plans.into_values().collect())
+    Ok(plans)
+}
+
+/// The most that any of the planned components needs on this device only while it runs.
+fn transient_beside(plans: &BTreeMap<usize, Plan>, device: DeviceId) -> u64 {
+    let running = plans.values().filter(|plan| plan.compute_device == device);
+    running.map(Plan::transient_bytes).max().unwrap_or(0)
+}
+
+/// For a plan that does not fit whatever its own virtual VRAM: the other component on its
+/// compute device whose virtual VRAM would make the room, the largest first.
+fn room_from_another(
+    index: usize,
+    plans: &[Plan],
+    components: &[(ComponentBlocks, ComponentSettings)],
+    model: &str,
+    ledger: &Ledger,
+) -> Option<PlanWarning> {
+    let crowded = plans.get(index)?;
+    let helpless = |warning: &PlanWarning| {
+        matches!(warning, PlanWarning::DoesNotFit { least_virtual_vram_gb: None, .. })
+    };
+    if !crowded.warnings.iter().any(helpless) {
+        return None;
+    }
+    let mut others: Vec<usize> = (0..plans.len()).filter(|&other| other != index).collect();
+    others.sort_by_key(|&other| plans.get(other).map(|plan| Reverse(plan.resident_bytes)));
+    others.into_iter().find_map(|other| {
+        let (component, settings) = components.get(other)?;
+        if settings.compute_device != crowded.compute_device || settings.expert.is_some() {
+            return None;
+        }
+        let mut rest = ledger.clone();
+        rest.release_component(model, component.name());
+        let pins = Pins::of(component);
+        let donors = settings.donors.resolve(settings.compute_device, rest.topology());
+        let beside = crowded.transient_bytes();
+        let search = Search { beside, ..search(component, &pins, settings, &donors, &rest) };
+        let gigabytes = search.least(rest.available(settings.compute_device))?;
+        let component = component.name().to_owned();
+        Some(PlanWarning::RoomFromAnother { component, least_virtual_vram_gb: gigabytes })
+    })
 }
 
 fn is_auto(settings: &ComponentSettings) -> bool {
@@ -182,7 +240,7 @@ fn search<'a>(
 ) -> Search<'a> {
     let compute = settings.compute_device;
     let request = Request { total: component.bytes(), compute, ledger };
-    Search { component, pins, layout: settings.layout, donors, request }
+    Search { component, pins, layout: settings.layout, donors, beside: 0, request }
 }
 
 /// The shares that the settings ask for and, without an expert allocation, the gigabytes behind
