@@ -105,6 +105,9 @@ fn split_embeddings(text: &str) -> Vec<&str> {
     parts
 }
 
+/// The vectors of a textual inversion, one for each token that it stands for.
+type Vectors = Vec<std::sync::Arc<[f32]>>;
+
 /// The vectors of the inversion that a text starts with, and the rest of the text.
 ///
 /// A name ends at white space; commas around it are its own only where a file is so called.
@@ -112,7 +115,7 @@ fn inversion(
     text: &str,
     layout: TokenLayout<'_>,
     embeddings: &Embeddings,
-) -> (Result<Vec<std::sync::Arc<[f32]>>, EmbeddingProblem>, String) {
+) -> (Result<Vectors, EmbeddingProblem>, String) {
     let mut words = text.split_whitespace();
     let name = words.next().unwrap_or_default();
     let rest = words.collect::<Vec<_>>().join(" ");
