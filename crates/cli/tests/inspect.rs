@@ -1,0 +1,113 @@
+//! `distorch inspect`, and `distorch plan` on checkpoints: files with the true keys and shapes of
+//! published models whose data is a hole.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+
+use common::{distorch, json, refused, sparse_safetensors, stdout};
+use flate2::read::GzDecoder;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+#[derive(Deserialize)]
+struct KeyList {
+    tensors: BTreeMap<String, Vec<u64>>,
+}
+
+/// A base folder whose checkpoints folder holds a file with the keys of `list`.
+fn base_with(list: &str, dtype: (&str, u64)) -> TempDir {
+    let keys = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("../checkpoint/tests/fixtures/keys/{list}.json.gz"));
+    let list: KeyList = serde_json::from_reader(GzDecoder::new(File::open(keys).unwrap())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("models/checkpoints/real");
+    std::fs::create_dir_all(&folder).unwrap();
+    let shapes: Vec<_> = list.tensors.into_iter().collect();
+    sparse_safetensors(&folder.join("model.safetensors"), &shapes, dtype);
+    dir
+}
+
+#[test]
+fn sdxl_by_name() {
+    let dir = base_with("sdxl-base", ("F16", 2));
+    let base = ["--base-dir", dir.path().to_str().unwrap()];
+    let text = stdout(&[&["inspect", "real/model.safetensors"], &base[..]].concat());
+    for told in ["SDXL base", "2,567,463,684", "clip_l, clip_g", "F16", "2516 tensors"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    let report = json(&[&["inspect", "real/model.safetensors", "--json"], &base[..]].concat());
+    assert_eq!(report["family"], "sdxl_base");
+    assert_eq!(report["format"], "safetensors");
+    assert_eq!(report["model"]["unknown"], serde_json::json!([]));
+    assert_eq!(report["sizes"][0]["bytes"], 2_567_463_684_u64 * 2);
+    assert!(report["model"].get("components").is_none(), "layers are for --layers");
+}
+
+#[test]
+fn layers_by_path() {
+    let dir = base_with("tiny-sd1", ("F32", 4));
+    let path = dir.path().join("models/checkpoints/real/model.safetensors");
+    let path = path.to_str().unwrap();
+    let text = stdout(&["inspect", path, "--layers"]);
+    for layer in ["time_embed.0", "input_blocks.0.0", "clip_l.text_model.final_layer_norm"] {
+        assert!(text.contains(layer), "{layer}");
+    }
+    let report = json(&["inspect", path, "--layers", "--json"]);
+    let unet = &report["model"]["components"][0];
+    assert_eq!(unet["layers"][0]["name"], "time_embed.0");
+    assert_eq!(unet["layers"][0]["params"][0]["name"], "weight");
+}
+
+#[test]
+fn a_plan_of_a_checkpoint_accounts_for_every_byte() {
+    let dir = base_with("sdxl-base", ("F16", 2));
+    let base = ["--base-dir", dir.path().to_str().unwrap()];
+    let machine = ["--simulate", "cuda:0=8GiB,cuda:1=8GiB,cpu=32GiB"];
+    let inputs = ["--unet-expert-mode-allocations", "cuda:0,70%;cuda:1,30%"];
+    let name = ["plan", "real/model.safetensors", "--json"];
+    let plan = json(&[&name[..], &base, &machine, &inputs].concat());
+    let unet = &plan["components"][0];
+    assert_eq!((&unet["component"], &unet["bytes"]), (&"unet".into(), &5_134_927_368_u64.into()));
+    let held = |device: &str| {
+        let shares = unet["devices"].as_array().unwrap();
+        shares.iter().find(|share| share["device"] == device).unwrap()["bytes"].as_u64().unwrap()
+    };
+    assert_eq!(held("cuda:0") + held("cuda:1"), 5_134_927_368);
+    let share = 5_134_927_368 * 3 / 10;
+    let largest = 59_000_000; // no block of this model is larger
+    assert!(held("cuda:1").abs_diff(share) < largest, "{}", held("cuda:1"));
+    assert_eq!(unet["blocks"].as_array().unwrap().len(), 1050);
+}
+
+#[test]
+fn what_is_no_checkpoint_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("page.safetensors");
+    std::fs::write(&path, "<!DOCTYPE html><html></html>").unwrap();
+    let error = refused(&["inspect", path.to_str().unwrap()]);
+    assert!(error.contains("page.safetensors") && error.contains("HTML"), "{error}");
+    let error =
+        refused(&["inspect", "nothing.safetensors", "--base-dir", dir.path().to_str().unwrap()]);
+    assert!(error.contains("nothing.safetensors"), "{error}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let dir = base_with("sdxl-base", ("F16", 2));
+    let path = dir.path().join("models/checkpoints/real/model.safetensors");
+    let mut child = std::process::Command::new(distorch(&[]).get_program())
+        .args(["inspect", path.to_str().unwrap(), "--layers"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
