@@ -90,7 +90,7 @@ fn what_is_no_checkpoint_is_refused() {
     let path = dir.path().join("page.safetensors");
     std::fs::write(&path, "<!DOCTYPE html><html></html>").unwrap();
     let error = refused(&["inspect", path.to_str().unwrap()]);
-    assert!(error.contains("page.safetensors") && error.contains("HTML"), "{error}");
+    assert!(error.contains("page.safetensors") && error.contains("web page"), "{error}");
     let error =
         refused(&["inspect", "nothing.safetensors", "--base-dir", dir.path().to_str().unwrap()]);
     assert!(error.contains("nothing.safetensors"), "{error}");
