@@ -50,10 +50,10 @@ impl Need {
 /// A component that looks for the virtual VRAM that it needs.
 pub(crate) struct Search<'a> {
     pub component: &'a ComponentBlocks,
-    pub pins: &'a Pins,
+    pub pins: Pins,
     pub layout: Layout,
     /// The donors in order, the compute device not among them.
-    pub donors: &'a [DeviceId],
+    pub donors: Vec<DeviceId>,
     /// What other components need on the compute device while they run, besides their residents:
     /// this component's residents have to leave room for it.
     pub beside: u64,
@@ -63,8 +63,8 @@ pub(crate) struct Search<'a> {
 impl Search<'_> {
     /// The homes that this much virtual VRAM gives.
     fn homes(&self, gigabytes: Number) -> Vec<Home> {
-        let shares = self.request.virtual_vram(gigabytes_in_bytes(gigabytes), self.donors);
-        self.layout.place(self.component, self.pins, &shares, self.request.compute)
+        let shares = self.request.virtual_vram(gigabytes_in_bytes(gigabytes), &self.donors);
+        self.layout.place(self.component, &self.pins, &shares, self.request.compute)
     }
 
     /// The least tenth of a GiB with which this component, and those beside it in their turn, need

@@ -102,11 +102,9 @@ fn plan_beside(
     ledger: &Ledger,
 ) -> Result<Plan, PlanError> {
     check(component, settings, ledger)?;
-    let pins = Pins::of(component);
-    let donors = settings.donors.resolve(settings.compute_device, ledger.topology());
-    let search = Search { beside, ..search(component, &pins, settings, &donors, ledger) };
+    let search = search(beside, component, settings, ledger);
     let (gigabytes, shares) = shares(settings, &search);
-    let homes = settings.layout.place(component, &pins, &shares, settings.compute_device);
+    let homes = settings.layout.place(component, &search.pins, &shares, settings.compute_device);
     let need = Need::of(component, &homes, settings.compute_device);
     let mut plan = assemble(component, settings, ledger, &homes, &shares);
     plan.virtual_vram_gb = gigabytes;
@@ -115,7 +113,7 @@ fn plan_beside(
     plan.peak_bytes = need.peak();
     plan.warnings = shares.warnings.clone();
     plan.warnings.extend(over_ceiling(settings, need.resident));
-    plan.warnings.extend(empty_shares(&plan, component, &pins));
+    plan.warnings.extend(empty_shares(&plan, component, &search.pins));
     judge(&mut plan, &search);
     Ok(plan)
 }
@@ -152,9 +150,7 @@ pub fn plan_model(
     for (planned, (component, settings)) in plans.iter_mut().zip(components) {
         let mut others = draft.clone();
         others.release_component(model, component.name());
-        let pins = Pins::of(component);
-        let donors = settings.donors.resolve(settings.compute_device, others.topology());
-        judge(planned, &search(component, &pins, settings, &donors, &others));
+        judge(planned, &search(0, component, settings, &others));
     }
     for index in 0..plans.len() {
         if let Some(way_out) = room_from_another(index, &plans, components, model, &draft) {
@@ -196,10 +192,7 @@ fn room_from_another(
         }
         let mut rest = ledger.clone();
         rest.release_component(model, component.name());
-        let pins = Pins::of(component);
-        let donors = settings.donors.resolve(settings.compute_device, rest.topology());
-        let beside = crowded.transient_bytes();
-        let search = Search { beside, ..search(component, &pins, settings, &donors, &rest) };
+        let search = search(crowded.transient_bytes(), component, settings, &rest);
         let gigabytes = search.least(rest.available(settings.compute_device))?;
         let component = component.name().to_owned();
         Some(PlanWarning::RoomFromAnother { component, least_virtual_vram_gb: gigabytes })
@@ -231,16 +224,23 @@ fn check(
     }
 }
 
+/// What looks for homes, and for the virtual VRAM that is enough, on the memory that `ledger`
+/// leaves, where other components need `beside` bytes while they run.
 fn search<'a>(
+    beside: u64,
     component: &'a ComponentBlocks,
-    pins: &'a Pins,
     settings: &ComponentSettings,
-    donors: &'a [DeviceId],
     ledger: &'a Ledger,
 ) -> Search<'a> {
     let compute = settings.compute_device;
-    let request = Request { total: component.bytes(), compute, ledger };
-    Search { component, pins, layout: settings.layout, donors, beside: 0, request }
+    Search {
+        component,
+        pins: Pins::of(component),
+        layout: settings.layout,
+        donors: settings.donors.resolve(compute, ledger.topology()),
+        beside,
+        request: Request { total: component.bytes(), compute, ledger },
+    }
 }
 
 /// The shares that the settings ask for and, without an expert allocation, the gigabytes behind
@@ -256,7 +256,7 @@ fn shares(settings: &ComponentSettings, search: &Search<'_>) -> (Option<Number>,
             search.least(available).unwrap_or_else(|| Number::from_tenths(search.most()))
         }
     };
-    let shares = search.request.virtual_vram(gigabytes_in_bytes(gigabytes), search.donors);
+    let shares = search.request.virtual_vram(gigabytes_in_bytes(gigabytes), &search.donors);
     (Some(gigabytes), shares)
 }
 
