@@ -90,7 +90,8 @@ pub fn totals(plans: &[Plan], topology: &Topology) -> String {
     format!("{rows}\n")
 }
 
-fn device_name(device: DeviceId, simulated: bool) -> String {
+/// A device's name for people, simulated ones marked.
+pub fn device_name(device: DeviceId, simulated: bool) -> String {
     if simulated { format!("{device} (simulated)") } else { device.to_string() }
 }
 

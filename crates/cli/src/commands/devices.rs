@@ -1,7 +1,6 @@
 //! `distorch devices`.
 
-use comfy_table::{CellAlignment, Table};
-use distorch_allocation::ByteSize;
+use distorch_allocation::{ByteSize, report};
 
 use super::{print_json, print_text, table};
 use crate::args::{DevicesArgs, Shared};
@@ -14,14 +13,12 @@ pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&survey);
     }
-    let mut devices =
-        table(["Device", "Hardware", "Total", "Free", "Link", "Interface", "Computes in"]);
+    let header = ["Device", "Hardware", "Total", "Free", "Link", "Interface", "Computes in"];
+    let mut devices = table(header, &[2, 3, 4]);
     for device in &survey.devices {
         let info = &device.info;
-        let name =
-            if info.simulated { format!("{} (simulated)", info.id) } else { info.id.to_string() };
         devices.add_row([
-            name,
+            report::device_name(info.id, info.simulated),
             info.name.clone(),
             ByteSize(info.total).to_string(),
             ByteSize(info.free).to_string(),
@@ -30,7 +27,6 @@ pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), Failure> {
             device.dtypes.join(" "),
         ]);
     }
-    align_right(&mut devices, &[2, 3, 4]);
     print_text(&devices.to_string())?;
     for note in &survey.notes {
         anstream::eprintln!("note: {note}");
@@ -41,12 +37,4 @@ pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), Failure> {
 /// Bytes a second, in the decimal units of links.
 fn link(bytes: u64) -> String {
     format!("{} GB/s", bytes as f64 / 1e9)
-}
-
-fn align_right(table: &mut Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::CellAlignment;
 use distorch_allocation::ByteSize;
 use distorch_checkpoint::family::{self, Ignored, Model};
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype};
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::{print_json, print_text, table};
+use super::{print_json, print_text, recognise, table};
 use crate::args::{InspectArgs, Shared};
 use crate::failure::Failure;
 use crate::machine;
@@ -18,12 +17,10 @@ use crate::machine;
 pub fn run(shared: &Shared, args: &InspectArgs) -> Result<(), Failure> {
     let folders = machine::folders(shared)?;
     let path = machine::checkpoint_path(&folders, &args.checkpoint)?;
-    let checkpoint = Checkpoint::open(&path).map_err(Failure::input)?;
-    let model = family::recognise(&checkpoint)
-        .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
+    let (checkpoint, model) = recognise(&path)?;
     let report = Report::new(&checkpoint, &model);
     if args.json {
-        return print_json(&report.for_json(args.layers));
+        return print_json(&report.for_json(args.layers)?);
     }
     let mut text = report.text();
     if args.layers {
@@ -90,12 +87,12 @@ impl<'a> Report<'a> {
     }
 
     /// The layers are most of the JSON and seldom wanted: only `--layers` prints them.
-    fn for_json(&self, layers: bool) -> serde_json::Value {
-        let mut json = serde_json::to_value(self).unwrap_or_default();
+    fn for_json(&self, layers: bool) -> Result<serde_json::Value, Failure> {
+        let mut json = serde_json::to_value(self).map_err(Failure::machine)?;
         if !layers && let Some(model) = json.get_mut("model").and_then(|m| m.as_object_mut()) {
             model.remove("components");
         }
-        json
+        Ok(json)
     }
 
     fn text(&self) -> String {
@@ -108,7 +105,7 @@ impl<'a> Report<'a> {
             self.tensors,
             with_commas(self.parameters)
         );
-        let mut rows = table(["Component", "Layers", "Parameters", "Bytes", "Dtypes"]);
+        let mut rows = table(["Component", "Layers", "Parameters", "Bytes", "Dtypes"], &[1, 2, 3]);
         for size in &self.sizes {
             rows.add_row([
                 component_name(size.component, self.model),
@@ -118,7 +115,6 @@ impl<'a> Report<'a> {
                 dtype_names(&size.dtypes),
             ]);
         }
-        align_right(&mut rows, 1..=3);
         text += &format!("{rows}\n");
         for kind in &self.missing {
             text += &format!("not in this file: {}\n", kind_name(*kind));
@@ -200,7 +196,8 @@ fn reasons(ignored: &[Ignored]) -> BTreeMap<&str, usize> {
 fn layers(components: &[Component]) -> String {
     let mut text = String::new();
     for component in components {
-        let mut rows = table(["#", "Used", "Layer", "Kind", "Shape", "Dtype", "Bytes"]);
+        let header = ["#", "Used", "Layer", "Kind", "Shape", "Dtype", "Bytes"];
+        let mut rows = table(header, &[0, 1, 6]);
         for (index, layer) in component.layers.iter().enumerate() {
             let first = layer.params.first();
             rows.add_row([
@@ -213,18 +210,9 @@ fn layers(components: &[Component]) -> String {
                 layer.bytes().to_string(),
             ]);
         }
-        align_right(&mut rows, [0, 1, 6]);
         text += &format!("\n{}\n{rows}\n", kind_name(component.kind));
     }
     text
-}
-
-fn align_right(table: &mut comfy_table::Table, columns: impl IntoIterator<Item = usize>) {
-    for column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }
 
 /// A number with commas between its thousands.

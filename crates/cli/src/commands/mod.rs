@@ -7,7 +7,12 @@ pub mod models;
 pub mod plan;
 
 use std::io::Write;
+use std::path::Path;
 
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use distorch_checkpoint::Checkpoint;
+use distorch_checkpoint::family::{self, Model};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -27,9 +32,22 @@ fn print_text(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An empty table in the style of all commands.
-fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED).set_header(header);
+/// An empty table in the style of all commands; the columns of numbers are right-aligned.
+fn table<const N: usize>(header: [&str; N], numbers: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
+    for &column in numbers {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
     table
+}
+
+/// Opens a model file and recognises what it holds.
+fn recognise(path: &Path) -> Result<(Checkpoint, Model), Failure> {
+    let checkpoint = Checkpoint::open(path).map_err(Failure::input)?;
+    let model = family::recognise(&checkpoint)
+        .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
+    Ok((checkpoint, model))
 }

@@ -1,6 +1,5 @@
 //! `distorch models`.
 
-use comfy_table::CellAlignment;
 use distorch_allocation::ByteSize;
 use distorch_checkpoint::folders::{Entry, FolderWarning, ModelFolders, ModelKind};
 use serde::{Serialize, Serializer};
@@ -50,7 +49,7 @@ pub fn run(shared: &Shared, args: &ModelsArgs) -> Result<(), Failure> {
     if found.iter().all(|models| models.entries.is_empty()) {
         return nothing(&folders, &found);
     }
-    let mut files = table(["Kind", "Name", "Size", "Folder"]);
+    let mut files = table(["Kind", "Name", "Size", "Folder"], &[2]);
     for models in &found {
         for entry in &models.entries {
             files.add_row([
@@ -60,9 +59,6 @@ pub fn run(shared: &Shared, args: &ModelsArgs) -> Result<(), Failure> {
                 entry.root.display().to_string(),
             ]);
         }
-    }
-    if let Some(column) = files.column_mut(2) {
-        column.set_cell_alignment(CellAlignment::Right);
     }
     print_text(&files.to_string())
 }

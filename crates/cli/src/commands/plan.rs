@@ -7,12 +7,12 @@ use distorch_allocation::{
     BlockFile, ComponentBlocks, ComponentSettings, DeviceInfo, Ledger, LoaderInputs,
     LoaderSettings, Plan, Topology, plan_model, report,
 };
-use distorch_checkpoint::{Checkpoint, Component, family};
+use distorch_checkpoint::Component;
 use distorch_models::estimate::{self, Picture};
 use distorch_runtime::placement;
 use serde::Serialize;
 
-use super::{print_json, print_text};
+use super::{print_json, print_text, recognise};
 use crate::args::{LoaderArgs, PlanArgs, Shared};
 use crate::failure::Failure;
 use crate::machine;
@@ -119,9 +119,7 @@ fn checkpoint_components(
     args: &PlanArgs,
     settings: &LoaderSettings,
 ) -> Result<Vec<ComponentBlocks>, Failure> {
-    let checkpoint = Checkpoint::open(path).map_err(Failure::input)?;
-    let model = family::recognise(&checkpoint)
-        .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
+    let (_, model) = recognise(path)?;
     let native = Picture::native(&model);
     let picture = Picture {
         width: args.width.unwrap_or(native.width),
