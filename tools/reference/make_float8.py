@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-FIXTURE = Path(__file__).parents[2] / "crates/runtime/tests/fixtures/float8.json"
+FIXTURE = Path(__file__).parents[2] / "crates/checkpoint/tests/fixtures/float8.json"
 FORMATS = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
 

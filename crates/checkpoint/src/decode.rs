@@ -1,13 +1,14 @@
-//! From a checkpoint's stored dtypes to `f32`.
+//! From the stored dtypes to `f32`.
 //!
 //! The 8-bit formats are those of Micikevicius et al., <https://arxiv.org/abs/2209.05433>: E4M3
 //! without infinities (PyTorch's `float8_e4m3fn`) and E5M2 with IEEE's special values.
 
 use std::sync::LazyLock;
 
-use distorch_checkpoint::Dtype;
 use half::{bf16, f16};
 use rayon::prelude::*;
+
+use crate::dtype::Dtype;
 
 /// Elements that one thread converts at a time: enough to be worth a task, few enough to share.
 const CHUNK: usize = 1 << 18;
@@ -96,6 +97,17 @@ mod tests {
                 assert!(same, "{dtype} {byte:#x}: {value} is not {}", f32::from_bits(bits));
             }
         }
+    }
+
+    #[test]
+    fn fp8_values_are_those_of_the_format() {
+        // Extremes of the OCP 8-bit floating point specification, table 1 (E4M3).
+        let e4m3 = |byte| to_f32(&[byte], Dtype::F8E4M3)[0];
+        assert_eq!(e4m3(0x7e), 448.0);
+        assert_eq!(e4m3(0x08), 2f32.powi(-6));
+        assert_eq!(e4m3(0x01), 2f32.powi(-9));
+        assert_eq!(e4m3(0xb8), -1.0);
+        assert!(e4m3(0x7f).is_nan());
     }
 
     #[test]

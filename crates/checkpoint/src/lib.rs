@@ -8,6 +8,7 @@
 //! This crate knows neither devices nor Burn.
 
 pub mod config;
+pub mod decode;
 pub mod dtype;
 pub mod family;
 pub mod file;

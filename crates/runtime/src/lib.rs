@@ -4,7 +4,6 @@
 //! [`tensor`] is the one file that knows which Burn this is: everything above uses its aliases.
 //! [`weights`] hands a layer its parameters, wherever they live.
 
-pub mod convert;
 pub mod devices;
 pub mod kernels;
 pub mod placement;

@@ -1,8 +1,8 @@
 //! Reading a layer's parameters from a checkpoint, in their canonical form.
 
+use distorch_checkpoint::decode::to_f32;
 use distorch_checkpoint::{Checkpoint, Layer, Param};
 
-use crate::convert::to_f32;
 use crate::tensor::TensorData;
 use crate::weights::WeightError;
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use indexmap::IndexMap;
 
 use super::error::FamilyError;
+use crate::decode::to_f32;
 use crate::dtype::Dtype;
 use crate::file::Checkpoint;
 
@@ -56,11 +57,15 @@ impl<'a> Inventory<'a> {
         self.checkpoint.metadata().get(name).map(String::as_str)
     }
 
-    /// The elements of a floating-point tensor, where the file holds its data.
+    /// The elements of a floating-point tensor (of at most 4 bytes an element), where the file
+    /// holds its data.
     pub fn values(&self, key: &str) -> Option<Vec<f32>> {
         let dtype = self.get(key)?.dtype;
+        if !dtype.is_float() || dtype == Dtype::F64 {
+            return None;
+        }
         let bytes = self.checkpoint.bytes(key).ok()?;
-        decode(dtype, &bytes)
+        Some(to_f32(&bytes, dtype))
     }
 
     /// Marks a key as used by a component.
@@ -142,46 +147,4 @@ fn list_lengths<'k>(keys: impl Iterator<Item = &'k str>) -> HashMap<&'k str, usi
         real.max().map_or(0, |n| n + 1)
     };
     members.into_iter().map(|(path, numbers)| (path, length(numbers))).collect()
-}
-
-/// Little-endian floating-point elements as `f32`; `None` for dtypes that detection never reads.
-fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    let (twos, _) = bytes.as_chunks::<2>();
-    let (fours, _) = bytes.as_chunks::<4>();
-    Some(match dtype {
-        Dtype::F32 => fours.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::F16 => twos.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::BF16 => twos.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::F8E4M3 => bytes.iter().map(|&b| f8_e4m3(b)).collect(),
-        // An E5M2 byte is the upper half of an F16.
-        Dtype::F8E5M2 => bytes.iter().map(|&b| half::f16::from_le_bytes([0, b]).to_f32()).collect(),
-        _ => return None,
-    })
-}
-
-/// The value of an FP8 E4M3 (finite-only) byte: 4 exponent bits with bias 7, 3 mantissa bits.
-fn f8_e4m3(byte: u8) -> f32 {
-    let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
-    let exponent = i32::from((byte >> 3) & 0x0f);
-    let mantissa = f32::from(byte & 0x07) / 8.0;
-    match (exponent, byte & 0x07) {
-        (15, 7) => f32::NAN,
-        (0, _) => sign * mantissa * 2f32.powi(-6),
-        _ => sign * (1.0 + mantissa) * 2f32.powi(exponent - 7),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fp8_values_are_those_of_the_format() {
-        // Extremes of the OCP 8-bit floating point specification, table 1 (E4M3).
-        assert_eq!(f8_e4m3(0x7e), 448.0);
-        assert_eq!(f8_e4m3(0x08), 2f32.powi(-6));
-        assert_eq!(f8_e4m3(0x01), 2f32.powi(-9));
-        assert_eq!(f8_e4m3(0xb8), -1.0);
-        assert!(f8_e4m3(0x7f).is_nan());
-    }
 }

@@ -13,10 +13,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use distorch_checkpoint::decode::to_f32;
 use distorch_checkpoint::dtype::Dtype;
 use distorch_checkpoint::file::{Checkpoint, OpenError};
 use distorch_checkpoint::folders::{FolderError, ModelFolders, ModelKind};
-use half::{bf16, f16};
 
 /// The extensions that a prompt may leave out, in the order in which they are tried.
 const EXTENSIONS: [&str; 3] = [".safetensors", ".pt", ".bin"];
@@ -177,15 +177,6 @@ fn keys<'a>(file: &'a Checkpoint, encoder: &str) -> Vec<&'a str> {
 
 /// Little-endian floats of a dtype that embeddings come in.
 fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
-    match dtype {
-        Dtype::F64 => Some(convert(data, |bytes| f64::from_le_bytes(bytes) as f32)),
-        Dtype::F32 => Some(convert(data, f32::from_le_bytes)),
-        Dtype::F16 => Some(convert(data, |bytes| f16::from_le_bytes(bytes).to_f32())),
-        Dtype::BF16 => Some(convert(data, |bytes| bf16::from_le_bytes(bytes).to_f32())),
-        _ => None,
-    }
-}
-
-fn convert<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect()
+    let usual = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
+    usual.then(|| to_f32(data, dtype))
 }
