@@ -6,12 +6,14 @@
 
 pub mod devices;
 pub mod kernels;
+pub mod patch;
 pub mod placement;
 pub mod read;
 pub mod resident;
 pub mod tensor;
 pub mod weights;
 
+pub use patch::Patch;
 pub use resident::Resident;
 pub use tensor::{BoolTensor, DType, Device, IntTensor, Tensor};
 pub use weights::{LayerHandle, LayerParams, LayerSource, Scope, WeightError};
