@@ -17,6 +17,7 @@ mod torch;
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -207,6 +208,18 @@ impl Checkpoint {
         self.data(key).map_err(|problem| problem.at(&self.path))
     }
 
+    /// Says that a tensor's data is not needed for now: what of it the memory map holds in this
+    /// process's memory is let go, and read from the file again where it is asked for again.
+    ///
+    /// Does nothing where the data is not mapped, and on systems without such advice.
+    pub fn release(&self, key: &str) {
+        if let (Source::Map(map), Some(TensorInfo { place: Place::Span(span), .. })) =
+            (&self.file, self.get(key))
+        {
+            forget_pages(map, span);
+        }
+    }
+
     fn data(&self, key: &str) -> Result<Cow<'_, [u8]>, Problem> {
         let info = self.get(key).ok_or_else(|| Problem::NoSuchTensor(key.to_owned()))?;
         match &info.place {
@@ -248,6 +261,22 @@ fn contents(file: &[u8], hint: bool) -> Result<(Format, torch::Contents), Proble
         Kind::Pickle => (Format::TorchLegacy, torch::read_bare(file)?),
     })
 }
+
+/// Takes the pages of these bytes out of this process's memory, as far as the system does that.
+#[cfg(unix)]
+fn forget_pages(map: &Mmap, span: &Range<usize>) {
+    let span = span.start.min(map.len())..span.end.min(map.len());
+    // SAFETY: the map is shared with the file and only read, so a page that is let go comes back
+    // with the same bytes; and the range lies in the map.
+    let advised = unsafe {
+        map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, span.start, span.len())
+    };
+    // Advice that is not taken costs memory and nothing else.
+    drop(advised);
+}
+
+#[cfg(not(unix))]
+fn forget_pages(_: &Mmap, _: &Range<usize>) {}
 
 /// Maps a file into memory.
 fn map(path: &Path) -> Result<Source, Problem> {
