@@ -10,8 +10,10 @@
 //! | `unet`, `mmdit`, `flux`, `clip`, `t5`, `vae` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
+//! | `blank` | the other way round: from configurations to the tensors of a file |
 //! | `prediction`, `ignorable`, `foreign` | what the output means; leftovers; files that are something else |
 
+mod blank;
 mod clip;
 mod diffusion;
 mod error;
@@ -31,6 +33,7 @@ mod text;
 mod unet;
 mod vae;
 
+pub use blank::{Configs, blank};
 pub use error::FamilyError;
 pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant};
 

@@ -1,31 +1,32 @@
 //! Any configuration, written out as the layers that it asks for, is read back the same.
 
-use indexmap::IndexMap;
 use proptest::prelude::*;
 
-use super::layout::Module;
-use super::{recognise, vae};
+use super::{Configs, blank, recognise, vae};
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::config::{
     DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig, UnetConfig, VaeConfig,
 };
 use crate::dtype::Dtype;
 use crate::family::Model;
-use crate::file::Checkpoint;
 
-fn recognised(prefix: &str, module: &Module) -> Model {
-    let parts = module.layers().into_iter().flat_map(|layer| {
-        let key = move |name: &str| match name {
-            "" => format!("{prefix}{}", layer.name),
-            _ => format!("{prefix}{}.{name}", layer.name),
-        };
-        let params = layer.params.into_iter();
-        params.map(move |param| (key(&param.name), Dtype::F32, param.shape)).collect::<Vec<_>>()
-    });
-    let checkpoint = Checkpoint::from_parts("round trip", IndexMap::new(), parts).unwrap();
+fn recognised(configs: Configs) -> Model {
+    let checkpoint = blank("round trip", &configs, Dtype::F32).unwrap();
     let model = recognise(&checkpoint).unwrap();
     assert_eq!((&model.unknown, model.ignored.len()), (&Vec::new(), 0));
     model
+}
+
+fn of_diffusion(config: &DiffusionConfig) -> DiffusionConfig {
+    let diffusion = Some(config.clone());
+    recognised(Configs { diffusion, ..Configs::default() }).diffusion.unwrap().config
+}
+
+fn of_text_encoder(name: &'static str, config: &TextEncoderConfig) -> TextEncoderConfig {
+    let text_encoders = vec![(name, config.clone())];
+    let model = recognised(Configs { text_encoders, ..Configs::default() });
+    assert_eq!(model.text_encoders[0].name, name);
+    model.text_encoders[0].config.clone()
 }
 
 fn unet() -> impl Strategy<Value = UnetConfig> {
@@ -119,26 +120,26 @@ proptest! {
 
     #[test]
     fn of_unets(config in unet()) {
-        let model = recognised("model.diffusion_model.", &super::unet::layout(&config));
-        prop_assert_eq!(model.diffusion.unwrap().config, DiffusionConfig::Unet(config));
+        let config = DiffusionConfig::Unet(config);
+        prop_assert_eq!(of_diffusion(&config), config);
     }
 
     #[test]
     fn of_mmdits(config in mmdit()) {
-        let model = recognised("model.diffusion_model.", &super::mmdit::layout(&config));
-        prop_assert_eq!(model.diffusion.unwrap().config, DiffusionConfig::Mmdit(config));
+        let config = DiffusionConfig::Mmdit(config);
+        prop_assert_eq!(of_diffusion(&config), config);
     }
 
     #[test]
     fn of_flux(config in flux()) {
-        let model = recognised("", &super::flux::layout(&config));
-        prop_assert_eq!(model.diffusion.unwrap().config, DiffusionConfig::Flux(config));
+        let config = DiffusionConfig::Flux(config);
+        prop_assert_eq!(of_diffusion(&config), config);
     }
 
     #[test]
     fn of_autoencoders(config in autoencoder()) {
-        let model = recognised("first_stage_model.", &vae::layout(&config));
-        prop_assert_eq!(model.vae.unwrap(), config);
+        let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
+        prop_assert_eq!(recognised(configs).vae.unwrap(), config);
     }
 
     #[test]
@@ -156,8 +157,8 @@ proptest! {
             activation: ClipActivation::QuickGelu,
             projection,
         };
-        let model = recognised("text_encoders.clip_l.transformer.", &super::clip::layout(&clip));
-        prop_assert_eq!(&model.text_encoders[0].config, &TextEncoderConfig::Clip(clip));
+        let clip = TextEncoderConfig::Clip(clip);
+        prop_assert_eq!(of_text_encoder("clip_l", &clip), clip);
 
         let t5 = T5Config {
             vocab_size: 99,
@@ -168,7 +169,7 @@ proptest! {
             intermediate: feed_forward,
             relative_buckets: 5,
         };
-        let model = recognised("", &super::t5::layout(&t5));
-        prop_assert_eq!(&model.text_encoders[0].config, &TextEncoderConfig::T5(t5));
+        let t5 = TextEncoderConfig::T5(t5);
+        prop_assert_eq!(of_text_encoder("t5xxl", &t5), t5);
     }
 }
