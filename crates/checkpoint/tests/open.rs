@@ -64,8 +64,48 @@ fn what_pytorch_wrote_is_read_bit_for_bit() {
             let bytes = opened.bytes(&tensor.key).unwrap();
             assert_eq!(bytes.len() as u64, info.bytes(), "{place}");
             assert_eq!(hex(&bytes), tensor.hex, "{place}");
+            let half = bytes.len() / 2;
+            let mut copy = vec![0; bytes.len() - half];
+            opened.read_into(&tensor.key, half as u64, &mut copy).unwrap();
+            assert_eq!(hex(&copy), tensor.hex[2 * half..], "{place}, copied");
+            let too_far = opened.read_into(&tensor.key, half as u64 + 1, &mut copy);
+            assert!(copy.is_empty() || too_far.is_err(), "{place}");
         }
     }
+}
+
+/// A file that is cut short, written over or replaced while it is open: reading ends in an error
+/// or in what was there, never in a signal.
+#[test]
+fn a_file_that_changes_while_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.pt");
+    let open = || {
+        std::fs::copy(folder().join("floats.pt"), &path).unwrap();
+        Checkpoint::open(&path).unwrap()
+    };
+    let read = |file: &Checkpoint| {
+        let mut to = vec![0; file.get("a").unwrap().bytes() as usize];
+        file.read_into("a", 0, &mut to).map(|()| to).map_err(|error| error.to_string())
+    };
+    let whole = open();
+    let before = read(&whole).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
+    let error = read(&whole).unwrap_err();
+    assert!(error.contains("a.pt") && error.contains("changed on disk"), "{error}");
+
+    let replaced = open();
+    let other = dir.path().join("other");
+    std::fs::write(&other, b"something else").unwrap();
+    if std::fs::rename(&other, &path).is_ok() {
+        assert_eq!(read(&replaced).unwrap(), before, "the old file stays open");
+    }
+
+    let written = open();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
+    file.set_modified(later).unwrap();
+    assert!(read(&written).unwrap_err().contains("changed on disk"));
 }
 
 #[test]

@@ -52,27 +52,46 @@ fn scale_rows(weight: &mut [f32], scales: &[f32]) -> Result<(), String> {
 }
 
 fn values(checkpoint: &Checkpoint, param: &Param) -> Result<Vec<f32>, String> {
-    let bytes = checkpoint.bytes(&param.key).map_err(|error| error.to_string())?;
-    let bytes = rows(&bytes, checkpoint, param)?;
-    let values = to_f32(bytes, param.dtype);
-    let expected: usize = param.shape.iter().product();
-    if values.len() != expected {
-        return Err(format!("`{}` has {} elements, not {expected}", param.key, values.len()));
-    }
+    let values = to_f32(&bytes(checkpoint, param)?, param.dtype);
     Ok(match (param.transposed, param.shape.as_slice()) {
         (true, &[rows, columns]) => transpose(&values, rows, columns),
         _ => values,
     })
 }
 
-/// The parameter's part of a tensor that the file fuses from several.
-fn rows<'a>(bytes: &'a [u8], checkpoint: &Checkpoint, param: &Param) -> Result<&'a [u8], String> {
-    let Some((start, end)) = param.rows else { return Ok(bytes) };
-    let stored = checkpoint.get(&param.key).and_then(|tensor| tensor.shape.first().copied());
-    let row = bytes.len().checked_div(stored.unwrap_or(0)).unwrap_or(0);
-    bytes
-        .get(start.saturating_mul(row)..end.saturating_mul(row))
-        .ok_or_else(|| format!("`{}` has no rows {start} to {end}", param.key))
+/// The parameter's elements as stored, of which there are as many as its shape says.
+///
+/// They are read from the file, never looked at through its map: the file may have been changed
+/// since it was opened.
+fn bytes(checkpoint: &Checkpoint, param: &Param) -> Result<Vec<u8>, String> {
+    let tensor =
+        checkpoint.get(&param.key).ok_or_else(|| format!("there is no tensor `{}`", param.key))?;
+    let whole = tensor.bytes();
+    let (start, end) = match param.rows {
+        None => (0, whole),
+        // The parameter's part of a tensor that the file fuses from several.
+        Some((start, end)) => {
+            let row = whole.checked_div(tensor.shape.first().map_or(0, |&rows| rows as u64));
+            let at = |row_number: usize| row.unwrap_or(0).saturating_mul(row_number as u64);
+            if start > end || at(end) > whole {
+                return Err(format!("`{}` has no rows {start} to {end}", param.key));
+            }
+            (at(start), at(end))
+        }
+    };
+    if tensor.dtype != param.dtype || end - start != param.bytes() {
+        let (dtype, found) = (tensor.dtype, (end - start) / tensor.dtype.size() as u64);
+        let (expected, elements) = (param.dtype, param.elements());
+        return Err(format!(
+            "`{}` has {found} elements of {dtype}, not {elements} of {expected}",
+            param.key
+        ));
+    }
+    // No larger than a tensor of the file, whose data is there.
+    let length = usize::try_from(end - start).map_err(|error| error.to_string())?;
+    let mut bytes = vec![0; length];
+    checkpoint.read_into(&param.key, start, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
 /// The `rows × columns` matrix whose transpose is stored.

@@ -25,8 +25,8 @@ impl Resident {
 
     /// All layers of a checkpoint's component. `loaded` hears of every layer, with its stored bytes.
     ///
-    /// What was read of the file leaves memory as soon as it is converted, so that the peak is the
-    /// component in the compute dtype and one layer as stored.
+    /// The peak of memory is the component in the compute dtype and one layer as stored: the file
+    /// is read, and none of its pages stay in this process's memory.
     ///
     /// # Errors
     /// When a tensor cannot be read from the file.
@@ -40,7 +40,6 @@ impl Resident {
         let mut resident = Self::new(device, dtype);
         for layer in &component.layers {
             resident.insert(&layer.name, read::layer(checkpoint, layer)?);
-            layer.params.iter().for_each(|param| checkpoint.release(&param.key));
             loaded(layer);
         }
         Ok(resident)

@@ -108,6 +108,9 @@ pub enum Problem {
     /// A readable file without any tensor.
     #[error("has no tensors: it is not a checkpoint, or they are where no loader looks for them")]
     NoTensors,
+    /// A file that is not what it was when it was opened.
+    #[error("was changed on disk after it was opened: let it be, and load it again")]
+    Changed,
     /// A key that the file does not have.
     #[error("has no tensor {}: list its keys with `distorch inspect --layers`", Quoted(.0))]
     NoSuchTensor(String),

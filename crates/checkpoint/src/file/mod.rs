@@ -8,6 +8,7 @@
 //! [`safetensors::read_header`] reads a safetensors header alone, [`pickle::read`] a pickle.
 
 mod error;
+mod mapped;
 pub mod pickle;
 pub mod safetensors;
 mod sniff;
@@ -16,17 +17,15 @@ mod torch;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
-use memmap2::Mmap;
 
 pub use error::{OpenError, Problem};
 pub use tensor::TensorInfo;
 
 use crate::dtype::Dtype;
+use mapped::Mapped;
 use sniff::Kind;
 use tensor::Place;
 
@@ -63,9 +62,11 @@ impl fmt::Display for Format {
 
 /// An open checkpoint: its tensors' names, dtypes, shapes and data.
 ///
-/// The file stays mapped as long as the checkpoint lives; share it in an
-/// [`Arc`](std::sync::Arc). The file must not be changed in place meanwhile: replacing it by a
-/// rename, as downloaders do, is fine; cutting it short makes reads of what is gone end the process.
+/// The file stays open and mapped as long as the checkpoint lives; share it in an
+/// [`Arc`](std::sync::Arc). Replacing the file by a rename, as downloaders do, is fine at any time.
+/// A file that is changed in place is told by [`read_into`](Checkpoint::read_into); cutting it
+/// short makes a look at slices of [`bytes`](Checkpoint::bytes) that are gone end the process, so
+/// what reads a file long after it was opened should read, not look.
 pub struct Checkpoint {
     path: PathBuf,
     format: Format,
@@ -78,15 +79,27 @@ pub struct Checkpoint {
 
 /// The file's bytes.
 enum Source {
-    Map(Mmap),
+    Map(Mapped),
     Memory(Vec<u8>),
 }
 
 impl Source {
     fn bytes(&self) -> &[u8] {
         match self {
-            Source::Map(map) => map,
+            Source::Map(map) => map.bytes(),
             Source::Memory(bytes) => bytes,
+        }
+    }
+
+    /// Copies the file's bytes from `start` on. No page of the map is touched.
+    fn read_into(&self, start: usize, to: &mut [u8]) -> Result<(), Problem> {
+        match self {
+            Source::Map(map) => map.read_into(start as u64, to),
+            Source::Memory(bytes) => {
+                let from = bytes.get(start..).and_then(|bytes| bytes.get(..to.len()));
+                to.copy_from_slice(from.ok_or(Problem::Changed)?);
+                Ok(())
+            }
         }
     }
 }
@@ -99,8 +112,8 @@ impl Checkpoint {
     /// # Errors
     /// An [`OpenError`] that names the file, what is wrong with it and the way out.
     pub fn open(path: &Path) -> Result<Checkpoint, OpenError> {
-        let source = map(path).map_err(|problem| problem.at(path))?;
-        Checkpoint::read(path.to_owned(), source)
+        let source = Mapped::open(path).map_err(|problem| problem.at(path))?;
+        Checkpoint::load(path.to_owned(), Source::Map(source))
     }
 
     /// Opens a model file that is already in memory; `name` stands for its path in errors.
@@ -108,7 +121,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Checkpoint, OpenError> {
-        Checkpoint::read(name.into(), Source::Memory(bytes))
+        Checkpoint::load(name.into(), Source::Memory(bytes))
     }
 
     /// A checkpoint of keys, dtypes and shapes alone, for tests and tools that need no data:
@@ -143,7 +156,7 @@ impl Checkpoint {
         })
     }
 
-    fn read(path: PathBuf, file: Source) -> Result<Checkpoint, OpenError> {
+    fn load(path: PathBuf, file: Source) -> Result<Checkpoint, OpenError> {
         let hint = path.extension().is_some_and(|extension| {
             extension.eq_ignore_ascii_case("safetensors") || extension.eq_ignore_ascii_case("sft")
         });
@@ -216,7 +229,40 @@ impl Checkpoint {
         if let (Source::Map(map), Some(TensorInfo { place: Place::Span(span), .. })) =
             (&self.file, self.get(key))
         {
-            forget_pages(map, span);
+            map.forget(span);
+        }
+    }
+
+    /// Copies a part of a tensor's data, as [`bytes`](Checkpoint::bytes) has it, from the byte
+    /// `start` on: as many bytes as `to` takes.
+    ///
+    /// The file is asked whether it is still the one that was opened, and read rather than looked
+    /// at through its map: whatever happens to it, this ends in an error.
+    ///
+    /// # Errors
+    /// There is no such tensor or no data, the part reaches out of it, or the file was changed.
+    pub fn read_into(&self, key: &str, start: u64, to: &mut [u8]) -> Result<(), OpenError> {
+        self.copy(key, start, to).map_err(|problem| problem.at(&self.path))
+    }
+
+    fn copy(&self, key: &str, start: u64, to: &mut [u8]) -> Result<(), Problem> {
+        let info = self.get(key).ok_or_else(|| Problem::NoSuchTensor(key.to_owned()))?;
+        let end = start.checked_add(to.len() as u64).filter(|&end| end <= info.bytes());
+        let outside = || Problem::tensor(key, format!("it has {} bytes", info.bytes()));
+        end.ok_or_else(outside)?;
+        let start = usize::try_from(start).map_err(|_| outside())?;
+        match &info.place {
+            Place::Span(span) => self.file.read_into(span.start + start, to),
+            Place::Strided(strided) => {
+                let storage = self.storages.get(strided.storage);
+                let storage = storage.ok_or_else(|| Problem::NoData(key.to_owned()))?;
+                let mut stored = vec![0; storage.span.len()];
+                self.file.read_into(storage.span.start, &mut stored)?;
+                let data = storage.gather(&stored, info.dtype, &info.shape, strided)?;
+                to.copy_from_slice(data.get(start..start + to.len()).ok_or_else(outside)?);
+                Ok(())
+            }
+            Place::Absent => Err(Problem::NoData(key.to_owned())),
         }
     }
 
@@ -230,7 +276,8 @@ impl Checkpoint {
             Place::Strided(strided) => {
                 let storage = self.storages.get(strided.storage);
                 let storage = storage.ok_or_else(|| Problem::NoData(key.to_owned()))?;
-                storage.gather(self.file.bytes(), info.dtype, &info.shape, strided).map(Cow::Owned)
+                let stored = self.file.bytes().get(storage.span.clone()).unwrap_or_default();
+                storage.gather(stored, info.dtype, &info.shape, strided).map(Cow::Owned)
             }
             Place::Absent => Err(Problem::NoData(key.to_owned())),
         }
@@ -260,37 +307,4 @@ fn contents(file: &[u8], hint: bool) -> Result<(Format, torch::Contents), Proble
         Kind::TorchLegacy => (Format::TorchLegacy, torch::read_legacy(file)?),
         Kind::Pickle => (Format::TorchLegacy, torch::read_bare(file)?),
     })
-}
-
-/// Takes the pages of these bytes out of this process's memory, as far as the system does that.
-#[cfg(unix)]
-fn forget_pages(map: &Mmap, span: &Range<usize>) {
-    let span = span.start.min(map.len())..span.end.min(map.len());
-    // SAFETY: the map is shared with the file and only read, so a page that is let go comes back
-    // with the same bytes; and the range lies in the map.
-    let advised = unsafe {
-        map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, span.start, span.len())
-    };
-    // Advice that is not taken costs memory and nothing else.
-    drop(advised);
-}
-
-#[cfg(not(unix))]
-fn forget_pages(_: &Mmap, _: &Range<usize>) {}
-
-/// Maps a file into memory.
-fn map(path: &Path) -> Result<Source, Problem> {
-    // Asked first: opening a pipe would wait for its other end.
-    let metadata = std::fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(Problem::NotAFile("a directory"));
-    }
-    if !metadata.is_file() {
-        return Err(Problem::NotAFile("a device or a pipe"));
-    }
-    let file = File::open(path)?;
-    // SAFETY: the map is only read, as plain bytes, every offset into it is checked against its
-    // length, and the slices of it borrow from the `Checkpoint` that owns it. What no program can rule out is
-    // that another one changes the file in place; `Checkpoint` documents that.
-    Ok(Source::Map(unsafe { Mmap::map(&file)? }))
 }

@@ -35,17 +35,17 @@ pub(crate) struct Strided {
 }
 
 impl Storage {
-    /// The tensor's elements, row-major and little-endian.
+    /// The tensor's elements, row-major and little-endian, from what the file has at `span`.
     ///
     /// `strided` has been checked against the storage's bytes.
     pub(crate) fn gather(
         &self,
-        file: &[u8],
+        stored: &[u8],
         dtype: Dtype,
         shape: &[usize],
         strided: &Strided,
     ) -> Result<Vec<u8>, Problem> {
-        let data = self.data(file)?;
+        let data = self.data(stored)?;
         let mut gathered = match dtype.size() {
             1 => gather::<1>(&data, shape, strided),
             2 => gather::<2>(&data, shape, strided),
@@ -58,8 +58,7 @@ impl Storage {
         Ok(gathered)
     }
 
-    fn data<'a>(&self, file: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
-        let stored = file.get(self.span.clone()).unwrap_or_default();
+    fn data<'a>(&self, stored: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
         match self.deflated {
             None => Ok(Cow::Borrowed(stored)),
             Some(crc) => inflate(stored, self.bytes, crc).map(Cow::Owned),

@@ -1,0 +1,109 @@
+//! A file in memory pages, with the file itself beside them.
+//!
+//! Looking at a page that is no longer in the file ends the process (`SIGBUS` on Unix). The map
+//! serves what is looked at while the file is being opened; weights are read from the file
+//! through [`Mapped::read_into`], which comes back with an error.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::time::SystemTime;
+
+use memmap2::Mmap;
+
+use super::error::Problem;
+
+/// A mapped file.
+pub(super) struct Mapped {
+    map: Mmap,
+    file: File,
+    version: Version,
+}
+
+/// What tells that a file is still the same.
+#[derive(PartialEq, Eq)]
+struct Version {
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Version {
+    fn of(metadata: &Metadata) -> Self {
+        Self { len: metadata.len(), modified: metadata.modified().ok() }
+    }
+}
+
+impl Mapped {
+    /// Maps the file at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, Problem> {
+        // Asked first: opening a pipe would wait for its other end.
+        let metadata = std::fs::metadata(path)?;
+        if metadata.is_dir() {
+            return Err(Problem::NotAFile("a directory"));
+        }
+        if !metadata.is_file() {
+            return Err(Problem::NotAFile("a device or a pipe"));
+        }
+        let file = File::open(path)?;
+        let version = Version::of(&file.metadata()?);
+        // SAFETY: the map is only read, as plain bytes, every offset into it is checked against
+        // its length, and the slices of it borrow from the `Checkpoint` that owns it. What no
+        // program can rule out is that another one changes the file in place; `Checkpoint`
+        // documents that.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self { map, file, version })
+    }
+
+    /// The pages.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Takes the pages of these bytes out of this process's memory, as far as the system does that.
+    pub(super) fn forget(&self, span: &Range<usize>) {
+        #[cfg(unix)]
+        {
+            let span = span.start.min(self.map.len())..span.end.min(self.map.len());
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is shared with the file and only read, so a page that is let go
+            // comes back with the same bytes; and the range lies in the map.
+            let advised =
+                unsafe { self.map.unchecked_advise_range(advice, span.start, span.len()) };
+            // Advice that is not taken costs memory and nothing else.
+            drop(advised);
+        }
+        #[cfg(not(unix))]
+        let _ = span;
+    }
+
+    /// Copies from the file, provided that it is the one that was opened.
+    pub(super) fn read_into(&self, start: u64, to: &mut [u8]) -> Result<(), Problem> {
+        if Version::of(&self.file.metadata()?) != self.version {
+            return Err(Problem::Changed);
+        }
+        read_exact_at(&self.file, start, to).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Problem::Changed,
+            _ => Problem::Io(error),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, start: u64, to: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, to, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut start: u64, mut to: &mut [u8]) -> io::Result<()> {
+    while !to.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, to, start)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                start += read as u64;
+                to = &mut to[read..];
+            }
+        }
+    }
+    Ok(())
+}
