@@ -21,14 +21,23 @@ pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
         Dtype::F32 => convert(bytes, f32::from_le_bytes),
         Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::BF16 => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-        Dtype::F8E4M3 => table(bytes, &E4M3),
-        Dtype::F8E5M2 => table(bytes, &E5M2),
+        Dtype::F8E4M3 => look_up(bytes, &E4M3),
+        Dtype::F8E5M2 => look_up(bytes, &E5M2),
         Dtype::I64 => convert(bytes, |b: [u8; 8]| i64::from_le_bytes(b) as f32),
         Dtype::I32 => convert(bytes, |b: [u8; 4]| i32::from_le_bytes(b) as f32),
         Dtype::I16 => convert(bytes, |b: [u8; 2]| f32::from(i16::from_le_bytes(b))),
         Dtype::I8 => convert(bytes, |[b]| f32::from(b as i8)),
         Dtype::U8 => convert(bytes, |[b]| f32::from(b)),
         Dtype::Bool => convert(bytes, |[b]| f32::from(u8::from(b != 0))),
+    }
+}
+
+/// The values of all 256 bytes of an 8-bit float dtype; `None` for another dtype.
+pub fn table(dtype: Dtype) -> Option<&'static [f32; 256]> {
+    match dtype {
+        Dtype::F8E4M3 => Some(&E4M3),
+        Dtype::F8E5M2 => Some(&E5M2),
+        _ => None,
     }
 }
 
@@ -43,7 +52,7 @@ fn convert<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32 + Sync) -
     values
 }
 
-fn table(bytes: &[u8], values: &[f32; 256]) -> Vec<f32> {
+fn look_up(bytes: &[u8], values: &[f32; 256]) -> Vec<f32> {
     convert(bytes, |[byte]| values[usize::from(byte)])
 }
 

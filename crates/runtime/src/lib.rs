@@ -10,6 +10,8 @@ pub mod patch;
 pub mod placement;
 pub mod read;
 pub mod resident;
+mod rounding;
+pub mod stored;
 pub mod tensor;
 pub mod weights;
 

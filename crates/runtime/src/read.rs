@@ -1,8 +1,8 @@
 //! Reading a layer's parameters from a checkpoint, in their canonical form.
 
-use distorch_checkpoint::decode::to_f32;
-use distorch_checkpoint::{Checkpoint, Layer, Param};
+use distorch_checkpoint::{Checkpoint, Layer};
 
+use crate::stored::StoredLayer;
 use crate::tensor::TensorData;
 use crate::weights::WeightError;
 
@@ -12,97 +12,17 @@ use crate::weights::WeightError;
 /// the format means it; scales of inputs are for 8-bit arithmetic, which is not done here.
 ///
 /// # Errors
-/// When a tensor cannot be read from the file, or is smaller than its parameter.
+/// When a tensor cannot be read from the file, or is not what its parameter says.
 pub fn layer(
     checkpoint: &Checkpoint,
     layer: &Layer,
 ) -> Result<Vec<(String, TensorData)>, WeightError> {
-    let failed = |reason: String| WeightError::Load { layer: layer.name.clone(), reason };
-    let mut params = Vec::with_capacity(layer.params.len());
-    let mut scales = Vec::new();
-    for param in &layer.params {
-        let values = values(checkpoint, param).map_err(failed)?;
-        match param.name.as_str() {
-            "scale_weight" | "weight_scale" => scales = values,
-            "scale_input" | "input_scale" => {}
-            _ => params.push((param.name.clone(), values, param.shape.clone())),
-        }
-    }
-    if !scales.is_empty() {
-        for (_, weight, _) in params.iter_mut().filter(|(name, ..)| name == "weight") {
-            scale_rows(weight, &scales).map_err(failed)?;
-        }
-    }
-    Ok(params
-        .into_iter()
-        .map(|(name, values, shape)| (name, TensorData::new(values, shape)))
-        .collect())
-}
-
-/// One scale for all of the weight, or one for each of its rows.
-fn scale_rows(weight: &mut [f32], scales: &[f32]) -> Result<(), String> {
-    let row = weight.len() / scales.len();
-    if row * scales.len() != weight.len() {
-        return Err(format!("{} scales do not divide {} weights", scales.len(), weight.len()));
-    }
-    for (row, scale) in weight.chunks_mut(row.max(1)).zip(scales) {
-        row.iter_mut().for_each(|value| *value *= scale);
-    }
-    Ok(())
-}
-
-fn values(checkpoint: &Checkpoint, param: &Param) -> Result<Vec<f32>, String> {
-    let values = to_f32(&bytes(checkpoint, param)?, param.dtype);
-    Ok(match (param.transposed, param.shape.as_slice()) {
-        (true, &[rows, columns]) => transpose(&values, rows, columns),
-        _ => values,
-    })
-}
-
-/// The parameter's elements as stored, of which there are as many as its shape says.
-///
-/// They are read from the file, never looked at through its map: the file may have been changed
-/// since it was opened.
-fn bytes(checkpoint: &Checkpoint, param: &Param) -> Result<Vec<u8>, String> {
-    let tensor =
-        checkpoint.get(&param.key).ok_or_else(|| format!("there is no tensor `{}`", param.key))?;
-    let whole = tensor.bytes();
-    let (start, end) = match param.rows {
-        None => (0, whole),
-        // The parameter's part of a tensor that the file fuses from several.
-        Some((start, end)) => {
-            let row = whole.checked_div(tensor.shape.first().map_or(0, |&rows| rows as u64));
-            let at = |row_number: usize| row.unwrap_or(0).saturating_mul(row_number as u64);
-            if start > end || at(end) > whole {
-                return Err(format!("`{}` has no rows {start} to {end}", param.key));
-            }
-            (at(start), at(end))
-        }
-    };
-    if tensor.dtype != param.dtype || end - start != param.bytes() {
-        let (dtype, found) = (tensor.dtype, (end - start) / tensor.dtype.size() as u64);
-        let (expected, elements) = (param.dtype, param.elements());
-        return Err(format!(
-            "`{}` has {found} elements of {dtype}, not {elements} of {expected}",
-            param.key
-        ));
-    }
-    // No larger than a tensor of the file, whose data is there.
-    let length = usize::try_from(end - start).map_err(|error| error.to_string())?;
-    let mut bytes = vec![0; length];
-    checkpoint.read_into(&param.key, start, &mut bytes).map_err(|error| error.to_string())?;
-    Ok(bytes)
-}
-
-/// The `rows × columns` matrix whose transpose is stored.
-fn transpose(stored: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let element = |index: usize| stored[(index % columns) * rows + index / columns];
-    (0..rows * columns).map(element).collect()
+    StoredLayer::read(checkpoint, layer)?.values()
 }
 
 #[cfg(test)]
 mod tests {
-    use distorch_checkpoint::{Dtype, LayerKind};
+    use distorch_checkpoint::{Dtype, LayerKind, Param};
 
     use super::*;
 

@@ -3,7 +3,9 @@
 // Named for its features: Burn's own `flex` feature leaves the CPU backend on one thread.
 use burn_flex as _;
 
-pub use burn::tensor::ops::{FloatTensorOps, ModuleOps};
+use burn::tensor::TensorMetadata;
+use burn::tensor::backend::Backend as _;
+pub use burn::tensor::ops::{FloatTensorOps, IntTensorOps, ModuleOps};
 pub use burn::tensor::{DType, Distribution, Shape, TensorData, TensorPrimitive};
 
 /// The backend that sends each operation to the device of its tensors.
@@ -61,9 +63,98 @@ impl AnyTensor {
         &self.shape
     }
 
+    /// The dtype.
+    pub fn dtype(&self) -> DType {
+        self.primitive.dtype()
+    }
+
+    /// The values, on the host; copied only where the tensor is shared or elsewhere.
+    ///
+    /// # Errors
+    /// When the device fails to hand them over.
+    pub fn into_data(self) -> Result<TensorData, String> {
+        burn::tensor::read_sync(Backend::float_into_data(self.primitive))
+            .map_err(|error| format!("{error:?}"))
+    }
+
+    /// The tensor in another float dtype.
+    pub fn cast(self, dtype: DType) -> Self {
+        if self.dtype() == dtype {
+            return self;
+        }
+        Self { primitive: Backend::float_cast(self.primitive, dtype.into()), shape: self.shape }
+    }
+
+    /// The tensor on another device.
+    pub fn to_device(self, device: &Device) -> Self {
+        Self { primitive: Backend::float_to_device(self.primitive, device), shape: self.shape }
+    }
+
+    /// The tensor with as many equal parts as there are `scales`, each times its scale.
+    ///
+    /// The number of scales divides that of the values.
+    pub fn scale_parts(self, scales: &[f32], device: &Device) -> Self {
+        let parts = scales.len();
+        let values: usize = self.shape.iter().product();
+        let dtype = self.dtype();
+        let scales = TensorData::new(scales.to_vec(), [parts, 1]);
+        let scales = Backend::float_from_data(scales.convert_dtype(dtype), device);
+        let rows = [parts, values / parts.max(1)].into();
+        let product = Backend::float_mul(Backend::float_reshape(self.primitive, rows), scales);
+        let primitive = Backend::float_reshape(product, Shape::from(self.shape.clone()));
+        Self { primitive, shape: self.shape }
+    }
+
     /// The tensor at rank `D`, or `None` where it has another rank.
     pub fn rank<const D: usize>(&self) -> Option<Tensor<D>> {
         (self.shape.len() == D)
             .then(|| Tensor::from_primitive(TensorPrimitive::Float(self.primitive.clone())))
     }
+}
+
+/// Bytes on a device, each the number of a row in a table of 256 values: how a device that knows no
+/// 8-bit floats holds them.
+#[derive(Clone, Debug)]
+pub struct Codes {
+    primitive: burn::tensor::ops::IntTensor<Backend>,
+    shape: Vec<usize>,
+}
+
+impl Codes {
+    /// Whether the device can hold such bytes.
+    pub fn fit(device: &Device) -> bool {
+        Backend::supports_dtype(device, DType::U8)
+    }
+
+    /// Puts the bytes on the device.
+    pub fn from_bytes(bytes: Vec<u8>, shape: Vec<usize>, device: &Device) -> Self {
+        let length = bytes.len();
+        let data = TensorData::new(bytes, [length]);
+        Self { primitive: Backend::int_from_data(data, device), shape }
+    }
+
+    /// The bytes on another device.
+    pub fn to_device(self, device: &Device) -> Self {
+        Self { primitive: Backend::int_to_device(self.primitive, device), shape: self.shape }
+    }
+
+    /// The values, in f32.
+    pub fn decode(self, table: &[f32; 256], device: &Device) -> AnyTensor {
+        let table = TensorData::new(table.to_vec(), [256]);
+        let table = Backend::float_from_data(table, device);
+        let rows = Backend::int_cast(self.primitive, burn::tensor::IntDType::I32);
+        let values = Backend::float_select(table, 0, rows);
+        let primitive = Backend::float_reshape(values, Shape::from(self.shape.clone()));
+        AnyTensor { primitive, shape: self.shape }
+    }
+}
+
+/// Whether the device holds and computes with this dtype.
+pub fn supports(device: &Device, dtype: DType) -> bool {
+    Backend::supports_dtype(device, dtype)
+}
+
+/// Whether the device is this process's own memory.
+pub fn is_host(device: &Device) -> bool {
+    matches!(device, Device::Flex(_))
 }

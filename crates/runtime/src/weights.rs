@@ -150,12 +150,23 @@ impl LayerHandle {
 pub struct LayerParams {
     layer: Arc<str>,
     params: Vec<(Arc<str>, AnyTensor)>,
+    lease: Option<Arc<dyn Lease>>,
 }
+
+/// What is held as long as parameters are in use, such as their place in a window of memory.
+pub trait Lease: std::fmt::Debug + Send + Sync {}
 
 impl LayerParams {
     /// Parameters by name.
     pub fn new(layer: impl Into<Arc<str>>, params: Vec<(Arc<str>, AnyTensor)>) -> Self {
-        Self { layer: layer.into(), params }
+        Self { layer: layer.into(), params, lease: None }
+    }
+
+    /// The same, which holds `lease` until the last copy is dropped.
+    #[must_use]
+    pub fn holding(mut self, lease: Arc<dyn Lease>) -> Self {
+        self.lease = Some(lease);
+        self
     }
 
     /// The layer's canonical name.
