@@ -2,11 +2,14 @@
 //!
 //! [`devices`] tells what the machine has.
 //! [`tensor`] is the one file that knows which Burn this is: everything above uses its aliases.
-//! [`weights`] hands a layer its parameters, wherever they live.
+//! [`weights`] hands a layer its parameters, wherever they live: all on the compute device
+//! ([`resident`]), or each at the home that a plan gives it ([`placed`]).
 
 pub mod devices;
 pub mod kernels;
+pub mod machine;
 pub mod patch;
+pub mod placed;
 pub mod placement;
 pub mod read;
 pub mod resident;
@@ -15,7 +18,9 @@ pub mod stored;
 pub mod tensor;
 pub mod weights;
 
+pub use machine::Machine;
 pub use patch::Patch;
+pub use placed::Placed;
 pub use resident::Resident;
 pub use tensor::{BoolTensor, DType, Device, IntTensor, Tensor};
 pub use weights::{LayerHandle, LayerParams, LayerSource, Scope, WeightError};

@@ -20,7 +20,7 @@ pub struct StoredLayer {
     params: Vec<StoredParam>,
     /// Scales of an 8-bit weight (`scale_weight`, `weight_scale`): one for all of it, or one a row.
     scales: Option<Arc<Vec<f32>>>,
-    /// Bytes of the scales as stored.
+    /// Bytes of all scales as stored.
     scale_bytes: u64,
 }
 
@@ -76,9 +76,9 @@ impl StoredLayer {
                 "scale_weight" | "weight_scale" => {
                     let values = to_f32(&bytes(checkpoint, param).map_err(failed)?, param.dtype);
                     stored.scales = Some(Arc::new(values)).filter(|values| !values.is_empty());
-                    stored.scale_bytes = param.bytes();
+                    stored.scale_bytes += param.bytes();
                 }
-                "scale_input" | "input_scale" => {}
+                "scale_input" | "input_scale" => stored.scale_bytes += param.bytes(),
                 _ => stored.params.push(StoredParam::read(checkpoint, param).map_err(failed)?),
             }
         }
@@ -106,6 +106,11 @@ impl StoredLayer {
         let params =
             self.params.iter().map(|param| param.elements() as u64 * param.dtype.size() as u64);
         params.sum::<u64>() + self.scale_bytes
+    }
+
+    /// Elements of all parameters, scales left out.
+    pub fn elements(&self) -> u64 {
+        self.params.iter().map(|param| param.elements() as u64).sum()
     }
 
     /// The parameters on the device that computes, in the compute dtype. They are on that device,

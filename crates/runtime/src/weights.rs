@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::placed::Shortage;
 use crate::tensor::{AnyTensor, DType, Device, Tensor};
 
 /// Why a layer's weights could not be had.
@@ -40,6 +41,20 @@ pub enum WeightError {
         shape: Vec<usize>,
         /// The rank that was asked for.
         expected: usize,
+    },
+    /// A device has no room for the layer.
+    #[error("`{layer}` has no place: {shortage}")]
+    Memory {
+        /// The layer's canonical name.
+        layer: String,
+        /// Which device, and what would fit.
+        shortage: Box<Shortage>,
+    },
+    /// The run was interrupted while the layer was on its way.
+    #[error("interrupted while waiting for `{layer}`")]
+    Interrupted {
+        /// The layer's canonical name.
+        layer: String,
     },
     /// The parameter could not be read or moved.
     #[error("`{layer}` could not be loaded: {reason}")]
@@ -172,6 +187,14 @@ impl LayerParams {
     /// The layer's canonical name.
     pub fn layer(&self) -> &str {
         &self.layer
+    }
+
+    /// Bytes of all parameters.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |tensor: &AnyTensor| {
+            tensor.shape().iter().product::<usize>() as u64 * tensor.dtype().size() as u64
+        };
+        self.params.iter().map(|(_, tensor)| bytes(tensor)).sum()
     }
 
     /// The parameter `name`.

@@ -11,8 +11,10 @@ mod rocm;
 #[cfg(any(feature = "vulkan", all(feature = "metal", target_os = "macos")))]
 mod wgpu;
 
-use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind};
+use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind, UnknownDevice};
 use serde::Serialize;
+
+use crate::tensor::{self, Device};
 
 pub use host::Memory;
 
@@ -52,6 +54,52 @@ pub fn survey() -> Survey {
     survey.devices.push(cpu());
     survey.devices.sort_by_key(|device| device.info.id);
     survey
+}
+
+/// Why a device cannot be computed on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenDeviceError {
+    /// The machine does not have it.
+    #[error(transparent)]
+    Unknown(#[from] UnknownDevice),
+    /// This build cannot reach it.
+    #[error("{device} is there, but this build has no {} backend for it: build it with `--features {}`, or compute on cpu", device.kind(), device.kind())]
+    NotBuilt {
+        /// The device.
+        device: DeviceId,
+    },
+}
+
+/// The device to compute on. A simulated device computes on the host, whatever it is called.
+///
+/// # Errors
+/// When this build has no backend for it.
+pub fn open(info: &DeviceInfo) -> Result<Device, OpenDeviceError> {
+    if info.simulated {
+        return Ok(tensor::cpu());
+    }
+    let not_built = OpenDeviceError::NotBuilt { device: info.id };
+    match info.id.kind() {
+        DeviceKind::Cpu => Ok(tensor::cpu()),
+        #[cfg(feature = "cuda")]
+        DeviceKind::Cuda => {
+            let index = info.id.index() as usize;
+            Ok(Device::Cuda(burn::backend::cuda::CudaDevice { index }))
+        }
+        #[cfg(feature = "rocm")]
+        DeviceKind::Rocm => {
+            let index = info.id.index() as usize;
+            Ok(Device::Rocm(burn::backend::rocm::RocmDevice { index }))
+        }
+        #[cfg(feature = "vulkan")]
+        DeviceKind::Vulkan => {
+            wgpu::vulkan_device(info.id.index()).map(Device::Vulkan).ok_or(not_built)
+        }
+        #[cfg(all(feature = "metal", target_os = "macos"))]
+        DeviceKind::Metal => Ok(Device::Metal(Default::default())),
+        #[allow(unreachable_patterns)] // with every backend built
+        _ => Err(not_built),
+    }
 }
 
 /// Whether this build has a backend for devices of this kind.

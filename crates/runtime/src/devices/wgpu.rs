@@ -30,6 +30,24 @@ pub(super) fn probe_vulkan() -> Probe {
     Ok((0..).zip(&found).filter_map(describe).collect())
 }
 
+/// The Vulkan device of this number, as Burn counts them: by kind, then in the driver's order.
+#[cfg(feature = "vulkan")]
+pub(super) fn vulkan_device(index: u32) -> Option<burn::backend::wgpu::WgpuDevice> {
+    use burn::backend::wgpu::WgpuDevice;
+    let found = adapters(Backends::VULKAN);
+    let kinds: Vec<DeviceType> = found.iter().map(|a| a.get_info().device_type).collect();
+    let at = index as usize;
+    let kind = *kinds.get(at)?;
+    let of_kind = kinds.iter().take(at).filter(|other| **other == kind).count();
+    Some(match kind {
+        DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(of_kind),
+        DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(of_kind),
+        DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(of_kind),
+        DeviceType::Cpu => WgpuDevice::Cpu,
+        DeviceType::Other => WgpuDevice::DefaultDevice,
+    })
+}
+
 /// The Apple GPU, which shares the host's memory.
 #[cfg(all(feature = "metal", target_os = "macos"))]
 pub(super) fn probe_metal() -> Probe {

@@ -1,0 +1,168 @@
+//! Why a component could not be placed, and what would fit.
+
+use std::fmt;
+
+use distorch_allocation::{DeviceId, Plan, PlanWarning, Reason, UnknownDevice};
+
+use crate::devices::OpenDeviceError;
+use crate::machine::OutOfMemory;
+use crate::weights::WeightError;
+
+/// Why a component could not be loaded, or changed once it was.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The plan names a device that the machine does not have.
+    #[error("component `{component}`: {error}")]
+    Device {
+        /// The component.
+        component: String,
+        /// Which device.
+        error: OpenDeviceError,
+    },
+    /// The plan is another component's, or another file's.
+    #[error("the plan for `{component}` has no home for `{layer}`: plan this checkpoint anew")]
+    NotPlanned {
+        /// The component that the plan is for.
+        component: String,
+        /// The layer without a home.
+        layer: String,
+    },
+    /// A new plan that computes elsewhere.
+    #[error(
+        "`{component}` is loaded to compute on {loaded}, and the new plan computes on {planned}: \
+         load it anew"
+    )]
+    OtherComputeDevice {
+        /// The component.
+        component: String,
+        /// Where it computes.
+        loaded: DeviceId,
+        /// Where it is to compute.
+        planned: DeviceId,
+    },
+    /// A device cannot take what the plan gives it.
+    #[error("component `{component}`: {shortage}")]
+    Memory {
+        /// The component.
+        component: String,
+        /// Which device, and what would fit.
+        shortage: Box<Shortage>,
+    },
+    /// A layer could not be read, changed or moved.
+    #[error("component `{component}`: {error}")]
+    Weight {
+        /// The component.
+        component: String,
+        /// Which layer, and why.
+        #[source]
+        error: WeightError,
+    },
+    /// The listener of progress said stop.
+    #[error("loading `{component}` was stopped")]
+    Stopped {
+        /// The component.
+        component: String,
+    },
+}
+
+impl LoadError {
+    pub(super) fn unknown(component: &str, error: UnknownDevice) -> Self {
+        Self::Device { component: component.to_owned(), error: error.into() }
+    }
+}
+
+/// A device that is out of memory, and the allocation that would fit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shortage {
+    /// Which device, what it needs and what it has.
+    pub error: OutOfMemory,
+    /// What to do.
+    pub way_out: WayOut,
+}
+
+/// An allocation that would fit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WayOut {
+    /// More virtual VRAM for this component.
+    Virtual {
+        /// The component.
+        component: String,
+        /// The least that fits.
+        gigabytes: f64,
+    },
+    /// Less for the compute device in the expert allocation.
+    Expert {
+        /// The component.
+        component: String,
+        /// An allocation that fits.
+        allocation: String,
+    },
+    /// The donor has to hold less.
+    Donor,
+    /// Nothing that concerns the weights.
+    Activations,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; ", self.error)?;
+        match &self.way_out {
+            WayOut::Virtual { component, gigabytes } => {
+                write!(f, "{component}_virtual_vram_gb {gigabytes:.1} would fit")
+            }
+            WayOut::Expert { component, allocation } => {
+                write!(f, "{component}_expert_mode_allocations \"{allocation}\" would fit")
+            }
+            WayOut::Donor => write!(
+                f,
+                "give {} less, name another donor, or unload other models",
+                self.error.device
+            ),
+            WayOut::Activations => {
+                write!(f, "no allocation helps: make a smaller picture, or unload other models")
+            }
+        }
+    }
+}
+
+impl Shortage {
+    pub(super) fn new(error: OutOfMemory, plan: &Plan) -> Box<Self> {
+        let way_out = way_out(&error, plan);
+        Box::new(Self { error, way_out })
+    }
+}
+
+/// Bytes in steps of a tenth of a gigabyte, upwards.
+fn gigabytes(bytes: u64) -> f64 {
+    (bytes as f64 / (1_u64 << 30) as f64 * 10.0).ceil() / 10.0
+}
+
+fn way_out(error: &OutOfMemory, plan: &Plan) -> WayOut {
+    if error.device != plan.compute_device {
+        return WayOut::Donor;
+    }
+    let component = plan.component.clone();
+    let planned = plan.warnings.iter().find_map(|warning| match warning {
+        PlanWarning::DoesNotFit { least_virtual_vram_gb, .. } => *least_virtual_vram_gb,
+        _ => None,
+    });
+    if let (Some(least), Some(_)) = (planned, plan.virtual_vram_gb) {
+        return WayOut::Virtual { component, gigabytes: least.to_f64() };
+    }
+    // A share is filled to within one block.
+    let largest = plan.blocks.iter().map(|block| block.bytes).max().unwrap_or(0);
+    let short = error.need.saturating_sub(error.free).saturating_add(largest);
+    let stays = plan.blocks.iter().filter(|block| !matches!(block.reason, Reason::Share));
+    let stays: u64 = stays.map(|block| block.bytes).sum();
+    let Some(resident) = plan.resident_bytes.checked_sub(short).filter(|left| *left >= stays)
+    else {
+        return WayOut::Activations;
+    };
+    match plan.virtual_vram_gb {
+        Some(_) => WayOut::Virtual { component, gigabytes: gigabytes(plan.bytes - resident) },
+        None => WayOut::Expert {
+            component,
+            allocation: format!("{},{}mb;cpu,*", error.device, resident >> 20),
+        },
+    }
+}

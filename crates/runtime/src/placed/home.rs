@@ -1,0 +1,30 @@
+//! Where a layer lives.
+
+use distorch_allocation::DeviceId;
+
+use crate::machine::Held;
+use crate::stored::StoredLayer;
+use crate::weights::LayerParams;
+
+/// A layer's home.
+#[derive(Debug)]
+pub(super) enum Home {
+    /// On the compute device, in the compute dtype.
+    Ready { params: LayerParams, held: Held },
+    /// In the memory of a device, in stored dtypes; on the compute device, converted at each use.
+    Stored { layer: StoredLayer, device: DeviceId, held: Held },
+    /// In the file's pages.
+    File,
+    /// Nowhere: why it could not be brought home.
+    Broken(String),
+}
+
+impl Home {
+    /// Bytes of memory that it takes; a file's pages take none.
+    pub(super) fn held(&self) -> u64 {
+        match self {
+            Home::Ready { held, .. } | Home::Stored { held, .. } => held.bytes(),
+            Home::File | Home::Broken(_) => 0,
+        }
+    }
+}

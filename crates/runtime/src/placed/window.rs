@@ -1,0 +1,439 @@
+//! The window: memory of the compute device through which layers pass that live elsewhere.
+//!
+//! A loader thread fills it with the layers that come next, as far as its bytes allow; a layer
+//! leaves it when its last user drops it. Whoever computes takes its layer out, waits for one that
+//! is on its way, and brings one itself that nobody foresaw. Layers in use are never dropped; those
+//! that only wait give way to one that is wanted now.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::order::Order;
+use crate::machine::{Held, OutOfMemory, Pool};
+use crate::stored::StoredLayer;
+use crate::weights::{Lease, WeightError};
+
+/// How often a wait looks for an interruption.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Brings a layer from its home to the compute device.
+pub(super) trait Carrier: Send + Sync {
+    /// The layer, asked for at `asked`, and when it is there.
+    fn bring(&self, index: usize, asked: Instant) -> Result<(StoredLayer, Instant), WeightError>;
+
+    /// Its name, for errors.
+    fn name(&self, index: usize) -> String;
+
+    /// Whether the run was interrupted.
+    fn is_interrupted(&self) -> bool;
+}
+
+/// The window of one component.
+#[derive(Debug)]
+pub(super) struct Window {
+    pool: Arc<Pool>,
+    /// What has to stay free beside the window.
+    activations: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    order: Order,
+    /// Bytes of each layer that may come; 0 for those that live on the compute device.
+    sizes: Vec<u64>,
+    limit: u64,
+    /// What comes next, as far as the window reaches.
+    coming: Vec<usize>,
+    slots: HashMap<usize, Slot>,
+    /// Bytes in the window, waiting or in use.
+    used: u64,
+    peak: u64,
+    /// When something last changed that lets a transfer start.
+    since: Instant,
+    stop: bool,
+    tally: Tally,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Loading,
+    Here(Arrival),
+    Failed(WeightError),
+}
+
+/// A layer in the window.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) layer: StoredLayer,
+    /// When its last byte is there.
+    pub(super) at: Instant,
+    pub(super) place: Place,
+}
+
+/// A layer's place in the window, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    window: Arc<Window>,
+    /// Taken only when dropped.
+    held: Option<Held>,
+}
+
+impl Lease for Place {}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.window.lock();
+        // Given back first: whoever is woken finds room on the device too.
+        let bytes = self.held.take().map_or(0, |held| held.bytes());
+        state.used = state.used.saturating_sub(bytes);
+        state.since = Instant::now();
+        drop(state);
+        self.window.changed.notify_all();
+    }
+}
+
+/// What passed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) bytes: u64,
+    pub(super) transfers: u64,
+    pub(super) unforeseen: u64,
+    pub(super) stalled: Duration,
+}
+
+/// What the loader is to do.
+enum Job {
+    Load(usize, Place, Instant),
+    /// Drop these, which nobody waits for.
+    Drop(Vec<Slot>),
+    Wait,
+    Stop,
+}
+
+impl Window {
+    /// A window of `limit` bytes on the device of `pool`; `guess` is the order of use as far as it is
+    /// known.
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        activations: u64,
+        sizes: Vec<u64>,
+        guess: &[usize],
+        limit: u64,
+    ) -> Arc<Self> {
+        let state = State {
+            order: Order::guess(guess),
+            limit: 0,
+            coming: Vec::new(),
+            slots: HashMap::new(),
+            used: 0,
+            peak: 0,
+            since: Instant::now(),
+            stop: false,
+            tally: Tally::default(),
+            sizes,
+        };
+        let window =
+            Self { pool, activations, state: Mutex::new(state), changed: Condvar::default() };
+        window.lock().set_limit(limit);
+        Arc::new(window)
+    }
+
+    /// Runs until [`stop`](Self::stop): brings what comes next.
+    pub(super) fn run_loader(self: &Arc<Self>, carrier: &dyn Carrier) {
+        loop {
+            match self.next_job() {
+                Job::Load(index, place, asked) => {
+                    let slot = match self.carry(carrier, index, asked) {
+                        Ok((layer, at)) => Slot::Here(Arrival { layer, at, place }),
+                        Err(error) => {
+                            drop(place);
+                            Slot::Failed(error)
+                        }
+                    };
+                    self.lock().slots.insert(index, slot);
+                    self.changed.notify_all();
+                }
+                Job::Drop(slots) => drop(slots),
+                Job::Wait => {}
+                Job::Stop => return,
+            }
+        }
+    }
+
+    /// What there is to do, waiting for it.
+    fn next_job(self: &Arc<Self>) -> Job {
+        let mut state = self.lock();
+        loop {
+            match self.job(&mut state) {
+                Job::Wait => {
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                job => return job,
+            }
+        }
+    }
+
+    fn job(self: &Arc<Self>, state: &mut State) -> Job {
+        if state.stop {
+            return Job::Stop;
+        }
+        let missing = state.coming.iter().find(|index| !state.slots.contains_key(index));
+        let Some(&index) = missing else { return Job::Wait };
+        let bytes = state.size(index);
+        if state.used.saturating_add(bytes) <= state.limit
+            && let Ok(held) = self.pool.hold(bytes, self.activations)
+        {
+            state.slots.insert(index, Slot::Loading);
+            return Job::Load(index, self.place(state, held), state.since);
+        }
+        let stale = state.stale();
+        if stale.is_empty() { Job::Wait } else { Job::Drop(stale) }
+    }
+
+    fn place(self: &Arc<Self>, state: &mut State, held: Held) -> Place {
+        state.used = state.used.saturating_add(held.bytes());
+        state.peak = state.peak.max(state.used);
+        Place { window: Arc::clone(self), held: Some(held) }
+    }
+
+    /// Carries a layer; a carrier that panics has failed.
+    fn carry(
+        &self,
+        carrier: &dyn Carrier,
+        index: usize,
+        asked: Instant,
+    ) -> Result<(StoredLayer, Instant), WeightError> {
+        let carried = catch_unwind(AssertUnwindSafe(|| carrier.bring(index, asked)));
+        let brought = carried.unwrap_or_else(|_| {
+            let reason = "its transfer failed; the log has the panic".to_owned();
+            Err(WeightError::Load { layer: carrier.name(index), reason })
+        })?;
+        let mut state = self.lock();
+        state.tally.bytes += state.size(index);
+        state.tally.transfers += 1;
+        Ok(brought)
+    }
+
+    /// The layer, which is used now, once it is there.
+    ///
+    /// # Errors
+    /// When it cannot be brought, or the run is interrupted.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        carrier: &dyn Carrier,
+        index: usize,
+    ) -> Result<Arrival, TakeError> {
+        let begun = Instant::now();
+        let arrival = match self.wanted(carrier, index)? {
+            Some(arrival) => arrival,
+            None => self.fetch(carrier, index)?,
+        };
+        while let Some(left) = arrival.at.checked_duration_since(Instant::now()) {
+            if left.is_zero() {
+                break;
+            }
+            if carrier.is_interrupted() {
+                return Err(interrupted(carrier, index));
+            }
+            std::thread::sleep(left.min(LOOK));
+        }
+        self.lock().tally.stalled += begun.elapsed();
+        Ok(arrival)
+    }
+
+    /// The layer if it is in the window or on its way there; tells the loader what comes next.
+    fn wanted(&self, carrier: &dyn Carrier, index: usize) -> Result<Option<Arrival>, TakeError> {
+        let mut state = self.lock();
+        if !state.coming.contains(&index) {
+            state.tally.unforeseen += 1;
+        }
+        state.use_layer(index);
+        self.changed.notify_all();
+        loop {
+            match state.slots.remove(&index) {
+                None => return Ok(None),
+                Some(Slot::Here(arrival)) => return Ok(Some(arrival)),
+                Some(Slot::Failed(error)) => return Err(error.into()),
+                Some(Slot::Loading) => {
+                    state.slots.insert(index, Slot::Loading);
+                    if carrier.is_interrupted() {
+                        return Err(interrupted(carrier, index));
+                    }
+                    let waited = self.changed.wait_timeout(state, LOOK);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+
+    /// Brings a layer that is not in the window and not on its way: nobody foresaw it, or the loader
+    /// has not come to it yet.
+    fn fetch(self: &Arc<Self>, carrier: &dyn Carrier, index: usize) -> Result<Arrival, TakeError> {
+        if carrier.is_interrupted() {
+            return Err(interrupted(carrier, index));
+        }
+        let place = self.make_room(index)?;
+        let (layer, at) = self.carry(carrier, index, Instant::now())?;
+        Ok(Arrival { layer, at, place })
+    }
+
+    /// A place for a layer that is wanted now: layers that only wait give way. Beyond the window's
+    /// bytes if need be, for several users at once, but never beyond the device's.
+    fn make_room(self: &Arc<Self>, index: usize) -> Result<Place, TakeError> {
+        loop {
+            let mut state = self.lock();
+            let bytes = state.size(index);
+            let full = state.used.saturating_add(bytes) > state.limit;
+            if full && let Some(slot) = state.give_way() {
+                drop(state);
+                drop(slot);
+                continue;
+            }
+            let gone = match self.pool.hold(bytes, self.activations) {
+                Ok(held) => return Ok(self.place(&mut state, held)),
+                Err(error) => state.give_way().ok_or(TakeError::Memory(error))?,
+            };
+            drop(state);
+            drop(gone);
+        }
+    }
+
+    /// Empties the window but for layers in use, and keeps it so until a layer is used again.
+    pub(super) fn rest(&self) {
+        let mut gone = Vec::new();
+        let mut state = self.lock();
+        state.coming.clear();
+        state.order.pause();
+        while !state.slots.is_empty() {
+            let loading: Vec<usize> = state.loading();
+            gone.extend(state.slots.extract_if(|index, _| !loading.contains(index)));
+            if !loading.is_empty() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        drop(state);
+        drop(gone);
+    }
+
+    /// Ends the loader.
+    pub(super) fn stop(&self) {
+        self.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// The layer has another size or home now; what of it waits in the window is dropped.
+    pub(super) fn resize(&self, index: usize, bytes: u64) {
+        let mut state = self.lock();
+        if let Some(size) = state.sizes.get_mut(index) {
+            *size = bytes;
+        }
+        let limit = state.limit;
+        state.set_limit(limit);
+        let loading = state.loading().contains(&index);
+        let gone = if loading { None } else { state.slots.remove(&index) };
+        drop(state);
+        drop(gone);
+    }
+
+    /// Allows so many bytes, or what the two largest layers need.
+    pub(super) fn set_limit(&self, limit: u64) {
+        self.lock().set_limit(limit);
+    }
+
+    /// Bytes that the window may hold.
+    pub(super) fn limit(&self) -> u64 {
+        self.lock().limit
+    }
+
+    /// What passed, and the most bytes at once, since the last time this was reset.
+    pub(super) fn tally(&self) -> (Tally, u64) {
+        let state = self.lock();
+        (state.tally, state.peak)
+    }
+
+    /// Counts from 0 again.
+    pub(super) fn reset_tally(&self) {
+        let mut state = self.lock();
+        state.tally = Tally::default();
+        state.peak = state.used;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a layer could not be taken.
+#[derive(Debug)]
+pub(super) enum TakeError {
+    Memory(OutOfMemory),
+    Weight(WeightError),
+}
+
+impl From<WeightError> for TakeError {
+    fn from(error: WeightError) -> Self {
+        Self::Weight(error)
+    }
+}
+
+fn interrupted(carrier: &dyn Carrier, index: usize) -> TakeError {
+    TakeError::Weight(WeightError::Interrupted { layer: carrier.name(index) })
+}
+
+impl State {
+    fn size(&self, index: usize) -> u64 {
+        self.sizes.get(index).copied().unwrap_or(0)
+    }
+
+    /// Learns that the layer is used now, and what may come after it.
+    fn use_layer(&mut self, index: usize) {
+        self.order.learn(index);
+        let (sizes, limit, mut bytes) = (&self.sizes, self.limit, 0_u64);
+        self.coming = self.order.ahead(|next| {
+            let size = sizes.get(next).copied().unwrap_or(0);
+            bytes = bytes.saturating_add(size);
+            size > 0 && bytes <= limit
+        });
+        self.since = Instant::now();
+    }
+
+    fn set_limit(&mut self, limit: u64) {
+        let (mut largest, mut second) = (0, 0);
+        for &size in &self.sizes {
+            if size > largest {
+                (largest, second) = (size, largest);
+            } else {
+                second = second.max(size);
+            }
+        }
+        self.limit = limit.max(largest + second);
+    }
+
+    fn loading(&self) -> Vec<usize> {
+        let loading = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Loading));
+        loading.map(|(&index, _)| index).collect()
+    }
+
+    /// Takes out what waits and is not coming.
+    fn stale(&mut self) -> Vec<Slot> {
+        let coming = &self.coming;
+        let stale = self
+            .slots
+            .extract_if(|index, slot| !matches!(slot, Slot::Loading) && !coming.contains(index));
+        stale.map(|(_, slot)| slot).collect()
+    }
+
+    /// Takes out what is needed last of what waits.
+    fn give_way(&mut self) -> Option<Slot> {
+        let waits = self.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Loading));
+        let distance = |index: usize| {
+            self.coming.iter().position(|&coming| coming == index).unwrap_or(usize::MAX)
+        };
+        let index = waits.map(|(&index, _)| index).max_by_key(|&index| distance(index))?;
+        self.slots.remove(&index)
+    }
+}
