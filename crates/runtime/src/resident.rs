@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use distorch_checkpoint::{Checkpoint, Component, Layer};
 
+use crate::patch::Patch;
 use crate::read;
 use crate::tensor::{AnyTensor, DType, Device, TensorData};
 use crate::weights::{LayerParams, LayerSource, WeightError};
@@ -15,12 +16,14 @@ pub struct Resident {
     dtype: DType,
     layers: Vec<LayerParams>,
     index: HashMap<Arc<str>, usize>,
+    /// The keys of the patches that are applied, by layer.
+    patched: HashMap<String, u64>,
 }
 
 impl Resident {
     /// An empty set of layers for this device and compute dtype.
     pub fn new(device: Device, dtype: DType) -> Self {
-        Self { device, dtype, layers: Vec::new(), index: HashMap::new() }
+        Self { device, dtype, layers: Vec::new(), index: HashMap::new(), patched: HashMap::new() }
     }
 
     /// All layers of a checkpoint's component. `loaded` hears of every layer, with its stored bytes.
@@ -43,6 +46,37 @@ impl Resident {
             loaded(layer);
         }
         Ok(resident)
+    }
+
+    /// Applies another patch, or none, to the component that was loaded: reads the layers anew whose key
+    /// changes, and gives their number. They are kept in the compute dtype.
+    ///
+    /// # Errors
+    /// When a layer cannot be read or patched. The layers before it have changed then.
+    pub fn set_patch(
+        &mut self,
+        checkpoint: &Checkpoint,
+        component: &Component,
+        patch: Option<&dyn Patch>,
+    ) -> Result<usize, WeightError> {
+        let mut changed = 0;
+        for layer in &component.layers {
+            let key = patch.and_then(|patch| patch.key(&layer.name));
+            if self.patched.get(&layer.name) == key.as_ref() {
+                continue;
+            }
+            let mut params = read::layer(checkpoint, layer)?;
+            if let (Some(patch), Some(_)) = (patch, key) {
+                patch.apply(&layer.name, &mut params)?;
+            }
+            self.insert(&layer.name, params);
+            match key {
+                Some(key) => self.patched.insert(layer.name.clone(), key),
+                None => self.patched.remove(&layer.name),
+            };
+            changed += 1;
+        }
+        Ok(changed)
     }
 
     /// Adds a layer with its parameters, converted to the compute dtype. A layer of the same name is

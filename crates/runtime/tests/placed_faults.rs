@@ -1,0 +1,114 @@
+//! What can go wrong while weights stream: each ends in an error, and the rest goes on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Stack, forward, id, machine, truncate};
+use distorch_checkpoint::Dtype;
+use distorch_runtime::WeightError;
+use distorch_runtime::placed::{Interrupt, Options};
+
+#[test]
+fn a_file_cut_short_while_it_is_loaded() {
+    let machine = machine("cuda:0=1GiB,cuda:1=1GiB");
+    let stack = Stack::new(8, Dtype::F16);
+    let streamed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let elsewhere = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:1,*"));
+    let expected = forward(&streamed, &stack).unwrap();
+    streamed.rest();
+    truncate(&stack.path);
+    for _ in 0..3 {
+        let error = forward(&streamed, &stack).unwrap_err().to_string();
+        assert!(
+            error.contains("stack.safetensors") && error.contains("changed on disk"),
+            "{error}"
+        );
+    }
+    assert_eq!(forward(&elsewhere, &stack).unwrap(), expected, "it needs no file");
+    // What can't be read anew can't be moved to the compute device, and says so.
+    let resident = stack.plan(&machine, "cuda:0", "");
+    let error = streamed.replan(&resident).unwrap_err().to_string();
+    assert!(error.contains("changed on disk"), "{error}");
+    assert!(forward(&streamed, &stack).is_err());
+    elsewhere.replan(&resident).unwrap();
+    assert_eq!(forward(&elsewhere, &stack).unwrap(), expected);
+}
+
+#[test]
+fn a_file_replaced_by_another_of_its_name() {
+    let machine = machine("cuda:0=1GiB");
+    let (stack, other) = (Stack::new(5, Dtype::F16), Stack::new(5, Dtype::F32));
+    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let expected = forward(&placed, &stack).unwrap();
+    if std::fs::rename(&other.path, &stack.path).is_ok() {
+        assert_eq!(forward(&placed, &stack).unwrap(), expected, "the file that was opened stays");
+    }
+}
+
+/// 100 kB/s: a layer of 8 KiB takes 80 ms, of which an interruption waits for no more than a few.
+#[test]
+fn an_interruption_ends_a_wait_and_nothing_else() {
+    let machine = machine("cuda:0=1GiB@100kB/s");
+    let stack = Stack::new(12, Dtype::F16);
+    let interrupt = Interrupt::default();
+    let options = Options { interrupt: interrupt.clone(), ..Options::default() };
+    let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
+    let placed = stack.try_load(&machine, &plan, options).unwrap();
+    let raised = std::thread::scope(|scope| {
+        let run = scope.spawn(|| (forward(&placed, &stack), Instant::now()));
+        std::thread::sleep(Duration::from_millis(100));
+        let raised = Instant::now();
+        interrupt.raise();
+        let (result, ended) = run.join().unwrap();
+        assert!(matches!(result, Err(WeightError::Interrupted { .. })), "{result:?}");
+        ended.duration_since(raised)
+    });
+    assert!(raised < Duration::from_millis(500), "{raised:?}, where a pass takes a second");
+    assert!(matches!(forward(&placed, &stack), Err(WeightError::Interrupted { .. })));
+    interrupt.clear();
+    let fast = stack.load(&machine, &stack.plan(&machine, "cuda:0", ""));
+    assert_eq!(forward(&placed, &stack).unwrap(), forward(&fast, &stack).unwrap());
+}
+
+#[test]
+fn a_device_that_fills_up_while_weights_stream() {
+    let machine = machine("cuda:0=64KiB");
+    let stack = Stack::new(8, Dtype::F32);
+    let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
+    let placed = stack.load(&machine, &plan);
+    let expected = forward(&placed, &stack).unwrap();
+    placed.rest();
+    let pool = machine.pool(id("cuda:0")).unwrap();
+    let other = pool.hold(50 << 10, 0).unwrap();
+    let error = forward(&placed, &stack).unwrap_err();
+    assert!(matches!(error, WeightError::Memory { .. }), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("`l0`") && error.contains("cuda:0 (simulated) is out of memory"),
+        "{error}"
+    );
+    drop(other);
+    assert_eq!(forward(&placed, &stack).unwrap(), expected);
+    // One layer at a time goes without looking ahead.
+    placed.rest();
+    let _other = pool.hold(40 << 10, 0).unwrap();
+    assert_eq!(forward(&placed, &stack).unwrap(), expected);
+}
+
+#[test]
+fn a_component_that_is_dropped_in_the_middle_of_a_transfer() {
+    let machine = machine("cuda:0=1GiB@100kB/s");
+    let stack = Stack::new(8, Dtype::F16);
+    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let params = {
+        use distorch_runtime::LayerSource;
+        placed.fetch(0).unwrap()
+    };
+    drop(placed);
+    assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), stack.layer_bytes(), "one is in use");
+    drop(params);
+    assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), 0);
+}
