@@ -3,7 +3,7 @@
 //! The way of the data: [`folders`] turns a name into a path, [`file`](mod@file) opens the path as memory-mapped
 //! tensor views without running or trusting anything in it, and [`family`] recognises what the
 //! tensors are and splits them into a diffusion model, text encoders and a VAE whose
-//! layers carry canonical names, in definition order.
+//! layers carry canonical names, in definition order. [`lora`] says what a LoRA file changes in them.
 //!
 //! This crate knows neither devices nor Burn.
 
@@ -14,6 +14,7 @@ pub mod family;
 pub mod file;
 pub mod folders;
 pub mod layer;
+pub mod lora;
 
 pub use dtype::Dtype;
 pub use file::{Checkpoint, OpenError, TensorInfo};

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
+pub(crate) use error::Quoted;
 pub use error::{OpenError, Problem};
 pub use tensor::TensorInfo;
 
@@ -208,6 +209,11 @@ impl Checkpoint {
     /// The tensor with this key.
     pub fn get(&self, key: &str) -> Option<&TensorInfo> {
         self.tensors.get(key)
+    }
+
+    /// A key's position in the file's order; the number of tensors for a key that is not there.
+    pub(crate) fn position(&self, key: &str) -> usize {
+        self.tensors.get_index_of(key).unwrap_or(self.tensors.len())
     }
 
     /// A tensor's data: its elements in row-major order, little-endian, without gaps.
