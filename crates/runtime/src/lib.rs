@@ -4,9 +4,11 @@
 //! [`tensor`] is the one file that knows which Burn this is: everything above uses its aliases.
 //! [`weights`] hands a layer its parameters, wherever they live: all on the compute device
 //! ([`resident`]), or each at the home that a plan gives it ([`placed`]).
+//! [`patch`] changes them on the way; [`lora`] is such a change.
 
 pub mod devices;
 pub mod kernels;
+pub mod lora;
 pub mod machine;
 pub mod patch;
 pub mod placed;

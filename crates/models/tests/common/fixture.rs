@@ -33,6 +33,13 @@ impl Fixture {
         self.json("seed").as_u64().unwrap()
     }
 
+    /// The names of the tensors that start with `prefix`.
+    pub fn names(&self, prefix: &str) -> impl Iterator<Item = String> {
+        let (_, header) = SafeTensors::read_metadata(&self.bytes).unwrap();
+        let names: Vec<String> = header.tensors().into_keys().collect();
+        names.into_iter().filter(move |name| name.starts_with(prefix))
+    }
+
     /// The tensor `name`: shape and values.
     pub fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let tensors = SafeTensors::deserialize(&self.bytes).unwrap();

@@ -117,10 +117,10 @@ impl Output {
 
 /// A matrix in memory: where it starts, and the steps to the next row and the next column.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) row: usize,
-    pub(super) column: usize,
+pub(crate) struct Matrix<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) row: usize,
+    pub(crate) column: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -136,7 +136,7 @@ impl<'a> Matrix<'a> {
 ///
 /// # Safety
 /// `out` points to a matrix `[m, n]` with the steps `row` and 1 that no other thread touches now.
-pub(super) unsafe fn gemm(
+pub(crate) unsafe fn gemm(
     [m, k, n]: [usize; 3],
     lhs: Matrix,
     rhs: Matrix,

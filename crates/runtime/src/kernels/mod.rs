@@ -11,7 +11,7 @@
 mod attention;
 mod conv;
 mod elementwise;
-mod host;
+pub(crate) mod host;
 mod linear;
 mod norm;
 

@@ -1,0 +1,536 @@
+"""Writes crates/models/tests/fixtures/lora_*.safetensors: merged weights of tiny models with adapters.
+
+    pip install torch diffusers transformers peft safetensors lycoris-lora
+    python tools/reference/make_lora.py [NAME…]
+
+Base weights and adapters follow from their names (seeded.py). The adapters are applied and merged by
+the classes of PEFT, diffusers (its loader of kohya's format) or LyCORIS. The merged weights go
+back to the names and the fused rows of the original checkpoints by way of diffusers' own converters, which
+are given the numbers of the elements instead of their values. A file holds, for each changed
+parameter P seen as a matrix, `probe:P` = P · seeded vector of the name `probe:P`; for some
+models the UNet's outputs; and as metadata the checkpoint's keys and the LoRA files' keys with
+their shapes.
+"""
+
+import copy
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import peft
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders import single_file_utils as converters
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+import make_key_lists as keys
+import seeded
+
+FIXTURES = Path(__file__).parents[2] / "crates/models/tests/fixtures"
+SEED = 5
+DIFFUSION = "model.diffusion_model."
+# A changed parameter must stand out from the tolerance of the tests, 1e-4, in the probe.
+VISIBLE = 1e-3
+
+
+def values(name, shape, seed=SEED, gain=1):
+    """Seeded values, times a power of two: products of many factors would be too small to see."""
+    return torch.from_numpy(seeded.weight(name, tuple(shape), seed)) * gain
+
+
+# Models.
+
+
+class Part:
+    """A module with seeded weights, and where each of its elements is in the original layout.
+
+    `params` are the canonical parameters and their shapes, `keys` the tensors of the checkpoint.
+    """
+
+    def __init__(self, module, params, keys, convert):
+        self.module, self.params, self.keys = module.eval(), params, keys
+        self.base = torch.cat([values(name, shape).flatten() for name, shape in params.items()])
+        at, numbers = 0, {}
+        for name, shape in params.items():
+            count = torch.Size(shape).numel()
+            numbers[name] = torch.arange(at, at + count).reshape(shape)
+            at += count
+        self.numbers = convert(numbers)
+        module.load_state_dict({name: self.base[ids] for name, ids in self.numbers.items()})
+
+    def merged(self, module):
+        """The module's weights in the original layout: canonical name to tensor."""
+        flat = self.base.clone()
+        for name, tensor in module.state_dict().items():
+            flat[self.numbers[name].flatten()] = tensor.detach().flatten()
+        sizes = [torch.Size(shape).numel() for shape in self.params.values()]
+        parts = zip(self.params.items(), flat.split(sizes), self.base.split(sizes))
+        return {n: (new.reshape(s), old.reshape(s)) for (n, s), new, old in parts if not torch.equal(new, old)}
+
+
+def unet(config):
+    module = UNet2DConditionModel(**config)
+    params = keys.unet_tensors(module)
+    convert = lambda ids: converters.convert_ldm_unet_checkpoint(
+        {DIFFUSION + name: tensor for name, tensor in ids.items()}, dict(module.config)
+    )
+    return Part(module, params, keys.prefixed(DIFFUSION, params), convert)
+
+
+def flux(config):
+    module = FluxTransformer2DModel(**config)
+    params = keys.flux_tensors(module)
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    # The converter knows the published width only.
+    source = inspect.getsource(converters.convert_flux_transformer_checkpoint_to_diffusers)
+    scope = {"torch": torch}
+    exec(source.replace("inner_dim = 3072", f"inner_dim = {width}"), scope)
+    convert = scope["convert_flux_transformer_checkpoint_to_diffusers"]
+    return Part(module, params, keys.prefixed(DIFFUSION, params), lambda ids: convert(dict(ids)))
+
+
+def sd3(config):
+    module = SD3Transformer2DModel(**config)
+    params = keys.sd3_tensors(module)
+    convert = lambda ids: converters.convert_sd3_transformer_checkpoint_to_diffusers(dict(ids))
+    return Part(module, params, keys.prefixed(DIFFUSION, params), convert)
+
+
+def clip(name, config, prefix, open_clip=False):
+    module = CLIPTextModelWithProjection(CLIPTextConfig(**config, vocab_size=64, max_position_embeddings=7))
+    shapes = {n: list(p.shape) for n, p in module.named_parameters()}
+    if not open_clip:
+        del shapes["text_projection.weight"]
+        module.text_projection = torch.nn.Identity()
+    stored = {n: torch.empty(s, device="meta") for n, s in shapes.items()}
+    stored = keys.open_clip_tensors(module) if open_clip else {n: list(t.shape) for n, t in stored.items()}
+    params = {f"{name}.{n}": shape for n, shape in shapes.items()}
+    convert = lambda ids: {n.removeprefix(f"{name}."): t for n, t in ids.items()}
+    return Part(module, params, keys.prefixed(prefix, stored), convert)
+
+
+def sd1():
+    return {
+        "unet": unet(keys.TINY_SD1),
+        "text_encoder": clip("clip_l", keys.TINY_CLIP, "cond_stage_model.transformer."),
+    }
+
+
+def sdxl():
+    return {
+        "unet": unet(keys.TINY_SDXL),
+        "text_encoder": clip("clip_l", keys.TINY_CLIP, "conditioner.embedders.0.transformer."),
+        "text_encoder_2": clip(
+            "clip_g", keys.TINY_OPEN_CLIP, "conditioner.embedders.1.model.", open_clip=True
+        ),
+    }
+
+
+# Names of modules in the files.
+
+KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_", "text_encoder_2": "lora_te2_"}
+KOHYA_XL = KOHYA | {"text_encoder": "lora_te1_"}
+# PEFT's names of an adapter's tensors to kohya's.
+KOHYA_TENSORS = [
+    ("lora_A.weight", "lora_down.weight"),
+    ("lora_B.weight", "lora_up.weight"),
+    ("lora_magnitude_vector.weight", "dora_scale"),
+    ("lora_magnitude_vector", "dora_scale"),
+]
+ADAPTER = re.compile(r"\.(lora_|hada_|lokr_)")
+
+
+def split(key):
+    """`module`, `tensor` of a key of PEFT's."""
+    at = ADAPTER.search(key).start()
+    return key.removeprefix("base_model.model.")[: at - len("base_model.model.")], key[at + 1 :]
+
+
+def kohya(prefixes, rename=lambda name: name):
+    def name(component, module, tensor):
+        tensor = dict(KOHYA_TENSORS).get(tensor, tensor)
+        module = rename(module) if component == "unet" else module
+        return f"{prefixes[component]}{module.replace('.', '_')}.{tensor}"
+
+    return name
+
+
+def dotted(component, module, tensor):
+    return f"{component}.{module}.{tensor}"
+
+
+def raw_peft(component, module, tensor):
+    return f"base_model.model.{module}.{tensor}"
+
+
+def original(part):
+    """Original names, with ComfyUI's prefix."""
+    rename = lambda module: keys.unet_name(f"{module}.weight", part.module).removesuffix(".weight")
+    return lambda component, module, tensor: f"diffusion_model.{rename(module)}.{tensor}"
+
+
+# Adapters.
+
+
+def targets(module, skip=()):
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    found = [name for name, leaf in module.named_modules() if isinstance(leaf, kinds)]
+    return [name for name in found if not any(part in name for part in skip)]
+
+
+def fill(model, component, name, seed, gain):
+    """Seeds the adapter of a PEFT model; the file's tensors by key."""
+    own = get_peft_model_state_dict(model)
+    tensors = {name(component, *split(key)): tensor.shape for key, tensor in own.items()}
+    new = [values(key, shape, seed, gain) for key, shape in tensors.items()]
+    set_peft_model_state_dict(model, dict(zip(own, new)))
+    again = get_peft_model_state_dict(model)
+    assert all(torch.equal(again[key], tensor) for key, tensor in zip(own, new))
+    return dict(zip(tensors, new))
+
+
+def scalings(model):
+    """Each adapted module's scale, by its name."""
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "scaling", None), dict) and "default" in module.scaling
+    }
+
+
+def patterned(module, every):
+    """Ranks and alphas of their own for every n-th target."""
+    chosen = targets(module)[::every]
+    return {
+        "rank_pattern": {name: 2 + at % 3 for at, name in enumerate(chosen)},
+        "alpha_pattern": {name: 1.5 + at % 4 for at, name in enumerate(chosen)},
+    }
+
+
+def by_peft(parts, config, name, seed=SEED, alphas=None, gain=1):
+    """Adapters of PEFT's, merged by PEFT: (file's tensors, alphas, merged modules)."""
+    tensors, constants, merged = {}, {}, {}
+    for component, part in parts.items():
+        model = peft.get_peft_model(part.module, config(part.module))
+        model.eval()
+        tensors |= fill(model, component, name, seed, gain)
+        for module, layer in scalings(model).items() if alphas else ():
+            alpha = alphas(layer)
+            if alpha is not None:
+                constants[name(component, module, "alpha")] = float(alpha)
+        merged[component] = model.merge_and_unload()
+    return tensors, constants, merged
+
+
+def lora(**options):
+    options = {"r": 4, "lora_alpha": 3} | options
+    return lambda module: peft.LoraConfig(**{"target_modules": targets(module)} | options)
+
+
+def loha(module):
+    return peft.LoHaConfig(
+        r=3, alpha=2, target_modules=targets(module), use_effective_conv2d=True, init_weights=False
+    )
+
+
+def lokr(module):
+    # A rank as large as the second factor leaves that whole.
+    whole = {name: 16 for name in targets(module)[::4]}
+    return peft.LoKrConfig(
+        r=2, alpha=3, rank_pattern=whole, target_modules=targets(module), init_weights=False,
+        use_effective_conv2d=True, decompose_both=True,
+    )
+
+
+# Fixtures.
+
+
+class Fixture:
+    def __init__(self, name, parts):
+        self.name, self.parts = name, parts
+        self.tensors, self.loras, self.calls = {}, [], []
+
+    def lora(self, tensors, constants=None, metadata=None, strengths=(1, 1), seed=SEED, gain=1):
+        constants = constants or {}
+        for key, tensor in tensors.items():
+            assert key in constants or torch.equal(tensor, values(key, tensor.shape, seed, gain)), key
+        self.loras.append(
+            {
+                "tensors": {key: list(tensor.shape) for key, tensor in tensors.items()},
+                "values": constants,
+                "metadata": metadata or {},
+                "strengths": strengths,
+                "seed": seed,
+                "gain": gain,
+            }
+        )
+
+    def merged(self, modules):
+        """Takes the modules' weights as the expected ones."""
+        for component, module in modules.items():
+            changed = self.parts[component].merged(module)
+            assert changed, component
+            for name, (new, old) in changed.items():
+                probe = f"probe:{name}"
+                rows = lambda tensor: tensor.reshape(tensor.shape[0], -1).double()
+                vector = torch.from_numpy(seeded.uniform(probe, (rows(new).shape[1],), SEED)).double()
+                new, old = rows(new) @ vector, rows(old) @ vector
+                assert (new - old).abs().max() > VISIBLE * new.abs().max(), name
+                self.tensors[probe] = new.float()
+
+    def outputs(self, module, y=None):
+        """Runs the merged UNet."""
+        x, context, timesteps = (2, 4, 8, 8), (2, 5, module.config.cross_attention_dim), [3.0, 801.0]
+        given = {n: torch.from_numpy(seeded.uniform(n, s, SEED)) for n, s in [("x", x), ("context", context)]}
+        added = None
+        if y is not None:
+            pooled = torch.from_numpy(seeded.uniform("pooled", (2, y), SEED))
+            times = torch.tensor([[512.0, 768, 0, 16, 1024, 1024]] * 2)
+            added = {"text_embeds": pooled, "time_ids": times}
+            embedded = module.add_time_proj(times.flatten()).reshape(2, -1)
+            self.tensors["y"] = torch.cat([pooled, embedded], 1).contiguous()
+        with torch.no_grad():
+            out = module(given["x"], torch.tensor(timesteps), given["context"], added_cond_kwargs=added)
+        self.tensors["out"] = out.sample.contiguous()
+        self.calls.append({"x": x, "context": context, "timesteps": timesteps})
+
+    def write(self):
+        checkpoint = {k: s for part in self.parts.values() for k, s in part.keys.items()}
+        metadata = {
+            "checkpoint": checkpoint, "loras": self.loras, "calls": self.calls, "seed": SEED
+        }
+        metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
+        path = FIXTURES / f"lora_{self.name}.safetensors"
+        save_file({k: t.contiguous() for k, t in sorted(self.tensors.items())}, path, metadata)
+        print(path.name, path.stat().st_size, len(self.tensors))
+
+
+def only(parts, *components):
+    return {component: parts[component] for component in components}
+
+
+def peft_config(parts, config):
+    """PEFT's configuration as diffusers writes it into a file's metadata."""
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, _pack_dict_with_prefix
+
+    packed = {}
+    for component, part in parts.items():
+        own = config(part.module).to_dict()
+        own = {key: list(value) if isinstance(value, set) else value for key, value in own.items()}
+        packed |= _pack_dict_with_prefix(own, component)
+    wanted = re.compile(r"\.(r|lora_alpha|rank_pattern|alpha_pattern|use_rslora)$")
+    packed = {key: value for key, value in packed.items() if wanted.search(key)}
+    return {LORA_ADAPTER_METADATA_KEY: json.dumps(packed, indent=2, sort_keys=True)}
+
+
+def diffusers_sd1(name):
+    """diffusers' names, with ranks and alphas of their own in the metadata."""
+    fixture = Fixture(name, sd1())
+    config = lambda module: lora(**patterned(module, 5))(module)
+    metadata = peft_config(fixture.parts, config)
+    tensors, _, merged = by_peft(fixture.parts, config, dotted)
+    fixture.lora(tensors, metadata=metadata)
+    fixture.merged(merged)
+    return fixture
+
+
+def rslora_sdxl(name):
+    """diffusers' names for SDXL, two text encoders; alpha over the root of the rank; biases.
+
+    PEFT adapts a bias only where there is one. Half of the UNet keeps the file small.
+    """
+    fixture = Fixture(name, sdxl())
+    def biased(module):
+        found = [name for name in targets(module) if module.get_submodule(name).bias is not None]
+        return [name for name in found if "resnets" not in name and ".ff." not in name]
+
+    config = lambda module: lora(
+        use_rslora=True, lora_bias=True, target_modules=biased(module)
+    )(module)
+    metadata = peft_config(fixture.parts, config)
+    tensors, _, merged = by_peft(fixture.parts, config, dotted)
+    fixture.lora(tensors, metadata=metadata)
+    fixture.merged(merged)
+    return fixture
+
+
+def by_diffusers(fixture, files, mixin, **options):
+    """Loads kohya's format by diffusers' loader and fuses it into the modules."""
+    for at, (tensors, constants, strength) in enumerate(files):
+        state = dict(tensors) | {key: torch.tensor(value) for key, value in constants.items()}
+        state, alphas, *_ = mixin.lora_state_dict(state, **options)
+        unet = fixture.parts["unet"].module
+        unet.load_lora_adapter(dict(state), prefix="unet", network_alphas=alphas, adapter_name=f"file{at}")
+        for component in ["text_encoder", "text_encoder_2"]:
+            if component in fixture.parts:
+                mixin.load_lora_into_text_encoder(
+                    dict(state), alphas, fixture.parts[component].module, prefix=component, adapter_name=f"file{at}"
+                )
+        unet.set_adapters([f"file{at}"])
+        unet.fuse_lora(lora_scale=strength)
+        unet.unload_lora()
+    return {"unet": unet}
+
+
+def kohya_files(module, rename, prefixes, files):
+    """Files in kohya's format for a UNet: the tensors, the alphas."""
+    chosen = [name for name in targets(module) if "attentions" in name or "resnets" in name or "samplers" in name]
+    for at, strength in files:
+        config = lora(target_modules=chosen[at:], r=4 + 2 * at)
+        tensors, constants, _ = by_peft(
+            {"unet": SimpleNamespace(module=copy.deepcopy(module))},
+            config, kohya(prefixes, rename), SEED + at, alphas=lambda layer: 1.0 + layer.r["default"] / 3,
+        )
+        yield tensors, constants, strength
+
+
+def kohya_sd1(name):
+    """kohya's names, two files with a strength each, fused by diffusers; and what the UNet makes of it."""
+    fixture = Fixture(name, only(sd1(), "unet"))
+    module = fixture.parts["unet"].module
+    files = list(kohya_files(module, lambda name: name, KOHYA, [(0, 0.75), (1, -0.5)]))
+    for at, (tensors, constants, strength) in enumerate(files):
+        fixture.lora(tensors, constants, strengths=(strength, 1), seed=SEED + at)
+    merged = by_diffusers(fixture, files, StableDiffusionLoraLoaderMixin)
+    fixture.merged(merged)
+    fixture.outputs(merged["unet"])
+    return fixture
+
+
+def kohya_sdxl(name):
+    """kohya's names for SDXL, which are those of the original blocks."""
+    fixture = Fixture(name, only(sdxl(), "unet"))
+    module = fixture.parts["unet"].module
+    rename = lambda name: keys.unet_name(f"{name}.weight", module).removesuffix(".weight")
+    files = list(kohya_files(module, rename, KOHYA_XL, [(0, 1.25)]))
+    for tensors, constants, strength in files:
+        fixture.lora(tensors, constants, strengths=(strength, 1))
+    merged = by_diffusers(
+        fixture, files, StableDiffusionXLLoraLoaderMixin, unet_config=module.config
+    )
+    fixture.merged(merged)
+    fixture.outputs(merged["unet"], y=keys.TINY_SDXL["projection_class_embeddings_input_dim"] - 6 * 256)
+    return fixture
+
+
+def kohya_text(name):
+    """kohya's names for SDXL's two text encoders, merged by PEFT."""
+    fixture = Fixture(name, only(sdxl(), "text_encoder", "text_encoder_2"))
+    tensors, constants, merged = by_peft(
+        fixture.parts, lora(r=3), kohya(KOHYA_XL), alphas=lambda layer: layer.lora_alpha["default"]
+    )
+    fixture.lora(tensors, constants)
+    fixture.merged(merged)
+    return fixture
+
+
+def dora_sd1(name):
+    """DoRA as PEFT saves it."""
+    fixture = Fixture(name, only(sd1(), "unet"))
+    tensors, constants, merged = by_peft(fixture.parts, lora(use_dora=True, lora_alpha=4), raw_peft)
+    fixture.lora(tensors)
+    fixture.merged(merged)
+    return fixture
+
+
+def loha_sd1(name):
+    fixture = Fixture(name, sd1())
+    tensors, constants, merged = by_peft(
+        fixture.parts, loha, kohya(KOHYA), alphas=lambda layer: layer.alpha["default"], gain=2
+    )
+    fixture.lora(tensors, constants, gain=2)
+    fixture.merged(merged)
+    return fixture
+
+
+def lokr_sd1(name):
+    """LoKr under original names. Where nothing is factored the format has no scale, PEFT has one."""
+    fixture = Fixture(name, only(sd1(), "unet"))
+    part = fixture.parts["unet"]
+
+    def alpha(layer):
+        if "default" in layer.lokr_w1 and "default" in layer.lokr_w2:
+            layer.scaling["default"] = 1.0
+            return None
+        return layer.alpha["default"]
+
+    tensors, constants, merged = by_peft(fixture.parts, lokr, original(part), alphas=alpha, gain=2)
+    kinds = {key.rsplit(".", 1)[1] for key in tensors}
+    assert kinds == {f"lokr_{kind}" for kind in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")}, kinds
+    fixture.lora(tensors, constants, gain=2)
+    fixture.merged(merged)
+    return fixture
+
+
+def lycoris(name, parts, gain=1, alpha=2, **options):
+    """LyCORIS' own networks, merged by LyCORIS."""
+    from lycoris import create_lycoris
+
+    fixture = Fixture(name, parts)
+    tensors, constants, merged = {}, {}, {}
+    for component, part in parts.items():
+        network = create_lycoris(part.module, 1.0, linear_dim=4, linear_alpha=alpha, **options)
+        network.apply_to()
+        state, new = network.state_dict(), {}
+        for key, tensor in state.items():
+            if key.endswith(".alpha"):
+                constants[key], new[key] = tensor.item(), tensor
+            else:
+                new[key] = values(key, tensor.shape, SEED, gain)
+                tensors[key] = new[key]
+        missing, unexpected = network.load_state_dict(new, strict=False)
+        assert not unexpected and not missing, (missing, unexpected)
+        network.restore()
+        with torch.no_grad():
+            network.merge_to(1.0)
+        merged[component] = part.module
+    fixture.lora(tensors, constants, gain=gain)
+    fixture.merged(merged)
+    return fixture
+
+
+def transformer(name, part, **options):
+    """The diffusers names of transformers, whose originals fuse layers."""
+    fixture = Fixture(name, {"transformer": part})
+    tensors, _, merged = by_peft(fixture.parts, lora(lora_alpha=4, **options), dotted)
+    fixture.lora(tensors)
+    fixture.merged(merged)
+    return fixture
+
+
+SD1_UNET = lambda: only(sd1(), "unet")
+CASES = {case.__name__: case for case in [
+    diffusers_sd1, rslora_sdxl, kohya_sd1, kohya_sdxl, kohya_text, dora_sd1, loha_sd1, lokr_sd1
+]} | {
+    "tucker_sd1": lambda name: lycoris(
+        name, SD1_UNET(), algo="locon", use_tucker=True, train_norm=True
+    ),
+    "dora_in_sd2": lambda name: lycoris(
+        name, {"unet": unet(keys.TINY_SD2)}, algo="locon", dora_wd=True, wd_on_out=False
+    ),
+    # Alpha is the rank: LyCORIS 4.1 forwards a LoHa with its scale and merges it with its square.
+    "dora_loha_sd1": lambda name: lycoris(
+        name, SD1_UNET(), gain=2, alpha=4, algo="loha", use_tucker=True, dora_wd=True, wd_on_out=True
+    ),
+    "full_sd1": lambda name: lycoris(name, SD1_UNET(), algo="full"),
+    "flux": lambda name: transformer(name, flux(keys.TINY_FLUX), use_dora=True),
+    "sd3": lambda name: transformer(name, sd3(keys.TINY_SD3)),
+}
+
+
+def main():
+    FIXTURES.mkdir(exist_ok=True)
+    for name, case in CASES.items():
+        if not sys.argv[1:] or name in sys.argv[1:]:
+            fixture = case(name)
+            fixture.write()
+
+
+if __name__ == "__main__":
+    main()
