@@ -1,0 +1,10 @@
+//! A run of a sampler: what a model is told, how its guesses are put together, and the way from
+//! one latent to another.
+
+pub mod conditioning;
+pub mod denoise;
+pub mod guider;
+pub mod noise;
+pub mod region;
+pub mod run;
+pub mod sampler;

@@ -1,0 +1,416 @@
+//! Running what the outputs need, and nothing twice.
+
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use distorch_runtime::patch::Patch;
+use distorch_runtime::{Scope, Tensor};
+use indexmap::IndexMap;
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::cache::{Cache, Entry, Key};
+use crate::environment::Environment;
+use crate::graph::{Given, Prompt, PromptNode};
+use crate::inputs::{Inputs, NodeError};
+use crate::models::Part;
+use crate::observe::{Event, Observer};
+use crate::signature::Node;
+use crate::validate::{self, Invalid, NodeProblems, Problem, ancestors, class_of, needed};
+use crate::value::Value;
+
+/// Bytes of results that are kept between runs.
+const CACHE_BYTES: u64 = 1 << 30;
+
+/// Why a run came to no end.
+#[derive(Debug, Error)]
+pub enum ExecutionError {
+    /// The prompt cannot be run. Nothing was.
+    #[error(transparent)]
+    Invalid(Box<Invalid>),
+    /// A node failed.
+    #[error("node {node} ({class}): {source}")]
+    Node {
+        /// The node's id.
+        node: String,
+        /// Its class.
+        class: String,
+        /// What went wrong.
+        source: NodeError,
+        /// The nodes that had come to their end.
+        executed: Vec<String>,
+    },
+    /// The user stopped it.
+    #[error("stopped at node {node} ({class})")]
+    Interrupted {
+        /// The node that was running.
+        node: String,
+        /// Its class.
+        class: String,
+        /// The nodes that had come to their end.
+        executed: Vec<String>,
+    },
+}
+
+/// What a run gave.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What output nodes have to show, by node id.
+    pub outputs: IndexMap<String, Json>,
+    /// The outputs of the nodes that were asked for, by node id.
+    pub values: HashMap<String, Vec<Value>>,
+    /// The nodes that ran, in order.
+    pub executed: Vec<String>,
+    /// The nodes whose results were there.
+    pub cached: Vec<String>,
+    /// What is wrong with the outputs that could not be run.
+    pub node_errors: IndexMap<String, NodeProblems>,
+}
+
+/// Runs prompts, one after the other, and keeps results between them.
+pub struct Executor {
+    environment: Environment,
+    cache: Cache,
+}
+
+impl Executor {
+    /// An executor with an empty cache.
+    pub fn new(environment: Environment) -> Self {
+        Self { environment, cache: Cache::new(CACHE_BYTES) }
+    }
+
+    /// What runs are given.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// What runs are given, to be changed between two of them.
+    pub fn environment_mut(&mut self) -> &mut Environment {
+        &mut self.environment
+    }
+
+    /// The results that are kept.
+    pub fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
+    /// Runs all output nodes that can be run.
+    ///
+    /// # Errors
+    /// When none can be run, a node fails, or the user stops the run.
+    pub fn run(
+        &mut self,
+        prompt: &Prompt,
+        observer: &dyn Observer,
+    ) -> Result<Report, ExecutionError> {
+        let valid = validate::validate(prompt, &self.environment)
+            .map_err(|invalid| ExecutionError::Invalid(Box::new(invalid)))?;
+        let report = self.run_checked(prompt, &valid.outputs, observer)?;
+        Ok(Report { node_errors: valid.node_errors, ..report })
+    }
+
+    /// Runs these nodes, whether they are output nodes or not, and what they need.
+    ///
+    /// # Errors
+    /// When one of them cannot be run, a node fails, or the user stops the run.
+    pub fn run_nodes(
+        &mut self,
+        prompt: &Prompt,
+        targets: &[&str],
+        observer: &dyn Observer,
+    ) -> Result<Report, ExecutionError> {
+        let (good, node_errors) =
+            validate::check(prompt, &self.environment, targets.iter().copied());
+        if good.len() < targets.len() {
+            let message = "Some of the nodes that were asked for cannot be run";
+            let error = Problem::new("prompt_outputs_failed_validation", message, "");
+            return Err(ExecutionError::Invalid(Box::new(Invalid { error, node_errors })));
+        }
+        self.run_checked(prompt, &good, observer)
+    }
+
+    fn run_checked(
+        &mut self,
+        prompt: &Prompt,
+        targets: &[String],
+        observer: &dyn Observer,
+    ) -> Result<Report, ExecutionError> {
+        self.environment.cancel_switch().store(false, Ordering::Relaxed);
+        observer.event(Event::Started { prompt });
+        let order = order(prompt, targets);
+        let keys = self.keys(prompt, &order);
+        let mut run = Run { results: HashMap::new(), report: Report::default() };
+        let wanted = self.wanted(prompt, &order, targets, &keys, &mut run);
+        observer.event(Event::Cached { nodes: &run.report.cached });
+        for id in order.iter().filter(|id| wanted.contains(id.as_str())) {
+            let entry = self.run_node(prompt, id, &run, observer)?;
+            run.report.executed.push(id.clone());
+            observer.event(Event::Done { node: id, ui: entry.ui.as_ref() });
+            if let Some(key) = keys.get(id.as_str()) {
+                self.cache.insert(*key, Arc::clone(&entry));
+            }
+            run.results.insert(id.clone(), entry);
+        }
+        for id in targets {
+            let Some(entry) = run.results.get(id) else { continue };
+            run.report.values.insert(id.clone(), entry.values.clone());
+            if let Some(ui) = &entry.ui {
+                run.report.outputs.insert(id.clone(), ui.clone());
+            }
+        }
+        Ok(run.report)
+    }
+
+    /// The nodes that have to run: from the targets back, to where results are cached.
+    fn wanted(
+        &mut self,
+        prompt: &Prompt,
+        order: &[String],
+        targets: &[String],
+        keys: &HashMap<String, Key>,
+        run: &mut Run,
+    ) -> HashSet<String> {
+        let mut asked: HashSet<&str> = targets.iter().map(String::as_str).collect();
+        let mut wanted = HashSet::new();
+        for id in order.iter().rev() {
+            if !asked.contains(id.as_str()) {
+                continue;
+            }
+            match keys.get(id).and_then(|key| self.cache.get(key)) {
+                Some(entry) => {
+                    run.results.insert(id.clone(), entry);
+                    run.report.cached.push(id.clone());
+                }
+                None => {
+                    asked.extend(needed(prompt, id));
+                    wanted.insert(id.clone());
+                }
+            }
+        }
+        run.report.cached.reverse();
+        wanted
+    }
+
+    /// The keys of nodes, which come after those that they need.
+    fn keys(&self, prompt: &Prompt, order: &[String]) -> HashMap<String, Key> {
+        let mut keys: HashMap<String, Key> = HashMap::new();
+        for id in order {
+            let Some((node, class)) = node_and_class(prompt, id) else { continue };
+            let mut hash = Sha256::new();
+            let mut part = |text: &str| {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
+            };
+            part(class.class);
+            for input in class.inputs {
+                match node.inputs.get(input.name) {
+                    None => {}
+                    Some(Given::Literal(value)) => {
+                        part(input.name);
+                        part(&value.to_string());
+                    }
+                    Some(Given::Link { node, slot }) => {
+                        part(input.name);
+                        part(&format!("link {slot}"));
+                        let key = keys.get(node).copied().unwrap_or_default();
+                        part(&key.map(|byte| format!("{byte:02x}")).concat());
+                    }
+                }
+            }
+            if let Some(fingerprint) = class.fingerprint {
+                part(&fingerprint(&self.environment, &self.literals(node, class)));
+            }
+            keys.insert(id.clone(), hash.finalize().into());
+        }
+        keys
+    }
+
+    /// The literal inputs of a checked node.
+    fn literals(&self, node: &PromptNode, class: &Node) -> Inputs {
+        let literal = |input: &crate::signature::Input| match node.inputs.get(input.name)? {
+            Given::Literal(Json::Null) if input.optional => None,
+            Given::Literal(value) => {
+                let value = validate::literal(input, value, &self.environment).ok()?;
+                Some((input.name.to_owned(), value))
+            }
+            Given::Link { .. } => None,
+        };
+        class.inputs.iter().filter_map(literal).collect()
+    }
+
+    fn run_node(
+        &self,
+        prompt: &Prompt,
+        id: &str,
+        run: &Run,
+        observer: &dyn Observer,
+    ) -> Result<Arc<Entry>, ExecutionError> {
+        let executed = || run.report.executed.clone();
+        let Some((node, class)) = node_and_class(prompt, id) else {
+            return Ok(Arc::new(Entry { values: Vec::new(), ui: None }));
+        };
+        let (id, name) = (id.to_owned(), class.class.to_owned());
+        if self.environment.cancelled() {
+            return Err(ExecutionError::Interrupted {
+                node: id,
+                class: name,
+                executed: executed(),
+            });
+        }
+        observer.event(Event::Node { node: &id, class: class.class });
+        let inputs = self.inputs(node, class, run);
+        let environment = &self.environment;
+        let mut context = Context { environment, prompt, node: &id, observer, ui: None };
+        let result = catch_unwind(AssertUnwindSafe(|| (class.run)(&mut context, &inputs)));
+        let ui = context.ui.take();
+        match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
+            Ok(values) => Ok(Arc::new(Entry { values, ui })),
+            Err(NodeError::Interrupted) => {
+                Err(ExecutionError::Interrupted { node: id, class: name, executed: executed() })
+            }
+            Err(source) => {
+                Err(ExecutionError::Node { node: id, class: name, source, executed: executed() })
+            }
+        }
+    }
+
+    fn inputs(&self, node: &PromptNode, class: &Node, run: &Run) -> Inputs {
+        let mut inputs: Vec<(String, Value)> = Vec::new();
+        for input in class.inputs {
+            if let Some(Given::Link { node, slot }) = node.inputs.get(input.name)
+                && let Some(entry) = run.results.get(node)
+                && let Some(value) = entry.values.get(*slot)
+            {
+                inputs.push((input.name.to_owned(), value.clone()));
+            }
+        }
+        let literals = self.literals(node, class);
+        for input in class.inputs {
+            if let Some(value) = literals.get(input.name) {
+                inputs.push((input.name.to_owned(), value.clone()));
+            }
+        }
+        inputs.into_iter().collect()
+    }
+}
+
+/// What is known in the middle of a run.
+struct Run {
+    results: HashMap<String, Arc<Entry>>,
+    report: Report,
+}
+
+fn node_and_class<'a>(prompt: &'a Prompt, id: &str) -> Option<(&'a PromptNode, &'static Node)> {
+    let node = prompt.nodes.get(id)?;
+    Some((node, class_of(node)?))
+}
+
+/// What the targets need, each node after those that it needs itself. The prompt has no circles.
+fn order(prompt: &Prompt, targets: &[String]) -> Vec<String> {
+    let all: HashSet<String> =
+        targets.iter().flat_map(|target| ancestors(prompt, target)).collect();
+    let mut order = Vec::with_capacity(all.len());
+    let mut done: HashSet<&str> = HashSet::new();
+    let mut stack: Vec<(&str, bool)> = prompt
+        .nodes
+        .keys()
+        .rev()
+        .filter(|id| all.contains(*id))
+        .map(|id| (id.as_str(), false))
+        .collect();
+    while let Some((id, needs_met)) = stack.pop() {
+        if done.contains(id) {
+            continue;
+        }
+        if needs_met {
+            done.insert(id);
+            order.push(id.to_owned());
+            continue;
+        }
+        stack.push((id, true));
+        let unmet: Vec<&str> = needed(prompt, id).filter(|id| !done.contains(id)).collect();
+        stack.extend(unmet.into_iter().rev().map(|id| (id, false)));
+    }
+    order
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    format!("internal error: {text}")
+}
+
+/// What a node sees of the run that it is in.
+pub struct Context<'a> {
+    environment: &'a Environment,
+    prompt: &'a Prompt,
+    node: &'a str,
+    observer: &'a dyn Observer,
+    ui: Option<Json>,
+}
+
+impl<'a> Context<'a> {
+    /// What the run is given.
+    pub fn environment(&self) -> &'a Environment {
+        self.environment
+    }
+
+    /// What is run.
+    pub fn prompt(&self) -> &'a Prompt {
+        self.prompt
+    }
+
+    /// The node's id.
+    pub fn node(&self) -> &'a str {
+        self.node
+    }
+
+    /// Tells something about the run.
+    pub fn tell(&self, event: Event<'_>) {
+        self.observer.event(event);
+    }
+
+    /// Tells that the node is one step further.
+    pub fn step(&self, done: usize, total: usize, preview: Option<&Tensor<4>>) {
+        self.tell(Event::Step { node: self.node, done, total, preview });
+    }
+
+    /// Tells something that the user should know.
+    pub fn warn(&self, text: &str) {
+        self.tell(Event::Warning { node: self.node, text });
+    }
+
+    /// Whether the run is to stop.
+    pub fn cancelled(&self) -> bool {
+        self.environment.cancelled()
+    }
+
+    /// Shows pictures or text, as ComfyUI's clients read it: adds to the list `kind`.
+    pub fn show(&mut self, kind: &str, items: Vec<Json>) {
+        let ui = self.ui.get_or_insert_with(|| json!({}));
+        let Some(ui) = ui.as_object_mut() else { return };
+        match ui.entry(kind).or_insert_with(|| json!([])) {
+            Json::Array(list) => list.extend(items),
+            other => *other = Json::Array(items),
+        }
+    }
+
+    /// The layers of a part with a patch on their weights, loaded now if they are not yet.
+    ///
+    /// # Errors
+    /// When the weights cannot be had.
+    pub fn load(&self, part: &Part, patch: Option<Arc<dyn Patch>>) -> Result<Scope, NodeError> {
+        let what = format!("{} of {}", crate::models::in_words(part.kind()), part.file().name);
+        let mut progress = |done, total| {
+            self.tell(Event::Loading { node: self.node, what: &what, done, total });
+        };
+        part.scope(patch, &mut progress).map_err(NodeError::failed)
+    }
+}

@@ -1,0 +1,317 @@
+//! A prompt: the nodes of a workflow in ComfyUI's API format, and what their inputs come from.
+//!
+//! ```json
+//! {"3": {"class_type": "KSampler", "inputs": {"seed": 7, "model": ["4", 0]}, "_meta": {"title": "…"}}}
+//! ```
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value as Json, json};
+use thiserror::Error;
+
+/// Why a text is no prompt.
+#[derive(Debug, Error)]
+pub enum PromptError {
+    /// No JSON.
+    #[error("not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The format that ComfyUI's editor saves.
+    #[error(
+        "this is a workflow as the editor saves it, with positions and links; export it for the API \
+         (in ComfyUI: Workflow, Export (API)) and run that"
+    )]
+    Editor,
+    /// JSON of another kind.
+    #[error("{place}: expected {expected}, found {found}")]
+    Shape {
+        /// Where.
+        place: String,
+        /// What belongs there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// An override that cannot be.
+    #[error("`{given}`: {problem}")]
+    Set {
+        /// The override.
+        given: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// A workflow to be run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prompt {
+    /// The nodes by id, in the order of the file.
+    pub nodes: IndexMap<String, PromptNode>,
+    /// The editor's own form of the workflow, where the file carries it: saved with pictures.
+    pub workflow: Option<Json>,
+}
+
+/// A node of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptNode {
+    /// The class.
+    pub class: String,
+    /// What the user calls it.
+    pub title: Option<String>,
+    /// What it is given.
+    pub inputs: IndexMap<String, Given>,
+}
+
+/// What an input is given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
+    /// A value.
+    Literal(Json),
+    /// What a slot of another node gives.
+    Link {
+        /// The node's id.
+        node: String,
+        /// Its output slot.
+        slot: usize,
+    },
+}
+
+impl Given {
+    fn from_json(value: &Json) -> Self {
+        if let Json::Array(items) = value
+            && let [Json::String(node), slot] = items.as_slice()
+            && let Some(slot) = slot_number(slot)
+        {
+            return Given::Link { node: node.clone(), slot };
+        }
+        // How a client sends a list that is no link.
+        match value.get("__value__") {
+            Some(inner) => Given::Literal(inner.clone()),
+            None => Given::Literal(value.clone()),
+        }
+    }
+
+    /// As JSON: a link is `[node, slot]`.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Given::Literal(list @ Json::Array(_)) => json!({ "__value__": list }),
+            Given::Literal(value) => value.clone(),
+            Given::Link { node, slot } => json!([node, slot]),
+        }
+    }
+}
+
+fn slot_number(value: &Json) -> Option<usize> {
+    let number = value.as_u64().or_else(|| {
+        let float = value.as_f64().filter(|f| f.fract() == 0.0 && (0.0..1e6).contains(f))?;
+        Some(float as u64)
+    });
+    number.and_then(|number| usize::try_from(number).ok())
+}
+
+impl Prompt {
+    /// Reads a prompt: the API format itself, or what is sent to a server with the prompt under
+    /// `prompt`.
+    ///
+    /// # Errors
+    /// When the text is no JSON, or JSON of another shape.
+    pub fn from_json(text: &str) -> Result<Self, PromptError> {
+        Self::from_value(&serde_json::from_str(text)?)
+    }
+
+    /// As [`from_json`](Self::from_json).
+    ///
+    /// # Errors
+    /// When the JSON has another shape.
+    pub fn from_value(value: &Json) -> Result<Self, PromptError> {
+        let object = object(value, || "the workflow".to_owned())?;
+        if object.get("nodes").is_some_and(Json::is_array) {
+            return Err(PromptError::Editor);
+        }
+        let (nodes, workflow) = match object.get("prompt") {
+            Some(prompt @ Json::Object(fields)) if !fields.contains_key("class_type") => {
+                let workflow = value.pointer("/extra_data/extra_pnginfo/workflow").cloned();
+                (self::object(prompt, || "`prompt`".to_owned())?, workflow)
+            }
+            _ => (object, None),
+        };
+        let nodes =
+            nodes.iter().map(|(id, node)| Ok((id.clone(), PromptNode::from_json(id, node)?)));
+        Ok(Self { nodes: nodes.collect::<Result<_, PromptError>>()?, workflow })
+    }
+
+    /// The API format.
+    pub fn to_json(&self) -> Json {
+        let nodes = self.nodes.iter().map(|(id, node)| (id.clone(), node.to_json()));
+        Json::Object(nodes.collect())
+    }
+
+    /// Overrides an input: `NODE.INPUT=VALUE`, where the node is an id, a title or a class that
+    /// only one node has. The value is JSON, or else text.
+    ///
+    /// # Errors
+    /// When the text has another form, or names no node or several.
+    pub fn set(&mut self, given: &str) -> Result<(), PromptError> {
+        let problem = |problem: String| PromptError::Set { given: given.to_owned(), problem };
+        let parts = given.split_once('=').and_then(|(place, value)| {
+            let (node, input) = place.trim().rsplit_once('.')?;
+            Some((node.trim(), input.trim(), value))
+        });
+        let Some((node, input, value)) = parts else {
+            return Err(problem("an override is written NODE.INPUT=VALUE".to_owned()));
+        };
+        let id = self.find(node).map_err(problem)?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.inputs.insert(input.to_owned(), Given::from_json(&value));
+        }
+        Ok(())
+    }
+
+    /// The id of the node that a user means by an id, a title or a class.
+    ///
+    /// # Errors
+    /// What is wrong, in words, when there is none or more than one.
+    pub fn find(&self, name: &str) -> Result<String, String> {
+        if self.nodes.contains_key(name) {
+            return Ok(name.to_owned());
+        }
+        let called = |(_, node): &(&String, &PromptNode)| {
+            node.title.as_deref() == Some(name) || node.class == name
+        };
+        let found: Vec<&String> = self.nodes.iter().filter(called).map(|(id, _)| id).collect();
+        match found.as_slice() {
+            [id] => Ok((*id).clone()),
+            [] => {
+                let nodes = self.nodes.iter().map(|(id, node)| format!("{id} ({})", node.class));
+                Err(format!("no node `{name}`; there are {}", join(nodes)))
+            }
+            several => Err(format!("several nodes are called `{name}`: {}", join(several.iter()))),
+        }
+    }
+}
+
+impl PromptNode {
+    fn from_json(id: &str, value: &Json) -> Result<Self, PromptError> {
+        let place = || format!("node `{id}`");
+        let fields = object(value, place)?;
+        let class = match fields.get("class_type") {
+            Some(Json::String(class)) => class.clone(),
+            other => {
+                return Err(PromptError::Shape {
+                    place: format!("node `{id}`, `class_type`"),
+                    expected: "the name of a node class",
+                    found: other.map_or_else(|| "nothing".to_owned(), describe),
+                });
+            }
+        };
+        let inputs = match fields.get("inputs") {
+            None => IndexMap::new(),
+            Some(inputs) => object(inputs, || format!("node `{id}`, `inputs`"))?
+                .iter()
+                .map(|(name, value)| (name.clone(), Given::from_json(value)))
+                .collect(),
+        };
+        let title = value.pointer("/_meta/title").and_then(Json::as_str).map(str::to_owned);
+        Ok(Self { class, title, inputs })
+    }
+
+    fn to_json(&self) -> Json {
+        let inputs: Map<_, _> =
+            self.inputs.iter().map(|(name, given)| (name.clone(), given.to_json())).collect();
+        let mut node = Map::new();
+        node.insert("inputs".to_owned(), Json::Object(inputs));
+        node.insert("class_type".to_owned(), self.class.clone().into());
+        if let Some(title) = &self.title {
+            node.insert("_meta".to_owned(), json!({ "title": title }));
+        }
+        Json::Object(node)
+    }
+}
+
+fn object(value: &Json, place: impl Fn() -> String) -> Result<&Map<String, Json>, PromptError> {
+    value.as_object().ok_or_else(|| PromptError::Shape {
+        place: place(),
+        expected: "an object",
+        found: describe(value),
+    })
+}
+
+/// What a JSON value is, in a few words.
+pub(crate) fn describe(value: &Json) -> String {
+    match value {
+        Json::Null => "null".to_owned(),
+        Json::Bool(_) | Json::Number(_) => value.to_string(),
+        Json::String(text) if text.chars().count() <= 40 => format!("{text:?}"),
+        Json::String(_) => "a text".to_owned(),
+        Json::Array(_) => "a list".to_owned(),
+        Json::Object(_) => "an object".to_owned(),
+    }
+}
+
+/// Names with commas between.
+pub(crate) fn join<T: ToString>(names: impl Iterator<Item = T>) -> String {
+    names.map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = r#"{
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
+        "3": {"class_type": "KSampler", "inputs": {"seed": 18446744073709551615, "model": ["4", 0]},
+              "_meta": {"title": "Sample"}}
+    }"#;
+
+    #[test]
+    fn reads_and_writes_the_api_format() {
+        let prompt = Prompt::from_json(TWO).unwrap();
+        let sampler = &prompt.nodes["3"];
+        assert_eq!(sampler.title.as_deref(), Some("Sample"));
+        assert_eq!(sampler.inputs["model"], Given::Link { node: "4".into(), slot: 0 });
+        assert_eq!(sampler.inputs["seed"], Given::Literal(json!(u64::MAX)));
+        assert_eq!(Prompt::from_value(&prompt.to_json()).unwrap(), prompt);
+        let sent = json!({"prompt": prompt.to_json(), "client_id": "x",
+                          "extra_data": {"extra_pnginfo": {"workflow": {"id": 1}}}});
+        let sent = Prompt::from_value(&sent).unwrap();
+        assert_eq!((sent.nodes, sent.workflow), (prompt.nodes, Some(json!({"id": 1}))));
+    }
+
+    #[test]
+    fn a_list_that_is_no_link_is_a_value() {
+        for list in [json!([1, 2]), json!(["4"]), json!(["4", "x"]), json!(["4", -1])] {
+            assert_eq!(Given::from_json(&list), Given::Literal(list));
+        }
+        let wrapped = json!({"__value__": ["4", 0]});
+        assert_eq!(Given::from_json(&wrapped), Given::Literal(json!(["4", 0])));
+        assert_eq!(Given::from_json(&wrapped).to_json(), wrapped);
+    }
+
+    #[test]
+    fn overrides_find_a_node_by_id_title_or_class() {
+        let mut prompt = Prompt::from_json(TWO).unwrap();
+        prompt.set("3.seed=7").unwrap();
+        prompt.set("Sample.sampler_name=euler").unwrap();
+        prompt.set("CheckpointLoaderSimple.ckpt_name=b=c.safetensors").unwrap();
+        prompt.set("3.model=[\"4\", 1]").unwrap();
+        let sampler = &prompt.nodes["3"].inputs;
+        assert_eq!(sampler["seed"], Given::Literal(json!(7)));
+        assert_eq!(sampler["sampler_name"], Given::Literal(json!("euler")));
+        assert_eq!(sampler["model"], Given::Link { node: "4".into(), slot: 1 });
+        let loader = &prompt.nodes["4"].inputs;
+        assert_eq!(loader["ckpt_name"], Given::Literal(json!("b=c.safetensors")));
+        for wrong in ["seed=7", "3.seed", "9.seed=1", ""] {
+            let error = prompt.set(wrong).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{wrong}`: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_json_is_told_apart() {
+        let error = |text| Prompt::from_json(text).unwrap_err().to_string();
+        assert!(error(r#"{"nodes": [], "links": []}"#).contains("Export (API)"));
+        assert!(error("[]").contains("expected an object, found a list"));
+        assert!(error(r#"{"1": {"inputs": {}}}"#).contains("node `1`, `class_type`"));
+        assert!(error(r#"{"1": 5}"#).contains("node `1`"));
+        assert!(error("{").starts_with("not JSON"));
+    }
+}

@@ -1,0 +1,42 @@
+//! ComfyUI workflows: from the JSON that ComfyUI exports to pictures.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`graph`] | a prompt: nodes and what their inputs come from |
+//! | [`signature`], [`nodes`] | what a node is; every node of this program, one table |
+//! | [`validate`] | everything that is wrong with a prompt, before anything runs |
+//! | [`execute`], [`cache`] | running what the outputs need, and nothing twice |
+//! | [`value`] | what goes from node to node |
+//! | [`models`] | checkpoints that are open, their plans and weights |
+//! | [`diffusion`] | a run of a sampler: model, conditioning, latent |
+//! | [`environment`], [`observe`] | what a run is given from outside, and whom it tells |
+//!
+//! ```no_run
+//! # use distorch_workflow::{Environment, Executor, graph::Prompt, observe::Silent};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let environment = Environment::new(".".as_ref())?;
+//! let prompt = Prompt::from_json(&std::fs::read_to_string("workflow.json")?)?;
+//! let mut executor = Executor::new(environment);
+//! let report = executor.run(&prompt, &Silent)?;
+//! println!("{:?}", report.outputs);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod cache;
+pub mod diffusion;
+pub mod environment;
+pub mod execute;
+pub mod graph;
+mod inputs;
+pub mod models;
+pub mod nodes;
+pub mod observe;
+pub mod picture;
+pub mod signature;
+pub mod validate;
+pub mod value;
+
+pub use environment::Environment;
+pub use execute::{ExecutionError, Executor};
+pub use inputs::{Inputs, NodeError};

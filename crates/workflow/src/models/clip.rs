@@ -1,0 +1,85 @@
+//! Text encoders as nodes hand them on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use distorch_checkpoint::family::Family;
+use distorch_models::conditioning::PromptEncoder;
+use distorch_models::prompt::embedding::Embeddings;
+use distorch_runtime::patch::Patch;
+use distorch_runtime::tensor::cpu;
+
+use crate::diffusion::conditioning::Cond;
+use crate::execute::Context;
+use crate::inputs::NodeError;
+use crate::models::Part;
+
+/// The text encoders of a file.
+#[derive(Clone)]
+pub struct Clip {
+    part: Arc<Part>,
+    family: Family,
+    patch: Option<Arc<dyn Patch>>,
+    /// The layer that is read, counted from the last, which is 1; without it, the family's own.
+    pub clip_skip: Option<usize>,
+}
+
+impl Clip {
+    /// The text encoders of a part, for the diffusion model of the same file.
+    ///
+    /// # Errors
+    /// When it cannot be told what the text encoders are for.
+    pub fn new(part: Arc<Part>) -> Result<Self, NodeError> {
+        let file = part.file();
+        let family = file.model.family().ok_or_else(|| {
+            NodeError::failed(format!("`{}` has no diffusion model to encode for", file.name))
+        })?;
+        Ok(Self { part, family, patch: None, clip_skip: None })
+    }
+
+    /// The family whose prompts these encode.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The encoders' weights.
+    pub fn part(&self) -> &Arc<Part> {
+        &self.part
+    }
+
+    /// Encodes a prompt. Textual inversions that are left out are warned of.
+    ///
+    /// # Errors
+    /// When the weights cannot be had, or the prompt cannot be encoded.
+    pub fn encode(&self, context: &Context<'_>, text: &str) -> Result<Cond, NodeError> {
+        let embeddings =
+            Embeddings::from_folders(&context.environment().folders).map_err(NodeError::failed)?;
+        self.encode_with(context, text, &embeddings)
+    }
+
+    fn encode_with(
+        &self,
+        context: &Context<'_>,
+        text: &str,
+        embeddings: &Embeddings,
+    ) -> Result<Cond, NodeError> {
+        let scope = context.load(&self.part, self.patch.clone())?;
+        let encoders = &self.part.file().model.text_encoders;
+        let encoder =
+            PromptEncoder::load(self.family, encoders, &scope).map_err(NodeError::failed)?;
+        let encoded =
+            encoder.encode(text, embeddings, self.clip_skip).map_err(NodeError::failed)?;
+        for warning in &encoded.warnings {
+            context.warn(&warning.to_string());
+        }
+        let conditioning = encoded.conditioning;
+        let pooled = conditioning.pooled.to_device(&cpu());
+        Ok(Cond::new(conditioning.context.to_device(&cpu()), Some(pooled)))
+    }
+}
+
+impl fmt::Debug for Clip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "text encoders of {}", self.part.file().name)
+    }
+}

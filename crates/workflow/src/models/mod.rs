@@ -1,0 +1,20 @@
+//! Checkpoints that are open, their plans and their weights.
+//!
+//! A [`ModelFile`] is a mapped file that has been recognised. A [`Part`] is one of its components
+//! with a plan; its weights are loaded when they are first needed, and may be dropped and loaded
+//! again. [`Model`], [`Clip`] and [`Vae`] are what nodes hand on: a part and how it is to be used.
+//! The [`ModelStore`] knows what is there, and makes room.
+
+mod clip;
+mod file;
+mod model;
+mod part;
+mod store;
+mod vae;
+
+pub use clip::Clip;
+pub use file::{ModelFile, OpenFailure};
+pub use model::{Model, ModelOptions};
+pub use part::{Part, PartError, in_words};
+pub use store::{Loader, ModelStore, Parts};
+pub use vae::Vae;

@@ -1,0 +1,142 @@
+//! A diffusion model as nodes hand it on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use distorch_checkpoint::config::{DiffusionConfig, Prediction as Stored};
+use distorch_checkpoint::family::{DiffusionModel, Family};
+use distorch_models::unet::Unet;
+use distorch_runtime::patch::Patch;
+use distorch_runtime::{DType, Device};
+use distorch_sampling::model_sampling::{ModelSampling, Prediction};
+
+use crate::execute::Context;
+use crate::inputs::NodeError;
+use crate::models::Part;
+
+/// A diffusion model: weights, and how they are to be used.
+#[derive(Clone)]
+pub struct Model {
+    part: Arc<Part>,
+    diffusion: Arc<DiffusionModel>,
+    patch: Option<Arc<dyn Patch>>,
+    options: ModelOptions,
+}
+
+/// What nodes change about a model without touching its weights.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// How the model sees noise, instead of how it was trained.
+    pub sampling: Option<ModelSampling>,
+    /// The part of the guided guess whose deviation is brought back.
+    pub rescale_cfg: Option<f64>,
+}
+
+impl Model {
+    /// The diffusion model of a part.
+    ///
+    /// # Errors
+    /// When the part's file holds none.
+    pub fn new(part: Arc<Part>) -> Result<Self, NodeError> {
+        let file = part.file();
+        let diffusion =
+            file.model.diffusion.clone().ok_or_else(|| {
+                NodeError::failed(format!("`{}` has no diffusion model", file.name))
+            })?;
+        let options = ModelOptions::default();
+        Ok(Self { part, diffusion: Arc::new(diffusion), patch: None, options })
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.part.file().name
+    }
+
+    /// What it is.
+    pub fn diffusion(&self) -> &DiffusionModel {
+        &self.diffusion
+    }
+
+    /// Its weights.
+    pub fn part(&self) -> &Arc<Part> {
+        &self.part
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> Device {
+        self.part.device().clone()
+    }
+
+    /// The dtype that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.part.dtype()
+    }
+
+    /// How it is to be used.
+    pub fn options(&self) -> &ModelOptions {
+        &self.options
+    }
+
+    /// The same weights used in another way.
+    pub fn with_options(&self, options: ModelOptions) -> Self {
+        Self { options, ..self.clone() }
+    }
+
+    /// How it sees noise.
+    pub fn sampling(&self) -> ModelSampling {
+        if let Some(sampling) = &self.options.sampling {
+            return sampling.clone();
+        }
+        let prediction = match self.diffusion.prediction {
+            Stored::Epsilon => Prediction::Eps,
+            Stored::V => Prediction::V,
+            Stored::X0 => Prediction::X0,
+            Stored::Flow => Prediction::Flow,
+        };
+        let sampling = ModelSampling::stable_diffusion(prediction);
+        if self.diffusion.zero_terminal_snr { sampling.zero_terminal_snr() } else { sampling }
+    }
+
+    /// What an autoencoder's latent is multiplied with for this model.
+    pub fn latent_scale(&self) -> f64 {
+        match self.diffusion.family {
+            Family::SdxlBase | Family::SdxlRefiner => 0.13025,
+            _ => 0.18215,
+        }
+    }
+
+    /// Channels of the latents that it samples.
+    pub fn latent_channels(&self) -> usize {
+        match &self.diffusion.config {
+            DiffusionConfig::Unet(config) => config.out_channels,
+            _ => 16,
+        }
+    }
+
+    /// Pixels of the picture to one of the latent.
+    pub fn downscale(&self) -> usize {
+        8
+    }
+
+    /// The UNet with its weights, which are loaded now if they are not yet.
+    ///
+    /// # Errors
+    /// When the model is no UNet, or its weights cannot be had.
+    pub fn unet(&self, context: &Context<'_>) -> Result<Unet, NodeError> {
+        let DiffusionConfig::Unet(config) = &self.diffusion.config else {
+            return Err(NodeError::failed(format!(
+                "`{}` is {}, which can be planned but not run yet: SD 1.x, SD 2.x and SDXL can",
+                self.name(),
+                self.diffusion.label(),
+            )));
+        };
+        let scope = context.load(&self.part, self.patch.clone())?;
+        Unet::load(&scope, config).map_err(NodeError::failed)
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.diffusion.label(), self.name())
+    }
+}

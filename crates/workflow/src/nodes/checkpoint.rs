@@ -1,0 +1,267 @@
+//! The loaders of checkpoints.
+
+use distorch_allocation::{LoaderInputs, LoaderSettings};
+use distorch_checkpoint::ComponentKind;
+use distorch_checkpoint::folders::ModelKind;
+
+use crate::environment::Environment;
+use crate::execute::Context;
+use crate::inputs::{Inputs, NodeError};
+use crate::models::{Clip, Loader, Model, Parts, Vae};
+use crate::observe::Event;
+use crate::signature::{Input, Node, Output};
+use crate::value::{Type, Value};
+
+const ALL: &[ComponentKind] =
+    &[ComponentKind::DiffusionModel, ComponentKind::TextEncoders, ComponentKind::Vae];
+
+const CATEGORY: &str = "multigpu";
+
+const CKPT_NAME: Input =
+    Input::found("ckpt_name", checkpoints).tooltip("The name of the checkpoint (model) to load.");
+
+const EJECT_MODELS: Input =
+    Input::boolean("eject_models", true).tooltip("Unload all other models from the devices first.");
+
+const VIRTUAL_VRAM: &str = "Gigabytes (of 1024³ bytes) of the weights that live on the donor \
+                            device and come over when a layer needs them.";
+const DONOR: &str = "The device that lends its memory.";
+const EXPERT: &str = "Where the weights go, device by device, instead of virtual VRAM: by ratio \
+                      (cuda:0,70%;cuda:1,30%), bytes (cuda:0,2gb;cpu,*) or fraction of each \
+                      device's memory (cuda:0,0.5;cpu,0.2).";
+
+const MODEL_OUTPUTS: &[Output] = &[
+    Output::new(Type::Model).tooltip("The model used for denoising latents."),
+    Output::new(Type::Clip).tooltip("The text encoders used for encoding prompts."),
+    Output::new(Type::Vae).tooltip("The VAE used for encoding and decoding pictures."),
+];
+
+/// The checkpoints that are there.
+pub(super) fn checkpoints(environment: &Environment) -> Vec<String> {
+    models(environment, ModelKind::Checkpoints)
+}
+
+/// The models of a kind that are there.
+pub(super) fn models(environment: &Environment, kind: ModelKind) -> Vec<String> {
+    let listing = environment.folders.list(kind).unwrap_or_default();
+    listing.entries.into_iter().map(|entry| entry.name).collect()
+}
+
+/// The devices, the default compute device first.
+pub(super) fn compute_devices(environment: &Environment) -> Vec<String> {
+    let first = environment.topology.default_compute();
+    let mut ids = environment.topology.ids();
+    ids.sort_by_key(|id| (*id != first, *id));
+    ids.iter().map(ToString::to_string).collect()
+}
+
+/// The devices, `cpu` first.
+pub(super) fn devices_cpu_first(environment: &Environment) -> Vec<String> {
+    let mut ids = environment.topology.ids();
+    ids.sort_by_key(|id| (!id.is_cpu(), *id));
+    ids.iter().map(ToString::to_string).collect()
+}
+
+/// The whole of the advanced loader.
+pub const ADVANCED_DISTORCH2: Node = Node {
+    class: "CheckpointLoaderAdvancedDisTorch2MultiGPU",
+    title: "CheckpointLoaderAdvancedDisTorch2MultiGPU",
+    category: CATEGORY,
+    about: "Loads a checkpoint with its diffusion model and text encoders spread over devices, and \
+            its VAE on one of them.",
+    inputs: &[
+        CKPT_NAME,
+        Input::found("unet_compute_device", compute_devices)
+            .tooltip("The device that computes the diffusion model."),
+        Input::float("unet_virtual_vram_gb", 4.0, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
+        Input::found("unet_donor_device", devices_cpu_first).tooltip(DONOR),
+        Input::found("clip_compute_device", devices_cpu_first)
+            .tooltip("The device that computes the text encoders."),
+        Input::float("clip_virtual_vram_gb", 2.0, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
+        Input::found("clip_donor_device", devices_cpu_first).tooltip(DONOR),
+        Input::found("vae_device", compute_devices)
+            .tooltip("The device that holds and computes the VAE."),
+        Input::string("unet_expert_mode_allocations", "").optional().tooltip(EXPERT),
+        Input::string("clip_expert_mode_allocations", "").optional().tooltip(EXPERT),
+        Input::boolean("high_precision_loras", true).optional().tooltip(
+            "Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.",
+        ),
+        EJECT_MODELS.optional(),
+    ],
+    outputs: MODEL_OUTPUTS,
+    check: Some(|environment, inputs| settings(environment, advanced(inputs)).map(drop)),
+    fingerprint: Some(fingerprint),
+    run: |context, inputs| load(context, inputs, advanced(inputs)),
+    ..Node::EMPTY
+};
+
+/// One allocation for the diffusion model; the rest stays on the compute device.
+pub const SIMPLE_DISTORCH2: Node = Node {
+    class: "CheckpointLoaderSimpleDisTorch2MultiGPU",
+    title: "CheckpointLoaderSimpleDisTorch2MultiGPU",
+    category: CATEGORY,
+    about: "Loads a checkpoint with its weights spread over devices.",
+    inputs: &[
+        CKPT_NAME,
+        Input::found("compute_device", compute_devices)
+            .tooltip("The device that computes the models."),
+        Input::float("virtual_vram_gb", 4.0, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
+        Input::found("donor_device", devices_cpu_first).tooltip(DONOR),
+        Input::string("expert_mode_allocations", "").optional().tooltip(EXPERT),
+        Input::boolean("high_precision_loras", true).optional().tooltip(
+            "Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.",
+        ),
+        EJECT_MODELS.optional(),
+    ],
+    outputs: MODEL_OUTPUTS,
+    check: Some(|environment, inputs| settings(environment, simple(inputs)).map(drop)),
+    fingerprint: Some(fingerprint),
+    run: |context, inputs| load(context, inputs, simple(inputs)),
+    ..Node::EMPTY
+};
+
+/// Each component whole on a device.
+pub const ADVANCED_MULTI_GPU: Node = Node {
+    class: "CheckpointLoaderAdvancedMultiGPU",
+    title: "CheckpointLoaderAdvancedMultiGPU",
+    category: CATEGORY,
+    about: "Loads a checkpoint with its diffusion model, text encoders and VAE each on a device.",
+    inputs: &[
+        CKPT_NAME,
+        Input::found("unet_device", compute_devices).tooltip("The device of the diffusion model."),
+        Input::found("clip_device", devices_cpu_first).tooltip("The device of the text encoders."),
+        Input::found("vae_device", compute_devices).tooltip("The device of the VAE."),
+    ],
+    outputs: MODEL_OUTPUTS,
+    fingerprint: Some(fingerprint),
+    run: |context, inputs| {
+        let [unet, clip, vae] = ["unet_device", "clip_device", "vae_device"];
+        load(context, inputs, whole(inputs, [unet, clip, vae]))
+    },
+    ..Node::EMPTY
+};
+
+/// All of the checkpoint on one device.
+pub const SIMPLE_MULTI_GPU: Node = Node {
+    class: "CheckpointLoaderSimpleMultiGPU",
+    title: "CheckpointLoaderSimpleMultiGPU",
+    category: CATEGORY,
+    about: "Loads a checkpoint onto a device.",
+    inputs: &[CKPT_NAME, Input::found("device", compute_devices).optional().tooltip("The device.")],
+    outputs: MODEL_OUTPUTS,
+    fingerprint: Some(fingerprint),
+    run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3])),
+    ..Node::EMPTY
+};
+
+/// All of the checkpoint on the default device.
+pub const SIMPLE: Node = Node {
+    class: "CheckpointLoaderSimple",
+    title: "Load Checkpoint",
+    category: "loaders",
+    about: "Loads a checkpoint: a diffusion model with its text encoders and VAE.",
+    inputs: &[CKPT_NAME],
+    outputs: MODEL_OUTPUTS,
+    fingerprint: Some(fingerprint),
+    run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3])),
+    ..Node::EMPTY
+};
+
+fn advanced(inputs: &Inputs) -> LoaderInputs {
+    let text = |name: &str, default: &str| inputs.text(name).unwrap_or(default).to_owned();
+    let gigabytes = |name: &str, default: f64| inputs.float(name).unwrap_or(default).to_string();
+    LoaderInputs {
+        unet_compute_device: inputs.text("unet_compute_device").ok().map(str::to_owned),
+        unet_virtual_vram_gb: gigabytes("unet_virtual_vram_gb", 4.0),
+        unet_donor_device: text("unet_donor_device", "cpu"),
+        clip_compute_device: Some(text("clip_compute_device", "cpu")),
+        clip_virtual_vram_gb: gigabytes("clip_virtual_vram_gb", 2.0),
+        clip_donor_device: text("clip_donor_device", "cpu"),
+        vae_device: inputs.text("vae_device").ok().map(str::to_owned),
+        unet_expert_mode_allocations: text("unet_expert_mode_allocations", ""),
+        clip_expert_mode_allocations: text("clip_expert_mode_allocations", ""),
+        ..LoaderInputs::default()
+    }
+}
+
+fn simple(inputs: &Inputs) -> LoaderInputs {
+    let device = inputs.text("compute_device").ok().map(str::to_owned);
+    let text = |name: &str, default: &str| inputs.text(name).unwrap_or(default).to_owned();
+    let gigabytes = inputs.float("virtual_vram_gb").unwrap_or(4.0).to_string();
+    let expert = text("expert_mode_allocations", "");
+    LoaderInputs {
+        unet_virtual_vram_gb: gigabytes,
+        unet_donor_device: text("donor_device", "cpu"),
+        unet_expert_mode_allocations: expert,
+        ..resident(device.clone(), device.clone(), device)
+    }
+}
+
+fn whole(inputs: &Inputs, names: [&str; 3]) -> LoaderInputs {
+    let [unet, clip, vae] = names.map(|name| inputs.text(name).ok().map(str::to_owned));
+    resident(unet, clip, vae)
+}
+
+/// Each component whole on its device; without one, on the default device.
+fn resident(unet: Option<String>, clip: Option<String>, vae: Option<String>) -> LoaderInputs {
+    LoaderInputs {
+        unet_compute_device: unet,
+        unet_virtual_vram_gb: "0".to_owned(),
+        clip_compute_device: clip,
+        clip_virtual_vram_gb: "0".to_owned(),
+        vae_device: vae,
+        ..LoaderInputs::default()
+    }
+}
+
+fn settings(environment: &Environment, inputs: LoaderInputs) -> Result<LoaderSettings, String> {
+    let inputs = LoaderInputs { layout: environment.layout, ..inputs };
+    inputs.settings(&environment.topology).map_err(|error| error.to_string())
+}
+
+/// The file's place, size and date.
+fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
+    let name = inputs.text("ckpt_name").unwrap_or_default();
+    super::file_state(environment, ModelKind::Checkpoints, name)
+}
+
+fn load(
+    context: &mut Context<'_>,
+    inputs: &Inputs,
+    loader: LoaderInputs,
+) -> Result<Vec<Value>, NodeError> {
+    let environment = context.environment();
+    let settings = settings(environment, loader).map_err(NodeError::failed)?;
+    let name = inputs.text("ckpt_name")?;
+    let path = environment
+        .folders
+        .resolve(ModelKind::Checkpoints, name)
+        .map_err(|error| NodeError::input("ckpt_name", error))?;
+    let eject_models = inputs.boolean("eject_models").unwrap_or(false);
+    let loader = Loader { name, path: &path, settings: &settings, kinds: ALL, eject_models };
+    let parts = environment.models.place(&loader)?;
+    let plans = parts.plans();
+    context.tell(Event::Planned { node: context.node(), model: name, plans: &plans });
+    outputs(&parts)
+}
+
+fn outputs(parts: &Parts) -> Result<Vec<Value>, NodeError> {
+    let part = |kind: ComponentKind| {
+        parts.get(kind).cloned().ok_or_else(|| {
+            NodeError::input(
+                "ckpt_name",
+                format!(
+                    "`{}` has no {}; it is {}, not a whole checkpoint",
+                    parts.file.name,
+                    crate::models::in_words(kind),
+                    parts.file.model.label(),
+                ),
+            )
+        })
+    };
+    Ok(vec![
+        Value::Model(Model::new(part(ComponentKind::DiffusionModel)?)?),
+        Value::Clip(Clip::new(part(ComponentKind::TextEncoders)?)?),
+        Value::Vae(Vae::new(part(ComponentKind::Vae)?)?),
+    ])
+}

@@ -1,0 +1,47 @@
+//! Classes of nodes that other programs and packs have and this one does not: what to tell about
+//! them.
+
+/// The pack that a class belongs to, where that is known: `ComfyUI (ControlNet)`.
+pub fn known_elsewhere(class: &str) -> Option<&'static str> {
+    let exact = CLASSES.iter().find(|(name, _)| *name == class).map(|(_, pack)| *pack);
+    exact.or_else(|| {
+        let marked = |(mark, _): &&(&str, &str)| class.contains(mark);
+        MARKS.iter().find(marked).map(|(_, pack)| *pack)
+    })
+}
+
+/// Whole names.
+const CLASSES: &[(&str, &str)] = &[
+    ("CLIPLoader", "ComfyUI; here, load a checkpoint that has its text encoders"),
+    ("CLIPVisionEncode", "ComfyUI (CLIP vision)"),
+    ("CLIPVisionLoader", "ComfyUI (CLIP vision)"),
+    ("ControlNetApply", "ComfyUI (ControlNet)"),
+    ("ControlNetApplyAdvanced", "ComfyUI (ControlNet)"),
+    ("ControlNetLoader", "ComfyUI (ControlNet)"),
+    ("DualCLIPLoader", "ComfyUI; here, load a checkpoint that has its text encoders"),
+    ("ImageUpscaleWithModel", "ComfyUI (upscale models)"),
+    ("UNETLoader", "ComfyUI; here, load a checkpoint"),
+    ("UpscaleModelLoader", "ComfyUI (upscale models)"),
+    ("unCLIPConditioning", "ComfyUI (unCLIP)"),
+];
+
+/// What the names of a pack's classes have in common.
+const MARKS: &[(&str, &str)] = &[
+    ("DisTorch2MultiGPU", "the node pack ComfyUI-MultiGPU"),
+    ("DisTorchMultiGPU", "the node pack ComfyUI-MultiGPU"),
+    ("MultiGPU", "the node pack ComfyUI-MultiGPU"),
+    ("GGUF", "the node pack ComfyUI-GGUF"),
+    ("(rgthree)", "the node pack rgthree-comfy"),
+    ("IPAdapter", "the node pack ComfyUI_IPAdapter_plus"),
+    ("ADE_", "the node pack ComfyUI-AnimateDiff-Evolved"),
+    ("VHS_", "the node pack ComfyUI-VideoHelperSuite"),
+    ("KJNodes", "the node pack ComfyUI-KJNodes"),
+    ("FaceDetailer", "the node pack ComfyUI-Impact-Pack"),
+    ("Impact", "the node pack ComfyUI-Impact-Pack"),
+    ("WAS_", "the node pack was-node-suite-comfyui"),
+    ("Efficient", "the node pack efficiency-nodes-comfyui"),
+    ("WanVideo", "the node pack ComfyUI-WanVideoWrapper"),
+    ("easy ", "the node pack ComfyUI-Easy-Use"),
+    ("CR ", "the node pack ComfyUI_Comfyroll_CustomNodes"),
+    ("UltimateSDUpscale", "the node pack ComfyUI_UltimateSDUpscale"),
+];

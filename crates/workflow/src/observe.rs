@@ -1,0 +1,87 @@
+//! Who is told how a run goes on.
+
+use distorch_allocation::Plan;
+use distorch_runtime::Tensor;
+
+use crate::graph::Prompt;
+
+/// Something that happened in a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The run begins.
+    Started {
+        /// What is run.
+        prompt: &'a Prompt,
+    },
+    /// These nodes' results are there from an earlier run.
+    Cached {
+        /// Their ids.
+        nodes: &'a [String],
+    },
+    /// A node begins.
+    Node {
+        /// Its id.
+        node: &'a str,
+        /// Its class.
+        class: &'a str,
+    },
+    /// A node has come to its end.
+    Done {
+        /// Its id.
+        node: &'a str,
+        /// What it has to show, as ComfyUI's clients read it: `{"images": […]}`.
+        ui: Option<&'a serde_json::Value>,
+    },
+    /// A model is about to be loaded: what goes where.
+    Planned {
+        /// The node that loads it.
+        node: &'a str,
+        /// The model's name.
+        model: &'a str,
+        /// One plan for each component.
+        plans: &'a [Plan],
+    },
+    /// Weights are being loaded.
+    Loading {
+        /// The node that needs them.
+        node: &'a str,
+        /// The model and its component.
+        what: &'a str,
+        /// Stored bytes loaded so far.
+        done: u64,
+        /// All stored bytes.
+        total: u64,
+    },
+    /// A node has come one step further.
+    Step {
+        /// Its id.
+        node: &'a str,
+        /// Steps done.
+        done: usize,
+        /// All steps.
+        total: usize,
+        /// The clean latent as guessed now, where the node samples.
+        preview: Option<&'a Tensor<4>>,
+    },
+    /// Something that the user should know.
+    Warning {
+        /// The node.
+        node: &'a str,
+        /// What.
+        text: &'a str,
+    },
+}
+
+/// Who is told. Called from the thread that computes: be quick.
+pub trait Observer: Sync {
+    /// Something happened.
+    fn event(&self, event: Event<'_>);
+}
+
+/// Nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: Event<'_>) {}
+}

@@ -1,0 +1,311 @@
+//! What a node is: a class name, typed inputs and outputs, and a function.
+//!
+//! A signature is declared once, in the file of its node. Validation, the description for web
+//! clients and the list of nodes are all read off it.
+
+use crate::environment::Environment;
+use crate::execute::Context;
+use crate::inputs::{Inputs, NodeError};
+use crate::value::{Type, Value};
+
+/// The largest width or height of a picture, in pixels.
+pub const MAX_SIDE: i128 = 16384;
+
+/// The largest seed: that of an unsigned 64-bit number.
+pub const MAX_SEED: i128 = u64::MAX as i128;
+
+/// A class of nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Node {
+    /// ComfyUI's class name: `class_type` in a prompt.
+    pub class: &'static str,
+    /// The name that a user sees.
+    pub title: &'static str,
+    /// Where a menu lists it: `sampling/custom_sampling`.
+    pub category: &'static str,
+    /// What it does, in a sentence or two.
+    pub about: &'static str,
+    /// The inputs, in the order of ComfyUI's widgets.
+    pub inputs: &'static [Input],
+    /// The outputs, by slot.
+    pub outputs: &'static [Output],
+    /// Whether a prompt may end here: what such nodes need is what runs.
+    pub is_output: bool,
+    /// The work.
+    pub run: fn(&mut Context<'_>, &Inputs) -> Result<Vec<Value>, NodeError>,
+    /// What the result depends on besides the inputs: the state of a file. Part of the cache's key.
+    pub fingerprint: Option<fn(&Environment, &Inputs) -> String>,
+    /// A rule that no single input can tell: what is wrong, in words. Sees literal inputs only.
+    pub check: Option<fn(&Environment, &Inputs) -> Result<(), String>>,
+}
+
+impl Node {
+    /// A node with nothing in it, to be filled with `..Node::EMPTY`.
+    pub const EMPTY: Node = Node {
+        class: "",
+        title: "",
+        category: "",
+        about: "",
+        inputs: &[],
+        outputs: &[],
+        is_output: false,
+        run: |_, _| Ok(Vec::new()),
+        fingerprint: None,
+        check: None,
+    };
+
+    /// The input of this name.
+    pub fn input(&self, name: &str) -> Option<&'static Input> {
+        self.inputs.iter().find(|input| input.name == name)
+    }
+}
+
+/// One output slot of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// What comes out.
+    pub kind: Type,
+    /// The slot's name.
+    pub name: &'static str,
+    /// What it is, for people.
+    pub tooltip: &'static str,
+}
+
+impl Output {
+    /// A slot named as its type.
+    pub const fn new(kind: Type) -> Self {
+        Self { kind, name: kind.name(), tooltip: "" }
+    }
+
+    /// The same slot under another name.
+    pub const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// The same slot with a word for people.
+    pub const fn tooltip(self, tooltip: &'static str) -> Self {
+        Self { tooltip, ..self }
+    }
+}
+
+/// One input of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Input {
+    /// The name in a prompt.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// Whether it may be left out.
+    pub optional: bool,
+    /// What it is for, for people.
+    pub tooltip: &'static str,
+}
+
+/// What an input takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A whole number.
+    Int {
+        /// The default.
+        default: i128,
+        /// The least.
+        min: i128,
+        /// The largest.
+        max: i128,
+        /// What a widget steps by. No rule.
+        step: i128,
+        /// Whether a client offers to change it after each run: seeds.
+        control_after_generate: bool,
+    },
+    /// A number.
+    Float {
+        /// The default.
+        default: f64,
+        /// The least.
+        min: f64,
+        /// The largest.
+        max: f64,
+        /// What a widget steps by. No rule.
+        step: f64,
+        /// What a widget rounds to, where it does.
+        round: Option<f64>,
+    },
+    /// Text.
+    String {
+        /// The default.
+        default: &'static str,
+        /// Whether its widget has several lines.
+        multiline: bool,
+        /// Whether a client replaces `{a|b}` in it by one of both.
+        dynamic_prompts: bool,
+    },
+    /// Yes or no.
+    Boolean {
+        /// The default.
+        default: bool,
+        /// What a widget calls yes and no, where it has names for them.
+        labels: Option<(&'static str, &'static str)>,
+    },
+    /// One of a list.
+    Choice {
+        /// The list.
+        options: Options,
+        /// The default; without one, the first.
+        default: Option<&'static str>,
+    },
+    /// What another node gives.
+    Link(Type),
+}
+
+/// Where the list of a [`Kind::Choice`] comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Options {
+    /// It is always the same.
+    Fixed(&'static [&'static str]),
+    /// It depends on the machine and its files: what is there now. Fixed names may be added after.
+    Found(fn(&Environment) -> Vec<String>),
+}
+
+impl Options {
+    /// The list as it is now.
+    pub fn list(self, environment: &Environment) -> Vec<String> {
+        match self {
+            Options::Fixed(names) => names.iter().map(|&name| name.to_owned()).collect(),
+            Options::Found(find) => find(environment),
+        }
+    }
+}
+
+impl Input {
+    const fn new(name: &'static str, kind: Kind) -> Self {
+        Self { name, kind, optional: false, tooltip: "" }
+    }
+
+    /// A whole number.
+    pub const fn int(name: &'static str, default: i128, min: i128, max: i128) -> Self {
+        let kind = Kind::Int { default, min, max, step: 1, control_after_generate: false };
+        Self::new(name, kind)
+    }
+
+    /// The seed of noise.
+    pub const fn seed(name: &'static str) -> Self {
+        let (default, min, max) = (0, 0, MAX_SEED);
+        let kind = Kind::Int { default, min, max, step: 1, control_after_generate: true };
+        Self::new(name, kind)
+    }
+
+    /// A width or height in pixels, in steps of 8.
+    pub const fn side(name: &'static str, default: i128, min: i128) -> Self {
+        let (max, step) = (MAX_SIDE, 8);
+        Self::new(name, Kind::Int { default, min, max, step, control_after_generate: false })
+    }
+
+    /// A number.
+    pub const fn float(name: &'static str, default: f64, min: f64, max: f64, step: f64) -> Self {
+        Self::new(name, Kind::Float { default, min, max, step, round: None })
+    }
+
+    /// One line of text.
+    pub const fn string(name: &'static str, default: &'static str) -> Self {
+        Self::new(name, Kind::String { default, multiline: false, dynamic_prompts: false })
+    }
+
+    /// A prompt: several lines of text.
+    pub const fn prompt(name: &'static str) -> Self {
+        Self::new(name, Kind::String { default: "", multiline: true, dynamic_prompts: true })
+    }
+
+    /// Yes or no.
+    pub const fn boolean(name: &'static str, default: bool) -> Self {
+        Self::new(name, Kind::Boolean { default, labels: None })
+    }
+
+    /// One of a fixed list; the first is the default.
+    pub const fn choice(name: &'static str, options: &'static [&'static str]) -> Self {
+        Self::new(name, Kind::Choice { options: Options::Fixed(options), default: None })
+    }
+
+    /// One of what the machine has; the first is the default.
+    pub const fn found(name: &'static str, list: fn(&Environment) -> Vec<String>) -> Self {
+        Self::new(name, Kind::Choice { options: Options::Found(list), default: None })
+    }
+
+    /// What another node gives.
+    pub const fn link(name: &'static str, kind: Type) -> Self {
+        Self::new(name, Kind::Link(kind))
+    }
+
+    /// The same input, which may be left out.
+    pub const fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    /// The same input with a word for people.
+    pub const fn tooltip(self, tooltip: &'static str) -> Self {
+        Self { tooltip, ..self }
+    }
+
+    /// The same input with another default of a choice.
+    pub const fn default_choice(self, default: &'static str) -> Self {
+        match self.kind {
+            Kind::Choice { options, .. } => {
+                Self { kind: Kind::Choice { options, default: Some(default) }, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The same number, which a widget steps by `step`.
+    pub const fn step(self, step: i128) -> Self {
+        match self.kind {
+            Kind::Int { default, min, max, control_after_generate, .. } => {
+                Self { kind: Kind::Int { default, min, max, step, control_after_generate }, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The same number, which a widget rounds.
+    pub const fn round(self, round: f64) -> Self {
+        match self.kind {
+            Kind::Float { default, min, max, step, .. } => {
+                Self { kind: Kind::Float { default, min, max, step, round: Some(round) }, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The same text, on several lines.
+    pub const fn multiline(self) -> Self {
+        match self.kind {
+            Kind::String { default, dynamic_prompts, .. } => {
+                Self { kind: Kind::String { default, multiline: true, dynamic_prompts }, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The same switch with names for yes and no.
+    pub const fn labels(self, yes: &'static str, no: &'static str) -> Self {
+        match self.kind {
+            Kind::Boolean { default, .. } => {
+                Self { kind: Kind::Boolean { default, labels: Some((yes, no)) }, ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
+impl Kind {
+    /// The type of what the input takes.
+    pub const fn value_type(&self) -> Type {
+        match self {
+            Kind::Int { .. } => Type::Int,
+            Kind::Float { .. } => Type::Float,
+            Kind::String { .. } => Type::String,
+            Kind::Boolean { .. } => Type::Boolean,
+            Kind::Choice { .. } => Type::Combo,
+            Kind::Link(kind) => *kind,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What goes from node to node.
+
+use std::fmt;
+use std::sync::Arc;
+
+use distorch_runtime::Tensor;
+
+use crate::diffusion::conditioning::Conditioning;
+use crate::diffusion::guider::Guider;
+use crate::diffusion::noise::NoiseSource;
+use crate::diffusion::sampler::SamplerChoice;
+use crate::models::{Clip, Model, Vae};
+use crate::picture::{Mask, Pictures};
+
+/// The type of an input or output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // ComfyUI's names
+pub enum Type {
+    Int,
+    Float,
+    String,
+    Boolean,
+    /// One of a list.
+    Combo,
+    Model,
+    Clip,
+    Vae,
+    Conditioning,
+    Latent,
+    Image,
+    Mask,
+    Sampler,
+    Sigmas,
+    Noise,
+    Guider,
+}
+
+impl Type {
+    /// ComfyUI's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Type::Int => "INT",
+            Type::Float => "FLOAT",
+            Type::String => "STRING",
+            Type::Boolean => "BOOLEAN",
+            Type::Combo => "COMBO",
+            Type::Model => "MODEL",
+            Type::Clip => "CLIP",
+            Type::Vae => "VAE",
+            Type::Conditioning => "CONDITIONING",
+            Type::Latent => "LATENT",
+            Type::Image => "IMAGE",
+            Type::Mask => "MASK",
+            Type::Sampler => "SAMPLER",
+            Type::Sigmas => "SIGMAS",
+            Type::Noise => "NOISE",
+            Type::Guider => "GUIDER",
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A value. Cloning one copies no data.
+#[derive(Clone)]
+#[allow(missing_docs)] // one for each type
+pub enum Value {
+    /// A whole number: of 128 bits, since seeds have 64 without a sign.
+    Int(i128),
+    Float(f64),
+    String(Arc<str>),
+    Boolean(bool),
+    Model(Model),
+    Clip(Clip),
+    Vae(Vae),
+    Conditioning(Conditioning),
+    Latent(Latent),
+    Image(Pictures),
+    Mask(Mask),
+    Sampler(SamplerChoice),
+    /// Falling noise levels.
+    Sigmas(Arc<[f64]>),
+    Noise(NoiseSource),
+    Guider(Guider),
+}
+
+impl Value {
+    /// The type. A choice is a string.
+    pub fn value_type(&self) -> Type {
+        match self {
+            Value::Int(_) => Type::Int,
+            Value::Float(_) => Type::Float,
+            Value::String(_) => Type::String,
+            Value::Boolean(_) => Type::Boolean,
+            Value::Model(_) => Type::Model,
+            Value::Clip(_) => Type::Clip,
+            Value::Vae(_) => Type::Vae,
+            Value::Conditioning(_) => Type::Conditioning,
+            Value::Latent(_) => Type::Latent,
+            Value::Image(_) => Type::Image,
+            Value::Mask(_) => Type::Mask,
+            Value::Sampler(_) => Type::Sampler,
+            Value::Sigmas(_) => Type::Sigmas,
+            Value::Noise(_) => Type::Noise,
+            Value::Guider(_) => Type::Guider,
+        }
+    }
+
+    /// Bytes that the value keeps in memory. Models are accounted for where they are loaded.
+    pub fn bytes(&self) -> u64 {
+        let count = match self {
+            Value::Latent(latent) => latent.samples.shape().num_elements(),
+            Value::Image(pictures) => pictures.values().len(),
+            Value::Mask(mask) => mask.values().len(),
+            Value::Conditioning(conditioning) => conditioning.elements(),
+            Value::String(text) => text.len() / 4,
+            _ => 16,
+        };
+        4 * count as u64
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.value_type())
+    }
+}
+
+/// Latents, as an autoencoder gives them, before a model's scaling.
+#[derive(Clone, Debug)]
+pub struct Latent {
+    /// `[batch, channels, height, width]`, f32, on the CPU.
+    pub samples: Tensor<4>,
+    /// Where the latent is to change: 1, and 0 where it is kept. Of any size.
+    pub noise_mask: Option<Mask>,
+    /// Which pictures of a larger batch these are, for their noise.
+    pub batch_index: Option<Arc<[usize]>>,
+}
+
+impl Latent {
+    /// Samples with nothing else.
+    pub fn new(samples: Tensor<4>) -> Self {
+        Self { samples, noise_mask: None, batch_index: None }
+    }
+
+    /// The same but for the samples.
+    pub fn with_samples(&self, samples: Tensor<4>) -> Self {
+        Self { samples, ..self.clone() }
+    }
+}
