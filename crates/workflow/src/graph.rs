@@ -5,6 +5,7 @@
 //! ```
 
 use indexmap::IndexMap;
+use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
@@ -114,28 +115,30 @@ impl Prompt {
     /// # Errors
     /// When the text is no JSON, or JSON of another shape.
     pub fn from_json(text: &str) -> Result<Self, PromptError> {
-        Self::from_value(&serde_json::from_str(text)?)
-    }
-
-    /// As [`from_json`](Self::from_json).
-    ///
-    /// # Errors
-    /// When the JSON has another shape.
-    pub fn from_value(value: &Json) -> Result<Self, PromptError> {
-        let object = object(value, || "the workflow".to_owned())?;
-        if object.get("nodes").is_some_and(Json::is_array) {
+        // Kept in the file's order, which JSON values as such have not.
+        let ordered: Ordered = match serde_json::from_str(text) {
+            Ok(ordered) => ordered,
+            Err(error) => return Err(not_an_object(text, error)),
+        };
+        if ordered.get("nodes").is_some_and(Json::is_array) {
             return Err(PromptError::Editor);
         }
-        let (nodes, workflow) = match object.get("prompt") {
-            Some(prompt @ Json::Object(fields)) if !fields.contains_key("class_type") => {
-                let workflow = value.pointer("/extra_data/extra_pnginfo/workflow").cloned();
-                (self::object(prompt, || "`prompt`".to_owned())?, workflow)
+        match ordered.get("prompt") {
+            Some(Json::Object(fields)) if !fields.contains_key("class_type") => {
+                let sent: Sent = serde_json::from_str(text)?;
+                let path = "/extra_pnginfo/workflow";
+                let workflow = sent.extra_data.as_ref().and_then(|data| data.pointer(path));
+                Self::from_nodes(&sent.prompt, workflow.cloned())
             }
-            _ => (object, None),
-        };
-        let nodes =
-            nodes.iter().map(|(id, node)| Ok((id.clone(), PromptNode::from_json(id, node)?)));
-        Ok(Self { nodes: nodes.collect::<Result<_, PromptError>>()?, workflow })
+            _ => Self::from_nodes(&ordered, None),
+        }
+    }
+
+    fn from_nodes(nodes: &Ordered, workflow: Option<Json>) -> Result<Self, PromptError> {
+        let read =
+            |(id, node): (&String, &Json)| Ok((id.clone(), PromptNode::from_json(id, node)?));
+        let nodes = nodes.iter().map(read).collect::<Result<_, PromptError>>()?;
+        Ok(Self { nodes, workflow })
     }
 
     /// The API format.
@@ -227,6 +230,27 @@ impl PromptNode {
     }
 }
 
+/// JSON fields in the order of their file.
+type Ordered = IndexMap<String, Json>;
+
+/// What a client sends to a server.
+#[derive(Deserialize)]
+struct Sent {
+    prompt: Ordered,
+    extra_data: Option<Json>,
+}
+
+fn not_an_object(text: &str, error: serde_json::Error) -> PromptError {
+    match serde_json::from_str::<Json>(text) {
+        Ok(other) => PromptError::Shape {
+            place: "the workflow".to_owned(),
+            expected: "an object",
+            found: describe(&other),
+        },
+        Err(_) => PromptError::Json(error),
+    }
+}
+
 fn object(value: &Json, place: impl Fn() -> String) -> Result<&Map<String, Json>, PromptError> {
     value.as_object().ok_or_else(|| PromptError::Shape {
         place: place(),
@@ -269,11 +293,14 @@ mod tests {
         assert_eq!(sampler.title.as_deref(), Some("Sample"));
         assert_eq!(sampler.inputs["model"], Given::Link { node: "4".into(), slot: 0 });
         assert_eq!(sampler.inputs["seed"], Given::Literal(json!(u64::MAX)));
-        assert_eq!(Prompt::from_value(&prompt.to_json()).unwrap(), prompt);
+        let again = Prompt::from_json(&prompt.to_json().to_string()).unwrap();
+        assert_eq!(again.nodes["3"], prompt.nodes["3"]);
+        assert_eq!(prompt.nodes.keys().collect::<Vec<_>>(), ["4", "3"]);
         let sent = json!({"prompt": prompt.to_json(), "client_id": "x",
                           "extra_data": {"extra_pnginfo": {"workflow": {"id": 1}}}});
-        let sent = Prompt::from_value(&sent).unwrap();
-        assert_eq!((sent.nodes, sent.workflow), (prompt.nodes, Some(json!({"id": 1}))));
+        let sent = Prompt::from_json(&sent.to_string()).unwrap();
+        assert_eq!(sent.nodes["3"], prompt.nodes["3"]);
+        assert_eq!(sent.workflow, Some(json!({"id": 1})));
     }
 
     #[test]
