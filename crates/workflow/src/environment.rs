@@ -1,12 +1,11 @@
 //! What a run is given from outside: folders, devices and the models that stay loaded.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use distorch_allocation::{Layout, Topology, TopologyError};
 use distorch_checkpoint::folders::{FolderError, ModelFolders};
-use distorch_runtime::{DType, devices};
+use distorch_runtime::devices;
+use distorch_runtime::placed::Interrupt;
 use thiserror::Error;
 
 use crate::models::ModelStore;
@@ -40,7 +39,7 @@ pub struct Environment {
     pub save_metadata: bool,
     /// The models.
     pub models: ModelStore,
-    cancel: Arc<AtomicBool>,
+    interrupt: Interrupt,
 }
 
 impl Environment {
@@ -50,33 +49,38 @@ impl Environment {
     /// When the model folders cannot be read.
     pub fn new(base_dir: &Path) -> Result<Self, EnvironmentError> {
         let devices = devices::survey().devices.into_iter().map(|device| device.info).collect();
-        Ok(Self::on(ModelFolders::new(base_dir, &[])?, Topology::new(devices)?, None))
+        Ok(Self::on(ModelFolders::new(base_dir, &[])?, Topology::new(devices)?))
     }
 
-    /// On these devices. `dtype` is what every model computes in; without it, each device has its
-    /// own.
-    pub fn on(folders: ModelFolders, topology: Topology, dtype: Option<DType>) -> Self {
+    /// These folders, on these devices.
+    pub fn on(folders: ModelFolders, topology: Topology) -> Self {
+        let interrupt = Interrupt::default();
         let base = folders.base_dir().to_owned();
         Self {
-            models: ModelStore::new(topology.clone(), dtype),
+            models: ModelStore::new(topology.clone(), interrupt.clone()),
             input_dir: base.join("input"),
             output_dir: base.join("output"),
             temp_dir: base.join("temp"),
             layout: Layout::default(),
             save_metadata: true,
-            cancel: Arc::default(),
+            interrupt,
             folders,
             topology,
         }
     }
 
-    /// A switch that stops the run at the next step when it is set. It is cleared as a run begins.
-    pub fn cancel_switch(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.cancel)
+    /// The same with another store of models on the same devices: of another dtype, say.
+    pub fn with_models(self, change: impl FnOnce(ModelStore) -> ModelStore) -> Self {
+        Self { models: change(self.models), ..self }
+    }
+
+    /// What stops the run at the next step when it is raised. It is cleared as a run begins.
+    pub fn interrupt(&self) -> Interrupt {
+        self.interrupt.clone()
     }
 
     /// Whether the run is to stop.
     pub fn cancelled(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed)
+        self.interrupt.is_raised()
     }
 }

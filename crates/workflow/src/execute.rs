@@ -4,8 +4,8 @@ use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use distorch_runtime::lora::LoraPatch;
 use distorch_runtime::patch::Patch;
 use distorch_runtime::{Scope, Tensor};
 use indexmap::IndexMap;
@@ -139,7 +139,7 @@ impl Executor {
         targets: &[String],
         observer: &dyn Observer,
     ) -> Result<Report, ExecutionError> {
-        self.environment.cancel_switch().store(false, Ordering::Relaxed);
+        self.environment.interrupt().clear();
         observer.event(Event::Started { prompt });
         let order = order(prompt, targets);
         let keys = self.keys(prompt, &order);
@@ -267,8 +267,12 @@ impl Executor {
         let mut context = Context { environment, prompt, node: &id, observer, ui: None };
         let result = catch_unwind(AssertUnwindSafe(|| (class.run)(&mut context, &inputs)));
         let ui = context.ui.take();
+        environment.models.rest();
         match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
             Ok(values) => Ok(Arc::new(Entry { values, ui })),
+            Err(_) if self.environment.cancelled() => {
+                Err(ExecutionError::Interrupted { node: id, class: name, executed: executed() })
+            }
             Err(NodeError::Interrupted) => {
                 Err(ExecutionError::Interrupted { node: id, class: name, executed: executed() })
             }
@@ -402,15 +406,16 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The layers of a part with a patch on their weights, loaded now if they are not yet.
+    /// The layers of a part with LoRAs on their weights, loaded now if they are not yet.
     ///
     /// # Errors
     /// When the weights cannot be had.
-    pub fn load(&self, part: &Part, patch: Option<Arc<dyn Patch>>) -> Result<Scope, NodeError> {
+    pub fn load(&self, part: &Part, loras: &LoraPatch) -> Result<Scope, NodeError> {
         let what = format!("{} of {}", crate::models::in_words(part.kind()), part.file().name);
         let mut progress = |done, total| {
             self.tell(Event::Loading { node: self.node, what: &what, done, total });
         };
-        part.scope(patch, &mut progress).map_err(NodeError::failed)
+        let patch = (!loras.is_empty()).then(|| Arc::new(loras.clone()) as Arc<dyn Patch>);
+        self.environment.models.scope(part, patch, &mut progress)
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::tensor::{self, Device};
 
-pub use host::Memory;
+pub use host::{Memory, memory as host_memory};
 
 /// A device with what the machine says of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Family;
 use distorch_models::conditioning::PromptEncoder;
 use distorch_models::prompt::embedding::Embeddings;
-use distorch_runtime::patch::Patch;
+use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::cpu;
 
 use crate::diffusion::conditioning::Cond;
@@ -19,7 +20,7 @@ use crate::models::Part;
 pub struct Clip {
     part: Arc<Part>,
     family: Family,
-    patch: Option<Arc<dyn Patch>>,
+    loras: LoraPatch,
     /// The layer that is read, counted from the last, which is 1; without it, the family's own.
     pub clip_skip: Option<usize>,
 }
@@ -34,7 +35,8 @@ impl Clip {
         let family = file.model.family().ok_or_else(|| {
             NodeError::failed(format!("`{}` has no diffusion model to encode for", file.name))
         })?;
-        Ok(Self { part, family, patch: None, clip_skip: None })
+        let loras = LoraPatch::new(ComponentKind::TextEncoders);
+        Ok(Self { part, family, loras, clip_skip: None })
     }
 
     /// The family whose prompts these encode.
@@ -45,6 +47,11 @@ impl Clip {
     /// The encoders' weights.
     pub fn part(&self) -> &Arc<Part> {
         &self.part
+    }
+
+    /// The same text encoders with one LoRA more.
+    pub fn with_lora(&self, file: &Arc<LoraFile>, strength: f32) -> Self {
+        Self { loras: self.loras.with(file, strength), ..self.clone() }
     }
 
     /// Encodes a prompt. Textual inversions that are left out are warned of.
@@ -63,7 +70,7 @@ impl Clip {
         text: &str,
         embeddings: &Embeddings,
     ) -> Result<Cond, NodeError> {
-        let scope = context.load(&self.part, self.patch.clone())?;
+        let scope = context.load(&self.part, &self.loras)?;
         let encoders = &self.part.file().model.text_encoders;
         let encoder =
             PromptEncoder::load(self.family, encoders, &scope).map_err(NodeError::failed)?;

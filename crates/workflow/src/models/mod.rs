@@ -15,6 +15,6 @@ mod vae;
 pub use clip::Clip;
 pub use file::{ModelFile, OpenFailure};
 pub use model::{Model, ModelOptions};
-pub use part::{Part, PartError, in_words};
+pub use part::{Part, PartError, PartOptions, in_words};
 pub use store::{Loader, ModelStore, Parts};
 pub use vae::Vae;

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::{DiffusionConfig, Prediction as Stored};
 use distorch_checkpoint::family::{DiffusionModel, Family};
 use distorch_models::unet::Unet;
-use distorch_runtime::patch::Patch;
+use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::{DType, Device};
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
@@ -19,7 +20,7 @@ use crate::models::Part;
 pub struct Model {
     part: Arc<Part>,
     diffusion: Arc<DiffusionModel>,
-    patch: Option<Arc<dyn Patch>>,
+    loras: LoraPatch,
     options: ModelOptions,
 }
 
@@ -44,7 +45,8 @@ impl Model {
                 NodeError::failed(format!("`{}` has no diffusion model", file.name))
             })?;
         let options = ModelOptions::default();
-        Ok(Self { part, diffusion: Arc::new(diffusion), patch: None, options })
+        let loras = LoraPatch::new(ComponentKind::DiffusionModel);
+        Ok(Self { part, diffusion: Arc::new(diffusion), loras, options })
     }
 
     /// The file's name.
@@ -80,6 +82,11 @@ impl Model {
     /// The same weights used in another way.
     pub fn with_options(&self, options: ModelOptions) -> Self {
         Self { options, ..self.clone() }
+    }
+
+    /// The same model with one LoRA more.
+    pub fn with_lora(&self, file: &Arc<LoraFile>, strength: f32) -> Self {
+        Self { loras: self.loras.with(file, strength), ..self.clone() }
     }
 
     /// How it sees noise.
@@ -130,7 +137,7 @@ impl Model {
                 self.diffusion.label(),
             )));
         };
-        let scope = context.load(&self.part, self.patch.clone())?;
+        let scope = context.load(&self.part, &self.loras)?;
         Unet::load(&scope, config).map_err(NodeError::failed)
     }
 }

@@ -1,12 +1,15 @@
 //! One component of a model file, with a plan and, once needed, its weights.
 
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use distorch_allocation::{DeviceId, Plan};
 use distorch_checkpoint::{Component, ComponentKind};
 use distorch_runtime::patch::Patch;
-use distorch_runtime::weights::WeightError;
-use distorch_runtime::{DType, Device, LayerSource, Resident, Scope};
+use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, StreamStats};
+use distorch_runtime::{DType, Device, LayerSource, Machine, Scope};
 use thiserror::Error;
 
 use crate::models::ModelFile;
@@ -22,27 +25,49 @@ pub enum PartError {
         /// The component, in words.
         component: &'static str,
     },
-    /// They cannot be read or moved.
+    /// They cannot be read, changed or moved.
     #[error("`{file}`: {source}")]
-    Weights {
+    Load {
         /// The file.
         file: String,
         /// What went wrong.
-        source: WeightError,
+        source: LoadError,
     },
+}
+
+impl PartError {
+    /// Whether a device has too little memory.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, PartError::Load { source: LoadError::Memory { .. }, .. })
+    }
 }
 
 /// Hears of stored bytes loaded, and of all that are to be.
 pub type LoadProgress<'a> = dyn FnMut(u64, u64) + 'a;
+
+/// How a part is loaded.
+#[derive(Clone, Debug)]
+pub struct PartOptions {
+    /// The device that computes.
+    pub device: Device,
+    /// The compute dtype.
+    pub dtype: DType,
+    /// Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.
+    pub high_precision_loras: bool,
+    /// Keep in RAM, instead of in the file, what lives on `cpu`.
+    pub pin: bool,
+}
 
 /// One component of a model file.
 pub struct Part {
     file: Arc<ModelFile>,
     kind: ComponentKind,
     plan: Plan,
-    device: Device,
-    dtype: DType,
-    weights: Mutex<Option<Arc<Resident>>>,
+    machine: Arc<Machine>,
+    options: PartOptions,
+    interrupt: Interrupt,
+    weights: Mutex<Option<Arc<Placed>>>,
+    used: AtomicU64,
 }
 
 impl Part {
@@ -51,10 +76,12 @@ impl Part {
         file: Arc<ModelFile>,
         kind: ComponentKind,
         plan: Plan,
-        device: Device,
-        dtype: DType,
+        machine: Arc<Machine>,
+        options: PartOptions,
+        interrupt: Interrupt,
     ) -> Self {
-        Self { file, kind, plan, device, dtype, weights: Mutex::new(None) }
+        let (weights, used) = (Mutex::default(), AtomicU64::new(0));
+        Self { file, kind, plan, machine, options, interrupt, weights, used }
     }
 
     /// The file.
@@ -79,12 +106,12 @@ impl Part {
 
     /// The device that computes.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.options.device
     }
 
     /// The compute dtype.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.options.dtype
     }
 
     /// Whether its weights are loaded.
@@ -92,53 +119,115 @@ impl Part {
         self.weights().is_some()
     }
 
+    /// When it was last used, on the store's clock.
+    pub fn last_used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Drops the weights; they are loaded again when needed.
     pub fn unload(&self) {
         self.weights().take();
     }
 
-    /// The layers, loaded now if they are not yet, with a patch on their weights.
+    /// Whether `other` could take over these weights: all that differs is where they live.
+    pub fn may_hand_over(&self, other: &Part) -> bool {
+        self.compute_device() == other.compute_device()
+            && self.options.dtype == other.options.dtype
+            && self.options.high_precision_loras == other.options.high_precision_loras
+            && self.options.pin == other.options.pin
+    }
+
+    /// Takes over the weights of another part of the same component, and leaves it without.
+    pub fn take_over(&self, other: &Part) {
+        let weights = other.weights().take();
+        *self.weights() = weights;
+    }
+
+    /// Ends a run: what passed through the compute device leaves it.
+    pub fn rest(&self) {
+        if let Some(weights) = &*self.weights() {
+            weights.rest();
+        }
+    }
+
+    /// What is held where, and what passed; `None` where nothing is loaded.
+    pub fn stats(&self) -> Option<StreamStats> {
+        self.weights().as_ref().map(|weights| weights.stats())
+    }
+
+    /// The layers, loaded or moved now where they are not at home yet, with a patch on their
+    /// weights. `now` is the time on the store's clock.
     ///
     /// # Errors
-    /// When the weights cannot be read or moved.
+    /// When the weights cannot be read, changed or moved.
     pub fn scope(
         &self,
         patch: Option<Arc<dyn Patch>>,
+        now: u64,
         progress: &mut LoadProgress<'_>,
     ) -> Result<Scope, PartError> {
-        let wrong = |source| PartError::Weights { file: self.file.name.clone(), source };
+        self.used.store(now, Ordering::Relaxed);
+        let wrong = |source| PartError::Load { file: self.file.name.clone(), source };
         let mut weights = self.weights();
-        let source = match &*weights {
-            Some(source) => Arc::clone(source),
+        let placed = match &*weights {
+            Some(placed) => Arc::clone(placed),
             None => {
-                let source = Arc::new(self.load(progress)?);
-                *weights = Some(Arc::clone(&source));
-                source
+                let placed = Arc::new(self.load(progress)?);
+                *weights = Some(Arc::clone(&placed));
+                placed
             }
         };
-        let _ = (patch, wrong);
-        Ok(Scope::new(source as Arc<dyn LayerSource>))
+        if placed.plan() != self.plan {
+            placed.replan(&self.plan).map_err(wrong)?;
+        }
+        placed.set_patch(patch).map_err(wrong)?;
+        Ok(Scope::new(placed as Arc<dyn LayerSource>))
     }
 
-    fn load(&self, progress: &mut LoadProgress<'_>) -> Result<Resident, PartError> {
-        let component = self.component()?;
-        let (mut done, total) = (0, component.bytes());
-        Resident::load(&self.file.checkpoint, component, self.device.clone(), self.dtype, |layer| {
-            done += layer.bytes();
-            progress(done, total);
-        })
-        .map_err(|source| PartError::Weights { file: self.file.name.clone(), source })
+    fn load(&self, progress: &mut LoadProgress<'_>) -> Result<Placed, PartError> {
+        let options = Options {
+            pin: self.options.pin,
+            high_precision_loras: self.options.high_precision_loras,
+            interrupt: self.interrupt.clone(),
+            ..Options::default()
+        };
+        Placed::load(
+            Arc::clone(&self.file.checkpoint),
+            self.component()?,
+            &self.plan,
+            Arc::clone(&self.machine),
+            self.options.dtype,
+            options,
+            |loaded| {
+                progress(loaded.bytes, loaded.total);
+                match self.interrupt.is_raised() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        )
+        .map_err(|source| PartError::Load { file: self.file.name.clone(), source })
     }
 
-    fn component(&self) -> Result<&Component, PartError> {
+    /// The component in the file.
+    ///
+    /// # Errors
+    /// When the file does not hold it.
+    pub fn component(&self) -> Result<&Component, PartError> {
         self.file.model.component(self.kind).ok_or_else(|| PartError::Missing {
             file: self.file.name.clone(),
             component: in_words(self.kind),
         })
     }
 
-    fn weights(&self) -> MutexGuard<'_, Option<Arc<Resident>>> {
+    fn weights(&self) -> MutexGuard<'_, Option<Arc<Placed>>> {
         self.weights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", in_words(self.kind), self.file.name)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use distorch_allocation::{
@@ -9,17 +10,27 @@ use distorch_allocation::{
 };
 use distorch_checkpoint::{Component, ComponentKind};
 use distorch_models::estimate::{self, Picture};
-use distorch_runtime::{DType, placement};
+use distorch_runtime::patch::Patch;
+use distorch_runtime::placed::{Interrupt, StreamStats};
+use distorch_runtime::{DType, Machine, Scope, devices, placement};
 
 use crate::inputs::NodeError;
 use crate::models::file::Identity;
+use crate::models::part::{LoadProgress, PartOptions};
 use crate::models::{ModelFile, Part};
 
-/// Opens model files once, and plans all of them on one ledger.
+/// Opens model files once, plans all of them on one ledger, and keeps their weights while there
+/// is room.
 #[derive(Debug)]
 pub struct ModelStore {
-    state: Mutex<State>,
+    machine: Arc<Machine>,
+    interrupt: Interrupt,
+    /// What every model computes in; without it, each device has its own.
     dtype: Option<DType>,
+    /// Whether what lives on `cpu` is kept in RAM instead of in its file.
+    pin: bool,
+    clock: AtomicU64,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
@@ -43,6 +54,8 @@ pub struct Loader<'a> {
     pub settings: &'a LoaderSettings,
     /// The components that are wanted.
     pub kinds: &'a [ComponentKind],
+    /// Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.
+    pub high_precision_loras: bool,
     /// Whether all other models leave first.
     pub eject_models: bool,
 }
@@ -69,12 +82,28 @@ impl Parts {
 }
 
 impl ModelStore {
-    /// An empty store on these devices. `dtype` is what every model computes in; without it, each
-    /// device has its own.
-    pub fn new(topology: Topology, dtype: Option<DType>) -> Self {
-        let state =
-            State { ledger: Ledger::new(topology), files: HashMap::new(), parts: Vec::new() };
-        Self { state: Mutex::new(state), dtype }
+    /// An empty store on these devices. Raising `interrupt` ends waits for weights.
+    pub fn new(topology: Topology, interrupt: Interrupt) -> Self {
+        let ledger = Ledger::new(topology.clone());
+        let state = State { ledger, files: HashMap::new(), parts: Vec::new() };
+        Self {
+            machine: Machine::new(topology),
+            interrupt,
+            dtype: None,
+            pin: false,
+            clock: AtomicU64::new(1),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What every model computes in; without it, each device has its own dtype.
+    pub fn with_dtype(self, dtype: Option<DType>) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// Whether what lives on `cpu` is kept in RAM instead of in its file.
+    pub fn with_pin(self, pin: bool) -> Self {
+        Self { pin, ..self }
     }
 
     /// Opens a file, or gives it where it is open already.
@@ -88,6 +117,7 @@ impl ModelStore {
             return Ok(file);
         }
         let file = Arc::new(ModelFile::open(name, path).map_err(NodeError::failed)?);
+        state.files.retain(|_, file| file.strong_count() > 0);
         state.files.insert(identity, Arc::downgrade(&file));
         Ok(file)
     }
@@ -99,11 +129,12 @@ impl ModelStore {
     pub fn plan(&self, loader: &Loader<'_>) -> Result<Vec<Plan>, NodeError> {
         let file = self.open(loader.name, loader.path)?;
         let mut ledger = self.state().ledger.clone();
-        self.plans(&file, loader, &mut ledger)
+        plans(&file, loader, &mut ledger)
     }
 
     /// Plans a file's components and promises their memory. Weights are loaded when they are
-    /// needed. What the same file was loaded as before gives way.
+    /// needed. What the same file was loaded as before gives way; its weights stay where both
+    /// plans have them.
     ///
     /// # Errors
     /// As [`plan`](Self::plan), and when this build cannot compute on a device.
@@ -111,90 +142,101 @@ impl ModelStore {
         let file = self.open(loader.name, loader.path)?;
         let identity = Identity::of(loader.path);
         let mut state = self.state();
+        state.forget_the_gone();
         if loader.eject_models {
             state.unload(|(owner, _)| *owner != identity);
         }
-        let plans = self.plans(&file, loader, &mut state.ledger)?;
+        let plans = plans(&file, loader, &mut state.ledger)?;
         let mut parts = Vec::new();
         for plan in plans {
             let Some(kind) = kind_of(&plan.component) else { continue };
-            parts.push(self.part(&mut state, &identity, &file, kind, plan)?);
+            let options = PartOptions {
+                device: self.machine.open(plan.compute_device).map_err(NodeError::failed)?,
+                dtype: self.compute_dtype(kind, &plan),
+                high_precision_loras: loader.high_precision_loras,
+                pin: self.pin,
+            };
+            let (file, machine) = (Arc::clone(&file), Arc::clone(&self.machine));
+            let part = Part::new(file, kind, plan, machine, options, self.interrupt.clone());
+            parts.push(state.settle((identity.clone(), kind), part));
         }
         Ok(Parts { file, parts })
     }
 
-    /// The part with this plan: the one that is there, or a new one in its place.
-    fn part(
+    /// The layers of a part with a patch on their weights, loaded now if they are not yet. Other
+    /// models leave while a device has too little memory, the least recently used first.
+    ///
+    /// # Errors
+    /// When the weights cannot be had.
+    pub fn scope(
         &self,
-        state: &mut State,
-        identity: &Identity,
-        file: &Arc<ModelFile>,
-        kind: ComponentKind,
-        plan: Plan,
-    ) -> Result<Arc<Part>, NodeError> {
-        let key = (identity.clone(), kind);
-        let of_key = |(known, _): &&(Key, Weak<Part>)| *known == key;
-        let known = state.parts.iter().find(of_key).and_then(|(_, part)| part.upgrade());
-        let device = self.open_device(state, &plan)?;
-        let dtype = self.dtype(kind, &plan);
-        if let Some(known) = known {
-            if *known.plan() == plan && known.dtype() == dtype {
-                return Ok(known);
+        part: &Part,
+        patch: Option<Arc<dyn Patch>>,
+        progress: &mut LoadProgress<'_>,
+    ) -> Result<Scope, NodeError> {
+        while !part.is_loaded() && self.host_lacks_room(part) && self.unload_oldest(part) {}
+        loop {
+            let now = self.clock.fetch_add(1, Ordering::Relaxed);
+            match part.scope(patch.clone(), now, progress) {
+                Err(error) if error.is_shortage() && self.unload_oldest(part) => {}
+                result => return result.map_err(NodeError::failed),
             }
-            known.unload();
-        }
-        let part = Arc::new(Part::new(Arc::clone(file), kind, plan, device, dtype));
-        state.parts.retain(|(known, part)| *known != key && part.strong_count() > 0);
-        state.parts.push((key, Arc::downgrade(&part)));
-        Ok(part)
-    }
-
-    fn open_device(
-        &self,
-        state: &State,
-        plan: &Plan,
-    ) -> Result<distorch_runtime::Device, NodeError> {
-        let info = state.ledger.topology().get(plan.compute_device).map_err(NodeError::failed)?;
-        match info.simulated || info.id.is_cpu() {
-            true => Ok(distorch_runtime::tensor::cpu()),
-            false => Err(NodeError::failed(format!("cannot compute on `{}` yet", info.id))),
         }
     }
 
-    fn plans(
-        &self,
-        file: &ModelFile,
-        loader: &Loader<'_>,
-        ledger: &mut Ledger,
-    ) -> Result<Vec<Plan>, NodeError> {
-        let wanted = |component: &&Component| loader.kinds.contains(&component.kind);
-        let components: Vec<(ComponentBlocks, ComponentSettings)> = file
-            .model
-            .components
-            .iter()
-            .filter(wanted)
-            .map(|component| {
-                let settings = settings_for(component.kind, loader.settings);
-                let element = if settings.compute_device.is_cpu() { 4 } else { 2 };
-                let picture = Picture::native(&file.model);
-                let bytes = estimate::activation_bytes(&file.model, component, picture, element);
-                let blocks = placement::blocks(component, bytes).map_err(NodeError::failed)?;
-                Ok((blocks, settings))
-            })
-            .collect::<Result<_, NodeError>>()?;
-        let model = loader.path.display().to_string();
-        plan_model(&model, &components, ledger).map_err(NodeError::failed)
+    /// Ends a run: what passed through the compute devices leaves them.
+    pub fn rest(&self) {
+        for part in self.loaded() {
+            part.rest();
+        }
+    }
+
+    /// Drops all weights; they are loaded again when needed.
+    pub fn unload_all(&self) {
+        self.state().unload(|_| true);
+    }
+
+    /// Every loaded part with what it holds where, and what passed.
+    pub fn stats(&self) -> Vec<(Arc<Part>, StreamStats)> {
+        let parts = self.loaded().into_iter();
+        parts.filter_map(|part| part.stats().map(|stats| (part, stats))).collect()
+    }
+
+    fn loaded(&self) -> Vec<Arc<Part>> {
+        let parts: Vec<_> = self.state().parts.iter().filter_map(|(_, p)| p.upgrade()).collect();
+        parts.into_iter().filter(|part| part.is_loaded()).collect()
+    }
+
+    /// Drops the weights of the part that was used longest ago, but for this one. False when there
+    /// is none.
+    fn unload_oldest(&self, but: &Part) -> bool {
+        let others = self.loaded().into_iter().filter(|part| !std::ptr::eq(&**part, but));
+        let oldest = others.min_by_key(|part| part.last_used());
+        oldest.inspect(|part| part.unload()).is_some()
+    }
+
+    /// Whether the host's free memory is less than a part computing there takes.
+    fn host_lacks_room(&self, part: &Part) -> bool {
+        let on_host = part.plan().bytes_on(part.compute_device());
+        let widened = part.component().map_or(0, |component| {
+            // Resident weights are kept in the compute dtype.
+            component.parameters() * 4 * on_host / component.bytes().max(1)
+        });
+        distorch_runtime::tensor::is_host(part.device()) && devices::host_memory().free < widened
     }
 
     /// What a component computes in: f32 on the CPU, f16 elsewhere but for the VAE, whose values
     /// leave f16's range in SDXL.
-    fn dtype(&self, kind: ComponentKind, plan: &Plan) -> DType {
-        let simulated = plan.devices.iter().any(|s| s.device == plan.compute_device && s.simulated);
+    fn compute_dtype(&self, kind: ComponentKind, plan: &Plan) -> DType {
+        let simulated = |topology: &Topology| {
+            topology.get(plan.compute_device).is_ok_and(|info| info.simulated)
+        };
         match (self.dtype, kind) {
             (Some(DType::F16), ComponentKind::Vae) => DType::F32,
             (Some(dtype), _) => dtype,
             (None, ComponentKind::Vae) => DType::F32,
-            (None, _) if plan.compute_device.is_cpu() || simulated => DType::F32,
+            (None, _) if plan.compute_device.is_cpu() => DType::F32,
+            (None, _) if simulated(self.machine.topology()) => DType::F32,
             (None, _) => DType::F16,
         }
     }
@@ -205,16 +247,74 @@ impl ModelStore {
 }
 
 impl State {
-    /// Drops the weights of parts.
+    /// The part that is there already if it is the same; else this one in its place.
+    fn settle(&mut self, key: Key, part: Part) -> Arc<Part> {
+        let known = self.parts.iter().find(|(known, _)| *known == key);
+        if let Some(known) = known.and_then(|(_, part)| part.upgrade()) {
+            match known.may_hand_over(&part) {
+                true if known.plan() == part.plan() => return known,
+                true => part.take_over(&known),
+                false => known.unload(),
+            }
+        }
+        let part = Arc::new(part);
+        self.parts.retain(|(known, _)| *known != key);
+        self.parts.push((key, Arc::downgrade(&part)));
+        part
+    }
+
+    /// Drops the weights of parts and what was promised to them.
     fn unload(&mut self, gone: impl Fn(&Key) -> bool) {
         for (key, part) in &self.parts {
             if let (true, Some(part)) = (gone(key), part.upgrade()) {
                 part.unload();
-                self.ledger
-                    .release_component(&key.0.path().display().to_string(), key.1.short_name());
+                release(&mut self.ledger, key);
             }
         }
     }
+
+    /// Gives back what was promised to parts that no longer are.
+    fn forget_the_gone(&mut self) {
+        let (there, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parts)
+            .into_iter()
+            .partition(|(_, part)| part.strong_count() > 0);
+        self.parts = there;
+        for (key, _) in &gone {
+            release(&mut self.ledger, key);
+        }
+    }
+}
+
+fn release(ledger: &mut Ledger, (identity, kind): &Key) {
+    ledger.release_component(&model_name(identity.path()), kind.short_name());
+}
+
+/// A file's name in the ledger.
+fn model_name(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn plans(
+    file: &ModelFile,
+    loader: &Loader<'_>,
+    ledger: &mut Ledger,
+) -> Result<Vec<Plan>, NodeError> {
+    let wanted = |component: &&Component| loader.kinds.contains(&component.kind);
+    let components: Vec<(ComponentBlocks, ComponentSettings)> = file
+        .model
+        .components
+        .iter()
+        .filter(wanted)
+        .map(|component| {
+            let settings = settings_for(component.kind, loader.settings);
+            let element = if settings.compute_device.is_cpu() { 4 } else { 2 };
+            let picture = Picture::native(&file.model);
+            let bytes = estimate::activation_bytes(&file.model, component, picture, element);
+            let blocks = placement::blocks(component, bytes).map_err(NodeError::failed)?;
+            Ok((blocks, settings))
+        })
+        .collect::<Result<_, NodeError>>()?;
+    plan_model(&model_name(loader.path), &components, ledger).map_err(NodeError::failed)
 }
 
 fn settings_for(kind: ComponentKind, settings: &LoaderSettings) -> ComponentSettings {

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::VaeConfig;
 use distorch_models::vae::{self, Posterior};
 use distorch_models::vae_tiled::Tiling;
 use distorch_runtime::Tensor;
+use distorch_runtime::lora::LoraPatch;
 use distorch_runtime::tensor::{DType, cpu};
 
 use crate::execute::Context;
@@ -116,7 +118,7 @@ impl Vae {
     }
 
     fn load(&self, context: &Context<'_>) -> Result<vae::Vae, NodeError> {
-        let scope = context.load(&self.part, None)?;
+        let scope = context.load(&self.part, &LoraPatch::new(ComponentKind::Vae))?;
         vae::Vae::load(&scope, &self.config).map_err(NodeError::failed)
     }
 }

@@ -91,7 +91,7 @@ pub const ADVANCED_DISTORCH2: Node = Node {
     outputs: MODEL_OUTPUTS,
     check: Some(|environment, inputs| settings(environment, advanced(inputs)).map(drop)),
     fingerprint: Some(fingerprint),
-    run: |context, inputs| load(context, inputs, advanced(inputs)),
+    run: |context, inputs| load(context, inputs, advanced(inputs), true),
     ..Node::EMPTY
 };
 
@@ -116,7 +116,7 @@ pub const SIMPLE_DISTORCH2: Node = Node {
     outputs: MODEL_OUTPUTS,
     check: Some(|environment, inputs| settings(environment, simple(inputs)).map(drop)),
     fingerprint: Some(fingerprint),
-    run: |context, inputs| load(context, inputs, simple(inputs)),
+    run: |context, inputs| load(context, inputs, simple(inputs), true),
     ..Node::EMPTY
 };
 
@@ -136,7 +136,7 @@ pub const ADVANCED_MULTI_GPU: Node = Node {
     fingerprint: Some(fingerprint),
     run: |context, inputs| {
         let [unet, clip, vae] = ["unet_device", "clip_device", "vae_device"];
-        load(context, inputs, whole(inputs, [unet, clip, vae]))
+        load(context, inputs, whole(inputs, [unet, clip, vae]), false)
     },
     ..Node::EMPTY
 };
@@ -150,7 +150,7 @@ pub const SIMPLE_MULTI_GPU: Node = Node {
     inputs: &[CKPT_NAME, Input::found("device", compute_devices).optional().tooltip("The device.")],
     outputs: MODEL_OUTPUTS,
     fingerprint: Some(fingerprint),
-    run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3])),
+    run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3]), false),
     ..Node::EMPTY
 };
 
@@ -163,7 +163,7 @@ pub const SIMPLE: Node = Node {
     inputs: &[CKPT_NAME],
     outputs: MODEL_OUTPUTS,
     fingerprint: Some(fingerprint),
-    run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3])),
+    run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3]), false),
     ..Node::EMPTY
 };
 
@@ -225,10 +225,12 @@ fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
     super::file_state(environment, ModelKind::Checkpoints, name)
 }
 
+/// `ejects` is whether other models leave where `eject_models` is not given.
 fn load(
     context: &mut Context<'_>,
     inputs: &Inputs,
     loader: LoaderInputs,
+    ejects: bool,
 ) -> Result<Vec<Value>, NodeError> {
     let environment = context.environment();
     let settings = settings(environment, loader).map_err(NodeError::failed)?;
@@ -237,8 +239,14 @@ fn load(
         .folders
         .resolve(ModelKind::Checkpoints, name)
         .map_err(|error| NodeError::input("ckpt_name", error))?;
-    let eject_models = inputs.boolean("eject_models").unwrap_or(false);
-    let loader = Loader { name, path: &path, settings: &settings, kinds: ALL, eject_models };
+    let loader = Loader {
+        name,
+        path: &path,
+        settings: &settings,
+        kinds: ALL,
+        high_precision_loras: inputs.boolean("high_precision_loras").unwrap_or(true),
+        eject_models: ejects && inputs.boolean("eject_models").unwrap_or(true),
+    };
     let parts = environment.models.place(&loader)?;
     let plans = parts.plans();
     context.tell(Event::Planned { node: context.node(), model: name, plans: &plans });
