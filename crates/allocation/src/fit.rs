@@ -36,11 +36,6 @@ impl Need {
         Need { resident, window, activation: component.activation_bytes() }
     }
 
-    /// All together; estimates beyond a `u64` count as its largest value.
-    pub fn peak(self) -> u64 {
-        self.resident.saturating_add(self.transient())
-    }
-
     /// What is there only while the component runs.
     pub fn transient(self) -> u64 {
         self.window.saturating_add(self.activation)

@@ -151,8 +151,11 @@ pub struct Plan {
     pub devices: Vec<DeviceShare>,
     /// Bytes at home on the compute device.
     pub resident_bytes: u64,
-    /// Bytes to stream through at a time: the two largest blocks that live elsewhere.
+    /// Bytes to stream through at a time: what is spare of the device's memory, but for half of it,
+    /// and no more than a GiB; at least `least_window_bytes`.
     pub window_bytes: u64,
+    /// The window without which it can't run: the two largest blocks that live elsewhere.
+    pub least_window_bytes: u64,
     /// The estimate of what a forward pass needs besides weights.
     pub activation_bytes: u64,
     /// Residents, window and activations together.
@@ -168,9 +171,24 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What the compute device needs only while the component runs, in bytes.
+    /// What the compute device needs at least, and only while the component runs, in bytes.
     pub fn transient_bytes(&self) -> u64 {
-        self.window_bytes.saturating_add(self.activation_bytes)
+        self.least_window_bytes.saturating_add(self.activation_bytes)
+    }
+
+    /// Settles the window and what follows from it: with a larger one, blocks that take long to come
+    /// can set off earlier. Half of what is spare is left for what the estimate doesn't see.
+    pub(crate) fn settle(&mut self, available: u64) {
+        const MOST_WINDOW: u64 = 1 << 30;
+        let least = self.resident_bytes.saturating_add(self.transient_bytes());
+        self.available_bytes = available;
+        self.fits = least <= available;
+        let spare = available.saturating_sub(least) / 2;
+        let elsewhere = self.bytes.saturating_sub(self.resident_bytes);
+        let wanted = self.least_window_bytes.saturating_add(spare).min(MOST_WINDOW).min(elsewhere);
+        self.window_bytes = wanted.max(self.least_window_bytes);
+        let running = self.window_bytes.saturating_add(self.activation_bytes);
+        self.peak_bytes = self.resident_bytes.saturating_add(running);
     }
 
     /// Bytes that `device` holds.

@@ -108,9 +108,8 @@ fn plan_beside(
     let need = Need::of(component, &homes, settings.compute_device);
     let mut plan = assemble(component, settings, ledger, &homes, &shares);
     plan.virtual_vram_gb = gigabytes;
-    plan.window_bytes = need.window;
+    plan.least_window_bytes = need.window;
     plan.resident_bytes = need.resident;
-    plan.peak_bytes = need.peak();
     plan.warnings = shares.warnings.clone();
     plan.warnings.extend(over_ceiling(settings, need.resident));
     plan.warnings.extend(empty_shares(&plan, component, &search.pins));
@@ -299,6 +298,7 @@ fn assemble(
         devices: devices.collect(),
         resident_bytes: 0,
         window_bytes: 0,
+        least_window_bytes: 0,
         activation_bytes: component.activation_bytes(),
         peak_bytes: 0,
         available_bytes: 0,
@@ -345,8 +345,7 @@ fn empty_shares(plan: &Plan, component: &ComponentBlocks, pins: &Pins) -> Vec<Pl
 /// doesn't.
 fn judge(plan: &mut Plan, search: &Search<'_>) {
     let device = plan.compute_device;
-    plan.available_bytes = search.request.ledger.available(device);
-    plan.fits = plan.peak_bytes <= plan.available_bytes;
+    plan.settle(search.request.ledger.available(device));
     plan.warnings.retain(|warning| !matches!(warning, PlanWarning::DoesNotFit { .. }));
     if !plan.fits {
         plan.warnings.push(PlanWarning::DoesNotFit {

@@ -177,6 +177,8 @@ proptest! {
             }
         }
         prop_assert_eq!(plan.fits, plan.peak_bytes <= m.available(plan.compute_device));
+        let elsewhere = plan.bytes - plan.resident_bytes;
+        prop_assert!((plan.least_window_bytes..=elsewhere).contains(&plan.window_bytes));
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn the_host_computes_with_simulated_donors() {
 fn layers_come_before_they_are_asked_for() {
     let machine = machine("cuda:0=1GiB");
     let stack = Stack::new(10, Dtype::F32);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let placed = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
     forward(&placed, &stack).unwrap();
     let first = placed.stats();
     assert_eq!(first.unforeseen, 1, "the order of use is known from the file: {first:?}");
@@ -177,7 +177,7 @@ fn threads_share_a_component() {
 fn transfers_take_the_time_of_their_link() {
     let machine = machine("cuda:0=1GiB@2MB/s");
     let stack = Stack::new(16, Dtype::F16);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let placed = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
     forward(&placed, &stack).unwrap();
     let start = Instant::now();
     forward(&placed, &stack).unwrap();

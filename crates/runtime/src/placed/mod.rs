@@ -556,9 +556,9 @@ impl Homes {
             *need.entry(device).or_default() += self.bytes_at(layer, device);
         }
         let plan = &settled.plan;
-        *need.entry(self.compute).or_default() += plan
-            .activation_bytes
-            .saturating_add(self.options.window.unwrap_or(0).max(plan.window_bytes));
+        // More than the least is taken from what is free then.
+        let window = self.options.window.unwrap_or(0).max(plan.least_window_bytes);
+        *need.entry(self.compute).or_default() += plan.activation_bytes.saturating_add(window);
         let mut devices: Vec<_> = need.into_iter().collect();
         devices.sort_by_key(|&(device, _)| device);
         for (device, need) in devices {
@@ -606,7 +606,7 @@ impl Homes {
             let resident_bytes = self.held_on(device);
             let (window_bytes, activation_bytes) =
                 if computes { (window_peak, plan.activation_bytes) } else { (0, 0) };
-            let beside = self.window.limit().max(plan.window_bytes);
+            let beside = self.window.limit();
             let planned_bytes = match computes {
                 false => share.bytes,
                 true if self.converts() => resident_bytes + beside + activation_bytes,

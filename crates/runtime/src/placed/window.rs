@@ -437,3 +437,149 @@ impl State {
         self.slots.remove(&index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use distorch_allocation::{DeviceId, DeviceInfo, Topology};
+    use distorch_checkpoint::{Checkpoint, Layer, LayerKind};
+
+    use super::*;
+    use crate::machine::Machine;
+
+    /// Brings layers without parameters, at once or so late, and fails where it is told to.
+    #[derive(Default)]
+    struct Porter {
+        late: Duration,
+        panics: AtomicBool,
+        brought: AtomicUsize,
+    }
+
+    impl Carrier for Porter {
+        fn bring(
+            &self,
+            index: usize,
+            asked: Instant,
+        ) -> Result<(StoredLayer, Instant), WeightError> {
+            assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
+            self.brought.fetch_add(1, Ordering::Relaxed);
+            let layer = Layer {
+                name: self.name(index),
+                kind: LayerKind::Linear,
+                use_index: index,
+                head: false,
+                params: Vec::new(),
+            };
+            let part = ("x".to_owned(), distorch_checkpoint::Dtype::F32, vec![1]);
+            let file = Checkpoint::from_parts("none", Default::default(), [part]).unwrap();
+            Ok((StoredLayer::read(&file, &layer)?, asked + self.late))
+        }
+
+        fn name(&self, index: usize) -> String {
+            format!("l{index}")
+        }
+
+        fn is_interrupted(&self) -> bool {
+            false
+        }
+    }
+
+    fn window(sizes: &[u64], limit: u64) -> Arc<Window> {
+        let host = DeviceInfo::new(DeviceId::CPU, "host", 1 << 40);
+        let machine = Machine::new(Topology::new(vec![host]).unwrap());
+        let pool = Arc::clone(machine.pool(DeviceId::CPU).unwrap());
+        let guess: Vec<usize> = (0..sizes.len()).collect();
+        Window::new(pool, 0, sizes.to_vec(), &guess, limit)
+    }
+
+    /// Runs `body` beside a loader.
+    fn with_loader(window: &Arc<Window>, porter: &Porter, body: impl FnOnce()) {
+        /// Ends the loader when the body ends, well or not.
+        struct Stop<'a>(&'a Window);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.stop();
+            }
+        }
+        std::thread::scope(|scope| {
+            let _stop = Stop(window);
+            scope.spawn(|| window.run_loader(porter));
+            body();
+        });
+    }
+
+    fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < Duration::from_secs(20), "waited too long for {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_loader_fills_the_window_and_no_more() {
+        let (window, porter) = (window(&[10, 10, 10, 10, 10], 30), Porter::default());
+        with_loader(&window, &porter, || {
+            let first = window.take(&porter, 0).unwrap();
+            until("two more", || window.lock().used == 30);
+            assert_eq!(window.lock().slots.len(), 2);
+            drop(first);
+            until("the third", || window.tally().0.transfers == 4);
+            let (tally, peak) = window.tally();
+            assert_eq!((tally.transfers, tally.bytes, peak), (4, 40, 30));
+            window.rest();
+            assert_eq!(window.lock().used, 0);
+        });
+        assert_eq!(porter.brought.load(Ordering::Relaxed), 4);
+    }
+
+    /// Layers that wait give way to one that is wanted now, and come again when it is their turn.
+    #[test]
+    fn a_wrong_guess_gives_way() {
+        let (window, porter) = (window(&[10; 6], 20), Porter::default());
+        with_loader(&window, &porter, || {
+            drop(window.take(&porter, 0).unwrap());
+            until("the next two", || window.lock().slots.len() == 2);
+            let wanted = window.take(&porter, 4).unwrap();
+            assert!(window.lock().used <= 20);
+            let (tally, _) = window.tally();
+            assert_eq!(tally.unforeseen, 2, "the first, and this one");
+            drop(wanted);
+            drop(window.take(&porter, 5).unwrap());
+        });
+    }
+
+    #[test]
+    fn the_wait_for_a_late_layer_is_counted() {
+        let porter = Porter { late: Duration::from_millis(30), ..Porter::default() };
+        let window = window(&[10, 10], 20);
+        with_loader(&window, &porter, || {
+            let start = Instant::now();
+            let first = window.take(&porter, 0).unwrap();
+            assert!(start.elapsed() >= Duration::from_millis(30));
+            assert!(Instant::now() >= first.at);
+            assert!(window.tally().0.stalled >= Duration::from_millis(30));
+        });
+    }
+
+    #[test]
+    fn a_carrier_that_panics_is_an_error_and_is_asked_again() {
+        let (window, porter) = (window(&[10, 10, 10], 30), Porter::default());
+        with_loader(&window, &porter, || {
+            porter.panics.store(true, Ordering::Relaxed);
+            for index in [0, 1, 2] {
+                let error = window.take(&porter, index).unwrap_err();
+                let TakeError::Weight(error) = error else { panic!("{error:?}") };
+                assert!(error.to_string().contains(&format!("`l{index}`")), "{error}");
+            }
+            porter.panics.store(false, Ordering::Relaxed);
+            window.rest();
+            for index in [0, 1, 2] {
+                drop(window.take(&porter, index).unwrap());
+            }
+            window.rest();
+            assert_eq!(window.lock().used, 0);
+        });
+    }
+}

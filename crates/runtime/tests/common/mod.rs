@@ -131,6 +131,11 @@ impl Stack {
         self.try_load(machine, plan, Options::default()).unwrap()
     }
 
+    /// With a window of no more than the two largest layers.
+    pub fn load_narrow(&self, machine: &Arc<Machine>, plan: &Plan) -> Placed {
+        self.try_load(machine, plan, Options { window: Some(0), ..Options::default() }).unwrap()
+    }
+
     pub fn try_load(
         &self,
         machine: &Arc<Machine>,
