@@ -1,10 +1,14 @@
 //! What can be asked on the command line.
 
+mod make;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use distorch_allocation::Layout;
+
+pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.
 #[derive(Debug, Parser)]
@@ -18,6 +22,8 @@ pub struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
+  distorch run workflow_api.json
+  distorch generate --ckpt sd_xl_base_1.0.safetensors --prompt 'a lighthouse at dawn'
   distorch devices
   distorch models checkpoints
   distorch inspect sd_xl_base_1.0.safetensors
@@ -25,7 +31,7 @@ Examples:
   distorch plan big.safetensors --simulate 'cuda:0=8GiB,cuda:1=6GiB@12GB/s' \\
       --unet-expert-mode-allocations 'cuda:0,70%;cuda:1,30%'
 
-Exit codes: 0 done, 1 failure, 2 bad usage or input.";
+Exit codes: 0 done, 1 failure, 2 bad usage or input, 130 stopped.";
 
 /// What every command takes.
 #[derive(Debug, Args)]
@@ -60,6 +66,12 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Tell what goes where, and whether it fits, without loading anything
     Plan(Box<PlanArgs>),
+    /// Make a picture from a checkpoint and a prompt
+    Generate(Box<GenerateArgs>),
+    /// Run a ComfyUI workflow
+    Run(Box<RunArgs>),
+    /// List the nodes that workflows may use
+    Nodes(NodesArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -17,6 +17,8 @@ enum Kind {
     Input,
     /// The machine failed.
     Machine,
+    /// The user stopped it.
+    Interrupted,
     /// The reader of our output went away, as `head` does. Nothing to tell.
     ClosedPipe,
 }
@@ -32,13 +34,22 @@ impl Failure {
         Self { message: with_sources(&*error.into()), kind: Kind::Machine }
     }
 
+    /// The user stopped it: exit code 130.
+    pub fn interrupted(error: impl Into<Box<dyn Error>>) -> Self {
+        Self { message: with_sources(&*error.into()), kind: Kind::Interrupted }
+    }
+
     /// Prints the message and gives the exit code.
     pub fn report(self) -> ExitCode {
         if self.kind == Kind::ClosedPipe {
             return ExitCode::SUCCESS;
         }
         anstream::eprintln!("{ERROR}error{ERROR:#}: {}", self.message);
-        ExitCode::from(if self.kind == Kind::Input { 2 } else { 1 })
+        ExitCode::from(match self.kind {
+            Kind::Input => 2,
+            Kind::Interrupted => 130,
+            Kind::Machine | Kind::ClosedPipe => 1,
+        })
     }
 }
 

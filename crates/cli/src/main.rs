@@ -7,6 +7,8 @@ mod args;
 mod commands;
 mod failure;
 mod machine;
+mod studio;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Models(args) => commands::models::run(shared, args),
         Command::Inspect(args) => commands::inspect::run(shared, args),
         Command::Plan(args) => commands::plan::run(shared, args),
+        Command::Generate(args) => commands::generate::run(shared, args),
+        Command::Run(args) => commands::run::run(shared, args),
+        Command::Nodes(args) => commands::nodes::run(shared, args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

@@ -2,9 +2,12 @@
 
 pub mod completions;
 pub mod devices;
+pub mod generate;
 pub mod inspect;
 pub mod models;
+pub mod nodes;
 pub mod plan;
+pub mod run;
 
 use std::io::Write;
 use std::path::Path;
@@ -33,7 +36,7 @@ fn print_text(text: &str) -> Result<(), Failure> {
 }
 
 /// An empty table in the style of all commands; the columns of numbers are right-aligned.
-fn table<const N: usize>(header: [&str; N], numbers: &[usize]) -> Table {
+pub fn table<const N: usize>(header: [&str; N], numbers: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
     for &column in numbers {

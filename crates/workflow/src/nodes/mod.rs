@@ -11,6 +11,7 @@ mod text_encode;
 mod vae;
 
 pub use elsewhere::known_elsewhere;
+pub use save_image::eight_bit;
 
 use std::path::Path;
 

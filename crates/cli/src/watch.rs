@@ -1,0 +1,148 @@
+//! Telling how a run goes on: bars on a terminal, plain lines elsewhere.
+
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use distorch_allocation::report;
+use distorch_workflow::observe::{Event, Observer};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::machine;
+
+/// Lines in a pipe come no more often than this, but for the last of each stage.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Tells a run's events: tables on standard output, progress on standard error.
+pub struct Watch {
+    quiet: bool,
+    terminal: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    bar: Option<ProgressBar>,
+    stage: String,
+    class: String,
+    begun: Option<Instant>,
+    told: Option<Instant>,
+}
+
+impl Watch {
+    /// `quiet` leaves the tables out.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet, terminal: io::stderr().is_terminal(), state: Mutex::default() }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.state().end();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advance(&self, stage: &str, unit: Unit, done: u64, total: u64) {
+        let mut state = self.state();
+        if state.stage != stage {
+            state.begin(stage, unit, total, self.terminal);
+        }
+        match &state.bar {
+            Some(bar) => bar.set_position(done),
+            None => state.line(unit, done, total),
+        }
+        if done >= total {
+            state.end();
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Steps,
+    Bytes,
+}
+
+impl State {
+    fn begin(&mut self, stage: &str, unit: Unit, total: u64, terminal: bool) {
+        self.end();
+        stage.clone_into(&mut self.stage);
+        (self.begun, self.told) = (Some(Instant::now()), None);
+        if !terminal {
+            return;
+        }
+        let template = match unit {
+            Unit::Steps => "{msg} [{bar:30}] {pos}/{len} {elapsed} {per_sec}",
+            Unit::Bytes => "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec}",
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
+        let style = style.with_key(
+            "per_sec",
+            |state: &indicatif::ProgressState, to: &mut dyn std::fmt::Write| {
+                // The writer is indicatif's own buffer.
+                let _ = write!(to, "{:.2} it/s", state.per_sec());
+            },
+        );
+        let bar = ProgressBar::new(total).with_message(stage.to_owned()).with_style(style);
+        self.bar = Some(bar);
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.stage.clear();
+    }
+
+    fn line(&mut self, unit: Unit, done: u64, total: u64) {
+        let soon = self.told.is_some_and(|told| told.elapsed() < PAUSE);
+        if soon && done < total {
+            return;
+        }
+        self.told = Some(Instant::now());
+        let stage = &self.stage;
+        match unit {
+            Unit::Bytes => {
+                let [done, total] = [done, total].map(|bytes| bytes as f64 / f64::from(1 << 20));
+                anstream::eprintln!("{stage}: {done:.1} of {total:.1} MiB");
+            }
+            Unit::Steps => {
+                let seconds = self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
+                // The clock starts as the first step ends.
+                let rate = (done > 1 && seconds > 0.0)
+                    .then(|| format!(", {:.2} it/s", (done - 1) as f64 / seconds));
+                anstream::eprintln!("{stage}: step {done} of {total}{}", rate.unwrap_or_default());
+            }
+        }
+    }
+}
+
+impl Observer for Watch {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Node { class, .. } => class.clone_into(&mut self.state().class),
+            Event::Step { done, total, .. } => {
+                let class = self.state().class.clone();
+                self.advance(&class, Unit::Steps, done as u64, total as u64);
+            }
+            Event::Loading { what, done, total, .. } => {
+                self.advance(&format!("loading the {what}"), Unit::Bytes, done, total);
+            }
+            Event::Done { .. } => self.state().end(),
+            Event::Planned { model, plans, .. } if !self.quiet => {
+                self.state().end();
+                anstream::println!("{model}\n");
+                for plan in plans {
+                    anstream::println!("{}", report::component(plan));
+                }
+            }
+            Event::Warning { text, .. } => match &self.state().bar {
+                Some(bar) => bar.suspend(|| machine::warn(text)),
+                None => machine::warn(text),
+            },
+            Event::Started { .. } | Event::Cached { .. } | Event::Planned { .. } => {}
+        }
+    }
+}
