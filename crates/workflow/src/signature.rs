@@ -36,7 +36,7 @@ pub struct Node {
     /// What the result depends on besides the inputs: the state of a file. Part of the cache's key.
     pub fingerprint: Option<fn(&Environment, &Inputs) -> String>,
     /// A rule that no single input can tell: what is wrong, in words. Sees literal inputs only.
-    pub check: Option<fn(&Environment, &Inputs) -> Result<(), String>>,
+    pub check: Option<Check>,
 }
 
 impl Node {
@@ -59,6 +59,9 @@ impl Node {
         self.inputs.iter().find(|input| input.name == name)
     }
 }
+
+/// Says what is wrong with inputs, in words.
+pub type Check = fn(&Environment, &Inputs) -> Result<(), String>;
 
 /// One output slot of a node.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,6 @@ pub(super) struct Host<const D: usize> {
 
 impl<const D: usize> Host<D> {
     /// The tensor's own memory; or the tensor back, where it lives elsewhere or is not f32.
-    #[expect(clippy::result_large_err, reason = "the other tensor, not an error")]
     pub(super) fn take(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
         if tensor.dtype() != DType::F32 {
             return Err(tensor);
