@@ -152,7 +152,7 @@ impl Series {
             }
         }
         let odd = |part: &&str| part.contains(':') || part.chars().any(char::is_control);
-        if parts.iter().any(|part| odd(part)) {
+        if parts.iter().any(odd) {
             return Err(wrong());
         }
         let name = match slashes.ends_with('/') {
