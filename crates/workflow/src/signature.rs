@@ -167,6 +167,14 @@ pub enum Options {
     Fixed(&'static [&'static str]),
     /// It depends on the machine and its files: what is there now. Fixed names may be added after.
     Found(fn(&Environment) -> Vec<String>),
+    /// Files that a prompt names: those on the list, and others that the node's check knows to
+    /// find, such as ones in other folders.
+    Files {
+        /// Those that a client offers.
+        list: fn(&Environment) -> Vec<String>,
+        /// Whether a client may upload another picture.
+        image_upload: bool,
+    },
 }
 
 impl Options {
@@ -174,7 +182,7 @@ impl Options {
     pub fn list(self, environment: &Environment) -> Vec<String> {
         match self {
             Options::Fixed(names) => names.iter().map(|&name| name.to_owned()).collect(),
-            Options::Found(find) => find(environment),
+            Options::Found(find) | Options::Files { list: find, .. } => find(environment),
         }
     }
 }
@@ -231,6 +239,18 @@ impl Input {
     /// One of what the machine has; the first is the default.
     pub const fn found(name: &'static str, list: fn(&Environment) -> Vec<String>) -> Self {
         Self::new(name, Kind::Choice { options: Options::Found(list), default: None })
+    }
+
+    /// A file, which the node's check finds by its name.
+    pub const fn file(name: &'static str, list: fn(&Environment) -> Vec<String>) -> Self {
+        let options = Options::Files { list, image_upload: false };
+        Self::new(name, Kind::Choice { options, default: None })
+    }
+
+    /// A picture, which the node's check finds by its name and which a client may upload.
+    pub const fn uploaded(name: &'static str, list: fn(&Environment) -> Vec<String>) -> Self {
+        let options = Options::Files { list, image_upload: true };
+        Self::new(name, Kind::Choice { options, default: None })
     }
 
     /// What another node gives.

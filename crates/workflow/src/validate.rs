@@ -14,7 +14,7 @@ use crate::environment::Environment;
 use crate::graph::{Given, Prompt, PromptNode, describe, join};
 use crate::inputs::Inputs;
 use crate::nodes::{self, describe::input_config};
-use crate::signature::{Input, Kind, Node};
+use crate::signature::{Input, Kind, Node, Options};
 use crate::value::{Type, Value};
 
 /// One thing that is wrong.
@@ -366,6 +366,9 @@ pub(crate) fn literal(
                 Json::Number(_) | Json::Bool(_) => value.to_string(),
                 _ => return Err(wrong_type()),
             };
+            if matches!(options, Options::Files { .. }) {
+                return Ok(Value::String(given.into()));
+            }
             choose(name, &given, &options.list(environment)).map(|name| Value::String(name.into()))
         }
         Kind::Link(kind) => {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::NODES;
 use crate::environment::Environment;
-use crate::signature::{Input, Kind, Node};
+use crate::signature::{Input, Kind, Node, Options};
 
 /// All nodes, by class.
 pub fn object_info(environment: &Environment) -> IndexMap<&'static str, Json> {
@@ -101,6 +101,9 @@ pub fn input_config(input: &Input, environment: &Environment) -> Json {
         Kind::Choice { options: list, default } => {
             if let Some(default) = default {
                 set("default", json!(default));
+            }
+            if let Options::Files { image_upload: true, .. } = list {
+                set("image_upload", json!(true));
             }
             json!(list.list(environment))
         }

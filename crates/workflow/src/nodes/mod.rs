@@ -4,11 +4,23 @@ pub mod describe;
 
 mod checkpoint;
 mod elsewhere;
+mod image_edit;
+mod image_outpaint;
+mod image_resize;
+mod latent_batch;
+mod latent_composite;
 mod latent_empty;
+mod latent_file;
+mod latent_resize;
+mod latent_transform;
+mod load_image;
+mod mask;
 mod sampling;
 mod save_image;
 mod text_encode;
 mod vae;
+mod vae_inpaint;
+mod vae_tiled;
 
 pub use elsewhere::known_elsewhere;
 pub use save_image::eight_bit;
@@ -18,6 +30,8 @@ use std::path::Path;
 use distorch_checkpoint::folders::ModelKind;
 
 use crate::environment::Environment;
+use crate::inputs::Inputs;
+use crate::picture::input_file;
 use crate::signature::Node;
 
 /// All nodes, as menus list them.
@@ -29,12 +43,39 @@ pub const NODES: &[&Node] = &[
     &checkpoint::SIMPLE,
     &text_encode::CLIP_TEXT_ENCODE,
     &latent_empty::EMPTY_LATENT_IMAGE,
+    &latent_resize::LATENT_UPSCALE,
+    &latent_resize::LATENT_UPSCALE_BY,
+    &latent_composite::LATENT_COMPOSITE,
+    &latent_batch::REPEAT_LATENT_BATCH,
+    &latent_batch::LATENT_FROM_BATCH,
+    &latent_transform::LATENT_FLIP,
+    &latent_transform::LATENT_ROTATE,
+    &latent_transform::LATENT_CROP,
+    &latent_file::SAVE_LATENT,
+    &latent_file::LOAD_LATENT,
     &sampling::K_SAMPLER,
     &sampling::K_SAMPLER_ADVANCED,
     &vae::DECODE,
     &vae::ENCODE,
+    &vae_tiled::DECODE_TILED,
+    &vae_tiled::ENCODE_TILED,
+    &vae_inpaint::ENCODE_FOR_INPAINT,
+    &vae_inpaint::SET_LATENT_NOISE_MASK,
+    &load_image::LOAD_IMAGE,
+    &load_image::LOAD_IMAGE_MASK,
     &save_image::SAVE_IMAGE,
     &save_image::PREVIEW_IMAGE,
+    &image_resize::IMAGE_SCALE,
+    &image_resize::IMAGE_SCALE_BY,
+    &image_edit::IMAGE_INVERT,
+    &image_edit::IMAGE_BATCH,
+    &image_edit::IMAGE_CROP,
+    &image_edit::EMPTY_IMAGE,
+    &image_outpaint::IMAGE_PAD_FOR_OUTPAINT,
+    &mask::SOLID_MASK,
+    &mask::INVERT_MASK,
+    &mask::MASK_TO_IMAGE,
+    &mask::IMAGE_TO_MASK,
 ];
 
 /// The node of a class.
@@ -53,6 +94,18 @@ pub fn near(class: &str) -> Option<&'static str> {
 fn file_state(environment: &Environment, kind: ModelKind, name: &str) -> String {
     let Ok(path) = environment.folders.resolve(kind, name) else { return String::new() };
     path_state(&path)
+}
+
+/// The place, size and date of a file that an input names, for the key of a loader's result.
+fn input_state(environment: &Environment, inputs: &Inputs, input: &str) -> String {
+    let name = inputs.text(input).unwrap_or_default();
+    input_file::find(environment, name).map_or_else(|_| String::new(), |path| path_state(&path))
+}
+
+/// Whether there is the file that an input names, unless it is linked.
+fn input_is_there(environment: &Environment, inputs: &Inputs, input: &str) -> Result<(), String> {
+    let Ok(name) = inputs.text(input) else { return Ok(()) };
+    input_file::find(environment, name).map(drop).map_err(|error| format!("{input}: {error}"))
 }
 
 /// A file's place, size and date.

@@ -98,7 +98,7 @@ fn save_next(
 }
 
 /// What a picture carries: the prompt, and the workflow where the client sent it.
-fn metadata(context: &Context<'_>) -> Vec<(String, String)> {
+pub(super) fn metadata(context: &Context<'_>) -> Vec<(String, String)> {
     if !context.environment().save_metadata {
         return Vec::new();
     }

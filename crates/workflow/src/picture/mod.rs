@@ -1,12 +1,42 @@
 //! Pictures and masks in the host's memory, and as files.
 
+mod bislerp;
 pub mod file_name;
+pub mod input_file;
+mod lanczos;
+pub mod picture_file;
 pub mod png_file;
+pub mod resize;
 
 use std::sync::Arc;
 
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Tensor};
+use thiserror::Error;
+
+/// The most values that one batch may have: 16 GiB of them.
+const MOST_VALUES: usize = 1 << 32;
+
+/// A batch that no memory holds, or that has nothing in it.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error(
+    "{} pictures of {}×{} pixels with {} channels: each of these must be at least 1, and all \
+     together at most {MOST_VALUES} values",
+    shape[0], shape[2], shape[1], shape[3]
+)]
+pub struct TooLarge {
+    /// `[batch, height, width, channels]`.
+    pub shape: [usize; 4],
+}
+
+/// The number of values of a batch, `[batch, height, width, channels]`.
+///
+/// # Errors
+/// When it is so large that no memory holds it.
+pub fn room(shape: [usize; 4]) -> Result<usize, TooLarge> {
+    let count = shape.iter().try_fold(1_usize, |count, side| count.checked_mul(*side));
+    count.filter(|count| *count <= MOST_VALUES).ok_or(TooLarge { shape })
+}
 
 /// Pictures of one size: `[batch, height, width, channels]`, values from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +127,34 @@ impl Pictures {
         Tensor::<4>::from_data(data, (&cpu(), DType::F32)).permute([0, 3, 1, 2])
     }
 
+    /// The part of `[height, width]` pixels from `[y, x]` on, as far as the pictures reach.
+    pub fn crop(&self, [y, x]: [usize; 2], [height, width]: [usize; 2]) -> Self {
+        let [batch, rows, columns, channels] = self.shape;
+        let (y, x) = (y.min(rows), x.min(columns));
+        let (height, width) = (height.min(rows - y), width.min(columns - x));
+        let mut values = Vec::with_capacity(batch * height * width * channels);
+        for picture in 0..batch {
+            for row in y..y + height {
+                let start = ((picture * rows + row) * columns + x) * channels;
+                values.extend_from_slice(&self.values[start..start + width * channels]);
+            }
+        }
+        Self { shape: [batch, height, width, channels], values: values.into() }
+    }
+
+    /// All values changed.
+    pub fn map(&self, change: impl Fn(f32) -> f32) -> Self {
+        Self { shape: self.shape, values: self.values.iter().map(|value| change(*value)).collect() }
+    }
+
+    /// One channel as masks; the last where there are fewer.
+    pub fn channel(&self, channel: usize) -> Mask {
+        let [batch, height, width, channels] = self.shape;
+        let channel = channel.min(channels.saturating_sub(1));
+        let values = self.values.iter().skip(channel).step_by(channels.max(1)).copied().collect();
+        Mask { shape: [batch, height, width], values }
+    }
+
     /// The same pictures with their colours only: three channels.
     pub fn colours(&self) -> Self {
         let [batch, height, width, channels] = self.shape;
@@ -142,5 +200,30 @@ impl Mask {
     pub fn at(&self, mask: usize, y: usize, x: usize) -> f32 {
         let [_, height, width] = self.shape;
         self.values.get((mask * height + y) * width + x).copied().unwrap_or(0.0)
+    }
+
+    /// The masks as pictures of one channel.
+    pub fn pictures(&self) -> Pictures {
+        let [batch, height, width] = self.shape;
+        Pictures { shape: [batch, height, width, 1], values: Arc::clone(&self.values) }
+    }
+
+    /// All values changed.
+    pub fn map(&self, change: impl Fn(f32) -> f32) -> Self {
+        Self { shape: self.shape, values: self.values.iter().map(|value| change(*value)).collect() }
+    }
+
+    /// Some of the masks, in this order; counted round where there are fewer.
+    pub fn select(&self, places: impl IntoIterator<Item = usize>) -> Self {
+        let [batch, height, width] = self.shape;
+        let size = height * width;
+        let mut values = Vec::new();
+        let mut count = 0;
+        for place in places {
+            let start = place % batch.max(1) * size;
+            values.extend_from_slice(&self.values[start..start + size]);
+            count += 1;
+        }
+        Self { shape: [count, height, width], values: values.into() }
     }
 }

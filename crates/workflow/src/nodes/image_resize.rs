@@ -1,0 +1,79 @@
+//! Pictures at another size.
+
+use super::latent_resize::{in_ratio, scaled};
+use crate::inputs::{Inputs, NodeError};
+use crate::picture::Pictures;
+use crate::picture::resize::{Method, PICTURE_METHODS, centre_crop, resize};
+use crate::signature::{Input, MAX_SIDE, Node, Output};
+use crate::value::{Type, Value};
+
+const CATEGORY: &str = "image/upscaling";
+const IMAGE: Input = Input::link("image", Type::Image).tooltip("The pictures.");
+const METHOD: Input = Input::choice("upscale_method", PICTURE_METHODS)
+    .tooltip("How values between those of the picture are found.");
+const OUTPUT: &[Output] = &[Output::new(Type::Image).tooltip("The pictures at the new size.")];
+
+/// Pictures at a size in pixels.
+pub const IMAGE_SCALE: Node = Node {
+    class: "ImageScale",
+    title: "Upscale Image",
+    category: CATEGORY,
+    about: "Brings pictures to another size, with or without cutting them to its ratio first. A \
+            side of 0 follows from the other one.",
+    inputs: &[
+        IMAGE,
+        METHOD,
+        Input::int("width", 512, 0, MAX_SIDE).tooltip("The width; 0 keeps the ratio."),
+        Input::int("height", 512, 0, MAX_SIDE).tooltip("The height; 0 keeps the ratio."),
+        Input::choice("crop", &["disabled", "center"])
+            .tooltip("Whether the middle is cut out first, so that nothing is stretched."),
+    ],
+    outputs: OUTPUT,
+    run: |_, inputs| {
+        let pictures = inputs.image("image")?;
+        let [_, rows, columns, _] = pictures.shape();
+        let size = match (inputs.count("height")?, inputs.count("width")?) {
+            (0, 0) => return Ok(vec![Value::Image(pictures)]),
+            (0, width) => [in_ratio(rows, width, columns).max(1), width],
+            (height, 0) => [height, in_ratio(columns, height, rows).max(1)],
+            (height, width) => [height, width],
+        };
+        resized(inputs, &pictures, size, inputs.text("crop")? == "center")
+    },
+    ..Node::EMPTY
+};
+
+/// Pictures times a factor.
+pub const IMAGE_SCALE_BY: Node = Node {
+    class: "ImageScaleBy",
+    title: "Upscale Image By",
+    category: CATEGORY,
+    about: "Makes pictures larger or smaller by a factor.",
+    inputs: &[
+        IMAGE,
+        METHOD,
+        Input::float("scale_by", 1.0, 0.01, 8.0, 0.01).tooltip("The factor of both sides."),
+    ],
+    outputs: OUTPUT,
+    run: |_, inputs| {
+        let pictures = inputs.image("image")?;
+        let [_, rows, columns, _] = pictures.shape();
+        let size = scaled([rows, columns], inputs.float("scale_by")?)?;
+        resized(inputs, &pictures, size, false)
+    },
+    ..Node::EMPTY
+};
+
+fn resized(
+    inputs: &Inputs,
+    pictures: &Pictures,
+    size: [usize; 2],
+    crop: bool,
+) -> Result<Vec<Value>, NodeError> {
+    let name = inputs.text("upscale_method")?;
+    let method = Method::by_name(name)
+        .ok_or_else(|| NodeError::input("upscale_method", format!("`{name}` is no method")))?;
+    let cropped = crop.then(|| centre_crop(pictures, size));
+    let pictures = cropped.as_ref().unwrap_or(pictures);
+    Ok(vec![Value::Image(resize(pictures, method, size).map_err(NodeError::failed)?)])
+}

@@ -1,0 +1,81 @@
+//! Batches of latents.
+
+use std::sync::Arc;
+
+use crate::inputs::NodeError;
+use crate::picture::room;
+use crate::signature::{Input, Node, Output};
+use crate::value::{Latent, Type, Value};
+
+const SAMPLES: Input = Input::link("samples", Type::Latent).tooltip("The latents.");
+
+/// A batch several times.
+pub const REPEAT_LATENT_BATCH: Node = Node {
+    class: "RepeatLatentBatch",
+    title: "Repeat Latent Batch",
+    category: "latent/batch",
+    about: "Repeats a batch of latents, each time with other noise.",
+    inputs: &[SAMPLES, Input::int("amount", 1, 1, 64).tooltip("How many times.")],
+    outputs: &[Output::new(Type::Latent).tooltip("The larger batch.")],
+    run: |_, inputs| {
+        let latent = repeat(&inputs.latent("samples")?, inputs.count("amount")?)?;
+        Ok(vec![Value::Latent(latent)])
+    },
+    ..Node::EMPTY
+};
+
+/// A part of a batch.
+pub const LATENT_FROM_BATCH: Node = Node {
+    class: "LatentFromBatch",
+    title: "Latent From Batch",
+    category: "latent/batch",
+    about: "Takes latents out of a batch. They keep the noise that they have in the whole batch, \
+            so that sampling them again gives the same pictures.",
+    inputs: &[
+        SAMPLES,
+        Input::int("batch_index", 0, 0, 63).tooltip("The first latent, counted from 0."),
+        Input::int("length", 1, 1, 64).tooltip("How many latents."),
+    ],
+    outputs: &[Output::new(Type::Latent).tooltip("The latents that were taken.")],
+    run: |_, inputs| {
+        let (first, length) = (inputs.count("batch_index")?, inputs.count("length")?);
+        Ok(vec![Value::Latent(part(&inputs.latent("samples")?, first, length))])
+    },
+    ..Node::EMPTY
+};
+
+fn repeat(latent: &Latent, amount: usize) -> Result<Latent, NodeError> {
+    let [batch, channels, height, width] = latent.samples.dims();
+    let too_large = |error| NodeError::input("amount", error);
+    room([batch.saturating_mul(amount), height, width, channels]).map_err(too_large)?;
+    let noise_mask = latent.noise_mask.as_ref().map(|mask| match mask.shape()[0] {
+        1 => mask.clone(),
+        _ => mask.select((0..batch * amount).map(|place| place % batch)),
+    });
+    let batch_index = latent.batch_index.as_ref().map(|index| {
+        let highest = index.iter().max().copied().unwrap_or(0);
+        let lowest = index.iter().min().copied().unwrap_or(0);
+        let span = highest - lowest + 1;
+        let repeated = (0..amount).flat_map(|time| index.iter().map(move |i| i + time * span));
+        repeated.collect::<Arc<[usize]>>()
+    });
+    let samples = latent.samples.clone().repeat_dim(0, amount);
+    Ok(Latent { samples, noise_mask, batch_index })
+}
+
+fn part(latent: &Latent, first: usize, length: usize) -> Latent {
+    let batch = latent.samples.dims()[0];
+    let first = first.min(batch.saturating_sub(1));
+    let length = length.min(batch - first);
+    let places = first..first + length;
+    let noise_mask = latent.noise_mask.as_ref().map(|mask| match mask.shape()[0] {
+        1 => mask.clone(),
+        _ => mask.select(places.clone()),
+    });
+    let batch_index = match &latent.batch_index {
+        None => places.clone().collect(),
+        Some(index) => index.iter().skip(first).take(length).copied().collect(),
+    };
+    let samples = latent.samples.clone().narrow(0, first, length);
+    Latent { samples, noise_mask, batch_index: Some(batch_index) }
+}

@@ -1,0 +1,88 @@
+//! Pictures from files.
+
+use crate::environment::Environment;
+use crate::execute::Context;
+use crate::inputs::{Inputs, NodeError};
+use crate::picture::picture_file::{ENDINGS, Loaded, load};
+use crate::picture::{Mask, input_file};
+use crate::signature::{Input, Node, Output};
+use crate::value::{Type, Value};
+
+const IMAGE: Input = Input::uploaded("image", pictures).tooltip(
+    "A file of the input folder, or of a folder below it. At the end of its name, [output] or \
+     [temp] are for the other folders.",
+);
+
+/// What a mask is where a picture has no alpha.
+const NO_ALPHA: [usize; 3] = [1, 64, 64];
+
+/// A picture and its mask.
+pub const LOAD_IMAGE: Node = Node {
+    class: "LoadImage",
+    title: "Load Image",
+    category: "image",
+    about: "Loads a picture, and as a mask where it is transparent. The frames of an animation \
+            become a batch.",
+    inputs: &[IMAGE],
+    outputs: &[
+        Output::new(Type::Image).tooltip("The picture."),
+        Output::new(Type::Mask)
+            .tooltip("1 where the picture is transparent; 64 by 64 zeros if it has no alpha."),
+    ],
+    fingerprint: Some(fingerprint),
+    check: Some(check),
+    run: |context, inputs| {
+        let loaded = read(context, inputs)?;
+        let mask = match loaded.has_alpha {
+            true => loaded.transparency(),
+            false => Mask::from_fn(NO_ALPHA, |_, _, _| 0.0),
+        };
+        Ok(vec![Value::Image(loaded.colours()), Value::Mask(mask)])
+    },
+    ..Node::EMPTY
+};
+
+/// A channel of a picture.
+pub const LOAD_IMAGE_MASK: Node = Node {
+    class: "LoadImageMask",
+    title: "Load Image (as Mask)",
+    category: "mask",
+    about: "Loads one channel of a picture as a mask. Alpha is turned round: transparent is 1.",
+    inputs: &[
+        IMAGE,
+        Input::choice("channel", &["alpha", "red", "green", "blue"]).tooltip("The channel."),
+    ],
+    outputs: &[Output::new(Type::Mask).tooltip("The channel's values.")],
+    fingerprint: Some(fingerprint),
+    check: Some(check),
+    run: |context, inputs| {
+        let loaded = read(context, inputs)?;
+        let mask = match inputs.text("channel")? {
+            "red" => loaded.rgba.channel(0),
+            "green" => loaded.rgba.channel(1),
+            "blue" => loaded.rgba.channel(2),
+            _ => loaded.transparency(),
+        };
+        Ok(vec![Value::Mask(mask.select([0]))])
+    },
+    ..Node::EMPTY
+};
+
+fn pictures(environment: &Environment) -> Vec<String> {
+    input_file::list(environment, ENDINGS)
+}
+
+fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
+    super::input_state(environment, inputs, "image")
+}
+
+fn check(environment: &Environment, inputs: &Inputs) -> Result<(), String> {
+    super::input_is_there(environment, inputs, "image")
+}
+
+fn read(context: &Context<'_>, inputs: &Inputs) -> Result<Loaded, NodeError> {
+    let wrong = |problem: String| NodeError::input("image", problem);
+    let path = input_file::find(context.environment(), inputs.text("image")?)
+        .map_err(|error| wrong(error.to_string()))?;
+    load(&path).map_err(|error| wrong(error.to_string()))
+}

@@ -1,0 +1,314 @@
+//! Nodes that load, make and change pictures and masks.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::fs;
+
+use common::{Workplace, fixture, fixtures, numbers};
+use distorch_workflow::nodes;
+use distorch_workflow::picture::{Mask, Pictures};
+use distorch_workflow::value::Value;
+use serde_json::{Value as Json, json};
+
+fn load(name: &str) -> Json {
+    json!({"1": {"class_type": "LoadImage", "inputs": {"image": name}}})
+}
+
+fn pictures(value: &Value) -> Pictures {
+    let Value::Image(pictures) = value else { panic!("{value:?} are no pictures") };
+    pictures.clone()
+}
+
+fn mask(value: &Value) -> Mask {
+    let Value::Mask(mask) = value else { panic!("{value:?} is no mask") };
+    mask.clone()
+}
+
+/// Node 2 of this class, of the picture that node 1 loads.
+fn changed(class: &str, picture: &str, inputs: &Json) -> Json {
+    let mut prompt = load(picture);
+    let mut inputs = inputs.clone();
+    inputs["image"] = json!(["1", 0]);
+    prompt["2"] = json!({"class_type": class, "inputs": inputs});
+    prompt
+}
+
+fn near(values: &[f32], expected: &[f32], tolerance: f32, place: &str) {
+    assert_eq!(values.len(), expected.len(), "{place}");
+    for (index, (a, b)) in values.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= tolerance, "{place} at {index}: {a}, not {b}");
+    }
+}
+
+/// Against PIL (`tools/reference/make_workflow_files.py`). JPEG leaves decoders some freedom; of
+/// 16 bits the fixture has 8.
+#[test]
+fn every_kind_of_picture_is_as_pil_reads_it() {
+    let mut workplace = Workplace::new();
+    let expected = fixture("pictures.json");
+    let expected = expected.as_object().unwrap();
+    assert!(expected.len() > 15);
+    for (name, expected) in expected {
+        workplace.put(&format!("pictures/{name}"));
+        let values = workplace.run(&load(name), "1");
+        let bytes = |json: &Json| numbers(json).iter().map(|n| n / 255.0).collect::<Vec<f32>>();
+        let tolerance = match name.rsplit_once('.').unwrap() {
+            (_, "jpg") => 3.0 / 255.0,
+            ("grey16", _) => 0.51 / 255.0,
+            // A frame over another is rounded in another way.
+            ("frames", "webp") => 1.01 / 255.0,
+            _ => 1e-6,
+        };
+        let loaded = pictures(&values[0]);
+        let shape: [usize; 4] = serde_json::from_value(expected["shape"].clone()).unwrap();
+        assert_eq!(loaded.shape(), shape, "{name}");
+        near(loaded.values(), &bytes(&expected["colours"]), tolerance, name);
+        let mask = mask(&values[1]);
+        match expected.get("transparency") {
+            Some(transparency) => {
+                assert_eq!(mask.shape(), [shape[0], shape[1], shape[2]], "{name}");
+                near(mask.values(), &bytes(transparency), 1e-6, name);
+            }
+            None => {
+                assert_eq!(mask.shape(), [1, 64, 64], "{name}");
+                assert!(mask.values().iter().all(|value| *value == 0.0), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sixteen_bits_are_kept() {
+    let mut workplace = Workplace::new();
+    let file = image::open(fixtures().join("pictures/grey16.png")).unwrap().into_luma16();
+    let name = workplace.put("pictures/grey16.png");
+    let loaded = pictures(&workplace.run(&load(&name), "1")[0]);
+    let expected: Vec<f32> = file.iter().map(|v| f32::from(*v) / 65535.0).collect();
+    near(loaded.channel(1).values(), &expected, 1e-6, "grey16");
+}
+
+#[test]
+fn a_mask_is_one_channel() {
+    let mut workplace = Workplace::new();
+    let expected = fixture("pictures.json");
+    for name in ["rgba.png", "rgb.png", "frames.apng"] {
+        workplace.put(&format!("pictures/{name}"));
+        let expected = &expected[name];
+        let [height, width] = [1, 2].map(|dim| expected["shape"][dim].as_u64().unwrap() as usize);
+        let colours = numbers(&expected["colours"]);
+        for (place, channel) in ["red", "green", "blue", "alpha"].into_iter().enumerate() {
+            let prompt = json!({"1": {"class_type": "LoadImageMask",
+                                      "inputs": {"image": name, "channel": channel}}});
+            let mask = mask(&workplace.run(&prompt, "1")[0]);
+            assert_eq!(mask.shape(), [1, height, width], "{name}");
+            let expected: Vec<f32> = match (channel, expected.get("transparency")) {
+                ("alpha", Some(transparency)) => numbers(transparency),
+                ("alpha", None) => vec![0.0; height * width],
+                _ => colours.iter().skip(place).step_by(3).copied().take(height * width).collect(),
+            };
+            let expected: Vec<f32> = expected.iter().map(|n| n / 255.0).collect();
+            near(mask.values(), &expected, 1e-6, &format!("{name} {channel}"));
+        }
+    }
+}
+
+#[test]
+fn names_are_checked_before_anything_runs() {
+    let mut workplace = Workplace::new();
+    workplace.put("pictures/rgb.png");
+    fs::create_dir(workplace.path("input/sub")).unwrap();
+    fs::copy(workplace.path("input/rgb.png"), workplace.path("input/sub/a.png")).unwrap();
+    fs::copy(workplace.path("input/rgb.png"), workplace.path("output/b.png")).unwrap();
+    fs::copy(workplace.path("input/rgb.png"), workplace.path("secret.png")).unwrap();
+    for name in ["rgb.png", "sub/a.png", "sub\\a.png", "b.png [output]"] {
+        assert_eq!(pictures(&workplace.run(&load(name), "1")[0]).shape(), [1, 3, 5, 3], "{name}");
+    }
+    for (name, problem) in [
+        ("../secret.png", "leads out of the input folder"),
+        ("../secret.png [output]", "leads out of the output folder"),
+        ("rbg.png", "near: `rgb.png`"),
+        ("b.png", "there is no file `b.png` in the input folder"),
+        ("sub", "there is no file"),
+    ] {
+        let error = workplace.fail(&load(name), "1");
+        assert!(error.contains(problem) && error.contains("node 1 (LoadImage)"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_changes_is_read_again() {
+    let mut workplace = Workplace::new();
+    workplace.put("pictures/rgb.png");
+    let first = workplace.try_run(&load("rgb.png"), "1").unwrap();
+    assert_eq!(first.executed, ["1"]);
+    let second = workplace.try_run(&load("rgb.png"), "1").unwrap();
+    assert_eq!((second.executed.len(), second.cached), (0, vec!["1".to_owned()]));
+    fs::copy(fixtures().join("pictures/turned6.jpg"), workplace.path("input/rgb.png")).unwrap();
+    let third = workplace.run(&load("rgb.png"), "1");
+    assert_eq!(pictures(&third[0]).shape(), [1, 24, 16, 3]);
+}
+
+#[test]
+fn broken_files_are_errors() {
+    let mut workplace = Workplace::new();
+    for entry in fs::read_dir(fixtures().join("pictures")).unwrap() {
+        let path = entry.unwrap().path();
+        let whole = fs::read(&path).unwrap();
+        for length in (0..whole.len()).step_by(whole.len().div_ceil(24)) {
+            fs::write(workplace.path("input/x.png"), &whole[..length]).unwrap();
+            if let Err(error) = workplace.try_run(&load("x.png"), "1") {
+                let error = error.to_string();
+                let place = format!("{} of {length}: {error}", path.display());
+                assert!(error.contains("x.png") && !error.contains("internal error"), "{place}");
+            }
+        }
+    }
+    fs::write(workplace.path("input/x.png"), "no picture").unwrap();
+    assert!(workplace.fail(&load("x.png"), "1").contains("is no picture that can be read"));
+    // A bitmap that says it has 60000 by 60000 pixels.
+    let mut huge = fs::read(fixtures().join("pictures/palette.bmp")).unwrap();
+    huge[18..22].copy_from_slice(&60000_u32.to_le_bytes());
+    huge[22..26].copy_from_slice(&60000_u32.to_le_bytes());
+    fs::write(workplace.path("input/x.png"), huge).unwrap();
+    assert!(workplace.fail(&load("x.png"), "1").contains("x.png"));
+}
+
+#[test]
+fn pictures_are_scaled() {
+    let mut workplace = Workplace::new();
+    let name = workplace.put("pictures/turned1.jpg"); // 24×16
+    let mut shape = |class: &str, inputs: Json| {
+        pictures(&workplace.run(&changed(class, &name, &inputs), "2")[0]).shape()
+    };
+    let scale = |method: &str, width: i64, height: i64, crop: &str| json!({"upscale_method": method, "width": width, "height": height, "crop": crop});
+    assert_eq!(shape("ImageScale", scale("lanczos", 10, 20, "center")), [1, 20, 10, 3]);
+    assert_eq!(shape("ImageScale", scale("area", 0, 5, "disabled")), [1, 5, 8, 3]); // 7.5
+    assert_eq!(shape("ImageScale", scale("bicubic", 30, 0, "disabled")), [1, 20, 30, 3]);
+    assert_eq!(shape("ImageScale", scale("bilinear", 0, 0, "disabled")), [1, 16, 24, 3]);
+    let by = |factor: f64| json!({"upscale_method": "nearest-exact", "scale_by": factor});
+    assert_eq!(shape("ImageScaleBy", by(0.28)), [1, 4, 7, 3]); // 4.48, 6.72
+    let error = workplace.fail(&changed("ImageScaleBy", &name, &by(0.01)), "2");
+    assert!(error.contains("`scale_by`") && error.contains("leaves nothing"), "{error}");
+}
+
+/// The middle is cut out before, so that nothing is stretched.
+#[test]
+fn a_batch_has_the_size_of_its_first_picture() {
+    let mut workplace = Workplace::new();
+    let (first, second) = (workplace.put("pictures/rgb.png"), workplace.put("pictures/grey.png"));
+    let prompt = json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": first}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": second}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        "4": {"class_type": "ImageScale", "inputs": {"image": ["2", 0], "width": 5, "height": 3,
+              "upscale_method": "bilinear", "crop": "center"}},
+    });
+    let batch = pictures(&workplace.run(&prompt, "3")[0]);
+    assert_eq!(batch.shape(), [2, 3, 5, 3]);
+    let one = pictures(&workplace.run(&prompt, "1")[0]);
+    let two = pictures(&workplace.run(&prompt, "4")[0]);
+    assert_eq!(batch.values(), [one.values(), two.values()].concat());
+}
+
+#[test]
+fn pictures_are_cut_inverted_and_made() {
+    let mut workplace = Workplace::new();
+    let name = workplace.put("pictures/rgb.png"); // 5×3
+    let whole = pictures(&workplace.run(&load(&name), "1")[0]);
+    let crop = json!({"width": 512, "height": 2, "x": 3, "y": 1});
+    let part = pictures(&workplace.run(&changed("ImageCrop", &name, &crop), "2")[0]);
+    let expected =
+        Pictures::from_fn([1, 2, 2, 3], |picture, y, x, c| whole.at(picture, y + 1, x + 3, c));
+    assert_eq!(part, expected);
+    let beyond = json!({"width": 4, "height": 4, "x": 100, "y": 100});
+    let corner = pictures(&workplace.run(&changed("ImageCrop", &name, &beyond), "2")[0]);
+    assert_eq!(corner.shape(), [1, 1, 1, 3]);
+    assert_eq!(corner.at(0, 0, 0, 2), whole.at(0, 2, 4, 2));
+
+    let inverted = pictures(&workplace.run(&changed("ImageInvert", &name, &json!({})), "2")[0]);
+    assert_eq!(inverted, whole.map(|value| 1.0 - value));
+    let empty = |batch: u64, side: u64| {
+        json!({"1": {"class_type": "EmptyImage", "inputs":
+            {"width": side, "height": 2, "batch_size": batch, "color": 0x0033_66ff}}})
+    };
+    let plain = pictures(&workplace.run(&empty(2, 3), "1")[0]);
+    assert_eq!(plain, Pictures::from_fn([2, 2, 3, 3], |_, _, _, c| [0.2, 0.4, 1.0][c]));
+    let mut large = empty(4096, 16384);
+    large["1"]["inputs"]["height"] = json!(16384);
+    assert!(workplace.fail(&large, "1").contains("4096 pictures of 16384×16384"));
+}
+
+#[test]
+fn masks_are_made_inverted_and_turned_to_pictures() {
+    let mut workplace = Workplace::new();
+    let name = workplace.put("pictures/rgba.png");
+    let mut prompt = load(&name);
+    let mut node = |id: &str, class: &str, inputs: Json| {
+        prompt[id] = json!({"class_type": class, "inputs": inputs});
+    };
+    node("2", "ImageToMask", json!({"image": ["1", 0], "channel": "green"}));
+    node("3", "MaskToImage", json!({"mask": ["2", 0]}));
+    node("4", "SolidMask", json!({"value": 0.25, "width": 3, "height": 2}));
+    node("5", "InvertMask", json!({"mask": ["4", 0]}));
+    node("6", "ImageToMask", json!({"image": ["1", 0], "channel": "alpha"}));
+    let whole = pictures(&workplace.run(&prompt, "1")[0]);
+    let green = mask(&workplace.run(&prompt, "2")[0]);
+    assert_eq!(green, whole.channel(1));
+    let grey = pictures(&workplace.run(&prompt, "3")[0]);
+    assert_eq!(grey.shape(), whole.shape());
+    assert_eq!((grey.channel(0), grey.channel(2)), (green.clone(), green));
+    let solid = mask(&workplace.run(&prompt, "5")[0]);
+    assert_eq!(solid, Mask::from_fn([1, 2, 3], |_, _, _| 0.75));
+    assert!(workplace.fail(&prompt, "6").contains("none of `alpha`"));
+}
+
+/// Against distances computed with NumPy (`tools/reference/make_workflow_files.py`).
+#[test]
+fn outpainting_fades_into_the_picture() {
+    let mut workplace = Workplace::new();
+    for case in fixture("inpaint.json")["outpaint"].as_array().unwrap() {
+        let side = |place: usize| case["border"][place].as_u64().unwrap();
+        let (height, width) = (case["height"].as_u64().unwrap(), case["width"].as_u64().unwrap());
+        let prompt = json!({
+            "1": {"class_type": "EmptyImage", "inputs":
+                  {"width": width, "height": height, "batch_size": 2, "color": 0x00ff_0000}},
+            "2": {"class_type": "ImagePadForOutpaint", "inputs":
+                  {"image": ["1", 0], "left": side(0), "top": side(1), "right": side(2),
+                   "bottom": side(3), "feathering": case["feathering"]}},
+        });
+        let values = workplace.run(&prompt, "2");
+        let (padded, mask) = (pictures(&values[0]), mask(&values[1]));
+        let (rows, columns) = (height + side(1) + side(3), width + side(0) + side(2));
+        assert_eq!(padded.shape(), [2, rows as usize, columns as usize, 3]);
+        assert_eq!(mask.shape(), [1, rows as usize, columns as usize]);
+        near(mask.values(), &numbers(&case["mask"]), 1e-6, &case["border"].to_string());
+        let inside = |y: u64, x: u64| {
+            (side(1)..side(1) + height).contains(&y) && (side(0)..side(0) + width).contains(&x)
+        };
+        for (y, x) in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
+            let expected = if inside(y, x) { [1.0, 0.0, 0.0] } else { [0.5; 3] };
+            let pixel = [0, 1, 2].map(|c| padded.at(1, y as usize, x as usize, c));
+            assert_eq!(pixel, expected, "{y} {x}");
+        }
+    }
+}
+
+#[test]
+fn clients_are_told_of_the_files_and_that_they_may_upload() {
+    let workplace = Workplace::new();
+    for name in ["pictures/rgb.png", "pictures/frames.gif", "latents/new.latent"] {
+        workplace.put(name);
+    }
+    fs::create_dir(workplace.path("input/folder.png")).unwrap();
+    let info = |class: &str| {
+        let node = nodes::find(class).unwrap();
+        nodes::describe::describe(node, workplace.environment())["input"]["required"].clone()
+    };
+    let image = &info("LoadImage")["image"];
+    assert_eq!(image[0], json!(["frames.gif", "rgb.png"]));
+    assert_eq!(image[1]["image_upload"], json!(true));
+    let latent = &info("LoadLatent")["latent"];
+    assert_eq!(latent[0], json!(["new.latent"]));
+    assert!(latent[1].get("image_upload").is_none());
+}
