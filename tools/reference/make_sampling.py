@@ -5,6 +5,7 @@
 
 - noise.json: torch.randn on the CPU, torchsde's Brownian tree.
 - schedules.json: k-diffusion, diffusers and SciPy; formulas in float64 where no library has them.
+- model_sampling.json: diffusers' LCM scheduler; k-diffusion's schedules between sigmas of one's choice.
 - guidance.json: PyTorch's interpolation of masks; diffusers' rescaled guidance.
 - samplers.json: 20 steps of k-diffusion's samplers and diffusers' UniPC, and of published formulas in
   float64 where no library has the sampler, all of one analytic denoiser.
@@ -392,6 +393,44 @@ def samplers():
     return {"seed": seed, "shape": SHAPE, "data_std": DATA_STD, "cases": cases}
 
 
+def model_sampling():
+    """The 50 levels of latent consistency models, their boundary scalings, and free schedules."""
+    from diffusers import LCMScheduler
+    from k_diffusion import sampling
+
+    scheduler = LCMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", original_inference_steps=50
+    )
+    scheduler.set_timesteps(50)
+    timesteps = scheduler.timesteps.flip(0)
+    bar = scheduler.alphas_cumprod.double()
+    scalings = [scheduler.get_scalings_for_boundary_condition_discrete(t.item()) for t in timesteps]
+    turbo = torch.arange(9, -1, -1) * 100 + 99
+    sigma = lambda t: (((1 - bar[t]) / bar[t]) ** 0.5).tolist()
+    between = [
+        ("karras", sampling.get_sigmas_karras, [7, 12.5, 0.05, 5.0]),
+        ("exponential", sampling.get_sigmas_exponential, [7, 12.5, 0.05]),
+        ("polyexponential", sampling.get_sigmas_polyexponential, [7, 12.5, 0.05, 1.7]),
+        ("vp", sampling.get_sigmas_vp, [6, 19.9, 0.1, 1e-3]),
+    ]
+    lists = []
+    for name, schedule, given in between:
+        steps, *rest = given
+        if name != "vp":
+            rest[0], rest[1] = rest[1], rest[0]  # k-diffusion takes the smallest sigma first
+        lists.append({"name": name, "given": given, "sigmas": schedule(steps, *rest).tolist()})
+    return {
+        "lcm": {
+            "timesteps": timesteps.tolist(),
+            "sigmas": sigma(timesteps),
+            "skip": [skip for skip, _ in scalings],
+            "out": [out for _, out in scalings],
+        },
+        "turbo": sigma(turbo),
+        "between": lists,
+    }
+
+
 def guidance():
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
@@ -442,4 +481,5 @@ if __name__ == "__main__":
     write("noise.json", {"torch": torch.__version__, "randn": torch_randn(), "brownian": brownian()})
     write("schedules.json", schedules())
     write("samplers.json", samplers())
+    write("model_sampling.json", model_sampling())
     write("guidance.json", guidance())

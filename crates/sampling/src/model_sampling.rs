@@ -15,6 +15,12 @@ pub enum Prediction {
     V,
     /// The clean latent.
     X0,
+    /// The clean latent, of a model that is given the noisy one as it is: one from picture to
+    /// picture, which knows no noise.
+    ImageToImage,
+    /// The noise, of a latent consistency model (Luo and others 2023): what `Eps` means is mixed
+    /// with the noisy latent so that nothing changes at timestep 0.
+    Lcm,
     /// Rectified flow, where `x = (1 - sigma)·latent + sigma·noise`: `denoised = x - sigma·output`.
     Flow,
 }
@@ -22,8 +28,9 @@ pub enum Prediction {
 /// How timesteps and sigmas follow from each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Clock {
-    /// The timestep is the place in the table; between two, the logarithm of sigma is linear.
-    Table,
+    /// The table has every `stride`-th timestep, the last of each stride; between two, the
+    /// logarithm of sigma is linear.
+    Table { stride: usize },
     /// `sigma = shift·t / (1 + (shift - 1)·t)` at `t = timestep / multiplier` (SD3).
     Shift { shift: f64, multiplier: f64 },
     /// `sigma = e^mu / (e^mu + 1/t - 1)`, where `t` is the timestep (Flux).
@@ -63,7 +70,7 @@ impl ModelSampling {
 
     /// A table of rising sigmas above 0, one for each timestep. An empty table is one of sigma 1.
     pub fn from_sigmas(prediction: Prediction, sigmas: Vec<f64>) -> Self {
-        Self::new(prediction, Clock::Table, sigmas)
+        Self::new(prediction, Clock::Table { stride: 1 }, sigmas)
     }
 
     /// Rectified flow with SD3's shift: 1000 levels, timesteps from 0 to `multiplier` (1000 for SD3).
@@ -107,6 +114,18 @@ impl ModelSampling {
         Self::new(self.prediction, self.clock, sigmas.collect())
     }
 
+    /// The table thinned to `count` levels at an even stride that ends with the last, as models
+    /// distilled from this one know it: 50 for latent consistency models. Timesteps stay as they
+    /// were. Flows have no table to be thinned.
+    pub fn distilled(&self, count: usize) -> Self {
+        let Clock::Table { stride } = self.clock else { return self.clone() };
+        let thin = (self.sigmas.len() / count.max(1)).max(1);
+        let mut sigmas: Vec<f64> =
+            self.sigmas.iter().rev().step_by(thin).take(count.max(1)).copied().collect();
+        sigmas.reverse();
+        Self::new(self.prediction, Clock::Table { stride: stride * thin }, sigmas)
+    }
+
     /// What the model's output is.
     pub fn prediction(&self) -> Prediction {
         self.prediction
@@ -132,18 +151,19 @@ impl ModelSampling {
         if let Some(sigma) = self.clock.sigma(timestep) {
             return sigma;
         }
-        let (low, weight) = self.place(timestep);
+        let Clock::Table { stride } = self.clock else { return 0.0 };
+        let (low, weight) = self.place((timestep - (stride - 1) as f64) / stride as f64);
         let at = |place: usize| self.log_sigmas.get(place).copied().unwrap_or(0.0);
         let high = (low + 1).min(self.log_sigmas.len() - 1);
         ((1.0 - weight) * at(low) + weight * at(high)).exp()
     }
 
-    /// A timestep kept inside the table, as a place and the way to the next.
-    fn place(&self, timestep: f64) -> (usize, f64) {
+    /// A fractional place kept inside the table, as a place and the way to the next.
+    fn place(&self, place: f64) -> (usize, f64) {
         let last = (self.sigmas.len() - 1) as f64;
         // `max` first, so that a NaN becomes the first place.
-        let timestep = timestep.max(0.0).min(last);
-        (timestep as usize, timestep.fract())
+        let place = place.max(0.0).min(last);
+        (place as usize, place.fract())
     }
 
     /// The timestep that the model is told for a sigma: the place of the nearest logarithm in the
@@ -152,17 +172,18 @@ impl ModelSampling {
         match self.clock {
             Clock::Shift { multiplier, .. } => sigma * multiplier,
             Clock::Exponential { .. } => sigma,
-            Clock::Table => {
+            Clock::Table { stride } => {
                 let log = sigma.ln();
                 let above = self.log_sigmas.partition_point(|entry| *entry < log);
                 let distance =
                     |place: usize| self.log_sigmas.get(place).map(|entry| (log - entry).abs());
                 let below = above.saturating_sub(1);
-                match (distance(below), distance(above)) {
-                    (Some(low), Some(high)) if high < low => above as f64,
-                    (Some(_), _) => below as f64,
-                    _ => above as f64,
-                }
+                let nearest = match (distance(below), distance(above)) {
+                    (Some(low), Some(high)) if high < low => above,
+                    (Some(_), _) => below,
+                    _ => above,
+                };
+                (nearest * stride + stride - 1) as f64
             }
         }
     }
@@ -170,18 +191,17 @@ impl ModelSampling {
     /// The timestep between two places of the table, in the logarithm of sigma, as k-diffusion's
     /// wrappers give it when they do not quantize.
     pub fn fractional_timestep(&self, sigma: f64) -> f64 {
-        if self.clock != Clock::Table {
-            return self.timestep(sigma);
-        }
+        let Clock::Table { stride } = self.clock else { return self.timestep(sigma) };
+        let timestep = |place: f64| place * stride as f64 + (stride - 1) as f64;
         let log = sigma.ln();
         let above = self.log_sigmas.partition_point(|entry| *entry <= log);
         let (Some(low), Some(high)) = (
             above.checked_sub(1).and_then(|low| self.log_sigmas.get(low)),
             self.log_sigmas.get(above),
         ) else {
-            return above.saturating_sub(1) as f64;
+            return timestep(above.saturating_sub(1) as f64);
         };
-        (above - 1) as f64 + (log - low) / (high - low)
+        timestep((above - 1) as f64 + (log - low) / (high - low))
     }
 
     /// The sigma at a part of the way from noise to picture: 0 is before the start, 1 after the end.
@@ -193,7 +213,7 @@ impl ModelSampling {
             return 0.0;
         }
         let last = match self.clock {
-            Clock::Table => (self.sigmas.len() - 1) as f64,
+            Clock::Table { stride } => (self.sigmas.len() * stride - 1) as f64,
             Clock::Shift { multiplier, .. } => multiplier,
             Clock::Exponential { .. } => 1.0,
         };
@@ -203,7 +223,7 @@ impl ModelSampling {
     /// What the model is given for a noisy latent: of unit deviation, but for flows.
     pub fn scale_input(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
         match self.prediction {
-            Prediction::Flow => x,
+            Prediction::Flow | Prediction::ImageToImage => x,
             _ => x * (1.0 / (sigma * sigma + 1.0).sqrt()),
         }
     }
@@ -215,7 +235,11 @@ impl ModelSampling {
         match self.prediction {
             Prediction::Eps | Prediction::Flow => x - output * sigma,
             Prediction::V => x * (1.0 / variance) - output * (sigma / variance.sqrt()),
-            Prediction::X0 => output,
+            Prediction::X0 | Prediction::ImageToImage => output,
+            Prediction::Lcm => {
+                let (skip, out) = consistency_scales(self.timestep(sigma));
+                (x.clone() - output * sigma) * out + x * skip
+            }
         }
     }
 
@@ -259,7 +283,7 @@ impl Clock {
     /// The sigma of a timestep, where a formula gives it.
     fn sigma(self, timestep: f64) -> Option<f64> {
         match self {
-            Self::Table => None,
+            Self::Table { .. } => None,
             Self::Shift { shift, multiplier } => {
                 let t = timestep / multiplier;
                 Some(shift * t / (1.0 + (shift - 1.0) * t))
@@ -268,6 +292,15 @@ impl Clock {
             Self::Exponential { mu } => Some(mu.exp() / (mu.exp() + (1.0 / timestep - 1.0))),
         }
     }
+}
+
+/// What the noisy latent and the guess count for in a consistency model at a timestep: data of
+/// deviation 0.5, and timesteps counted in tenths, as latent consistency models are trained.
+fn consistency_scales(timestep: f64) -> (f64, f64) {
+    const VARIANCE: f64 = 0.25;
+    let scaled = timestep * 10.0;
+    let sum = scaled * scaled + VARIANCE;
+    (VARIANCE / sum, scaled / sum.sqrt())
 }
 
 /// The nearest float32.

@@ -179,7 +179,7 @@ fn linspace(first: f64, last: f64, count: usize) -> impl Iterator<Item = f64> {
 }
 
 fn with_zero(sigmas: impl Iterator<Item = f64>) -> Vec<f64> {
-    sigmas.chain([0.0]).collect()
+    sigmas.chain([0.0]).map(|sigma| f64::from(sigma as f32)).collect()
 }
 
 /// Whether a model's lowest sigma is 0 already.
@@ -203,17 +203,48 @@ fn sgm_uniform(model: &ModelSampling, steps: usize) -> Vec<f64> {
     with_zero(linspace(start, end, steps + 1).take(steps).map(|timestep| model.sigma(timestep)))
 }
 
-/// Evenly spaced in `sigma^(1/7)` (Karras and others 2022, equation 5).
+/// Karras's over all of a model's sigmas.
 fn karras(model: &ModelSampling, steps: usize) -> Vec<f64> {
-    const RHO: f64 = 7.0;
-    let root = |sigma: f64| sigma.powf(1.0 / RHO);
-    let (max, min) = (root(model.sigma_max()), root(model.sigma_min()));
-    with_zero(linspace(0.0, 1.0, steps).map(|ramp| (max + ramp * (min - max)).powf(RHO)))
+    karras_between(steps, model.sigma_max(), model.sigma_min(), 7.0)
 }
 
-/// Evenly spaced in the logarithm of sigma.
+/// Evenly spaced in `sigma^(1/rho)` (Karras and others 2022, equation 5), then 0.
+pub fn karras_between(steps: usize, max: f64, min: f64, rho: f64) -> Vec<f64> {
+    let root = |sigma: f64| sigma.powf(1.0 / rho);
+    let (max, min) = (root(max), root(min));
+    with_zero(linspace(0.0, 1.0, steps).map(|ramp| (max + ramp * (min - max)).powf(rho)))
+}
+
+/// The exponential one over all of a model's sigmas.
 fn exponential(model: &ModelSampling, steps: usize) -> Vec<f64> {
-    with_zero(linspace(model.sigma_max().ln(), model.sigma_min().ln(), steps).map(f64::exp))
+    exponential_between(steps, model.sigma_max(), model.sigma_min())
+}
+
+/// Evenly spaced in the logarithm of sigma, then 0. Both sigmas are above 0.
+pub fn exponential_between(steps: usize, max: f64, min: f64) -> Vec<f64> {
+    with_zero(linspace(max.ln(), min.ln(), steps).map(f64::exp))
+}
+
+/// Logarithms that fall with the power `rho` of what is left of the way, then 0. Both sigmas are
+/// above 0.
+pub fn polyexponential_between(steps: usize, max: f64, min: f64, rho: f64) -> Vec<f64> {
+    let sigma = |left: f64| (left.powf(rho) * (max.ln() - min.ln()) + min.ln()).exp();
+    with_zero(linspace(1.0, 0.0, steps).map(sigma))
+}
+
+/// Evenly spaced times, from 1 down to `first`, of the continuous process that keeps the variance
+/// (Song and others 2021): its rate of noise is `rate + growth·time`. Then 0.
+pub fn variance_preserving(steps: usize, growth: f64, rate: f64, first: f64) -> Vec<f64> {
+    let sigma = |time: f64| (growth * time * time / 2.0 + rate * time).exp_m1().sqrt();
+    with_zero(linspace(1.0, first, steps).map(sigma))
+}
+
+/// Steps from the ten timesteps that turbo models are distilled to (99, 199, …, 999), falling, then
+/// 0. `denoise` is the part of the ten that is left to be run.
+pub fn turbo(model: &ModelSampling, steps: usize, denoise: f64) -> Vec<f64> {
+    let left = (10.0 * denoise.clamp(0.0, 1.0)) as usize;
+    let timesteps = (1..=10).rev().skip(10 - left).take(steps);
+    with_zero(timesteps.map(|tenth| model.sigma(f64::from(tenth * 100 - 1))))
 }
 
 /// Entries of the table at even strides from its end, rounded down.
