@@ -14,7 +14,7 @@ use crate::clip::{ClipRequest, ClipTextEncoder, ClipToken};
 use crate::prompt::chunk::{self, WeightedToken};
 use crate::prompt::embedding::{EmbeddingProblem, Embeddings};
 use crate::prompt::tokenizer::END;
-use crate::prompt::{self, PromptError, TokenLayout};
+use crate::prompt::{self, PromptError, PromptTokens, TokenLayout};
 use crate::unet::timestep_embedding;
 
 /// Texts that are encoded at once.
@@ -160,15 +160,55 @@ impl PromptEncoder {
         embeddings: &Embeddings,
         clip_skip: Option<usize>,
     ) -> Result<EncodedPrompt, ConditioningError> {
+        let tokens = self.read(|_| prompt, embeddings)?;
+        self.encode_tokens(tokens, clip_skip)
+    }
+
+    /// Encodes a prompt for each text encoder, which `prompt` gives by the encoder's name. Where
+    /// one has fewer chunks, empty ones follow.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_each<'t>(
+        &self,
+        prompt: impl Fn(&str) -> &'t str,
+        embeddings: &Embeddings,
+        clip_skip: Option<usize>,
+    ) -> Result<EncodedPrompt, ConditioningError> {
+        let mut tokens = self.read(prompt, embeddings)?;
+        let most = tokens.iter().map(|tokens| tokens.chunks.len()).max().unwrap_or(0);
+        for ((usage, encoder), tokens) in self.encoders.iter().zip(&mut tokens) {
+            let empty = chunk::chunks([], encoder.config().max_positions, usage.pad).concat();
+            tokens.chunks.resize(most, empty);
+        }
+        self.encode_tokens(tokens, clip_skip)
+    }
+
+    /// Reads a prompt for each text encoder.
+    fn read<'t>(
+        &self,
+        prompt: impl Fn(&str) -> &'t str,
+        embeddings: &Embeddings,
+    ) -> Result<Vec<PromptTokens>, PromptError> {
+        let read = |(usage, encoder): &(EncoderUse, ClipTextEncoder)| {
+            prompt::read(prompt(usage.name), layout(usage, encoder), embeddings)
+        };
+        self.encoders.iter().map(read).collect()
+    }
+
+    /// Encodes the tokens for each text encoder.
+    fn encode_tokens(
+        &self,
+        tokens: Vec<PromptTokens>,
+        clip_skip: Option<usize>,
+    ) -> Result<EncodedPrompt, ConditioningError> {
         if clip_skip == Some(0) {
             return Err(ConditioningError::ClipSkip);
         }
         let mut contexts = Vec::new();
         let mut pooled = None;
         let mut warnings: Vec<EmbeddingProblem> = Vec::new();
-        for (usage, encoder) in &self.encoders {
-            let layout = layout(usage, encoder);
-            let tokens = prompt::read(prompt, layout, embeddings)?;
+        for ((usage, encoder), tokens) in self.encoders.iter().zip(tokens) {
             let request = request(usage, encoder, clip_skip);
             let (context, summary) = encode_chunks(encoder, &tokens.chunks, request, usage.pad)?;
             contexts.push(context);

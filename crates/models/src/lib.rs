@@ -12,6 +12,7 @@ pub mod attention;
 pub mod clip;
 pub mod conditioning;
 pub mod estimate;
+pub mod freeu;
 pub mod layers;
 pub mod prompt;
 pub mod unet;

@@ -8,6 +8,7 @@ use distorch_runtime::{DType, Scope, Tensor, kernels};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
+use crate::freeu::FreeU;
 use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 
 /// Groups of every group normalisation.
@@ -26,6 +27,7 @@ pub struct Unet {
     output: Vec<Block>,
     out_norm: GroupNorm,
     out_conv: Conv2d,
+    freeu: Vec<FreeU>,
 }
 
 impl Unet {
@@ -48,7 +50,14 @@ impl Unet {
             out_norm: GroupNorm::load(scope, "out.0", GROUPS, 1e-5)?,
             out_conv: Conv2d::load(scope, "out.2", 1, 1)?,
             config: config.clone(),
+            freeu: Vec::new(),
         })
+    }
+
+    /// The same weights with FreeU where skip connections join, one after the other.
+    #[must_use]
+    pub fn with_freeu(self, freeu: Vec<FreeU>) -> Self {
+        Self { freeu, ..self }
     }
 
     /// One evaluation.
@@ -88,7 +97,10 @@ impl Unet {
         }
         h = self.middle.forward(h, &emb, &context, None)?;
         for block in &self.output {
-            if let Some(skip) = skips.pop() {
+            if let Some(mut skip) = skips.pop() {
+                for freeu in &self.freeu {
+                    (h, skip) = freeu.join(h, skip, self.config.model_channels);
+                }
                 h = Tensor::cat(vec![h, skip], 1);
             }
             let size = skips.last().map(|skip| [skip.dims()[2], skip.dims()[3]]);
