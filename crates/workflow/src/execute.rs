@@ -262,10 +262,11 @@ impl Executor {
             });
         }
         observer.event(Event::Node { node: &id, class: class.class });
-        let inputs = self.inputs(node, class, run);
         let environment = &self.environment;
         let mut context = Context { environment, prompt, node: &id, observer, ui: None };
-        let result = catch_unwind(AssertUnwindSafe(|| (class.run)(&mut context, &inputs)));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            (class.run)(&mut context, &self.inputs(node, class, run)?)
+        }));
         let ui = context.ui.take();
         environment.models.rest();
         match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
@@ -282,13 +283,15 @@ impl Executor {
         }
     }
 
-    fn inputs(&self, node: &PromptNode, class: &Node, run: &Run) -> Inputs {
+    fn inputs(&self, node: &PromptNode, class: &Node, run: &Run) -> Result<Inputs, NodeError> {
         let mut inputs: Vec<(String, Value)> = Vec::new();
         for input in class.inputs {
             if let Some(Given::Link { node, slot }) = node.inputs.get(input.name)
                 && let Some(entry) = run.results.get(node)
                 && let Some(value) = entry.values.get(*slot)
             {
+                validate::linked(input, value)
+                    .map_err(|problem| NodeError::input(input.name, problem.message))?;
                 inputs.push((input.name.to_owned(), value.clone()));
             }
         }
@@ -298,7 +301,7 @@ impl Executor {
                 inputs.push((input.name.to_owned(), value.clone()));
             }
         }
-        inputs.into_iter().collect()
+        Ok(inputs.into_iter().collect())
     }
 }
 

@@ -130,7 +130,7 @@ pub enum Kind {
         max: f64,
         /// What a widget steps by. No rule.
         step: f64,
-        /// What a widget rounds to, where it does.
+        /// What a widget rounds to, where that is not its step; 0 is not at all.
         round: Option<f64>,
     },
     /// Text.
@@ -293,6 +293,22 @@ impl Input {
         match self.kind {
             Kind::Float { default, min, max, step, .. } => {
                 Self { kind: Kind::Float { default, min, max, step, round: Some(round) }, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The same number, which a widget does not round.
+    pub const fn unrounded(self) -> Self {
+        self.round(0.0)
+    }
+
+    /// The same whole number, which a client offers to change after each run.
+    pub const fn control_after_generate(self) -> Self {
+        match self.kind {
+            Kind::Int { default, min, max, step, .. } => {
+                let control_after_generate = true;
+                Self { kind: Kind::Int { default, min, max, step, control_after_generate }, ..self }
             }
             _ => self,
         }

@@ -159,8 +159,13 @@ pub fn check<'a>(
     (good, errors)
 }
 
+/// Classes that say something to people only. They are left out of what runs.
+const NOTES: &[&str] = &["Note", "MarkdownNote"];
+
 fn known_classes(prompt: &Prompt) -> Result<(), Invalid> {
-    let mut unknown = prompt.nodes.iter().filter(|(_, node)| nodes::find(&node.class).is_none());
+    let mut unknown = prompt.nodes.iter().filter(|(_, node)| {
+        nodes::find(&node.class).is_none() && !NOTES.contains(&node.class.as_str())
+    });
     let Some((id, node)) = unknown.next() else { return Ok(()) };
     let all: Vec<_> = std::iter::once((id, node)).chain(unknown).collect();
     let details = join(all.iter().map(|(id, node)| {
@@ -307,7 +312,10 @@ fn check_link(
     let Some(node) = prompt.nodes.get(from) else {
         return Err(bad(format!("{}: there is no node {from}", input.name)));
     };
-    let Some(class) = nodes::find(&node.class) else { return Ok(()) };
+    let Some(class) = nodes::find(&node.class) else {
+        let class = &node.class;
+        return Err(bad(format!("{}: node {from} ({class}) has no outputs here", input.name)));
+    };
     let Some(output) = class.outputs.get(slot) else {
         let count = class.outputs.len();
         let details = format!(
@@ -376,6 +384,20 @@ pub(crate) fn literal(
                 format!("{name}: {} is no link to a node that gives {kind}", describe(value));
             Err(Problem::new("bad_linked_input", "A link is needed here", details))
         }
+    }
+}
+
+/// Whether a number that another node gives is one that the input takes. Known only when that node
+/// has run.
+pub(crate) fn linked(input: &Input, value: &Value) -> Result<(), Problem> {
+    match (input.kind, value) {
+        (Kind::Int { min, max, .. }, Value::Int(number)) => {
+            in_range(input.name, number, &min, &max)
+        }
+        (Kind::Float { min, max, .. }, Value::Float(number)) => {
+            in_range(input.name, number, &min, &max)
+        }
+        _ => Ok(()),
     }
 }
 

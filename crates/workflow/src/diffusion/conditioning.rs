@@ -47,7 +47,7 @@ pub struct Cond {
     /// The aesthetic score that the SDXL refiner is told; else that of its half.
     pub aesthetic_score: Option<f64>,
     /// The part of the picture that it counts for; else all.
-    pub area: Option<Area>,
+    pub area: Option<Place>,
     /// How much it counts beside others.
     pub strength: f64,
     /// Where it counts.
@@ -58,6 +58,40 @@ pub struct Cond {
     pub end: f64,
     /// What an inpainting model is told of the picture that it fills in.
     pub inpaint: Option<InpaintPicture>,
+}
+
+/// A part of a picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Place {
+    /// A rectangle in the latent's pixels.
+    Pixels(Area),
+    /// A rectangle in parts of the latent's sides, from 0 to 1.
+    Parts {
+        /// Rows.
+        height: f64,
+        /// Columns.
+        width: f64,
+        /// The first row.
+        y: f64,
+        /// The first column.
+        x: f64,
+    },
+}
+
+impl Place {
+    /// The rectangle in a latent of so many pixels. It may reach beyond.
+    pub fn area(self, rows: usize, columns: usize) -> Area {
+        let of = |part: f64, side: usize| (part * side as f64).round_ties_even() as usize;
+        match self {
+            Place::Pixels(area) => area,
+            Place::Parts { height, width, y, x } => Area {
+                height: of(height, rows).max(1),
+                width: of(width, columns).max(1),
+                y: of(y, rows),
+                x: of(x, columns),
+            },
+        }
+    }
 }
 
 /// A rectangle of a latent.
@@ -91,6 +125,21 @@ pub struct InpaintPicture {
     pub latent: Latent,
     /// 1 where it is to be filled in.
     pub mask: Mask,
+}
+
+impl Area {
+    /// Pixels.
+    pub fn pixels(self) -> usize {
+        self.height * self.width
+    }
+
+    /// Whether it lies within another.
+    pub fn is_inside(self, other: Area) -> bool {
+        self.y >= other.y
+            && self.x >= other.x
+            && self.y + self.height <= other.y + other.height
+            && self.x + self.width <= other.x + other.width
+    }
 }
 
 impl Cond {

@@ -38,6 +38,7 @@ pub struct Denoise<'a> {
 }
 
 /// One conditioning, ready for the model.
+#[derive(Clone)]
 struct Told {
     half: usize,
     /// `[1, tokens, width]`.
@@ -90,6 +91,9 @@ impl<'a> Denoise<'a> {
             for cond in conditioning.map_or(&[][..], Conditioning::conds) {
                 told.push(Told::new(half, cond, setting)?);
             }
+        }
+        if negative.is_some() {
+            oppose(&mut told);
         }
         Ok(Self {
             unet,
@@ -249,6 +253,52 @@ impl Told {
             && repeats <= MOST_REPEATS
             && self.y.is_some() == other.y.is_some()
             && self.extra.is_some() == other.extra.is_some()
+    }
+}
+
+/// Gives each conditioning of a rectangle an opposite of the same rectangle, where the other half
+/// has none: what counts for the smallest rectangle around it, or for the whole, is said there too,
+/// so that both guesses are made of equal cuts. As ComfyUI does.
+fn oppose(told: &mut Vec<Told>) {
+    for half in [POSITIVE, NEGATIVE] {
+        let mut place = 0;
+        while let Some(one) = told.get(place) {
+            place += 1;
+            if one.half != half || !one.region.named {
+                continue;
+            }
+            let Some(other) =
+                told.iter().filter(|other| other.half != half).fold(None, nearer(one))
+            else {
+                continue;
+            };
+            if other.region.named && other.region.area == one.region.area {
+                continue;
+            }
+            let opposite = Told {
+                region: one.region.clone(),
+                first: one.first,
+                last: one.last,
+                ..other.clone()
+            };
+            told.push(opposite);
+        }
+    }
+}
+
+/// Of two conditionings, the one that the rectangle of `one` lies in more closely.
+fn nearer<'t>(one: &Told) -> impl FnMut(Option<&'t Told>, &'t Told) -> Option<&'t Told> {
+    let area = one.region.area;
+    move |best, other| match (best, other.region.named) {
+        (None, false) => Some(other),
+        (_, false) => best,
+        (_, true) if !area.is_inside(other.region.area) => best,
+        (Some(best), true)
+            if best.region.named && best.region.area.pixels() <= other.region.area.pixels() =>
+        {
+            Some(best)
+        }
+        (_, true) => Some(other),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Region {
     pub weight: Tensor<4>,
     /// Whether it is the whole latent with equal weights.
     pub everything: bool,
+    /// Whether the conditioning named a rectangle, be it the whole.
+    pub named: bool,
 }
 
 impl Region {
@@ -35,7 +37,7 @@ impl Region {
         };
         let area = match (&cond.mask, cond.area) {
             (Some(mask), _) if mask.to_bounds => bounds(&mask.mask, whole),
-            (_, Some(area)) => clip(area, whole),
+            (_, Some(place)) => clip(place.area(rows, columns), whole),
             _ => whole,
         };
         let weight = match (mask, &cond.mask) {
@@ -50,7 +52,8 @@ impl Region {
                 ) * cond.strength
             }
         };
-        Ok(Self { area, weight, everything: area == whole && cond.mask.is_none() })
+        let named = cond.area.is_some() || cond.mask.as_ref().is_some_and(|mask| mask.to_bounds);
+        Ok(Self { area, weight, everything: area == whole && cond.mask.is_none(), named })
     }
 
     /// The rectangle cut out of a latent.

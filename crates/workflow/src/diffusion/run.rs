@@ -54,7 +54,7 @@ pub fn sample(
         );
         return Err(NodeError::input("latent_image", problem));
     }
-    let unet = model.unet(context)?;
+    let unet = model.unet(context)?.with_freeu(model.options().freeu.clone());
     let (device, scale) = (model.device(), model.latent_scale());
     let start = latent.samples.clone().to_device(&device) * scale;
     let setting = Setting {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Family;
-use distorch_models::conditioning::PromptEncoder;
+use distorch_models::conditioning::{ConditioningError, EncodedPrompt, PromptEncoder};
 use distorch_models::prompt::embedding::Embeddings;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::cpu;
@@ -59,23 +59,38 @@ impl Clip {
     /// # Errors
     /// When the weights cannot be had, or the prompt cannot be encoded.
     pub fn encode(&self, context: &Context<'_>, text: &str) -> Result<Cond, NodeError> {
-        let embeddings =
-            Embeddings::from_folders(&context.environment().folders).map_err(NodeError::failed)?;
-        self.encode_with(context, text, &embeddings)
+        self.encode_with(context, |encoder, embeddings| {
+            encoder.encode(text, embeddings, self.clip_skip)
+        })
+    }
+
+    /// Encodes a prompt for each text encoder, which `text` gives by the encoder's name: `clip_l`
+    /// and `clip_g` for SDXL. Where one is shorter, empty prompts follow.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_each<'t>(
+        &self,
+        context: &Context<'_>,
+        text: impl Fn(&str) -> &'t str,
+    ) -> Result<Cond, NodeError> {
+        self.encode_with(context, |encoder, embeddings| {
+            encoder.encode_each(text, embeddings, self.clip_skip)
+        })
     }
 
     fn encode_with(
         &self,
         context: &Context<'_>,
-        text: &str,
-        embeddings: &Embeddings,
+        encode: impl FnOnce(&PromptEncoder, &Embeddings) -> Result<EncodedPrompt, ConditioningError>,
     ) -> Result<Cond, NodeError> {
+        let embeddings =
+            Embeddings::from_folders(&context.environment().folders).map_err(NodeError::failed)?;
         let scope = context.load(&self.part, &self.loras)?;
         let encoders = &self.part.file().model.text_encoders;
         let encoder =
             PromptEncoder::load(self.family, encoders, &scope).map_err(NodeError::failed)?;
-        let encoded =
-            encoder.encode(text, embeddings, self.clip_skip).map_err(NodeError::failed)?;
+        let encoded = encode(&encoder, &embeddings).map_err(NodeError::failed)?;
         for warning in &encoded.warnings {
             context.warn(&warning.to_string());
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::{DiffusionConfig, Prediction as Stored};
 use distorch_checkpoint::family::{DiffusionModel, Family};
+use distorch_models::freeu::FreeU;
 use distorch_models::unet::Unet;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::{DType, Device};
@@ -31,6 +32,8 @@ pub struct ModelOptions {
     pub sampling: Option<ModelSampling>,
     /// The part of the guided guess whose deviation is brought back.
     pub rescale_cfg: Option<f64>,
+    /// What is done where skip connections join, one after the other.
+    pub freeu: Vec<FreeU>,
 }
 
 impl Model {
@@ -79,9 +82,11 @@ impl Model {
         &self.options
     }
 
-    /// The same weights used in another way.
-    pub fn with_options(&self, options: ModelOptions) -> Self {
-        Self { options, ..self.clone() }
+    /// The same weights used in another way: `change` says how.
+    pub fn with_options(&self, change: impl FnOnce(&mut ModelOptions)) -> Self {
+        let mut model = self.clone();
+        change(&mut model.options);
+        model
     }
 
     /// The same model with one LoRA more.

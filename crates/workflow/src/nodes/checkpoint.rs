@@ -203,7 +203,11 @@ fn whole(inputs: &Inputs, names: [&str; 3]) -> LoaderInputs {
 }
 
 /// Each component whole on its device; without one, on the default device.
-fn resident(unet: Option<String>, clip: Option<String>, vae: Option<String>) -> LoaderInputs {
+pub(super) fn resident(
+    unet: Option<String>,
+    clip: Option<String>,
+    vae: Option<String>,
+) -> LoaderInputs {
     LoaderInputs {
         unet_compute_device: unet,
         unet_virtual_vram_gb: "0".to_owned(),
@@ -225,6 +229,19 @@ fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
     super::file_state(environment, ModelKind::Checkpoints, name)
 }
 
+/// What a loader node loads from.
+pub(super) struct File {
+    /// The input that names it.
+    pub(super) input: &'static str,
+    /// The folder that it is in.
+    pub(super) folder: ModelKind,
+    /// The components that are wanted.
+    pub(super) components: &'static [ComponentKind],
+}
+
+const CHECKPOINT: File =
+    File { input: "ckpt_name", folder: ModelKind::Checkpoints, components: ALL };
+
 /// `ejects` is whether other models leave where `eject_models` is not given.
 fn load(
     context: &mut Context<'_>,
@@ -232,25 +249,37 @@ fn load(
     loader: LoaderInputs,
     ejects: bool,
 ) -> Result<Vec<Value>, NodeError> {
+    let parts = place(context, inputs, &CHECKPOINT, loader, ejects)?;
+    outputs(&parts)
+}
+
+/// Plans a file's components and tells how.
+pub(super) fn place(
+    context: &Context<'_>,
+    inputs: &Inputs,
+    file: &File,
+    loader: LoaderInputs,
+    ejects: bool,
+) -> Result<Parts, NodeError> {
     let environment = context.environment();
     let settings = settings(environment, loader).map_err(NodeError::failed)?;
-    let name = inputs.text("ckpt_name")?;
+    let name = inputs.text(file.input)?;
     let path = environment
         .folders
-        .resolve(ModelKind::Checkpoints, name)
-        .map_err(|error| NodeError::input("ckpt_name", error))?;
+        .resolve(file.folder, name)
+        .map_err(|error| NodeError::input(file.input, error))?;
     let loader = Loader {
         name,
         path: &path,
         settings: &settings,
-        kinds: ALL,
+        kinds: file.components,
         high_precision_loras: inputs.boolean("high_precision_loras").unwrap_or(true),
         eject_models: ejects && inputs.boolean("eject_models").unwrap_or(true),
     };
     let parts = environment.models.place(&loader)?;
     let plans = parts.plans();
     context.tell(Event::Planned { node: context.node(), model: name, plans: &plans });
-    outputs(&parts)
+    Ok(parts)
 }
 
 fn outputs(parts: &Parts) -> Result<Vec<Value>, NodeError> {

@@ -74,7 +74,7 @@ pub fn input_config(input: &Input, environment: &Environment) -> Json {
             set("max", json!(max));
             set("step", json!(step));
             if let Some(round) = round {
-                set("round", json!(round));
+                set("round", if round == 0.0 { json!(false) } else { json!(round) });
             }
             json!("FLOAT")
         }

@@ -3,10 +3,13 @@
 pub mod describe;
 
 mod checkpoint;
+mod conditioning;
+mod conditioning_area;
 mod elsewhere;
 mod image_edit;
 mod image_outpaint;
 mod image_resize;
+mod inpaint;
 mod latent_batch;
 mod latent_composite;
 mod latent_empty;
@@ -14,12 +17,18 @@ mod latent_file;
 mod latent_resize;
 mod latent_transform;
 mod load_image;
+mod lora;
 mod mask;
+mod model_patches;
+mod primitive;
 mod sampling;
+mod sampling_custom;
 mod save_image;
+mod sigmas;
 mod text_encode;
 mod vae;
 mod vae_inpaint;
+mod vae_loader;
 mod vae_tiled;
 
 pub use elsewhere::known_elsewhere;
@@ -41,7 +50,28 @@ pub const NODES: &[&Node] = &[
     &checkpoint::ADVANCED_MULTI_GPU,
     &checkpoint::SIMPLE_MULTI_GPU,
     &checkpoint::SIMPLE,
+    &vae_loader::VAE_LOADER,
+    &vae_loader::VAE_LOADER_MULTI_GPU,
+    &lora::LORA_LOADER,
+    &lora::LORA_LOADER_MODEL_ONLY,
+    &text_encode::CLIP_SET_LAST_LAYER,
     &text_encode::CLIP_TEXT_ENCODE,
+    &text_encode::CLIP_TEXT_ENCODE_SDXL,
+    &text_encode::CLIP_TEXT_ENCODE_SDXL_REFINER,
+    &conditioning::COMBINE,
+    &conditioning::CONCAT,
+    &conditioning::AVERAGE,
+    &conditioning::SET_TIMESTEP_RANGE,
+    &conditioning::ZERO_OUT,
+    &conditioning_area::SET_AREA,
+    &conditioning_area::SET_AREA_PERCENTAGE,
+    &conditioning_area::SET_AREA_STRENGTH,
+    &conditioning_area::SET_MASK,
+    &inpaint::INPAINT_MODEL_CONDITIONING,
+    &model_patches::MODEL_SAMPLING_DISCRETE,
+    &model_patches::RESCALE_CFG,
+    &model_patches::FREE_U,
+    &model_patches::FREE_U_V2,
     &latent_empty::EMPTY_LATENT_IMAGE,
     &latent_resize::LATENT_UPSCALE,
     &latent_resize::LATENT_UPSCALE_BY,
@@ -55,6 +85,23 @@ pub const NODES: &[&Node] = &[
     &latent_file::LOAD_LATENT,
     &sampling::K_SAMPLER,
     &sampling::K_SAMPLER_ADVANCED,
+    &sampling_custom::SAMPLER_CUSTOM,
+    &sampling_custom::SAMPLER_CUSTOM_ADVANCED,
+    &sampling_custom::K_SAMPLER_SELECT,
+    &sampling_custom::RANDOM_NOISE,
+    &sampling_custom::DISABLE_NOISE,
+    &sampling_custom::BASIC_GUIDER,
+    &sampling_custom::CFG_GUIDER,
+    &sigmas::BASIC_SCHEDULER,
+    &sigmas::KARRAS_SCHEDULER,
+    &sigmas::EXPONENTIAL_SCHEDULER,
+    &sigmas::POLYEXPONENTIAL_SCHEDULER,
+    &sigmas::VP_SCHEDULER,
+    &sigmas::SD_TURBO_SCHEDULER,
+    &sigmas::SPLIT_SIGMAS,
+    &sigmas::SPLIT_SIGMAS_DENOISE,
+    &sigmas::FLIP_SIGMAS,
+    &sigmas::SET_FIRST_SIGMA,
     &vae::DECODE,
     &vae::ENCODE,
     &vae_tiled::DECODE_TILED,
@@ -76,6 +123,11 @@ pub const NODES: &[&Node] = &[
     &mask::INVERT_MASK,
     &mask::MASK_TO_IMAGE,
     &mask::IMAGE_TO_MASK,
+    &primitive::INT,
+    &primitive::FLOAT,
+    &primitive::STRING,
+    &primitive::STRING_MULTILINE,
+    &primitive::BOOLEAN,
 ];
 
 /// The node of a class.

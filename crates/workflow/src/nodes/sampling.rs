@@ -15,22 +15,25 @@ use crate::value::{Type, Value};
 
 const OUTPUT: &[Output] = &[Output::new(Type::Latent).tooltip("The denoised latents.")];
 
-const MODEL: Input = Input::link("model", Type::Model).tooltip("The model that denoises.");
+pub(super) const MODEL: Input =
+    Input::link("model", Type::Model).tooltip("The model that denoises.");
 
-const STEPS: Input = Input::int("steps", 20, 1, 10000).tooltip("How many steps: more take longer.");
+pub(super) const STEPS: Input =
+    Input::int("steps", 20, 1, 10000).tooltip("How many steps: more take longer.");
 
-const CFG: Input = Input::float("cfg", 8.0, 0.0, 100.0, 0.1).round(0.01).tooltip(
+pub(super) const CFG: Input = Input::float("cfg", 8.0, 0.0, 100.0, 0.1).round(0.01).tooltip(
     "How closely to follow the prompt. At 1 the negative prompt is not used; high values harm the \
      picture.",
 );
 
-const POSITIVE: Input =
+pub(super) const POSITIVE: Input =
     Input::link("positive", Type::Conditioning).tooltip("What the picture should have.");
 
-const NEGATIVE: Input =
+pub(super) const NEGATIVE: Input =
     Input::link("negative", Type::Conditioning).tooltip("What the picture should not have.");
 
-const LATENT: Input = Input::link("latent_image", Type::Latent).tooltip("The latents to denoise.");
+pub(super) const LATENT: Input =
+    Input::link("latent_image", Type::Latent).tooltip("The latents to denoise.");
 
 pub(super) const SAMPLER: Input = Input::found("sampler_name", samplers)
     .tooltip("The way of sampling: it decides speed, quality and structure.");

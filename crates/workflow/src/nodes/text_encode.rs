@@ -1,8 +1,17 @@
 //! Prompts.
 
-use crate::diffusion::conditioning::Conditioning;
-use crate::signature::{Input, Node, Output};
+use distorch_checkpoint::family::Family;
+use distorch_models::conditioning::PictureSize;
+
+use crate::diffusion::conditioning::{Cond, Conditioning};
+use crate::inputs::{Inputs, NodeError};
+use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
+
+const CLIP: Input = Input::link("clip", Type::Clip).tooltip("The text encoders.");
+
+const OUTPUT: &[Output] =
+    &[Output::new(Type::Conditioning).tooltip("The encoded text, which guides the model.")];
 
 /// A prompt as conditioning.
 pub const CLIP_TEXT_ENCODE: Node = Node {
@@ -10,14 +19,115 @@ pub const CLIP_TEXT_ENCODE: Node = Node {
     title: "CLIP Text Encode (Prompt)",
     category: "conditioning",
     about: "Encodes a prompt with text encoders, as what a diffusion model is to follow.",
+    inputs: &[Input::prompt("text").tooltip("The text to be encoded."), CLIP],
+    outputs: OUTPUT,
+    run: |context, inputs| Ok(output(inputs.clip("clip")?.encode(context, inputs.text("text")?)?)),
+    ..Node::EMPTY
+};
+
+/// Clip skip.
+pub const CLIP_SET_LAST_LAYER: Node = Node {
+    class: "CLIPSetLastLayer",
+    title: "CLIP Set Last Layer",
+    category: "conditioning",
+    about: "Sets the layer of the text encoders that is read: -1 is the last, -2 the one before.",
     inputs: &[
-        Input::prompt("text").tooltip("The text to be encoded."),
-        Input::link("clip", Type::Clip).tooltip("The text encoders."),
+        CLIP,
+        Input::int("stop_at_clip_layer", -1, -24, -1)
+            .tooltip("The layer, counted back from the end."),
     ],
-    outputs: &[Output::new(Type::Conditioning).tooltip("The encoded text, which guides the model.")],
-    run: |context, inputs| {
-        let cond = inputs.clip("clip")?.encode(context, inputs.text("text")?)?;
-        Ok(vec![Value::Conditioning(Conditioning::new(vec![cond]))])
+    outputs: &[Output::new(Type::Clip).tooltip("The text encoders that are read at this layer.")],
+    run: |_, inputs| {
+        let mut clip = inputs.clip("clip")?;
+        let layer = inputs.int("stop_at_clip_layer")?.unsigned_abs();
+        clip.clip_skip = usize::try_from(layer).ok();
+        Ok(vec![Value::Clip(clip)])
     },
     ..Node::EMPTY
 };
+
+const fn size(name: &'static str) -> Input {
+    Input::int(name, 1024, 0, MAX_SIDE)
+}
+
+const fn crop(name: &'static str) -> Input {
+    Input::int(name, 0, 0, MAX_SIDE)
+}
+
+/// A prompt for each of SDXL's text encoders, with the sizes that the model is told.
+pub const CLIP_TEXT_ENCODE_SDXL: Node = Node {
+    class: "CLIPTextEncodeSDXL",
+    title: "CLIPTextEncodeSDXL",
+    category: "advanced/conditioning",
+    about: "Encodes a prompt for each of the two text encoders of SDXL, with the sizes that the \
+            model is told.",
+    inputs: &[
+        CLIP,
+        size("width").tooltip("The width of the original picture, as in training."),
+        size("height").tooltip("The height of the original picture, as in training."),
+        crop("crop_w").tooltip("Columns that were cropped away on the left."),
+        crop("crop_h").tooltip("Rows that were cropped away at the top."),
+        size("target_width").tooltip("The width of the picture that is made."),
+        size("target_height").tooltip("The height of the picture that is made."),
+        Input::prompt("text_g").tooltip("The text for the large encoder, OpenCLIP bigG."),
+        Input::prompt("text_l").tooltip("The text for the small encoder, CLIP-L."),
+    ],
+    outputs: OUTPUT,
+    run: |context, inputs| {
+        let clip = inputs.clip("clip")?;
+        if clip.family() != Family::SdxlBase {
+            let problem = format!(
+                "these text encoders are those of {}, which do not read two prompts: take those of \
+                 an SDXL base checkpoint, or CLIPTextEncode",
+                clip.family(),
+            );
+            return Err(NodeError::input("clip", problem));
+        }
+        let (large, small) = (inputs.text("text_g")?, inputs.text("text_l")?);
+        let cond =
+            clip.encode_each(context, |encoder| if encoder == "clip_g" { large } else { small })?;
+        let number = |name: &str| inputs.count(name).map(|number| number as f64);
+        let size = PictureSize {
+            width: number("width")?,
+            height: number("height")?,
+            crop_x: number("crop_w")?,
+            crop_y: number("crop_h")?,
+            target_width: number("target_width")?,
+            target_height: number("target_height")?,
+        };
+        Ok(output(Cond { size: Some(size), ..cond }))
+    },
+    ..Node::EMPTY
+};
+
+/// A prompt for SDXL's refiner, with the score and the size that the model is told.
+pub const CLIP_TEXT_ENCODE_SDXL_REFINER: Node = Node {
+    class: "CLIPTextEncodeSDXLRefiner",
+    title: "CLIPTextEncodeSDXLRefiner",
+    category: "advanced/conditioning",
+    about: "Encodes a prompt for the SDXL refiner, with the aesthetic score and the size that the \
+            model is told.",
+    inputs: &[
+        Input::float("ascore", 6.0, 0.0, 1000.0, 0.01)
+            .tooltip("How beautiful the picture is to be: 6 for a prompt, 2.5 for a negative one."),
+        size("width").tooltip("The width of the original picture, as in training."),
+        size("height").tooltip("The height of the original picture, as in training."),
+        Input::prompt("text").tooltip("The text to be encoded."),
+        CLIP,
+    ],
+    outputs: OUTPUT,
+    run: |context, inputs| {
+        let cond = inputs.clip("clip")?.encode(context, inputs.text("text")?)?;
+        let (score, size) = (inputs.float("ascore")?, refiner_size(inputs)?);
+        Ok(output(Cond { size: Some(size), aesthetic_score: Some(score), ..cond }))
+    },
+    ..Node::EMPTY
+};
+
+fn refiner_size(inputs: &Inputs) -> Result<PictureSize, NodeError> {
+    Ok(PictureSize::new(inputs.count("width")?, inputs.count("height")?))
+}
+
+fn output(cond: Cond) -> Vec<Value> {
+    vec![Value::Conditioning(Conditioning::new(vec![cond]))]
+}

@@ -1,0 +1,128 @@
+//! The loaders of LoRAs.
+
+use std::sync::Arc;
+
+use distorch_checkpoint::folders::ModelKind;
+use distorch_runtime::lora::LoraFile;
+
+use super::checkpoint::models;
+use crate::environment::Environment;
+use crate::execute::Context;
+use crate::inputs::{Inputs, NodeError};
+use crate::models::ModelFile;
+use crate::signature::{Input, Node, Output};
+use crate::value::{Type, Value};
+
+const MODEL: Input =
+    Input::link("model", Type::Model).tooltip("The diffusion model that the LoRA changes.");
+
+const LORA_NAME: Input = Input::found("lora_name", loras).tooltip("The name of the LoRA.");
+
+const STRENGTH_MODEL: Input = strength("strength_model")
+    .tooltip("How strongly the diffusion model is changed. May be negative.");
+
+const MODEL_OUTPUT: Output = Output::new(Type::Model).tooltip("The diffusion model with the LoRA.");
+
+const fn strength(name: &'static str) -> Input {
+    Input::float(name, 1.0, -100.0, 100.0, 0.01)
+}
+
+fn loras(environment: &Environment) -> Vec<String> {
+    models(environment, ModelKind::Loras)
+}
+
+fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
+    let name = inputs.text("lora_name").unwrap_or_default();
+    super::file_state(environment, ModelKind::Loras, name)
+}
+
+/// A LoRA on a diffusion model and text encoders.
+pub const LORA_LOADER: Node = Node {
+    class: "LoraLoader",
+    title: "Load LoRA",
+    category: "loaders",
+    about: "Changes a diffusion model and its text encoders by a LoRA. Several can follow one \
+            another.",
+    inputs: &[
+        MODEL,
+        Input::link("clip", Type::Clip).tooltip("The text encoders that the LoRA changes."),
+        LORA_NAME,
+        STRENGTH_MODEL,
+        strength("strength_clip")
+            .tooltip("How strongly the text encoders are changed. May be negative."),
+    ],
+    outputs: &[MODEL_OUTPUT, Output::new(Type::Clip).tooltip("The text encoders with the LoRA.")],
+    fingerprint: Some(fingerprint),
+    run: |context, inputs| {
+        let (model, clip) = (inputs.model("model")?, inputs.clip("clip")?);
+        let (strength, strength_clip) =
+            (inputs.float("strength_model")? as f32, inputs.float("strength_clip")? as f32);
+        if strength == 0.0 && strength_clip == 0.0 {
+            return Ok(vec![Value::Model(model), Value::Clip(clip)]);
+        }
+        let (of_model, of_clip) = (model.part().file(), clip.part().file());
+        let lora = open(context, inputs, of_model)?;
+        let lora_clip = match Arc::ptr_eq(of_model, of_clip) {
+            true => Arc::clone(&lora),
+            false => open(context, inputs, of_clip)?,
+        };
+        warn(context, inputs, &[&lora, &lora_clip])?;
+        let model = model.with_lora(&lora, strength);
+        Ok(vec![Value::Model(model), Value::Clip(clip.with_lora(&lora_clip, strength_clip))])
+    },
+    ..Node::EMPTY
+};
+
+/// A LoRA on a diffusion model.
+pub const LORA_LOADER_MODEL_ONLY: Node = Node {
+    class: "LoraLoaderModelOnly",
+    title: "LoraLoaderModelOnly",
+    category: "loaders",
+    about: "Changes a diffusion model by a LoRA. Several can follow one another.",
+    inputs: &[MODEL, LORA_NAME, STRENGTH_MODEL],
+    outputs: &[MODEL_OUTPUT],
+    fingerprint: Some(fingerprint),
+    run: |context, inputs| {
+        let (model, strength) = (inputs.model("model")?, inputs.float("strength_model")? as f32);
+        if strength == 0.0 {
+            return Ok(vec![Value::Model(model)]);
+        }
+        let lora = open(context, inputs, model.part().file())?;
+        warn(context, inputs, &[&lora])?;
+        Ok(vec![Value::Model(model.with_lora(&lora, strength))])
+    },
+    ..Node::EMPTY
+};
+
+fn open(
+    context: &Context<'_>,
+    inputs: &Inputs,
+    file: &ModelFile,
+) -> Result<Arc<LoraFile>, NodeError> {
+    let path = context
+        .environment()
+        .folders
+        .resolve(ModelKind::Loras, inputs.text("lora_name")?)
+        .map_err(|error| NodeError::input("lora_name", error))?;
+    LoraFile::open(&path, &file.model)
+        .map(Arc::new)
+        .map_err(|error| NodeError::input("lora_name", error))
+}
+
+/// Tells of keys that mean nothing for any of the models.
+fn warn(context: &Context<'_>, inputs: &Inputs, loras: &[&Arc<LoraFile>]) -> Result<(), NodeError> {
+    let Some((first, rest)) = loras.split_first() else { return Ok(()) };
+    let unknown: Vec<_> = first
+        .unknown()
+        .iter()
+        .filter(|key| rest.iter().all(|lora| lora.unknown().contains(key)))
+        .collect();
+    if let Some(key) = unknown.first() {
+        let (name, count) = (inputs.text("lora_name")?, unknown.len());
+        context.warn(&format!(
+            "{count} keys of the LoRA `{name}` are left out, since this model has nothing that \
+             they could change; the first is `{key}`"
+        ));
+    }
+    Ok(())
+}
