@@ -1,0 +1,241 @@
+//! What is wrong with a prompt is told at once, in the form that ComfyUI's clients read.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod shipped;
+
+use distorch_workflow::graph::Prompt;
+use distorch_workflow::observe::Silent;
+use distorch_workflow::validate::{Invalid, validate};
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+use shipped::Bench;
+
+/// The example with a change.
+fn changed(change: impl FnOnce(&mut Json)) -> Prompt {
+    let mut graph = Bench::new().example("txt2img_distorch2").to_json();
+    change(&mut graph);
+    Prompt::from_json(&graph.to_string()).unwrap()
+}
+
+fn invalid(prompt: &Prompt) -> Invalid {
+    validate(prompt, Bench::new().executor.environment()).unwrap_err()
+}
+
+/// The one problem of a node.
+fn problem(node: &str, change: impl FnOnce(&mut Json)) -> Json {
+    let invalid = invalid(&changed(change));
+    assert_eq!(invalid.error.kind, "prompt_outputs_failed_validation");
+    let errors = serde_json::to_value(&invalid.node_errors).unwrap();
+    let node = &errors[node];
+    assert_eq!(node["errors"].as_array().unwrap().len(), 1, "{errors}");
+    assert_eq!(node["dependent_outputs"], json!(["9"]));
+    node["errors"][0].clone()
+}
+
+#[test]
+fn every_kind_of_error() {
+    let input = |node: &'static str, name: &'static str, value: Json| {
+        move |graph: &mut Json| graph[node]["inputs"][name] = value
+    };
+    for (node, change, kind, says) in [
+        ("3", input("3", "steps", json!(0)), "value_smaller_than_min", "steps"),
+        ("3", input("3", "cfg", json!(100.5)), "value_bigger_than_max", "cfg"),
+        ("3", input("3", "seed", json!(-1)), "value_smaller_than_min", "seed"),
+        ("3", input("3", "steps", json!("many")), "invalid_input_type", "steps"),
+        ("3", input("3", "denoise", json!(null)), "invalid_input_type", "denoise"),
+        ("3", input("3", "sampler_name", json!("eulr")), "value_not_in_list", "euler"),
+        (
+            "4",
+            input("4", "ckpt_name", json!("tiny-shape.safetensors")),
+            "value_not_in_list",
+            "tiny-shapes.safetensors",
+        ),
+        ("4", input("4", "vae_device", json!("cuda:7")), "value_not_in_list", "cpu"),
+        ("3", input("3", "model", json!(["6", 0])), "return_type_mismatch", "CONDITIONING"),
+        ("3", input("3", "model", json!(["77", 0])), "bad_linked_input", "77"),
+        ("3", input("3", "model", json!(["4", 3])), "bad_linked_input", "slot 3"),
+        ("3", input("3", "model", json!("4")), "bad_linked_input", "MODEL"),
+        ("3", input("3", "model", json!(["4"])), "bad_linked_input", "MODEL"),
+        (
+            "4",
+            input("4", "unet_expert_mode_allocations", json!("cuda:3,50%")),
+            "custom_validation_failed",
+            "cuda:3",
+        ),
+    ] {
+        let error = problem(node, change);
+        assert_eq!(error["type"], kind, "{error}");
+        assert!(error["details"].as_str().unwrap().contains(says), "{error}");
+    }
+    let error = problem("3", |graph| {
+        graph["3"]["inputs"].as_object_mut().unwrap().remove("steps");
+    });
+    assert_eq!(error["type"], "required_input_missing");
+    assert_eq!(error["extra_info"], json!({ "input_name": "steps" }));
+    let error = problem("3", |graph| graph["3"]["inputs"]["steps"] = json!(10_001));
+    let info = &error["extra_info"];
+    assert_eq!((&info["input_name"], &info["received_value"]), (&json!("steps"), &json!(10_001)));
+    assert_eq!(info["input_config"][0], "INT");
+    assert_eq!(info["input_config"][1]["max"], 10_000);
+}
+
+#[test]
+fn all_errors_come_at_once() {
+    let prompt = changed(|graph| {
+        graph["3"]["inputs"]["steps"] = json!(0);
+        graph["3"]["inputs"]["cfg"] = json!("x");
+        graph["5"]["inputs"]["width"] = json!(1);
+        graph["4"]["inputs"]["ckpt_name"] = json!("none.ckpt");
+    });
+    let invalid = invalid(&prompt);
+    let count: usize = invalid.node_errors.values().map(|node| node.errors.len()).sum();
+    assert_eq!((count, invalid.node_errors.len()), (4, 3));
+    let text = invalid.to_string();
+    for part in ["node 3 (KSampler)", "node 5 (EmptyLatentImage)", "none.ckpt"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn what_no_output_needs_is_not_looked_at() {
+    let prompt = changed(|graph| {
+        graph["20"] = json!({ "class_type": "EmptyLatentImage", "inputs": { "width": -5 } });
+    });
+    assert!(validate(&prompt, Bench::new().executor.environment()).is_ok());
+}
+
+#[test]
+fn unknown_classes_and_prompts_without_output() {
+    let invalid_class =
+        |class: &str| invalid(&changed(|graph| graph["3"]["class_type"] = json!(class))).error;
+    let error = invalid_class("KSamplr");
+    assert_eq!(error.kind, "missing_node_type");
+    assert!(error.details.contains("did you mean KSampler?"), "{error:?}");
+    assert_eq!(error.extra_info["class_type"], "KSamplr");
+    let error = invalid_class("UnetLoaderGGUF");
+    assert!(error.details.contains("ComfyUI-GGUF"), "{error:?}");
+    let nothing = changed(|graph| {
+        graph.as_object_mut().unwrap().remove("9");
+    });
+    assert_eq!(invalid(&nothing).error.kind, "prompt_no_outputs");
+}
+
+#[test]
+fn circles_are_found() {
+    let prompt = changed(|graph| {
+        graph["3"]["inputs"]["latent_image"] = json!(["3", 0]);
+    });
+    let invalid = invalid(&prompt);
+    let kinds: Vec<_> =
+        invalid.node_errors.values().flat_map(|node| &node.errors).map(|e| e.kind).collect();
+    assert!(kinds.contains(&"dependency_cycle"), "{kinds:?}");
+}
+
+/// A chain of nodes far longer than any stack is deep.
+#[test]
+fn long_chains_do_not_overflow() {
+    let mut graph = Bench::new().example("txt2img_distorch2").to_json();
+    let mut last = json!(["5", 0]);
+    for place in 0..20_000 {
+        let id = format!("c{place}");
+        let mut sampler = graph["3"].clone();
+        sampler["inputs"]["latent_image"] = last;
+        graph[&id] = sampler;
+        last = json!([id, 0]);
+    }
+    graph["8"]["inputs"]["samples"] = last;
+    let prompt = Prompt::from_json(&graph.to_string()).unwrap();
+    assert!(validate(&prompt, Bench::new().executor.environment()).is_ok());
+}
+
+/// JSON of any shape in any place.
+fn any_json() -> impl Strategy<Value = Json> {
+    let leaf = prop_oneof![
+        Just(Json::Null),
+        any::<bool>().prop_map(Json::from),
+        any::<i64>().prop_map(Json::from),
+        any::<u64>().prop_map(Json::from),
+        any::<f64>().prop_map(Json::from),
+        "[ -~]{0,12}".prop_map(Json::from),
+        Just(json!(["4", 0])),
+        Just(json!(["3", 0])),
+        Just(json!(["3", 1e300])),
+        Just(json!({ "__value__": ["4", 0] })),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Json::from),
+            prop::collection::btree_map("[a-z_0-9]{0,8}", inner, 0..4)
+                .prop_map(|map| Json::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Inputs, classes and whole nodes replaced by anything: an answer, never a panic.
+    #[test]
+    fn fuzzed_workflows_are_answered(
+        changes in prop::collection::vec((0..8_usize, 0..12_usize, any_json(), 0..4_u8), 1..5)
+    ) {
+        let bench = Bench::new();
+        let mut graph = bench.example("txt2img_distorch2").to_json();
+        let ids: Vec<String> = graph.as_object().unwrap().keys().cloned().collect();
+        for (node, input, value, kind) in changes {
+            let id = &ids[node % ids.len()];
+            match kind {
+                0 => graph[id] = value,
+                1 if graph[id].is_object() => graph[id]["class_type"] = value,
+                2 if graph[id].is_object() => graph[id]["inputs"] = value,
+                _ => {
+                    let inputs = graph[id].get_mut("inputs").and_then(Json::as_object_mut);
+                    let Some(inputs) = inputs else { continue };
+                    let Some(name) = inputs.keys().nth(input).cloned() else { continue };
+                    inputs.insert(name, value);
+                }
+            }
+        }
+        if let Ok(prompt) = Prompt::from_json(&graph.to_string()) {
+            match validate(&prompt, bench.executor.environment()) {
+                Ok(valid) => prop_assert!(!valid.outputs.is_empty()),
+                Err(invalid) => prop_assert!(!invalid.to_string().is_empty()),
+            }
+        }
+    }
+
+    /// Text of any kind.
+    #[test]
+    fn any_text_is_answered(text in "[\\[\\]{}\":,0-9a-z ]{0,60}") {
+        drop(Prompt::from_json(&text));
+    }
+}
+
+/// An output that can be run is run, though another cannot.
+#[test]
+fn one_bad_output_does_not_stop_another() {
+    let prompt = changed(|graph| {
+        graph["3"]["inputs"]["steps"] = json!(1);
+        graph["21"] = json!({ "class_type": "SaveImage", "inputs": { "images": ["8", 0] } });
+    });
+    let mut bench = Bench::new();
+    let report = bench.executor.run(&prompt, &Silent).unwrap();
+    assert_eq!(report.outputs.keys().collect::<Vec<_>>(), ["9"]);
+    assert_eq!(report.node_errors["21"].errors[0].kind, "required_input_missing");
+}
+
+/// A prefix that leads out of the output folder saves nothing.
+#[test]
+fn prefixes_stay_in_the_output_folder() {
+    let mut bench = Bench::new();
+    let mut prompt = bench.example("txt2img_distorch2");
+    prompt.set("3.steps=1").unwrap();
+    prompt.set("9.filename_prefix=../../escaped").unwrap();
+    let error = bench.executor.run(&prompt, &Silent).unwrap_err().to_string();
+    assert!(error.contains("filename_prefix"), "{error}");
+    prompt.set("9.filename_prefix=sub/%KSampler.seed%_%width%").unwrap();
+    let report = bench.executor.run(&prompt, &Silent).unwrap();
+    let saved = bench.saved(&report.outputs["9"]);
+    assert!(saved[0].ends_with("output/sub/1_128_00001_.png"), "{saved:?}");
+    assert!(saved[0].is_file());
+}
