@@ -4,10 +4,11 @@
 
 mod small_models;
 
+use distorch_checkpoint::config::DiffusionConfig;
 use distorch_workflow::diffusion::conditioning::{Area, Place};
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
-use small_models::{Studio, distance, node, prompt, sdxl, values};
+use small_models::{Studio, distance, node, prompt, sd1, sdxl, values};
 
 fn base() -> Vec<(&'static str, Json)> {
     let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["ckpt", 1], "text": text }));
@@ -359,4 +360,90 @@ fn what_nodes_give_is_held_to_the_limits_of_inputs() {
         let values: Vec<Value> = studio.run(&prompt, "it");
         assert_eq!(values[0].value_type().name(), kind);
     }
+}
+
+fn solid_mask(value: f64) -> Json {
+    node("SolidMask", json!({ "value": value, "width": 32, "height": 24 }))
+}
+
+fn masked(conditioning: &str, mask: &str, area: &str) -> Json {
+    let inputs = json!({
+        "conditioning": [conditioning, 0], "mask": [mask, 0], "strength": 1.0,
+        "set_cond_area": area,
+    });
+    node("ConditioningSetMask", inputs)
+}
+
+#[test]
+fn a_mask_says_where_a_conditioning_counts() {
+    let mut studio = Studio::sd1();
+    let prompt = with(&[
+        ("ones", solid_mask(1.0)),
+        ("zeros", solid_mask(0.0)),
+        ("all", masked("one", "ones", "default")),
+        ("bounds", masked("one", "ones", "mask bounds")),
+        ("nowhere", masked("two", "zeros", "default")),
+        ("both", two("ConditioningCombine", "one", "nowhere")),
+        ("k", sampled("one", "none")),
+        ("k_all", sampled("all", "none")),
+        ("k_bounds", sampled("bounds", "none")),
+        ("k_both", sampled("both", "none")),
+    ]);
+    let one = studio.latent(&prompt, "k", 0);
+    for id in ["k_all", "k_bounds", "k_both"] {
+        let off = distance(&studio.latent(&prompt, id, 0), &one);
+        assert!(off < 1e-3, "{id}: {off}");
+    }
+}
+
+#[test]
+fn an_inpainting_model_is_told_of_the_picture() {
+    let mut configs = sd1();
+    if let Some(DiffusionConfig::Unet(unet)) = &mut configs.diffusion {
+        unet.in_channels = 9;
+    }
+    let mut studio = Studio::with("checkpoints/tiny.safetensors", &configs);
+    let picture = |color: u32| {
+        let inputs = json!({ "width": 128, "height": 96, "batch_size": 1, "color": color });
+        node("EmptyImage", inputs)
+    };
+    let told = |picture: &str, mask: &str, keeps: bool| {
+        let inputs = json!({
+            "positive": ["one", 0], "negative": ["none", 0], "vae": ["ckpt", 2],
+            "pixels": [picture, 0], "mask": [mask, 0], "noise_mask": keeps,
+        });
+        node("InpaintModelConditioning", inputs)
+    };
+    let sampled = |told: &str| {
+        let mut node = sampled(told, told);
+        node["inputs"]["negative"] = json!([told, 1]);
+        node
+    };
+    let prompt = with(&[
+        ("red", picture(0xff_0000)),
+        ("blue", picture(0x00_00ff)),
+        ("ones", solid_mask(1.0)),
+        ("zeros", solid_mask(0.0)),
+        ("red_kept", told("red", "zeros", true)),
+        ("blue_kept", told("blue", "zeros", false)),
+        ("red_gone", told("red", "ones", true)),
+        ("blue_gone", told("blue", "ones", true)),
+        ("k_red_kept", sampled("red_kept")),
+        ("k_blue_kept", sampled("blue_kept")),
+        ("k_red_gone", sampled("red_gone")),
+        ("k_blue_gone", sampled("blue_gone")),
+        ("k_plain", self::sampled("one", "none")),
+    ]);
+    let mask_of = |values: &[Value]| match &values[2] {
+        Value::Latent(latent) => latent.noise_mask.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(mask_of(&studio.run(&prompt, "red_kept")).unwrap().shape(), [1, 96, 128]);
+    assert!(mask_of(&studio.run(&prompt, "blue_kept")).is_none());
+    let mut latent = |id: &str| studio.latent(&prompt, id, 0);
+    let (red, blue) = (latent("k_red_kept"), latent("k_blue_kept"));
+    assert!(distance(&red, &blue) > 1e-3);
+    // What is filled in whole, the model does not see.
+    assert_eq!(latent("k_red_gone"), latent("k_blue_gone"));
+    assert!(latent("k_plain").iter().all(|value| value.is_finite()));
 }
