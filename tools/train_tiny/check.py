@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import pictures
 from judge import Wanted, faults, hollow, shapes
-from networks import SCHEDULE, Words, load, original_names
+from networks import SCHEDULE, Words, load
 
 GUIDANCE, STEPS = 4.0, 20
 
@@ -75,7 +75,7 @@ def pipeline(checkpoint: Path) -> StableDiffusionPipeline:
         text_encoder=text,
         tokenizer=None,
         unet=unet,
-        scheduler=EulerDiscreteScheduler(num_train_timesteps=1000, timestep_spacing="linspace", **SCHEDULE),
+        scheduler=EulerDiscreteScheduler(timestep_spacing="linspace", steps_offset=1, **SCHEDULE),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -87,10 +87,8 @@ def pipeline(checkpoint: Path) -> StableDiffusionPipeline:
 def add_lora(pipe, path: Path, strength: float = 1.0):
     """Adds kohya's low-rank patches to the UNet's weights."""
     modules = {}
-    for name, key in original_names(pipe.unet).items():
-        if name.endswith(".weight"):
-            module = name.removesuffix(".weight")
-            modules["lora_unet_" + module.replace(".", "_")] = pipe.unet.get_submodule(module)
+    for name, module in pipe.unet.named_modules():
+        modules["lora_unet_" + name.replace(".", "_")] = module
     tensors = load_file(path)
     for name in {key.split(".")[0] for key in tensors}:
         down, up = (tensors[f"{name}.lora_{part}.weight"].float() for part in ("down", "up"))
@@ -107,12 +105,9 @@ def generate(pipe, prompts: list[str], width: int, height: int, seed: int, at_on
     found = []
     for at in range(0, len(prompts), at_once):
         some = prompts[at : at + at_once]
-        noise = torch.cat(
-            [
-                torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed + at + i))
-                for i in range(len(some))
-            ]
-        )
+        seeds = [torch.Generator().manual_seed(seed + at + i) for i in range(len(some))]
+        shape = 1, 4, height // 8, width // 8
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in seeds])
         images = pipe(
             prompt_embeds=encode(some),
             negative_prompt_embeds=encode([""] * len(some)),

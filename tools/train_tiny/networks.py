@@ -1,6 +1,7 @@
 """The three networks of the tiny checkpoint, and its file: SD 1.x' layout, in f16.
 
-`save` writes a file and `load` reads one. The original names come from `tools/reference/single_file.py`.
+`save` writes a file and `load` reads one. The original names come from
+`tools/reference/single_file.py`.
 """
 
 import sys

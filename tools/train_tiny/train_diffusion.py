@@ -1,8 +1,8 @@
 """Trains the UNet and the text encoder of the tiny checkpoint, on latents of its autoencoder.
 
-    python tools/train_tiny/train_diffusion.py FOLDER OUT.safetensors [--minutes 60]
+    python tools/train_tiny/train_diffusion.py FOLDER OUT.safetensors [--minutes 40]
 
-Reads FOLDER/vae.pt, writes the checkpoint OUT and keeps FOLDER/diffusion.pt, from which `--resume`
+Reads FOLDER/vae.pt and FOLDER/text.pt, writes the checkpoint OUT and keeps FOLDER/diffusion.pt, from which `--resume`
 goes on. Most of the time goes into small pictures, which are cheap and teach the words.
 """
 
@@ -22,16 +22,16 @@ import pictures
 from networks import SCALING_FACTOR, SCHEDULE, Words, build_text_encoder, build_unet, build_vae, save
 
 SEED = 2
-RATE = 1.5e-3
+RATE = 1.2e-3
 WITHOUT_CAPTION = 0.12
-DECAY = 0.998  # of the averaged weights
+DECAY = 0.996  # of the averaged weights
 
 # Pools of pictures: width, height, how many, batch.
-SMALL = [(64, 64, 16000, 48)]
-LARGE = [(128, 128, 3500, 16), (192, 128, 500, 10), (128, 192, 500, 10), (192, 192, 350, 8)]
+SMALL = [(64, 64, 8000, 32)]
+LARGE = [(128, 128, 2000, 12), (192, 128, 250, 8), (128, 192, 250, 8), (192, 192, 150, 5)]
 # How often a batch of a size is drawn, first while the small ones lead, then for the large ones.
 SHARES_SMALL = [1.0, 0.0, 0.0, 0.0, 0.0]
-SHARES_LARGE = [0.30, 0.50, 0.07, 0.07, 0.06]
+SHARES_LARGE = [0.25, 0.57, 0.07, 0.07, 0.04]
 
 
 @torch.no_grad()
@@ -90,12 +90,18 @@ class Trainer:
         self.batches = [batch for *_, batch in SMALL + LARGE]
         self.words = Words()
         self.unet, self.text = build_unet().train(), build_text_encoder().train()
+        self.text.load_state_dict(torch.load(folder / "text.pt"))
         self.averages = [copy.deepcopy(self.unet), copy.deepcopy(self.text)]
         self.optimizer = torch.optim.AdamW(
-            [*self.unet.parameters(), *self.text.parameters()], RATE, betas=(0.9, 0.99), weight_decay=0.0
+            [*self.unet.parameters(), *self.text.parameters()],
+            RATE,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            fused=True,
         )
         self.alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod
         self.step = 0
+        self.words_are_fixed = False
 
     def batch(self, large: bool):
         """Latents, and the tokens of their captions."""
@@ -113,7 +119,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         latents, tokens = self.batch(large)
-        conditioning = self.text(tokens).last_hidden_state
+        with torch.set_grad_enabled(not self.words_are_fixed):
+            conditioning = self.text(tokens).last_hidden_state
         loss = noise_error(self.unet, self.alphas, latents, conditioning)
         self.optimizer.zero_grad()
         loss.backward()
@@ -126,6 +133,19 @@ class Trainer:
                 for slow, fast in zip(average.parameters(), module.parameters()):
                     slow.lerp_(fast, 1 - decay)
         return loss.item()
+
+    def new_words(self, weights):
+        """Exchanges the text encoder and forgets the optimizer's memory of the old one."""
+        self.text.load_state_dict(weights)
+        self.averages[1].load_state_dict(weights)
+        for parameter in self.text.parameters():
+            self.optimizer.state.pop(parameter, None)
+
+    def fix_words(self):
+        """Leaves the text encoder as it is from now on, which makes steps cheaper."""
+        self.words_are_fixed = True
+        self.text.requires_grad_(False)
+        self.averages[1].load_state_dict(self.text.state_dict())
 
     def state(self, seconds: float):
         return {
@@ -143,6 +163,8 @@ class Trainer:
         for average, values in zip(self.averages, state["averages"]):
             average.load_state_dict(values)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["fused"] = True
         self.step = state["step"]
         self.rng = random.Random(SEED + self.step)
         return state["seconds"]
@@ -169,15 +191,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=60, help="of training, without the encoding")
-    parser.add_argument("--small", type=float, default=0.5, help="part of the time for small pictures only")
+    parser.add_argument("--minutes", type=float, default=40, help="of training, without the encoding")
+    parser.add_argument("--small", type=float, default=0.55, help="part of the time for small pictures only")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--new-words", action="store_true", help="take FOLDER/text.pt when resuming")
+    parser.add_argument("--fix-words", action="store_true", help="train the UNet only")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     trainer = Trainer(args.folder)
     kept = args.folder / "diffusion.pt"
+    start_of_words = copy.deepcopy(trainer.text.state_dict())
     before = trainer.restore(torch.load(kept)) if args.resume else 0.0
+    if args.new_words:
+        trainer.new_words(start_of_words)
+    if args.fix_words:
+        trainer.fix_words()
     start, saved, losses = time.time() - before, time.time(), []
     while (done := (time.time() - start) / (60 * args.minutes)) < 1:
         rate = RATE * min(1, (trainer.step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6

@@ -1,6 +1,6 @@
 """Trains the autoencoder of the tiny checkpoint, and scales its latents to SD 1.x' factor.
 
-    python tools/train_tiny/train_vae.py FOLDER [--minutes 22]
+    python tools/train_tiny/train_vae.py FOLDER [--minutes 20]
 
 Writes FOLDER/vae.pt. Some pictures have outlined shapes, which no caption names, so that what
 fine-tuning adds can be encoded too.
@@ -98,7 +98,7 @@ def show(vae, x, path: Path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=22)
+    parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--start", type=Path, help="weights to go on from: vae-unscaled.pt")
     args = parser.parse_args()
     torch.set_num_threads(1)
