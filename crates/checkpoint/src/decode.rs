@@ -5,6 +5,7 @@
 
 use std::sync::LazyLock;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -19,7 +20,7 @@ pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
         Dtype::F64 => convert(bytes, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
         Dtype::F32 => convert(bytes, f32::from_le_bytes),
-        Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::F16 => halves(bytes),
         Dtype::BF16 => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()),
         Dtype::F8E4M3 => look_up(bytes, &E4M3),
         Dtype::F8E5M2 => look_up(bytes, &E5M2),
@@ -47,6 +48,25 @@ fn convert<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32 + Sync) -
     values.par_chunks_mut(CHUNK).zip(elements.par_chunks(CHUNK)).for_each(|(to, from)| {
         for (value, &element) in to.iter_mut().zip(from) {
             *value = read(element);
+        }
+    });
+    values
+}
+
+/// As [`convert`] of `f16`, many at a time: the processor's instruction for it takes eight, and
+/// asking whether there is one takes longer than one conversion.
+fn halves(bytes: &[u8]) -> Vec<f32> {
+    const RUN: usize = 256;
+    let (elements, _) = bytes.as_chunks::<2>();
+    let mut values = vec![0.0; elements.len()];
+    values.par_chunks_mut(CHUNK).zip(elements.par_chunks(CHUNK)).for_each(|(to, from)| {
+        let mut run = [f16::ZERO; RUN];
+        for (to, from) in to.chunks_mut(RUN).zip(from.chunks(RUN)) {
+            let run = &mut run[..to.len()];
+            for (half, &bytes) in run.iter_mut().zip(from) {
+                *half = f16::from_le_bytes(bytes);
+            }
+            run.convert_to_f32_slice(to);
         }
     });
     values
@@ -141,6 +161,16 @@ mod tests {
             assert_eq!(to_f32(&bytes, dtype), [expected], "{dtype}");
         }
         assert_eq!(to_f32(&[0, 1, 7], Dtype::Bool), [0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn every_half_is_the_one_of_its_bits() {
+        let bytes: Vec<u8> = (0..=u16::MAX).chain(0..100).flat_map(u16::to_le_bytes).collect();
+        for (bits, value) in (0..=u16::MAX).chain(0..100).zip(to_f32(&bytes, Dtype::F16)) {
+            let expected = f16::from_bits(bits).to_f32();
+            let same = value.to_bits() == expected.to_bits();
+            assert!(same || (value.is_nan() && expected.is_nan()), "{bits:#x}: {value}");
+        }
     }
 
     #[test]
