@@ -25,17 +25,17 @@ pub fn attention(
     causal: bool,
     bias: Option<Tensor<4>>,
 ) -> Tensor<3> {
-    let ([batch, _, width], [_, keys, _]) = (query.dims(), key.dims());
+    let ([batch, queries, width], [_, keys, _]) = (query.dims(), key.dims());
     let fits = heads > 0
         && keys > 0
         && width.is_multiple_of(heads)
         && key.dims() == [batch, keys, width]
         && value.dims() == [batch, keys, width]
-        && !causal
+        && (!causal || keys >= queries)
         && bias.is_none();
     match (fits, Host::take(query), Host::take(key), Host::take(value)) {
         (true, Ok(q), Ok(k), Ok(v)) => {
-            attend(&q.contiguous(), &k.contiguous(), &v.contiguous(), heads)
+            attend(&q.contiguous(), &k.contiguous(), &v.contiguous(), heads, causal)
         }
         (_, q, k, v) => {
             let [q, k, v] = [q, k, v].map(|t| t.map_or_else(|t| t, Host::give));
@@ -62,7 +62,14 @@ fn by_burn(
     y.swap_dims(1, 2).reshape(shape)
 }
 
-fn attend(query: &Host<3>, key: &Host<3>, value: &Host<3>, heads: usize) -> Tensor<3> {
+/// With `causal`, there are no more queries than keys.
+fn attend(
+    query: &Host<3>,
+    key: &Host<3>,
+    value: &Host<3>,
+    heads: usize,
+    causal: bool,
+) -> Tensor<3> {
     let ([batch, queries, width], [_, keys, _]) = (query.dims(), key.dims());
     let dim = width / heads;
     let scale = 1.0 / (dim as f32).sqrt();
@@ -85,8 +92,11 @@ fn attend(query: &Host<3>, key: &Host<3>, value: &Host<3>, heads: usize) -> Tens
         unsafe {
             let none = gemm::Parallelism::None;
             gemm([count, dim, keys], q, k, scores.as_mut_ptr(), [keys, 1], false, none);
-            for row in scores.chunks_exact_mut(keys) {
-                softmax(row, scale);
+            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                let seen = if causal { keys - queries + first + i + 1 } else { keys };
+                let (seen, hidden) = row.split_at_mut(seen);
+                softmax(seen, scale);
+                hidden.fill(0.0);
             }
             let weights = Matrix { values: scores, row: keys, column: 1 };
             let out = target.at(queries_at);
@@ -121,4 +131,34 @@ fn softmax(row: &mut [f32], scale: f32) {
     }
     let inverse = 1.0 / total;
     row.iter_mut().for_each(|x| *x *= inverse);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{TensorData, cpu};
+
+    fn values(shape: [usize; 3], seed: usize) -> Tensor<3> {
+        let value = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0;
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        Tensor::from_data(TensorData::new(values, shape), &cpu())
+    }
+
+    #[test]
+    fn it_is_burns_attention() {
+        for (batch, queries, keys, heads, dim, causal) in [
+            (2, 5, 7, 3, 8, false),
+            (1, 300, 33, 2, 40, false),
+            (2, 77, 77, 3, 16, true),
+            (1, 3, 9, 2, 4, true),
+            (1, 9, 3, 2, 4, false),
+        ] {
+            let [q, k, v] = [(queries, 1), (keys, 2), (keys, 3)]
+                .map(|(tokens, seed)| values([batch, tokens, heads * dim], seed) * 3.0);
+            let expected = by_burn(q.clone(), k.clone(), v.clone(), heads, causal, None);
+            let result = attention(q, k, v, heads, causal, None);
+            let error = (result - expected).abs().max().into_scalar();
+            assert!(error < 5e-6, "{queries} to {keys}, causal {causal}: {error:e}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::host::{Host, Matrix, Output, gemm, tensor};
+use super::winograd;
 use crate::tensor::{Tensor, ops};
 
 /// Output pixels of one task. With [`CHANNELS`], a task's unrolled patches take 1.2 MB: what stays
@@ -40,7 +41,12 @@ pub fn conv2d(
     };
     let bias = bias.map(|bias| bias.into_data().convert::<f32>());
     let bias = bias.as_ref().and_then(|bias| bias.as_slice::<f32>().ok());
-    convolve(&x.contiguous(), &weight.contiguous(), bias, stride, padding)
+    let (x, weight) = (x.contiguous(), weight.contiguous());
+    let out = [height + 2 * padding - (rows - 1), width + 2 * padding - (columns - 1)];
+    if winograd::pays([rows, columns], stride, [inputs, weight.dims()[0]], out) {
+        return winograd::convolve(&x, &weight, bias, padding);
+    }
+    convolve(&x, &weight, bias, stride, padding)
 }
 
 /// What unrolling a patch needs to know.

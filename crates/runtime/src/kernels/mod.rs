@@ -14,6 +14,7 @@ mod elementwise;
 pub(crate) mod host;
 mod linear;
 mod norm;
+mod winograd;
 
 pub use attention::attention;
 pub use conv::conv2d;
