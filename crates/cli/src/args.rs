@@ -1,5 +1,6 @@
 //! What can be asked on the command line.
 
+mod bench;
 mod make;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use distorch_allocation::Layout;
 
+pub use bench::{BenchArgs, RandomModel};
 pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.
@@ -72,6 +74,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// List the nodes that workflows may use
     Nodes(NodesArgs),
+    /// Time a model on this machine
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

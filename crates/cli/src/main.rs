@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod failure;
 mod machine;
+mod progress;
 mod studio;
 mod watch;
 
@@ -35,6 +36,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Generate(args) => commands::generate::run(shared, args),
         Command::Run(args) => commands::run::run(shared, args),
         Command::Nodes(args) => commands::nodes::run(shared, args),
+        Command::Bench(args) => commands::bench::run(shared, args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

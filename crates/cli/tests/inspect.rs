@@ -5,32 +5,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::PathBuf;
-
-use common::{distorch, json, refused, sparse_safetensors, stdout};
-use flate2::read::GzDecoder;
-use serde::Deserialize;
-use tempfile::TempDir;
-
-#[derive(Deserialize)]
-struct KeyList {
-    tensors: BTreeMap<String, Vec<u64>>,
-}
-
-/// A base folder whose checkpoints folder holds a file with the keys of `list`.
-fn base_with(list: &str, dtype: (&str, u64)) -> TempDir {
-    let keys = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("../checkpoint/tests/fixtures/keys/{list}.json.gz"));
-    let list: KeyList = serde_json::from_reader(GzDecoder::new(File::open(keys).unwrap())).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("models/checkpoints/real");
-    std::fs::create_dir_all(&folder).unwrap();
-    let shapes: Vec<_> = list.tensors.into_iter().collect();
-    sparse_safetensors(&folder.join("model.safetensors"), &shapes, dtype);
-    dir
-}
+use common::{base_with, distorch, json, refused, stdout};
 
 #[test]
 fn sdxl_by_name() {

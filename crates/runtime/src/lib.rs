@@ -5,6 +5,7 @@
 //! [`weights`] hands a layer its parameters, wherever they live: all on the compute device
 //! ([`resident`]), or each at the home that a plan gives it ([`placed`]).
 //! [`patch`] changes them on the way; [`lora`] is such a change.
+//! [`usage`] tells what this process has used so far.
 
 pub mod devices;
 pub mod kernels;
@@ -18,6 +19,7 @@ pub mod resident;
 mod rounding;
 pub mod stored;
 pub mod tensor;
+pub mod usage;
 pub mod weights;
 
 pub use machine::Machine;

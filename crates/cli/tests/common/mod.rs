@@ -2,10 +2,15 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // helpers of tests, each used by some of them
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use flate2::read::GzDecoder;
+use serde::Deserialize;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// `distorch` with these arguments, away from any model folders of the machine's user.
 pub fn distorch(args: &[&str]) -> Command {
@@ -50,4 +55,22 @@ pub fn sparse_safetensors(path: &Path, shapes: &[(String, Vec<u64>)], dtype: (&s
     std::fs::write(path, &bytes).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(bytes.len() as u64 + end).unwrap();
+}
+
+#[derive(Deserialize)]
+struct KeyList {
+    tensors: BTreeMap<String, Vec<u64>>,
+}
+
+/// A base folder whose checkpoints folder holds a file with the keys of `list`.
+pub fn base_with(list: &str, dtype: (&str, u64)) -> TempDir {
+    let keys = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("../checkpoint/tests/fixtures/keys/{list}.json.gz"));
+    let list: KeyList = serde_json::from_reader(GzDecoder::new(File::open(keys).unwrap())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("models/checkpoints/real");
+    std::fs::create_dir_all(&folder).unwrap();
+    let shapes: Vec<_> = list.tensors.into_iter().collect();
+    sparse_safetensors(&folder.join("model.safetensors"), &shapes, dtype);
+    dir
 }

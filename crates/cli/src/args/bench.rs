@@ -1,0 +1,69 @@
+//! What can be asked of the benchmarks.
+
+use clap::{Args, ValueEnum};
+
+use super::make::DtypeArg;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  distorch bench --ckpt sd_xl_base_1.0.safetensors --steps 5
+  distorch bench --random sd15 --threads 1
+  distorch bench --random sdxl --width 768 --height 768 --json
+
+A step is one call of the diffusion model with both halves of the guidance, so it takes twice
+`--batch` latents. Every stage runs once before it is timed.")]
+pub struct BenchArgs {
+    /// Name of a checkpoint, or the path of one
+    #[arg(
+        long,
+        value_name = "CKPT",
+        required_unless_present = "random",
+        conflicts_with = "random"
+    )]
+    pub ckpt: Option<String>,
+
+    /// Random weights in the sizes of a published model, instead of a file
+    #[arg(long, value_enum, value_name = "MODEL")]
+    pub random: Option<RandomModel>,
+
+    /// Width of the picture in pixels [default: the family's own]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    pub width: Option<u32>,
+
+    /// Height of the picture in pixels
+    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    pub height: Option<u32>,
+
+    /// Pictures at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+
+    /// Calls of each stage that are timed
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+
+    /// Threads that compute on the CPU [default: one for each core]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+
+    /// Dtype of weights and activations
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
+    pub dtype: DtypeArg,
+
+    /// Device that holds and computes everything
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A published model whose sizes are built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RandomModel {
+    Sd15,
+    Sd21,
+    Sdxl,
+}

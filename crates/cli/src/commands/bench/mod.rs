@@ -1,0 +1,92 @@
+//! `distorch bench`: how fast this machine runs a model, and with how much memory.
+//!
+//! [`model`] opens a checkpoint or makes up one, [`stages`] runs and times the stages of a picture,
+//! [`report`] prints.
+
+mod model;
+mod random;
+mod report;
+mod stages;
+
+use std::time::Instant;
+
+use distorch_allocation::DeviceId;
+use distorch_models::estimate::Picture;
+use distorch_runtime::{DType, Device, devices, usage};
+
+use super::{print_json, print_text};
+use crate::args::{BenchArgs, Shared};
+use crate::failure::Failure;
+use crate::machine;
+use model::Subject;
+use report::Report;
+use stages::Stages;
+
+/// Pixels of the picture to one of the latent.
+const LATENT_CELL: u32 = 8;
+
+/// Times text encoding, steps of the diffusion model and decoding.
+pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
+    let device = device(shared, &args.device)?;
+    let threads = set_threads(args.threads)?;
+    let start = Instant::now();
+    let subject = Subject::open(shared, args)?;
+    let picture = picture(args, &subject)?;
+    let dtype = DType::from(args.dtype);
+    let stages = Stages::load(&subject, &device, dtype, picture)?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let loaded_peak = usage::peak_memory();
+    let stages = stages.run(args.steps)?;
+    let report = Report {
+        model: subject.label(),
+        weights: subject.weights(),
+        device: args.device.clone(),
+        dtype: dtype.name(),
+        threads,
+        width: picture.width,
+        height: picture.height,
+        batch: picture.batch,
+        load_seconds,
+        stages,
+        loaded_peak_bytes: loaded_peak,
+        peak_bytes: usage::peak_memory(),
+    };
+    if args.json { print_json(&report) } else { print_text(&report.text()) }
+}
+
+/// The device of this name, to compute on.
+fn device(shared: &Shared, name: &str) -> Result<Device, Failure> {
+    let topology = machine::topology(&machine::survey(shared)?)?;
+    let id: DeviceId = name.parse().map_err(Failure::input)?;
+    let info = topology.get(id).map_err(|unknown| {
+        let advice = machine::advice(&unknown).unwrap_or_default();
+        Failure::input(format!("`--device`: {unknown}; {advice}"))
+    })?;
+    devices::open(info).map_err(|error| Failure::input(format!("`--device`: {error}")))
+}
+
+/// Limits the CPU's kernels to so many threads, and tells how many there are.
+fn set_threads(threads: Option<u32>) -> Result<usize, Failure> {
+    if let Some(threads) = threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
+        pool.build_global().map_err(Failure::machine)?;
+    }
+    Ok(rayon::current_num_threads())
+}
+
+/// The picture that is asked for, else one of the family's own size.
+fn picture(args: &BenchArgs, subject: &Subject) -> Result<Picture, Failure> {
+    let native = Picture::native(&subject.model);
+    let side = |name: &str, asked: Option<u32>, native: u32| match asked {
+        Some(side) if !side.is_multiple_of(LATENT_CELL) => Err(Failure::input(format!(
+            "`--{name} {side}`: a picture's sides are multiples of {LATENT_CELL} pixels; try {}",
+            side.next_multiple_of(LATENT_CELL)
+        ))),
+        asked => Ok(asked.unwrap_or(native)),
+    };
+    Ok(Picture {
+        width: side("width", args.width, native.width)?,
+        height: side("height", args.height, native.height)?,
+        batch: args.batch,
+    })
+}

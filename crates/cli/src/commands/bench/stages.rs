@@ -1,0 +1,228 @@
+//! The stages of a picture, each run and timed on its own.
+
+use std::time::Instant;
+
+use distorch_checkpoint::ComponentKind;
+use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
+use distorch_checkpoint::family::Family;
+use distorch_models::conditioning::{
+    AESTHETIC_SCORE, Conditioning, PictureSize, PromptEncoder, refiner_vector, sdxl_vector,
+};
+use distorch_models::estimate::Picture;
+use distorch_models::prompt::embedding::Embeddings;
+use distorch_models::unet::Unet;
+use distorch_models::vae::Vae;
+use distorch_runtime::tensor::TensorData;
+use distorch_runtime::{DType, Device, Tensor, usage};
+use serde::Serialize;
+
+use super::model::Subject;
+use super::{LATENT_CELL, random};
+use crate::failure::Failure;
+use crate::progress::Progress;
+
+/// Prompt and negative prompt: of a usual length, one chunk each, without weights, which would have the
+/// empty prompt encoded too.
+const PROMPTS: [&str; 2] = [
+    "a photograph of a lighthouse on a cliff above the sea, evening light, storm clouds",
+    "blurry, low quality, watermark",
+];
+
+/// The timestep of every step: the time that a step takes does not depend on it.
+const TIMESTEP: f32 = 500.0;
+
+/// A stage and how long it took.
+#[derive(Debug, Serialize)]
+pub struct Stage {
+    /// `text`, `step` or `decode`.
+    pub stage: &'static str,
+    /// Seconds of the call before the timed ones, which fills caches and tunes kernels.
+    pub first_seconds: f64,
+    /// Seconds of every timed call.
+    pub seconds: Vec<f64>,
+    /// Seconds of the fastest.
+    pub min_seconds: f64,
+    /// Seconds of the one in the middle.
+    pub median_seconds: f64,
+    /// Seconds that all threads computed, in the call where that was least.
+    pub cpu_seconds: f64,
+}
+
+/// What a checkpoint holds, ready to run.
+pub struct Stages {
+    device: Device,
+    dtype: DType,
+    picture: Picture,
+    family: Option<Family>,
+    text: Option<PromptEncoder>,
+    unet: Option<(Unet, UnetConfig)>,
+    vae: Option<Vae>,
+}
+
+impl Stages {
+    /// Loads what the model has of text encoders, diffusion model and VAE.
+    pub fn load(
+        subject: &Subject,
+        device: &Device,
+        dtype: DType,
+        picture: Picture,
+    ) -> Result<Self, Failure> {
+        let model = &subject.model;
+        let config = match model.diffusion.as_ref().map(|diffusion| &diffusion.config) {
+            None => None,
+            Some(DiffusionConfig::Unet(config)) => Some(config),
+            Some(_) => {
+                let label = model.label();
+                let message = format!("{label} cannot run yet: SD 1.x, SD 2.x and SDXL can");
+                return Err(Failure::input(message));
+            }
+        };
+        let load = |kind| subject.load(kind, device, dtype);
+        let mut stages = Self {
+            device: device.clone(),
+            dtype,
+            picture,
+            family: model.family(),
+            text: None,
+            unet: None,
+            vae: None,
+        };
+        // A text encoder in a file of its own has no family that says how it is read.
+        if let (Some(family), false) = (stages.family, model.text_encoders.is_empty())
+            && let Some(scope) = load(ComponentKind::TextEncoders)?
+        {
+            let encoder = PromptEncoder::load(family, &model.text_encoders, &scope);
+            stages.text = Some(encoder.map_err(Failure::input)?);
+        }
+        if let (Some(config), Some(scope)) = (config, load(ComponentKind::DiffusionModel)?) {
+            let unet = Unet::load(&scope, config).map_err(Failure::input)?;
+            stages.unet = Some((unet, config.clone()));
+        }
+        if let (Some(config), Some(scope)) = (&model.vae, load(ComponentKind::Vae)?) {
+            stages.vae = Some(Vae::load(&scope, config).map_err(Failure::input)?);
+        }
+        Ok(stages)
+    }
+
+    /// Runs each stage once and then so often again, timed.
+    pub fn run(&self, steps: u32) -> Result<Vec<Stage>, Failure> {
+        let mut timed = Vec::new();
+        let mut conditioning = None;
+        if let Some(encoder) = &self.text {
+            timed.push(time("text", "encoding the prompts", steps, || {
+                for prompt in PROMPTS {
+                    let encoded = encoder.encode(prompt, &Embeddings::default(), None);
+                    let encoded = encoded.map_err(Failure::input)?.conditioning;
+                    finish(encoded.context.clone());
+                    conditioning.get_or_insert(encoded);
+                }
+                Ok(())
+            })?);
+        }
+        if let Some((unet, config)) = &self.unet {
+            let inputs = self.inputs(config, conditioning.as_ref());
+            timed.push(time("step", "steps of the diffusion model", steps, || {
+                let Inputs { latent, timesteps, context, class } = inputs.clone();
+                let out = unet.forward(latent, timesteps, context, class);
+                finish(out.map_err(Failure::input)?);
+                Ok(())
+            })?);
+        }
+        if let Some(vae) = &self.vae {
+            let latent = self.latent(1, vae.config().latent_channels);
+            timed.push(time("decode", "decoding", steps, || {
+                for _ in 0..self.picture.batch {
+                    finish(vae.decode(latent.clone()).map_err(Failure::input)?);
+                }
+                Ok(())
+            })?);
+        }
+        Ok(timed)
+    }
+
+    /// What a step takes, for both halves of the guidance. Without text encoders the conditioning is
+    /// random.
+    fn inputs(&self, config: &UnetConfig, conditioning: Option<&Conditioning>) -> Inputs {
+        let rows = 2 * self.picture.batch as usize;
+        let size = PictureSize::new(self.picture.width as usize, self.picture.height as usize);
+        let repeat = |x: &Tensor<3>| Tensor::cat(vec![x.clone(); rows], 0);
+        let pooled = conditioning.map(|c| Tensor::cat(vec![c.pooled.clone(); rows], 0));
+        let class = config.adm_in_channels.map(|width| {
+            let vector = match (self.family, pooled) {
+                (Some(Family::SdxlBase), Some(pooled)) => Some(sdxl_vector(pooled, size)),
+                (Some(Family::SdxlRefiner), Some(pooled)) => {
+                    Some(refiner_vector(pooled, size, AESTHETIC_SCORE))
+                }
+                _ => None,
+            };
+            let fits = vector.filter(|vector| vector.dims() == [rows, width]);
+            fits.unwrap_or_else(|| self.random([rows, width]))
+        });
+        let context = conditioning.map(|c| repeat(&c.context));
+        let fits = context.filter(|context| context.dims()[2] == config.context_dim);
+        Inputs {
+            latent: self.latent(rows, config.in_channels),
+            timesteps: Tensor::full([rows], TIMESTEP, (&self.device, DType::F32)),
+            context: fits.unwrap_or_else(|| self.random([rows, 77, config.context_dim])),
+            class,
+        }
+    }
+
+    fn latent(&self, rows: usize, channels: usize) -> Tensor<4> {
+        let [height, width] = [self.picture.height, self.picture.width];
+        self.random([
+            rows,
+            channels,
+            (height / LATENT_CELL) as usize,
+            (width / LATENT_CELL) as usize,
+        ])
+    }
+
+    fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let data = TensorData::new(random::uniform(1, shape.iter().product()), shape);
+        Tensor::from_data(data.convert_dtype(self.dtype), (&self.device, self.dtype))
+    }
+}
+
+#[derive(Clone)]
+struct Inputs {
+    latent: Tensor<4>,
+    timesteps: Tensor<1>,
+    context: Tensor<3>,
+    class: Option<Tensor<2>>,
+}
+
+/// Waits until the device has computed a tensor.
+fn finish<const D: usize>(tensor: Tensor<D>) {
+    drop(tensor.into_data());
+}
+
+/// Calls once untimed, then `count` times.
+fn time(
+    stage: &'static str,
+    doing: &str,
+    count: u32,
+    mut call: impl FnMut() -> Result<(), Failure>,
+) -> Result<Stage, Failure> {
+    let progress = Progress::new(doing, u64::from(count) + 1);
+    let mut once = || {
+        let (start, cpu) = (Instant::now(), usage::cpu_time());
+        call()?;
+        progress.advance();
+        let cpu = usage::cpu_time().saturating_sub(cpu);
+        Ok::<_, Failure>((start.elapsed().as_secs_f64(), cpu.as_secs_f64()))
+    };
+    let (first_seconds, _) = once()?;
+    let timed = (0..count).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
+    let seconds: Vec<f64> = timed.iter().map(|(seconds, _)| *seconds).collect();
+    let mut sorted = seconds.clone();
+    sorted.sort_by(f64::total_cmp);
+    Ok(Stage {
+        stage,
+        first_seconds,
+        min_seconds: sorted[0],
+        median_seconds: (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0,
+        seconds,
+        cpu_seconds: timed.iter().map(|(_, cpu)| *cpu).fold(f64::INFINITY, f64::min),
+    })
+}

@@ -1,0 +1,74 @@
+//! `distorch bench` on files with the keys and shapes of tiny models, and zeros for weights. What is
+//! tested is that it runs and what it tells, never how fast it is.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{base_with, distorch, json, refused, stdout};
+use serde_json::Value;
+
+const FILE: &str = "real/model.safetensors";
+const SMALL: [&str; 8] = ["--width", "64", "--height", "128", "--steps", "2", "--threads", "1"];
+
+fn stages(report: &Value) -> Vec<&str> {
+    let stages = report["stages"].as_array().unwrap();
+    for stage in stages {
+        let seconds: Vec<f64> =
+            stage["seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
+        assert_eq!(seconds.len(), 2);
+        let least = seconds[0].min(seconds[1]);
+        assert_eq!(stage["min_seconds"], least);
+        assert!(least > 0.0 && stage["first_seconds"].as_f64().unwrap() > 0.0);
+        assert_eq!(stage["median_seconds"], (seconds[0] + seconds[1]) / 2.0);
+    }
+    stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn every_stage_of_a_checkpoint_is_timed() {
+    for (list, label) in [("tiny-sd1", "SD 1.x"), ("tiny-sdxl", "SDXL base")] {
+        let dir = base_with(list, ("F16", 2));
+        let base = ["--base-dir", dir.path().to_str().unwrap()];
+        let report = json(&[&["bench", "--ckpt", FILE, "--json"], &SMALL[..], &base[..]].concat());
+        assert_eq!(report["model"], label);
+        assert_eq!(stages(&report), ["text", "step", "decode"]);
+        assert_eq!((&report["threads"], &report["batch"]), (&1.into(), &1.into()));
+        assert_eq!((&report["width"], &report["height"]), (&64.into(), &128.into()));
+        assert!(report["weights"].as_str().unwrap().ends_with("model.safetensors"));
+        if cfg!(target_os = "linux") {
+            let peak = report["peak_bytes"].as_u64().unwrap();
+            assert!(peak >= report["loaded_peak_bytes"].as_u64().unwrap() && peak > 1 << 20);
+        }
+    }
+}
+
+#[test]
+fn the_table_and_the_lines_of_progress() {
+    let dir = base_with("tiny-sd2", ("F32", 4));
+    let path = dir.path().join("models/checkpoints").join(FILE);
+    let bench = ["bench", "--ckpt", path.to_str().unwrap(), "--dtype", "f16", "--batch", "2"];
+    let args = [&bench[..], &SMALL[..]].concat();
+    let text = stdout(&args);
+    for told in ["SD 2.x", "f16", "64×128", "batch 2", "step (both halves", "VAE decoding"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    let errors = distorch(&args).assert().success().get_output().stderr.clone();
+    let errors = String::from_utf8(errors).unwrap();
+    let lines = ["loading the diffusion model", "steps of the diffusion model", "decoding"];
+    assert!(lines.iter().all(|line| errors.lines().any(|told| told == *line)), "{errors}");
+}
+
+#[test]
+fn what_cannot_be_timed_is_told() {
+    let size = refused(&["bench", "--random", "sd15", "--width", "100"]);
+    assert!(size.contains("--width 100") && size.contains("try 104"), "{size}");
+    let device = refused(&["bench", "--random", "sd15", "--device", "cuda:7"]);
+    assert!(device.contains("--device") && device.contains("cuda:7"), "{device}");
+    let nothing = refused(&["bench"]);
+    assert!(nothing.contains("--ckpt"), "{nothing}");
+    let dir = base_with("tiny-flux", ("F16", 2));
+    let path = dir.path().join("models/checkpoints").join(FILE);
+    let flux = refused(&["bench", "--ckpt", path.to_str().unwrap()]);
+    assert!(flux.contains("Flux") && flux.contains("SDXL can"), "{flux}");
+}
