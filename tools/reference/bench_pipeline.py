@@ -16,7 +16,7 @@ after the other, as often as `--rounds` says. What is compared, PyTorch as 1:
 PyTorch loads through diffusers' `from_single_file` and transformers. With `--lean` it loads with as little
 memory as it can instead: modules on the meta device, filled tensor by tensor from the mapped file.
 
-Needs Linux, torch, diffusers, transformers, accelerate and safetensors; 5 GB of memory.
+Needs Linux, torch, diffusers, transformers, accelerate and safetensors; 7 GB of memory.
 """
 
 import argparse

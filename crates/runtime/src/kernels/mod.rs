@@ -5,8 +5,7 @@
 //! few Burn operations with the same result. Shapes that don't fit go to Burn, which panics with
 //! its own message: layers check them before they call.
 //!
-//! Measured against PyTorch on two Zen 5 cores in f32, in CPU seconds (lower is better): see
-//! `docs/checks.md`.
+//! How fast they are beside PyTorch's is in `docs/measurements.md`.
 
 mod attention;
 mod conv;
