@@ -1,6 +1,8 @@
 //! An executor on the shipped models and examples, whose pictures go to a temporary folder.
 #![allow(dead_code)]
 
+pub mod judge;
+
 use std::path::{Path, PathBuf};
 
 use distorch_allocation::Topology;
