@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use distorch_allocation::Layout;
 
-pub use bench::{BenchArgs, RandomModel};
+pub use bench::{BenchArgs, BenchCommand, OffloadArgs, RandomModel};
 pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.

@@ -1,10 +1,14 @@
 //! What can be asked of the benchmarks.
 
-use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::LayoutArg;
 use super::make::DtypeArg;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "\
 Examples:
   distorch bench --ckpt sd_xl_base_1.0.safetensors --steps 5
@@ -14,6 +18,9 @@ Examples:
 A step is one call of the diffusion model with both halves of the guidance, so it takes twice
 `--batch` latents. Every stage runs once before it is timed.")]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
+
     /// Name of a checkpoint, or the path of one
     #[arg(
         long,
@@ -54,6 +61,80 @@ pub struct BenchArgs {
     /// Device that holds and computes everything
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Time steps with a part of the diffusion model elsewhere, against the roofline
+    Offload(OffloadArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  distorch bench offload --random sd15
+  distorch bench offload --ckpt sd_xl_base_1.0.safetensors --shares 50,100 --bandwidth 6GB/s,12GB/s
+  distorch bench offload --random sd15 --width 256 --height 256 --svg offload.svg --json")]
+pub struct OffloadArgs {
+    /// Name of a checkpoint, or the path of one
+    #[arg(
+        long,
+        value_name = "CKPT",
+        required_unless_present = "random",
+        conflicts_with = "random"
+    )]
+    pub ckpt: Option<String>,
+
+    /// Random f16 weights in the sizes of a published model, instead of a file
+    #[arg(long, value_enum, value_name = "MODEL")]
+    pub random: Option<RandomModel>,
+
+    /// Parts of the model that live on the host, in per cent
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        value_delimiter = ',',
+        default_values_t = [25, 50, 75, 100],
+        value_parser = clap::value_parser!(u32).range(0..=100)
+    )]
+    pub shares: Vec<u32>,
+
+    /// Speeds of the link: `4GB/s` [default: moving takes from a quarter of computing to four times
+    /// as long]
+    #[arg(long, value_name = "SPEED", value_delimiter = ',')]
+    pub bandwidth: Vec<String>,
+
+    /// The layout [default: both]
+    #[arg(long, value_enum)]
+    pub layout: Option<LayoutArg>,
+
+    /// Width of the picture in pixels [default: the family's own]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    pub width: Option<u32>,
+
+    /// Height of the picture in pixels
+    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    pub height: Option<u32>,
+
+    /// Pictures at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+
+    /// Steps that are timed at each point, after one that isn't
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+
+    /// Threads that compute on the CPU [default: one for each core]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+
+    /// Draw the ratios as an SVG picture
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 
     /// Print JSON
     #[arg(long)]

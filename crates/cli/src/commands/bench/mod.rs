@@ -1,9 +1,10 @@
 //! `distorch bench`: how fast this machine runs a model, and with how much memory.
 //!
 //! [`model`] opens a checkpoint or makes up one, [`stages`] runs and times the stages of a picture,
-//! [`report`] prints.
+//! [`report`] prints. [`offload`] is a benchmark of its own.
 
 mod model;
+mod offload;
 mod random;
 mod report;
 mod stages;
@@ -11,11 +12,12 @@ mod stages;
 use std::time::Instant;
 
 use distorch_allocation::DeviceId;
+use distorch_checkpoint::family::Model;
 use distorch_models::estimate::Picture;
 use distorch_runtime::{DType, Device, devices, usage};
 
 use super::{print_json, print_text};
-use crate::args::{BenchArgs, Shared};
+use crate::args::{BenchArgs, BenchCommand, Shared};
 use crate::failure::Failure;
 use crate::machine;
 use model::Subject;
@@ -27,11 +29,14 @@ const LATENT_CELL: u32 = 8;
 
 /// Times text encoding, steps of the diffusion model and decoding.
 pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
+    if let Some(BenchCommand::Offload(args)) = &args.command {
+        return offload::run(shared, args);
+    }
     let device = device(shared, &args.device)?;
     let threads = set_threads(args.threads)?;
     let start = Instant::now();
     let subject = Subject::open(shared, args)?;
-    let picture = picture(args, &subject)?;
+    let picture = picture([args.width, args.height], args.batch, &subject.model)?;
     let dtype = DType::from(args.dtype);
     let stages = Stages::load(&subject, &device, dtype, picture)?;
     let load_seconds = start.elapsed().as_secs_f64();
@@ -75,8 +80,12 @@ fn set_threads(threads: Option<u32>) -> Result<usize, Failure> {
 }
 
 /// The picture that is asked for, else one of the family's own size.
-fn picture(args: &BenchArgs, subject: &Subject) -> Result<Picture, Failure> {
-    let native = Picture::native(&subject.model);
+fn picture(
+    [width, height]: [Option<u32>; 2],
+    batch: u32,
+    model: &Model,
+) -> Result<Picture, Failure> {
+    let native = Picture::native(model);
     let side = |name: &str, asked: Option<u32>, native: u32| match asked {
         Some(side) if !side.is_multiple_of(LATENT_CELL) => Err(Failure::input(format!(
             "`--{name} {side}`: a picture's sides are multiples of {LATENT_CELL} pixels; try {}",
@@ -85,8 +94,8 @@ fn picture(args: &BenchArgs, subject: &Subject) -> Result<Picture, Failure> {
         asked => Ok(asked.unwrap_or(native)),
     };
     Ok(Picture {
-        width: side("width", args.width, native.width)?,
-        height: side("height", args.height, native.height)?,
-        batch: args.batch,
+        width: side("width", width, native.width)?,
+        height: side("height", height, native.height)?,
+        batch,
     })
 }
