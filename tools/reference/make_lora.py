@@ -1,4 +1,5 @@
-"""Writes crates/models/tests/fixtures/lora_*.safetensors: merged weights of tiny models with adapters.
+"""Writes crates/models/tests/fixtures/lora_*.safetensors: merged weights of tiny models with adapters;
+and crates/checkpoint/tests/fixtures/keys/diffusers-names.json.gz: two names for each layer.
 
     pip install torch diffusers transformers peft safetensors lycoris-lora
     python tools/reference/make_lora.py [NAME…]
@@ -524,8 +525,24 @@ CASES = {case.__name__: case for case in [
 }
 
 
+def names():
+    """diffusers' names of the leaf modules of published UNets, with the original ones."""
+    published = {
+        "sd15": keys.SD1, "sd21-v": keys.SD2, "sdxl-base": keys.SDXL, "sdxl-ssd1b": keys.SSD_1B,
+        "sdxl-refiner": keys.REFINER,
+    }
+    found = {}
+    for name, config in published.items():
+        module = keys.meta(lambda: UNet2DConditionModel(**config))
+        original = lambda leaf: keys.unet_name(f"{leaf}.weight", module).removesuffix(".weight")
+        found[name] = {leaf: original(leaf) for leaf in keys.leaves(module)}
+    keys.write("diffusers-names", found)
+
+
 def main():
     FIXTURES.mkdir(exist_ok=True)
+    if not sys.argv[1:] or "names" in sys.argv[1:]:
+        names()
     for name, case in CASES.items():
         if not sys.argv[1:] or name in sys.argv[1:]:
             fixture = case(name)

@@ -10,6 +10,10 @@ use super::key::{Part, Role};
 use super::names::Target;
 use crate::file::Checkpoint;
 
+/// The highest rank that is believed, where a layer has no side that is longer. It bounds the memory that a
+/// hostile file can ask for: a PyTorch file may hold few values and call them a large tensor.
+const HIGHEST_RANK: usize = 4096;
+
 /// The tensors that a file has for one module.
 pub(super) struct Module<'f> {
     pub name: &'f str,
@@ -221,8 +225,11 @@ impl Build<'_> {
         columns: usize,
     ) -> Result<Factor, LoraError> {
         let (rank, width) = self.sides(down)?;
-        if rank == 0 || width != columns {
-            return Err(self.shape(down, format!("[rank, {columns}]")));
+        if !self.is_rank(rank) || width != columns {
+            let highest = self.highest_rank();
+            return Err(
+                self.shape(down, format!("[rank, {columns}] of a rank from 1 to {highest}"))
+            );
         }
         Ok(Factor::LowRank {
             up: self.matrix(up, rows, rank)?,
@@ -252,12 +259,24 @@ impl Build<'_> {
     fn core(&self, key: &str) -> Result<Matrix, LoraError> {
         let (rows, columns) = self.sides(key)?;
         let shape = self.file.get(key).map_or(&[][..], |info| &info.shape);
-        let kernel = shape.get(2..).unwrap_or_default();
-        if rows == 0 || columns == 0 || kernel.iter().product::<usize>() != self.kernel() {
-            let kernel = self.target.shape.get(2..).unwrap_or_default();
-            return Err(self.shape(key, format!("[rank, rank] and a kernel of {kernel:?}")));
+        let ranks = shape.iter().take(2).all(|rank| self.is_rank(*rank));
+        let kernel = shape.get(2..).unwrap_or_default().iter().product::<usize>();
+        if shape.len() < 2 || !ranks || kernel != self.kernel() {
+            let (kernel, highest) = (self.kernel(), self.highest_rank());
+            let expected = format!(
+                "[rank, rank, kernel…] of ranks from 1 to {highest} and a kernel of {kernel}"
+            );
+            return Err(self.shape(key, expected));
         }
         self.matrix(key, rows, columns)
+    }
+
+    fn is_rank(&self, rank: usize) -> bool {
+        (1..=self.highest_rank()).contains(&rank)
+    }
+
+    fn highest_rank(&self) -> usize {
+        HIGHEST_RANK.max(self.height()).max(self.width())
     }
 
     fn magnitude(&self, has_delta: bool) -> Result<Option<Magnitude>, LoraError> {

@@ -86,6 +86,11 @@ pub fn orders() -> HashMap<String, HashMap<String, Vec<String>>> {
     read("orders")
 }
 
+/// The original names of UNets' leaf modules by diffusers' names, by model.
+pub fn diffusers_names() -> HashMap<String, IndexMap<String, String>> {
+    read("diffusers-names")
+}
+
 pub fn write_at(path: &Path, start: u64, bytes: &[u8]) {
     let mut file = OpenOptions::new().write(true).open(path).unwrap();
     file.seek(SeekFrom::Start(start)).unwrap();

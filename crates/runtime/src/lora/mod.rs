@@ -112,7 +112,7 @@ fn digest(file: &Checkpoint, adapter: &Adapter) -> Result<u64, OpenError> {
     format!("{adapter:?}").hash(&mut hasher);
     for key in adapter.keys() {
         file.get(key).map(|info| info.dtype).hash(&mut hasher);
-        file.bytes(key)?.hash(&mut hasher);
+        delta::bytes(file, key)?.hash(&mut hasher);
     }
     Ok(hasher.finish())
 }
