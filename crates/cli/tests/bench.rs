@@ -74,3 +74,32 @@ fn what_cannot_be_timed_is_told() {
     let flux = refused(&["bench", "--ckpt", path.to_str().unwrap()]);
     assert!(flux.contains("Flux") && flux.contains("SDXL can"), "{flux}");
 }
+
+#[test]
+fn shares_that_live_elsewhere_are_held_against_the_roofline() {
+    let dir = base_with("tiny-sd1", ("F16", 2));
+    let svg = dir.path().join("offload.svg");
+    let sweep = [
+        ["bench", "offload", "--ckpt", FILE, "--json"].as_slice(),
+        &["--shares", "50,100", "--bandwidth", "1GB/s,2GB/s", "--svg", svg.to_str().unwrap()],
+        &["--base-dir", dir.path().to_str().unwrap()],
+        &SMALL,
+    ];
+    let report = json(&sweep.concat());
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 2 * 2 * 2, "layouts, shares, bandwidths");
+    for point in points {
+        let number = |name: &str| point[name].as_f64().unwrap();
+        let roofline = number("compute_seconds").max(number("link_seconds"));
+        assert_eq!(number("roofline_seconds"), roofline);
+        assert_eq!(number("ratio"), number("step_seconds") / roofline);
+        assert!(number("bytes_moved") > 0.0 && number("window_bytes") > 0.0, "{point}");
+        let whole = report["bytes"].as_f64().unwrap() / number("bandwidth");
+        assert!(number("link_seconds") <= whole, "{point}");
+    }
+    let picture = std::fs::read_to_string(svg).unwrap();
+    assert!(picture.starts_with("<svg") && picture.matches("<polyline").count() == 4);
+    let speed = ["bench", "offload", "--ckpt", FILE, "--bandwidth", "fast"];
+    let error = refused(&[&speed[..], &["--base-dir", dir.path().to_str().unwrap()]].concat());
+    assert!(error.contains("--bandwidth fast") && error.contains("4GB/s"), "{error}");
+}

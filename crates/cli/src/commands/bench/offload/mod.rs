@@ -30,7 +30,7 @@ use distorch_runtime::{DType, Machine, Scope, Tensor, placement};
 use serde::Serialize;
 
 use super::{LATENT_CELL, picture, random, set_threads};
-use crate::args::{LayoutArg, OffloadArgs, RandomModel, Shared};
+use crate::args::{OffloadArgs, RandomModel, Shared};
 use crate::commands::{print_json, print_text, recognise, table};
 use crate::failure::Failure;
 use crate::machine;
@@ -91,14 +91,19 @@ struct Subject {
 
 /// Sweeps shares, bandwidths and layouts.
 pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
+    let mut bandwidths = bandwidths(args)?;
     let threads = set_threads(args.threads)?;
     let (path, file) = path(shared, args)?;
     let (checkpoint, model) = recognise(&path)?;
     let picture = picture([args.width, args.height], args.batch, &model)?;
     let subject = Subject::new(checkpoint, &model, picture, file)?;
     let bytes = subject.component.bytes();
-    let compute = subject.time(0, u64::MAX, Layout::Distorch2, args)?.best;
-    let bandwidths = bandwidths(args, bytes as f64 / compute)?;
+    if bandwidths.is_empty() {
+        // Around that with which moving all of the model takes as long as a step computes.
+        let compute = subject.time(0, u64::MAX, Layout::Distorch2, args)?.best;
+        let balance = bytes as f64 / compute;
+        bandwidths = BALANCES.iter().map(|part| (balance / part) as u64).collect();
+    }
     let shares = args.shares.iter().filter(|&&share| share > 0).count();
     let layouts: Vec<Layout> = match args.layout {
         Some(layout) => vec![layout.into()],
@@ -173,12 +178,8 @@ fn random_file(model: RandomModel) -> Result<tempfile::NamedTempFile, Failure> {
     Ok(file)
 }
 
-/// The bandwidths that are asked for, or those around `balance`, with which moving all of the model
-/// takes as long as a step computes.
-fn bandwidths(args: &OffloadArgs, balance: f64) -> Result<Vec<u64>, Failure> {
-    if args.bandwidth.is_empty() {
-        return Ok(BALANCES.iter().map(|part| (balance / part) as u64).collect());
-    }
+/// The bandwidths that are asked for.
+fn bandwidths(args: &OffloadArgs) -> Result<Vec<u64>, Failure> {
     // Read as everywhere: in the declaration of a simulated device.
     let host = DeviceInfo::new(DeviceId::CPU, "host", 1);
     let host = Topology::new(vec![host]).map_err(Failure::machine)?;
