@@ -18,11 +18,12 @@ fn stages(report: &Value) -> Vec<&str> {
             stage["seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
         assert_eq!(seconds.len(), 2);
         let least = seconds[0].min(seconds[1]);
-        assert_eq!(stage["min_seconds"], least);
+        // JSON may round a number's last digit.
+        let near =
+            |name: &str, value: f64| (stage[name].as_f64().unwrap() - value).abs() <= 1e-9 * value;
+        assert!(near("min_seconds", least), "{stage}");
         assert!(least > 0.0 && stage["first_seconds"].as_f64().unwrap() > 0.0);
-        // JSON is not read back to the last bit.
-        let median = stage["median_seconds"].as_f64().unwrap();
-        assert!((median - (seconds[0] + seconds[1]) / 2.0).abs() < 1e-12 + 1e-9 * median);
+        assert!(near("median_seconds", (seconds[0] + seconds[1]) / 2.0), "{stage}");
     }
     stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect()
 }
@@ -91,11 +92,13 @@ fn shares_that_live_elsewhere_are_held_against_the_roofline() {
     for point in points {
         let number = |name: &str| point[name].as_f64().unwrap();
         let roofline = number("compute_seconds").max(number("link_seconds"));
-        assert_eq!(number("roofline_seconds"), roofline);
-        assert_eq!(number("ratio"), number("step_seconds") / roofline);
+        // JSON may round a number's last digit.
+        let near = |name: &str, value: f64| (number(name) - value).abs() <= 1e-9 * value;
+        assert!(near("roofline_seconds", roofline), "{point}");
+        assert!(near("ratio", number("step_seconds") / roofline), "{point}");
         assert!(number("bytes_moved") > 0.0 && number("window_bytes") > 0.0, "{point}");
         let whole = report["bytes"].as_f64().unwrap() / number("bandwidth");
-        assert!(number("link_seconds") <= whole, "{point}");
+        assert!(number("link_seconds") <= whole * (1.0 + 1e-9), "{point}");
     }
     let picture = std::fs::read_to_string(svg).unwrap();
     assert!(picture.starts_with("<svg") && picture.matches("<polyline").count() == 4);
