@@ -72,7 +72,10 @@ macro_rules! typed {
 }
 
 fn wrong(name: &str, expected: Type, found: Option<&Value>) -> NodeError {
-    let found = found.map_or("nothing", |value| value.value_type().name());
+    if let Some(Value::Absent(why)) = found {
+        return NodeError::input(name, why);
+    }
+    let found = found.and_then(Value::value_type).map_or("nothing", Type::name);
     NodeError::input(name, format!("expected {expected}, found {found}"))
 }
 

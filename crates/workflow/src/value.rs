@@ -86,12 +86,14 @@ pub enum Value {
     Sigmas(Arc<[f64]>),
     Noise(NoiseSource),
     Guider(Guider),
+    /// What a loader did not find in its file, and why: an error only for whoever uses it.
+    Absent(Arc<str>),
 }
 
 impl Value {
-    /// The type. A choice is a string.
-    pub fn value_type(&self) -> Type {
-        match self {
+    /// The type, but of what is absent. A choice is a string.
+    pub fn value_type(&self) -> Option<Type> {
+        Some(match self {
             Value::Int(_) => Type::Int,
             Value::Float(_) => Type::Float,
             Value::String(_) => Type::String,
@@ -107,7 +109,8 @@ impl Value {
             Value::Sigmas(_) => Type::Sigmas,
             Value::Noise(_) => Type::Noise,
             Value::Guider(_) => Type::Guider,
-        }
+            Value::Absent(_) => return None,
+        })
     }
 
     /// Bytes that the value keeps in memory. Models are accounted for where they are loaded.
@@ -126,7 +129,7 @@ impl Value {
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.value_type())
+        f.write_str(self.value_type().map_or("nothing", Type::name))
     }
 }
 

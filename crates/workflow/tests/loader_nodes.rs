@@ -194,6 +194,37 @@ fn a_vae_of_its_own_decodes_as_that_of_a_checkpoint() {
 }
 
 #[test]
+fn a_checkpoint_without_encoders_or_vae_gives_the_rest() {
+    let mut studio = Studio::sd1();
+    let unet = Configs { diffusion: sd1().diffusion, ..Configs::default() };
+    write(&studio.model_path("checkpoints/unet.safetensors"), &unet);
+    let vae = Configs { vae: sd1().vae, ..Configs::default() };
+    write(&studio.model_path("checkpoints/vae.safetensors"), &vae);
+    let load = |name: &str| node("CheckpointLoaderSimple", json!({ "ckpt_name": name }));
+    let decode = json!({ "samples": ["k", 0], "vae": ["unet", 2] });
+    let prompt = with(&[
+        ("unet", load("unet.safetensors")),
+        ("vae", load("vae.safetensors")),
+        ("text", text("ckpt")),
+        ("k", sampled("unet", "text")),
+        ("k_whole", sampled("ckpt", "text")),
+        ("encode", text("unet")),
+        ("decode", node("VAEDecode", decode)),
+    ]);
+    let (parsed, warnings) = (Prompt::from_json(&prompt.to_string()).unwrap(), Warnings::default());
+    studio.executor.run_nodes(&parsed, &["unet"], &warnings).unwrap();
+    let warnings = warnings.0.into_inner().unwrap();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert_eq!(studio.latent(&prompt, "k", 0), studio.latent(&prompt, "k_whole", 0));
+    let mut error = |id: &str| studio.try_run(&prompt, id).unwrap_err().to_string();
+    let (encode, decode, vae) = (error("encode"), error("decode"), error("vae"));
+    assert!(encode.contains("`clip`: `unet.safetensors` has no text encoder"), "{encode}");
+    assert!(decode.contains("`vae`: `unet.safetensors` has no VAE"), "{decode}");
+    assert!(decode.contains("VAELoader"), "{decode}");
+    assert!(vae.contains("`ckpt_name`: `vae.safetensors` has no diffusion model"), "{vae}");
+}
+
+#[test]
 fn notes_are_left_out_but_other_unknown_classes_are_not() {
     let mut studio = Studio::sd1();
     let decode = json!({ "samples": ["empty", 0], "vae": ["ckpt", 2] });

@@ -108,9 +108,6 @@ pub const SIMPLE_DISTORCH2: Node = Node {
         Input::float("virtual_vram_gb", 4.0, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
         Input::found("donor_device", devices_cpu_first).tooltip(DONOR),
         Input::string("expert_mode_allocations", "").optional().tooltip(EXPERT),
-        Input::boolean("high_precision_loras", true).optional().tooltip(
-            "Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.",
-        ),
         EJECT_MODELS.optional(),
     ],
     outputs: MODEL_OUTPUTS,
@@ -250,7 +247,7 @@ fn load(
     ejects: bool,
 ) -> Result<Vec<Value>, NodeError> {
     let parts = place(context, inputs, &CHECKPOINT, loader, ejects)?;
-    outputs(&parts)
+    outputs(context, &parts)
 }
 
 /// Plans a file's components and tells how.
@@ -282,23 +279,33 @@ pub(super) fn place(
     Ok(parts)
 }
 
-fn outputs(parts: &Parts) -> Result<Vec<Value>, NodeError> {
-    let part = |kind: ComponentKind| {
-        parts.get(kind).cloned().ok_or_else(|| {
-            NodeError::input(
-                "ckpt_name",
-                format!(
-                    "`{}` has no {}; it is {}, not a whole checkpoint",
-                    parts.file.name,
-                    crate::models::in_words(kind),
-                    parts.file.model.label(),
-                ),
-            )
-        })
+/// A checkpoint without text encoders or VAE gives the rest, as ComfyUI does; one without a diffusion
+/// model is none.
+fn outputs(context: &Context<'_>, parts: &Parts) -> Result<Vec<Value>, NodeError> {
+    let part = |kind: ComponentKind| parts.get(kind).cloned().ok_or_else(|| lacks(parts, kind));
+    let model = part(ComponentKind::DiffusionModel)
+        .map_err(|problem| NodeError::input("ckpt_name", problem))?;
+    let absent = |problem: String| {
+        context.warn(&problem);
+        Value::Absent(problem.into())
     };
-    Ok(vec![
-        Value::Model(Model::new(part(ComponentKind::DiffusionModel)?)?),
-        Value::Clip(Clip::new(part(ComponentKind::TextEncoders)?)?),
-        Value::Vae(Vae::new(part(ComponentKind::Vae)?)?),
-    ])
+    let clip = match part(ComponentKind::TextEncoders) {
+        Ok(part) => Value::Clip(Clip::new(part)?),
+        Err(problem) => absent(problem),
+    };
+    let vae = match part(ComponentKind::Vae) {
+        Ok(part) => Value::Vae(Vae::new(part)?),
+        Err(problem) => absent(problem),
+    };
+    Ok(vec![Value::Model(Model::new(model)?), clip, vae])
+}
+
+/// What a file lacks, and the way out.
+fn lacks(parts: &Parts, kind: ComponentKind) -> String {
+    let way_out = match kind {
+        ComponentKind::Vae => "; load one with VAELoader",
+        _ => "",
+    };
+    let (name, label) = (&parts.file.name, parts.file.model.label());
+    format!("`{name}` has no {}; it is {label}{way_out}", crate::models::in_words(kind))
 }
