@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use distorch_allocation::Layout;
 
 pub use bench::{BenchArgs, BenchCommand, OffloadArgs, RandomModel};
-pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
+pub use make::{ComputeArgs, GenerateArgs, LoraArg, NodesArgs, RunArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.
 #[derive(Debug, Parser)]

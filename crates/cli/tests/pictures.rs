@@ -53,6 +53,12 @@ fn generate_saves_a_picture_that_says_how_it_was_made() {
     let shown: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(shown["9"]["images"][0]["filename"], "ComfyUI_00001_.png");
     assert!(out.join("ComfyUI_00001_.png").is_file());
+    // So does the picture itself.
+    let mut command = distorch(folder.path());
+    command.args(["run", "x.png", "--set", "3.steps=1", "--output-dir"]).arg(&out);
+    command.assert().success();
+    let saved = |n: u32| fs::read(out.join(format!("ComfyUI_0000{n}_.png"))).unwrap();
+    assert_eq!(saved(1), saved(2));
 }
 
 #[test]
@@ -116,7 +122,7 @@ fn workflows_that_cannot_run_say_all_that_is_wrong() {
     for part in ["node 1 (EmptyLatentImage)", "width", "batch_size"] {
         assert!(stderr.contains(part), "{stderr}");
     }
-    fs::write(&path, r#"{"nodes": [], "links": []}"#).unwrap();
+    fs::write(&path, r#"{"nodes": [7], "links": []}"#).unwrap();
     let output = distorch(folder.path()).arg("run").arg(&path).assert().code(2);
     assert!(
         String::from_utf8(output.get_output().stderr.clone()).unwrap().contains("Export (API)")

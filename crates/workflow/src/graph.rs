@@ -9,18 +9,20 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
+use crate::editor;
+
 /// Why a text is no prompt.
 #[derive(Debug, Error)]
 pub enum PromptError {
     /// No JSON.
     #[error("not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// The format that ComfyUI's editor saves.
+    /// The format that ComfyUI's editor saves, but not quite.
     #[error(
-        "this is a workflow as the editor saves it, with positions and links; export it for the API \
+        "this looks like a workflow as the editor saves it, but is none: {0}; export it for the API \
          (in ComfyUI: Workflow, Export (API)) and run that"
     )]
-    Editor,
+    Editor(#[source] serde_json::Error),
     /// JSON of another kind.
     #[error("{place}: expected {expected}, found {found}")]
     Shape {
@@ -109,8 +111,8 @@ fn slot_number(value: &Json) -> Option<usize> {
 }
 
 impl Prompt {
-    /// Reads a prompt: the API format itself, or what is sent to a server with the prompt under
-    /// `prompt`.
+    /// Reads a prompt: the API format itself, what is sent to a server with the prompt under
+    /// `prompt`, or a workflow as the editor saves it.
     ///
     /// # Errors
     /// When the text is no JSON, or JSON of another shape.
@@ -121,7 +123,7 @@ impl Prompt {
             Err(error) => return Err(not_an_object(text, error)),
         };
         if ordered.get("nodes").is_some_and(Json::is_array) {
-            return Err(PromptError::Editor);
+            return editor::read(&serde_json::from_str(text)?);
         }
         match ordered.get("prompt") {
             Some(Json::Object(fields)) if !fields.contains_key("class_type") => {
@@ -335,7 +337,7 @@ mod tests {
     #[test]
     fn other_json_is_told_apart() {
         let error = |text| Prompt::from_json(text).unwrap_err().to_string();
-        assert!(error(r#"{"nodes": [], "links": []}"#).contains("Export (API)"));
+        assert!(error(r#"{"nodes": [7], "links": []}"#).contains("Export (API)"));
         assert!(error("[]").contains("expected an object, found a list"));
         assert!(error(r#"{"1": {"inputs": {}}}"#).contains("node `1`, `class_type`"));
         assert!(error(r#"{"1": 5}"#).contains("node `1`"));

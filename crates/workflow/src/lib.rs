@@ -25,6 +25,7 @@
 
 pub mod cache;
 pub mod diffusion;
+mod editor;
 pub mod environment;
 pub mod execute;
 pub mod graph;

@@ -148,6 +148,20 @@ fn long_chains_do_not_overflow() {
     assert!(validate(&prompt, Bench::new().executor.environment()).is_ok());
 }
 
+/// The places of a JSON value, but its own.
+fn pointers(json: &Json, place: String, into: &mut Vec<String>) {
+    let inner: Vec<(String, &Json)> = match json {
+        Json::Array(items) => items.iter().enumerate().map(|(i, v)| (i.to_string(), v)).collect(),
+        Json::Object(fields) => fields.iter().map(|(k, v)| (k.clone(), v)).collect(),
+        _ => Vec::new(),
+    };
+    for (name, value) in inner {
+        let place = format!("{place}/{name}");
+        into.push(place.clone());
+        pointers(value, place, into);
+    }
+}
+
 /// JSON of any shape in any place.
 fn any_json() -> impl Strategy<Value = Json> {
     let leaf = prop_oneof![
@@ -171,8 +185,45 @@ fn any_json() -> impl Strategy<Value = Json> {
     })
 }
 
+/// A workflow in the editor's form is the one that it exports.
+#[test]
+fn the_editors_form_is_read_as_what_it_exports() {
+    let bench = Bench::new();
+    let [exported, edited] = ["txt2img_distorch2", "editor"].map(|name| bench.example(name));
+    assert_eq!(edited.nodes, exported.nodes);
+    assert!(edited.workflow.is_some());
+}
+
+/// 300 workflows; as many as `PROPTEST_CASES` says where it is set.
+fn cases() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(300),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(cases())]
+
+    /// The editor's boxes, slots and links replaced by anything.
+    #[test]
+    fn fuzzed_editor_workflows_are_answered(
+        changes in prop::collection::vec((0..64_usize, any_json()), 1..5)
+    ) {
+        let bench = Bench::new();
+        let mut file = bench.example("editor").workflow.unwrap();
+        for (place, value) in changes {
+            let mut places = Vec::new();
+            pointers(&file, String::new(), &mut places);
+            let at = place * places.len() / 64;
+            if let Some(old) = file.pointer_mut(&places[at]) {
+                *old = value;
+            }
+        }
+        if let Ok(prompt) = Prompt::from_json(&file.to_string()) {
+            drop(validate(&prompt, bench.executor.environment()));
+        }
+    }
 
     /// Inputs, classes and whole nodes replaced by anything: an answer, never a panic.
     #[test]

@@ -1,6 +1,7 @@
 //! What can be asked of the commands that make pictures.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
 use distorch_runtime::DType;
@@ -14,10 +15,12 @@ Examples:
   distorch run workflow_api.json --set 3.seed=7 --set 'CLIP Text Encode.text=a red circle'
   distorch run workflow_api.json --dry-run
   distorch run workflow_api.json --simulate 'cuda:0=8GiB,cuda:1=6GiB@12GB/s'
+  distorch run picture.png --set KSampler.seed=8
 
-The workflow is ComfyUI's API format (Workflow, Export (API)). Pictures go to the output folder.")]
+The workflow is what ComfyUI saves or exports (API), or a PNG picture that carries the one that made
+it. Pictures go to the output folder.")]
 pub struct RunArgs {
-    /// The workflow, or `-` for standard input
+    /// The workflow or a picture that carries one, or `-` for standard input
     pub workflow: PathBuf,
 
     /// Override an input: NODE is an id, a title or a class, VALUE is JSON or text; may repeat
@@ -89,7 +92,8 @@ Examples:
   distorch generate --ckpt tiny-shapes.safetensors --prompt 'a red circle on a white background'
   distorch generate --ckpt sd_xl_base_1.0.safetensors --prompt 'a lighthouse' --steps 30 \\
       --sampler dpmpp_2m --scheduler karras --cfg 6 --virtual-vram-gb 3 -o lighthouse.png
-  distorch generate --ckpt v1-5-pruned.ckpt --prompt 'oil painting' --image photo.png --denoise 0.6")]
+  distorch generate --ckpt v1-5-pruned.ckpt --prompt 'oil painting' --image photo.png --denoise 0.6
+  distorch generate --ckpt v1-5-pruned.ckpt --prompt 'a fox' --lora ink.safetensors:0.8")]
 pub struct GenerateArgs {
     /// Name of a checkpoint in the model folders
     #[arg(long, value_name = "CKPT")]
@@ -147,6 +151,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "LAYER", value_parser = clap::value_parser!(u32).range(1..=24))]
     pub clip_skip: Option<u32>,
 
+    /// A LoRA and how much it counts, for the diffusion model and the text encoders; may repeat
+    #[arg(long, value_name = "NAME[:STRENGTH]", action = ArgAction::Append)]
+    pub lora: Vec<LoraArg>,
+
     /// Where the picture goes; with `--batch`, `out_00001.png` and so on
     #[arg(long, short, value_name = "FILE", default_value = "out.png")]
     pub output: PathBuf,
@@ -171,6 +179,29 @@ pub struct GenerateArgs {
     pub compute: ComputeArgs,
 }
 
+/// A LoRA file and its strength.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraArg {
+    pub name: String,
+    pub strength: f64,
+}
+
+impl FromStr for LoraArg {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        // A colon may also be a part of the name.
+        let parts = given.rsplit_once(':').and_then(|(name, strength)| {
+            Some((name, strength.trim().parse().ok().filter(|s: &f64| s.is_finite())?))
+        });
+        let (name, strength) = parts.unwrap_or((given, 1.0));
+        match name.trim() {
+            "" => Err("write the name of a LoRA file, such as `style.safetensors:0.8`".to_owned()),
+            name => Ok(Self { name: name.to_owned(), strength }),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -184,4 +215,19 @@ pub struct NodesArgs {
     /// Print JSON, as ComfyUI's `/object_info` gives it
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lora_has_a_name_and_maybe_a_strength() {
+        let lora = |given: &str| given.parse::<LoraArg>().map(|lora| (lora.name, lora.strength));
+        assert_eq!(lora("a/ink.safetensors"), Ok(("a/ink.safetensors".to_owned(), 1.0)));
+        assert_eq!(lora("ink.safetensors:-0.5"), Ok(("ink.safetensors".to_owned(), -0.5)));
+        assert_eq!(lora("a:b.safetensors"), Ok(("a:b.safetensors".to_owned(), 1.0)));
+        assert_eq!(lora("x:inf").map(|(_, strength)| strength), Ok(1.0), "a name after all");
+        assert!(lora(":1").is_err() && lora("").is_err());
+    }
 }

@@ -15,7 +15,7 @@ use distorch_workflow::{Executor, picture::Pictures};
 use serde_json::{Value as Json, json};
 
 use super::{print_text, recognise};
-use crate::args::{GenerateArgs, Shared};
+use crate::args::{GenerateArgs, LoraArg, Shared};
 use crate::failure::Failure;
 use crate::machine;
 use crate::studio;
@@ -92,8 +92,10 @@ fn workflow(executor: &mut Executor, args: &GenerateArgs) -> Result<(Prompt, [u3
         }
         Some(image) => from_picture(executor, args, image, &mut nodes)?,
     }
+    with_loras(args, &mut nodes);
     if let Some(skip) = args.clip_skip {
-        let inputs = json!({ "clip": ["4", 1], "stop_at_clip_layer": -i64::from(skip) });
+        let clip = nodes["6"]["inputs"]["clip"].take();
+        let inputs = json!({ "clip": clip, "stop_at_clip_layer": -i64::from(skip) });
         nodes["11"] = node("CLIPSetLastLayer", inputs);
         for encode in ["6", "7"] {
             nodes[encode]["inputs"]["clip"] = json!(["11", 0]);
@@ -105,6 +107,24 @@ fn workflow(executor: &mut Executor, args: &GenerateArgs) -> Result<(Prompt, [u3
 
 fn node(class: &str, inputs: Json) -> Json {
     json!({ "class_type": class, "inputs": inputs })
+}
+
+/// Puts LoRAs one after the other between the checkpoint and what uses it.
+fn with_loras(args: &GenerateArgs, nodes: &mut Json) {
+    const FIRST: usize = 20;
+    let mut from = "4".to_owned();
+    for (id, LoraArg { name, strength }) in (FIRST..).zip(&args.lora) {
+        let inputs = json!({
+            "model": [from, 0], "clip": [from, 1], "lora_name": name,
+            "strength_model": strength, "strength_clip": strength,
+        });
+        from = id.to_string();
+        nodes[&from] = node("LoraLoader", inputs);
+    }
+    nodes["3"]["inputs"]["model"] = json!([from, 0]);
+    for encode in ["6", "7"] {
+        nodes[encode]["inputs"]["clip"] = json!([from, 1]);
+    }
 }
 
 /// Starts from a picture, whose folder becomes the input folder.
@@ -191,11 +211,13 @@ fn parameters(args: &GenerateArgs, [width, height]: [u32; 2]) -> String {
         true => String::new(),
         false => format!("Negative prompt: {}\n", args.negative),
     };
+    let loras = args.lora.iter().map(|lora| format!("LoRA: {}:{}, ", lora.name, lora.strength));
     format!(
         "{}\n{negative}Steps: {steps}, Sampler: {sampler}, Schedule type: {scheduler}, \
-         CFG scale: {cfg}, Seed: {seed}, Size: {width}x{height}, Model: {ckpt}, \
+         CFG scale: {cfg}, Seed: {seed}, Size: {width}x{height}, Model: {ckpt}, {}\
          Denoising strength: {denoise}, Version: distorch {}",
         args.prompt,
+        loras.collect::<String>(),
         env!("CARGO_PKG_VERSION"),
     )
 }

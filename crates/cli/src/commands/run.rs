@@ -5,6 +5,7 @@ use std::path::Path;
 
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::nodes;
+use distorch_workflow::picture::png_file;
 use distorch_workflow::signature::Kind;
 use distorch_workflow::value::Type;
 use distorch_workflow::{Executor, validate};
@@ -56,17 +57,33 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     print_text(text.trim_start_matches('\n'))
 }
 
+/// The workflow in a file: JSON, or a picture that carries the one that made it.
 fn read(path: &Path) -> Result<Prompt, Failure> {
     let name = path.display();
-    let text = match path.to_str() {
-        Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
-        }
-        _ => std::fs::read_to_string(path),
+    let wrong = |problem: String| Failure::input(format!("`{name}`: {problem}"));
+    let mut bytes = Vec::new();
+    let read = match path.to_str() {
+        Some("-") => std::io::stdin().read_to_end(&mut bytes).map(drop),
+        _ => std::fs::read(path).map(|read| bytes = read),
     };
-    let text = text.map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
-    Prompt::from_json(&text).map_err(|error| Failure::input(format!("`{name}`: {error}")))
+    read.map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
+    let text = match bytes.starts_with(PNG) {
+        true => in_picture(&bytes).map_err(wrong)?,
+        false => String::from_utf8(bytes).map_err(|error| wrong(format!("no text: {error}")))?,
+    };
+    Prompt::from_json(&text).map_err(|error| wrong(error.to_string()))
+}
+
+/// What every PNG file begins with.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// The workflow that a picture carries: as it was run, else as the editor had it.
+fn in_picture(file: &[u8]) -> Result<String, String> {
+    let texts = png_file::texts(file).map_err(|error| error.to_string())?;
+    let find = |wanted: &str| texts.iter().find(|(keyword, _)| keyword == wanted);
+    let found = find("prompt").or_else(|| find("workflow"));
+    let none = "this picture carries no workflow; those that SaveImage saves do";
+    found.map(|(_, text)| text.clone()).ok_or_else(|| none.to_owned())
 }
 
 /// Runs the loaders alone, which plan and open but read no weights.

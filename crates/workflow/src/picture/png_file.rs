@@ -1,6 +1,6 @@
 //! Pictures as PNG files that carry what made them.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -96,6 +96,24 @@ impl Picture8 {
     }
 }
 
+/// The texts that a PNG file carries before its picture, by keyword.
+///
+/// # Errors
+/// When the bytes are no PNG file.
+pub fn texts(file: &[u8]) -> io::Result<Vec<(String, String)>> {
+    let reader = png::Decoder::new(io::Cursor::new(file)).read_info()?;
+    let info = reader.info();
+    let plain = info.uncompressed_latin1_text.iter();
+    let mut texts: Vec<_> = plain.map(|text| (text.keyword.clone(), text.text.clone())).collect();
+    for text in &info.compressed_latin1_text {
+        texts.push((text.keyword.clone(), text.get_text()?));
+    }
+    for text in &info.utf8_text {
+        texts.push((text.keyword.clone(), text.get_text()?));
+    }
+    Ok(texts)
+}
+
 /// A temporary file in the folder of `path`, which is made.
 pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -103,13 +121,10 @@ pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
     fs::create_dir_all(folder)?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(".distorch-");
-    builder.permissions(ordinary_permissions()).tempfile_in(folder)
-}
-
-/// What a new file may be by the user's mask, not only the owner's as is usual for temporary ones.
-#[cfg(unix)]
-fn ordinary_permissions() -> Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+    // Readable as the user's mask says, not only by its owner as is usual for temporary files.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
 }
 
 /// JSON with ASCII characters only, as Python writes it: what readers of pictures expect.
@@ -153,6 +168,9 @@ mod tests {
         assert_eq!(info.utf8_text[0].get_text().unwrap(), "лис");
         let again = picture.save(&path, &[], false).unwrap_err();
         assert_eq!(again.source.kind(), io::ErrorKind::AlreadyExists);
+        let read = super::texts(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(read, texts);
+        assert!(super::texts(b"GIF89a").is_err());
         picture.save(&path, &[], true).unwrap();
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
