@@ -54,6 +54,8 @@ struct State {
     peak: u64,
     /// When something last changed that lets a transfer start.
     since: Instant,
+    /// How many users are about to bring a layer themselves.
+    turns: usize,
     stop: bool,
     tally: Tally,
 }
@@ -96,6 +98,25 @@ impl Drop for Place {
     }
 }
 
+/// A user's turn to bring a layer: until it has its place, the loader takes no room.
+#[derive(Debug)]
+struct Turn<'a>(&'a Window);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().turns -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A layer that is used now.
+#[derive(Debug)]
+enum Wanted<'a> {
+    Here(Arrival),
+    /// Neither in the window nor on its way.
+    Missing(Turn<'a>),
+}
+
 /// What passed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
@@ -132,6 +153,7 @@ impl Window {
             used: 0,
             peak: 0,
             since: Instant::now(),
+            turns: 0,
             stop: false,
             tally: Tally::default(),
             sizes,
@@ -181,6 +203,9 @@ impl Window {
         if state.stop {
             return Job::Stop;
         }
+        if state.turns > 0 {
+            return Job::Wait;
+        }
         let missing = state.coming.iter().find(|index| !state.slots.contains_key(index));
         let Some(&index) = missing else { return Job::Wait };
         let bytes = state.size(index);
@@ -229,8 +254,8 @@ impl Window {
     ) -> Result<Arrival, TakeError> {
         let begun = Instant::now();
         let arrival = match self.wanted(carrier, index)? {
-            Some(arrival) => arrival,
-            None => self.fetch(carrier, index)?,
+            Wanted::Here(arrival) => arrival,
+            Wanted::Missing(turn) => self.fetch(carrier, index, turn)?,
         };
         while let Some(left) = arrival.at.checked_duration_since(Instant::now()) {
             if left.is_zero() {
@@ -246,7 +271,7 @@ impl Window {
     }
 
     /// The layer if it is in the window or on its way there; tells the loader what comes next.
-    fn wanted(&self, carrier: &dyn Carrier, index: usize) -> Result<Option<Arrival>, TakeError> {
+    fn wanted(&self, carrier: &dyn Carrier, index: usize) -> Result<Wanted<'_>, TakeError> {
         let mut state = self.lock();
         if !state.coming.contains(&index) {
             state.tally.unforeseen += 1;
@@ -255,8 +280,13 @@ impl Window {
         self.changed.notify_all();
         loop {
             match state.slots.remove(&index) {
-                None => return Ok(None),
-                Some(Slot::Here(arrival)) => return Ok(Some(arrival)),
+                None => {
+                    // Said while locked: else the loader would fill the room with what comes
+                    // later, only to see it thrown out.
+                    state.turns += 1;
+                    return Ok(Wanted::Missing(Turn(self)));
+                }
+                Some(Slot::Here(arrival)) => return Ok(Wanted::Here(arrival)),
                 Some(Slot::Failed(error)) => return Err(error.into()),
                 Some(Slot::Loading) => {
                     state.slots.insert(index, Slot::Loading);
@@ -272,11 +302,17 @@ impl Window {
 
     /// Brings a layer that is not in the window and not on its way: nobody foresaw it, or the loader
     /// has not come to it yet.
-    fn fetch(self: &Arc<Self>, carrier: &dyn Carrier, index: usize) -> Result<Arrival, TakeError> {
+    fn fetch(
+        self: &Arc<Self>,
+        carrier: &dyn Carrier,
+        index: usize,
+        turn: Turn<'_>,
+    ) -> Result<Arrival, TakeError> {
         if carrier.is_interrupted() {
             return Err(interrupted(carrier, index));
         }
         let place = self.make_room(index)?;
+        drop(turn);
         let (layer, at) = self.carry(carrier, index, Instant::now())?;
         Ok(Arrival { layer, at, place })
     }
@@ -548,6 +584,22 @@ mod tests {
             drop(wanted);
             drop(window.take(&porter, 5).unwrap());
         });
+    }
+
+    /// The loader does not fill the room that a user needs who is faster than it.
+    #[test]
+    fn a_user_who_overtakes_the_loader_goes_first() {
+        let (window, porter) = (window(&[10; 4], 20), Porter::default());
+        let turn = match window.wanted(&porter, 0).unwrap() {
+            Wanted::Missing(turn) => turn,
+            Wanted::Here(arrival) => panic!("{arrival:?}"),
+        };
+        assert!(matches!(window.job(&mut window.lock()), Job::Wait), "1 and 2 have to wait");
+        let first = window.fetch(&porter, 0, turn).unwrap();
+        let job = window.job(&mut window.lock());
+        assert!(matches!(job, Job::Load(1, ..)));
+        assert!(matches!(window.job(&mut window.lock()), Job::Wait), "full");
+        drop((first, job));
     }
 
     #[test]
