@@ -36,7 +36,7 @@ fn fp8(value: f32, codes: &[f32]) -> u8 {
 }
 
 fn write(path: &Path, tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)]) {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
     for (key, dtype, shape, bytes) in tensors {
         let start = data.len();
         data.extend(bytes);
