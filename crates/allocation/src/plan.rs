@@ -191,6 +191,16 @@ impl Plan {
         self.peak_bytes = self.resident_bytes.saturating_add(running);
     }
 
+    /// The same homes for a run whose activations take so many bytes: the window and the peak
+    /// follow, and whether it fits.
+    #[must_use]
+    pub fn with_activations(&self, bytes: u64) -> Plan {
+        let mut plan = Plan { activation_bytes: bytes, ..self.clone() };
+        plan.settle(plan.available_bytes);
+        plan.warnings.retain(|warning| !matches!(warning, PlanWarning::DoesNotFit { .. }));
+        plan
+    }
+
     /// Bytes that `device` holds.
     pub fn bytes_on(&self, device: DeviceId) -> u64 {
         let share = self.devices.iter().find(|share| share.device == device);

@@ -18,6 +18,10 @@ use clap::Parser;
 use args::{Arguments, Command};
 use failure::Failure;
 
+/// Counts memory, so that what a model needs while it runs is measured.
+#[global_allocator]
+static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {

@@ -16,8 +16,10 @@ use crate::machine;
 pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Failure> {
     let topology = machine::topology(&machine::survey(shared)?)?;
     let dtype = compute.dtype.map(DType::from);
-    let mut environment = Environment::on(machine::folders(shared)?, topology)
-        .with_models(|models| models.with_dtype(dtype).with_pin(compute.pin));
+    let mut environment =
+        Environment::on(machine::folders(shared)?, topology).with_models(|models| {
+            models.with_dtype(dtype).with_pin(compute.pin).with_auto_retry(compute.auto_retry)
+        });
     if let Some(layout) = compute.layout {
         environment.layout = layout.into();
     }
@@ -46,26 +48,48 @@ pub fn failure(error: ExecutionError) -> Failure {
 /// What each device was to hold for each model and what it held at most; empty where nothing is
 /// loaded.
 pub fn memory(executor: &Executor) -> String {
-    let mut table =
-        table(["component", "device", "planned", "peak", "moved", "waited"], &[2, 3, 4, 5]);
-    let mut rows = 0;
+    let mut table = table(
+        [
+            "component",
+            "device",
+            "planned",
+            "peak",
+            "weights",
+            "window",
+            "activations",
+            "moved",
+            "waited",
+        ],
+        &[2, 3, 4, 5, 6, 7, 8],
+    );
+    let (mut rows, mut estimated) = (0, false);
     for (part, stats) in executor.environment().models.stats() {
         for held in &stats.devices {
             let compute = held.device == part.compute_device();
-            let only =
-                |text: String| if compute && stats.transfers > 0 { text } else { String::new() };
+            let only = |shown: bool, text: String| if shown { text } else { String::new() };
+            let size = |bytes: u64| ByteSize(bytes).to_string();
+            let mark = if held.measured { "" } else { " *" };
+            estimated |= compute && !held.measured;
+            let streams = compute && stats.transfers > 0;
             table.add_row([
                 part.plan().component.clone(),
                 report::device_name(held.device, held.simulated),
-                ByteSize(held.planned_bytes).to_string(),
-                ByteSize(held.peak_bytes).to_string(),
-                only(ByteSize(stats.bytes_moved).to_string()),
-                only(format!("{:.2} s", stats.stall_seconds)),
+                size(held.planned_bytes),
+                size(held.peak_bytes),
+                size(held.resident_bytes),
+                only(streams, size(held.window_bytes)),
+                only(compute, format!("{}{mark}", size(held.activation_bytes))),
+                only(streams, size(stats.bytes_moved)),
+                only(streams, format!("{:.2} s", stats.stall_seconds)),
             ]);
             rows += 1;
         }
     }
-    if rows == 0 { String::new() } else { table.to_string() }
+    match (rows, estimated) {
+        (0, _) => String::new(),
+        (_, true) => format!("{table}\n* as planned: this device does not tell"),
+        (_, false) => table.to_string(),
+    }
 }
 
 /// A path as a user reads it: from the working directory where it lies below.

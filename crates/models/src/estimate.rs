@@ -1,15 +1,17 @@
 //! What a forward pass needs besides weights, before anything is loaded.
 //!
-//! Each estimate counts the largest set of activations that is alive at once: the tensors of the
-//! widest layer, and for a UNet the skip connections. Attention scores are not in it, since attention
-//! runs in chunks of bounded size. The planner adds the estimate to the weights on the compute device.
+//! The UNet and the VAE are walked through block by block: what is alive at once in a residual block, a
+//! transformer or a change of resolution, with the skip connections that wait meanwhile, and what
+//! the CPU's kernels work in. Held against what is measured (docs/measurements.md), the estimate is the
+//! larger, by less than half. What an accelerator's kernels work in is not known; there a fixed sum
+//! stands for it. The planner adds the estimate to the weights on the compute device.
 
 use distorch_checkpoint::config::{
     ClipConfig, DiffusionConfig, FluxConfig, MmditConfig, T5Config, TextEncoderConfig, UnetConfig,
     VaeConfig,
 };
 use distorch_checkpoint::family::{Family, Model};
-use distorch_checkpoint::{Component, ComponentKind};
+use distorch_checkpoint::{Component, ComponentKind, Layer, Param};
 
 /// The picture to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,65 +41,197 @@ impl Picture {
     }
 }
 
-/// Attention keeps no more than this many scores at once, in any model.
-const ATTENTION_CHUNK_BYTES: u64 = 256 << 20;
+/// How a component computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compute {
+    /// Bytes of an element of the compute dtype.
+    pub element: u64,
+    /// Whether the CPU's kernels compute: on `cpu`, and on simulated devices.
+    pub host: bool,
+}
+
+/// What an accelerator's kernels work in, attention's scores above all.
+const ACCELERATOR_BYTES: u64 = 256 << 20;
+
+/// What the CPU's kernels work in at least: unrolled patches and attention's scores.
+const HOST_BYTES: u64 = 4 << 20;
 
 /// Text chunks that are encoded together: the prompt and the empty one that weights are
 /// interpolated against.
 const TEXT_CHUNKS: u64 = 2;
 
-/// Bytes of activations at the peak of a forward pass of this component, in a compute dtype of
-/// `element` bytes. A diffusion model runs both halves of the guidance at once.
+/// Bytes of activations at the peak of a forward pass of this component. A diffusion model runs both
+/// halves of the guidance at once.
 pub fn activation_bytes(
     model: &Model,
     component: &Component,
     picture: Picture,
-    element: u64,
+    compute: Compute,
 ) -> u64 {
-    let elements = match component.kind {
+    let need = match component.kind {
         ComponentKind::DiffusionModel => {
-            let per_picture = model.diffusion.as_ref().map_or(0, |m| diffusion(&m.config, picture));
             let guided = !matches!(model.family(), Some(Family::Flux));
-            per_picture * u64::from(picture.batch) * if guided { 2 } else { 1 }
+            let rows = u64::from(picture.batch) * if guided { 2 } else { 1 };
+            model.diffusion.as_ref().map(|m| diffusion(&m.config, picture, rows))
         }
         ComponentKind::TextEncoders => {
-            model.text_encoders.iter().map(|encoder| text(&encoder.config)).max().unwrap_or(0)
+            let most = model.text_encoders.iter().map(|encoder| text(&encoder.config)).max();
+            most.map(|elements| Need { elements, workspace: 0 })
         }
         // Latents are decoded one by one.
-        ComponentKind::Vae => model.vae.as_ref().map_or(0, |config| vae(config, picture)),
+        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, picture)),
     };
-    let attention =
-        if component.kind == ComponentKind::TextEncoders { 0 } else { ATTENTION_CHUNK_BYTES };
-    elements.saturating_mul(element).saturating_add(attention)
+    let need = need.unwrap_or_default();
+    let workspace = match (compute.host, component.kind) {
+        (true, _) => HOST_BYTES.saturating_add(need.workspace),
+        (false, ComponentKind::TextEncoders) => 0,
+        (false, _) => ACCELERATOR_BYTES,
+    };
+    let elements = need.elements.saturating_mul(compute.element);
+    elements.saturating_add(workspace).saturating_add(converted_bytes(component, compute.element))
 }
 
-fn diffusion(config: &DiffusionConfig, picture: Picture) -> u64 {
+/// The largest layer in the compute dtype, where it is stored in another: it is converted when it is
+/// used.
+fn converted_bytes(component: &Component, element: u64) -> u64 {
+    let other = |layer: &&Layer| layer.params.iter().any(|p| p.dtype.size() as u64 != element);
+    let converted = |layer: &Layer| {
+        let elements = layer.params.iter().map(Param::elements).sum::<u64>();
+        elements.saturating_mul(element)
+    };
+    component.layers.iter().filter(other).map(converted).max().unwrap_or(0)
+}
+
+fn diffusion(config: &DiffusionConfig, picture: Picture, rows: u64) -> Need {
+    let plain = |elements: u64| Need { elements: rows * elements, workspace: 0 };
     match config {
-        DiffusionConfig::Unet(config) => unet(config, picture),
-        DiffusionConfig::Mmdit(config) => mmdit(config, picture),
-        DiffusionConfig::Flux(config) => flux(config, picture),
+        DiffusionConfig::Unet(config) => unet(config, picture, rows),
+        DiffusionConfig::Mmdit(config) => plain(mmdit(config, picture)),
+        DiffusionConfig::Flux(config) => plain(flux(config, picture)),
     }
 }
 
-/// The skip connections, and at the widest level the feed-forward layer: its input, the 8-fold
-/// gated projection and the 4-fold product; or a residual block on a concatenated skip.
-fn unet(config: &UnetConfig, picture: Picture) -> u64 {
-    let levels: Vec<(u64, u64)> = config
-        .channel_mult
-        .iter()
-        .enumerate()
-        .map(|(level, &mult)| {
-            let cell = 8_u64 << level.min(32);
-            ((config.model_channels * mult) as u64, picture.positions(cell))
-        })
-        .collect();
-    let skips: u64 = levels
-        .iter()
-        .zip(&config.num_res_blocks)
-        .map(|((channels, positions), &blocks)| channels * positions * (blocks as u64 + 1))
-        .sum();
-    let widest = levels.iter().map(|(channels, positions)| 16 * channels * positions).max();
-    skips + widest.unwrap_or(0)
+/// What is needed at once at most.
+#[derive(Clone, Copy, Default)]
+struct Need {
+    /// Of the compute dtype.
+    elements: u64,
+    /// Bytes that the CPU's kernels work in.
+    workspace: u64,
+}
+
+/// A walk through a model's blocks.
+#[derive(Default)]
+struct Walk {
+    most: Need,
+    /// Elements that wait for later blocks.
+    waiting: u64,
+}
+
+impl Walk {
+    /// So many values at each of `positions` are alive at once.
+    fn meet(&mut self, channels: usize, positions: u64) {
+        let elements = (channels as u64).saturating_mul(positions);
+        self.most.elements = self.most.elements.max(self.waiting.saturating_add(elements));
+    }
+
+    /// A 3×3 convolution.
+    fn conv(&mut self, inputs: usize, outputs: usize, positions: u64) {
+        let workspace = winograd_bytes(inputs as u64, outputs as u64, positions);
+        self.most.workspace = self.most.workspace.max(workspace);
+    }
+
+    /// A residual block: its input, which is added at the end, beside normalised and convolved
+    /// values.
+    fn residual(&mut self, inputs: usize, outputs: usize, positions: u64) {
+        self.meet((2 * inputs + outputs).max(inputs + 2 * outputs).max(3 * outputs), positions);
+        self.conv(inputs, outputs, positions);
+        self.conv(outputs, outputs, positions);
+    }
+
+    /// A transformer block's feed-forward layer: the pixels and the tokens that are added at its end, its
+    /// normalised input, the 8-fold gated projection and the 4-fold product.
+    fn transformer(&mut self, channels: usize, positions: u64) {
+        self.meet(14 * channels, positions);
+    }
+
+    /// Twice the resolution: to `positions`.
+    fn upsample(&mut self, channels: usize, positions: u64) {
+        self.meet(2 * channels, positions);
+        self.meet(channels, positions / 4);
+        self.conv(channels, channels, positions);
+    }
+}
+
+/// What a 3×3 convolution of the CPU's kernels works in (see its source): transformed tiles of 4×4
+/// pixels in and out, up to 24 MiB of them going in, and transformed filters, up to 12 MiB for
+/// each thread.
+fn winograd_bytes(inputs: u64, outputs: u64, positions: u64) -> u64 {
+    const VALUE: u64 = 36 * 4;
+    const INPUT: u64 = 24 << 20;
+    const FILTERS: u64 = 12 << 20;
+    const THREADS: u64 = 4;
+    let tile = VALUE.saturating_mul(inputs).max(1);
+    let tiles = (positions / 16 + 16).min((INPUT / tile).max(128));
+    let filters = tile.saturating_mul(outputs).min(THREADS * FILTERS);
+    let together = (filters / tile).max(16).min(outputs);
+    tiles * tile + filters + tiles * VALUE * together
+}
+
+/// Both ways of the UNet; on the way up each block takes in what waited.
+fn unet(config: &UnetConfig, picture: Picture, rows: u64) -> Need {
+    let mut walk = Walk::default();
+    let level = |level: usize| {
+        let mult = config.channel_mult.get(level).copied().unwrap_or(1);
+        let positions = rows * picture.positions(8_u64 << level.min(32));
+        (config.model_channels * mult, positions)
+    };
+    let mut skips = Vec::new();
+    let mut wait = |walk: &mut Walk, (channels, positions): (usize, u64)| {
+        walk.waiting += channels as u64 * positions;
+        skips.push((channels, positions));
+    };
+    let mut channels = config.model_channels;
+    wait(&mut walk, (channels, level(0).1));
+    let mut depths = config.transformer_depth.iter();
+    for (place, &count) in config.num_res_blocks.iter().enumerate() {
+        let (outputs, positions) = level(place);
+        for _ in 0..count {
+            walk.residual(channels, outputs, positions);
+            channels = outputs;
+            if depths.next().is_some_and(|&depth| depth > 0) {
+                walk.transformer(channels, positions);
+            }
+            wait(&mut walk, (channels, positions));
+        }
+        if place + 1 < config.num_res_blocks.len() {
+            wait(&mut walk, (channels, level(place + 1).1));
+        }
+    }
+    let last = level(config.num_res_blocks.len().saturating_sub(1));
+    walk.residual(channels, channels, last.1);
+    if config.transformer_depth_middle.is_some() {
+        walk.transformer(channels, last.1);
+    }
+    let mut depths = config.transformer_depth_output.iter();
+    for (place, &count) in config.num_res_blocks.iter().enumerate().rev() {
+        let (outputs, positions) = level(place);
+        for _ in 0..=count {
+            let (skip, at) = skips.pop().unwrap_or((0, 0));
+            walk.waiting = walk.waiting.saturating_sub(skip as u64 * at);
+            // Both and what they are joined to.
+            walk.meet(2 * (channels + skip), positions);
+            walk.residual(channels + skip, outputs, positions);
+            channels = outputs;
+            if depths.next().is_some_and(|&depth| depth > 0) {
+                walk.transformer(channels, positions);
+            }
+        }
+        if place > 0 {
+            walk.upsample(channels, level(place - 1).1);
+        }
+    }
+    walk.most
 }
 
 /// Both streams of a joint block: queries, keys, values, the 4-fold feed-forward layer and the
@@ -116,10 +250,28 @@ fn flux(config: &FluxConfig, picture: Picture) -> u64 {
     tokens * (8 * config.width + 3 * config.mlp_width) as u64
 }
 
-/// The decoder's last level: a residual block at full resolution on twice its channels.
-fn vae(config: &VaeConfig, picture: Picture) -> u64 {
-    let widest = config.channel_mult.get(1).or(config.channel_mult.first()).copied().unwrap_or(1);
-    picture.positions(1) * (config.channels * widest) as u64 * 4
+/// The decoder: from the lowest resolution to the picture. The encoder needs less.
+fn vae(config: &VaeConfig, picture: Picture) -> Need {
+    let mut walk = Walk::default();
+    let level = |level: usize| {
+        let mult = config.channel_mult.get(level).copied().unwrap_or(1);
+        (config.channels * mult, picture.positions(1 << level.min(32)))
+    };
+    let last = config.channel_mult.len().saturating_sub(1);
+    let (mut channels, positions) = level(last);
+    walk.residual(channels, channels, positions);
+    // Attention of all pixels: input, normalised input, queries, keys, values and result.
+    walk.meet(6 * channels, positions);
+    for place in (0..=last).rev() {
+        let (outputs, positions) = level(place);
+        walk.residual(channels, outputs, positions);
+        walk.residual(outputs, outputs, positions);
+        channels = outputs;
+        if place > 0 {
+            walk.upsample(channels, level(place - 1).1);
+        }
+    }
+    walk.most
 }
 
 fn text(config: &TextEncoderConfig) -> u64 {

@@ -3,12 +3,17 @@
 //! [`devices`] tells what the machine has.
 //! [`tensor`] is the one file that knows which Burn this is: everything above uses its aliases.
 //! [`weights`] hands a layer its parameters, wherever they live: all on the compute device
-//! ([`resident`]), or each at the home that a plan gives it ([`placed`]).
+//! ([`resident`]), or each at the home that a plan gives it ([`placed`]); [`lockstep`] brings them
+//! once for several runs.
+//! [`copies`] tells how they go from one accelerator to another,
 //! [`patch`] changes them on the way; [`lora`] is such a change.
-//! [`usage`] tells what this process has used so far.
+//! [`usage`] tells what this process has used so far, [`heap`] what of its memory it holds now.
 
+pub mod copies;
 pub mod devices;
+pub mod heap;
 pub mod kernels;
+pub mod lockstep;
 pub mod lora;
 pub mod machine;
 pub mod patch;

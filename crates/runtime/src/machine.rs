@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use distorch_allocation::{ByteSize, DeviceId, DeviceInfo, Topology, UnknownDevice};
 
 use crate::devices::{self, OpenDeviceError};
+use crate::heap;
 use crate::tensor::Device;
 
 /// The devices of a machine, their memory and their links.
@@ -83,6 +84,8 @@ impl Machine {
 pub struct Pool {
     device: DeviceId,
     simulated: bool,
+    /// Whether it is this process's own memory.
+    on_heap: bool,
     capacity: Option<u64>,
     used: Mutex<Used>,
 }
@@ -101,6 +104,7 @@ impl Pool {
         Self {
             device: info.id,
             simulated: info.simulated,
+            on_heap: info.simulated || info.id.is_cpu(),
             capacity: limited.then_some(info.free),
             used: Mutex::default(),
         }
@@ -116,6 +120,16 @@ impl Pool {
         self.simulated
     }
 
+    /// Whether it is memory of this process: the host's, or that of a simulated device.
+    pub fn is_on_heap(&self) -> bool {
+        self.on_heap
+    }
+
+    /// Bytes that may be held at once; `None` where the system decides.
+    pub fn capacity(&self) -> Option<u64> {
+        self.capacity
+    }
+
     /// Bytes that are held now.
     pub fn used(&self) -> u64 {
         self.lock().now
@@ -124,6 +138,12 @@ impl Pool {
     /// The most bytes that were held at once.
     pub fn peak(&self) -> u64 {
         self.lock().peak
+    }
+
+    /// Counts the peak anew, from what is held now.
+    pub fn reset_peak(&self) {
+        let mut used = self.lock();
+        used.peak = used.now;
     }
 
     /// Bytes that may still be held; without end on the host.
@@ -146,7 +166,16 @@ impl Pool {
         }
         used.now = used.now.saturating_add(bytes);
         used.peak = used.peak.max(used.now);
-        Ok(Held { pool: Arc::clone(self), bytes })
+        self.account(bytes, 1);
+        Ok(Held { pool: Arc::clone(self), bytes, shared: false })
+    }
+
+    /// Tells the count of this process's memory whose these bytes are, or were.
+    fn account(&self, bytes: u64, sign: i64) {
+        if self.on_heap {
+            // No device holds more than `i64` counts, but the host may be asked to.
+            heap::account(sign * i64::try_from(bytes).unwrap_or(0));
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Used> {
@@ -159,6 +188,8 @@ impl Pool {
 pub struct Held {
     pool: Arc<Pool>,
     bytes: u64,
+    /// Whether these bytes lie in this process's memory under another name too.
+    shared: bool,
 }
 
 impl Held {
@@ -166,12 +197,23 @@ impl Held {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// What lies here is at home in another pool of this process's memory and was not copied: the
+    /// device is as full, but no more memory was taken.
+    pub(crate) fn share(&mut self) {
+        if !std::mem::replace(&mut self.shared, true) {
+            self.pool.account(self.bytes, -1);
+        }
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let mut used = self.pool.lock();
         used.now = used.now.saturating_sub(self.bytes);
+        if !self.shared {
+            self.pool.account(self.bytes, -1);
+        }
     }
 }
 

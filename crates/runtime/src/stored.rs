@@ -140,13 +140,14 @@ impl StoredLayer {
     }
 
     /// The layer on a device, in its stored dtypes as far as the device has them, else in f32. A
-    /// device of this process's memory shares what lies there.
+    /// device of this process's memory shares what lies there; to another, bytes go through pinned
+    /// memory where `pin` asks for it.
     ///
     /// # Errors
     /// When another device fails to hand the values over.
-    pub fn on(&self, device: &Device) -> Result<Self, WeightError> {
+    pub fn on(&self, device: &Device, pin: bool) -> Result<Self, WeightError> {
         let failed = |reason| WeightError::Load { layer: self.name.to_string(), reason };
-        let params = self.params.iter().map(|param| param.on(device).map_err(failed));
+        let params = self.params.iter().map(|param| param.on(device, pin).map_err(failed));
         Ok(Self { params: params.collect::<Result<_, _>>()?, ..self.clone() })
     }
 
@@ -320,18 +321,17 @@ impl StoredParam {
         decoded.cast(dtype)
     }
 
-    fn on(&self, device: &Device) -> Result<Self, String> {
+    fn on(&self, device: &Device, pin: bool) -> Result<Self, String> {
         let mut moved = self.clone();
         moved.data = match &self.data {
             Data::Bytes(_) if tensor::is_host(device) => return Ok(moved),
             Data::Bytes(bytes) => match self.native(device) {
                 Some(dtype) => {
-                    let data =
-                        TensorData::from_bytes_vec(bytes.to_vec(), self.shape.clone(), dtype);
-                    Data::Tensor(AnyTensor::from_data(data, device, dtype))
+                    let (bytes, shape) = (bytes.to_vec(), self.shape.clone());
+                    Data::Tensor(AnyTensor::from_bytes(bytes, shape, dtype, device, pin))
                 }
                 None if self.has_codes(device) => {
-                    let codes = Codes::from_bytes(bytes.to_vec(), self.shape.clone(), device);
+                    let codes = Codes::from_bytes(bytes.to_vec(), self.shape.clone(), device, pin);
                     Data::Codes(codes)
                 }
                 None => {
@@ -341,8 +341,8 @@ impl StoredParam {
                     Data::Tensor(AnyTensor::from_data(data, device, DType::F32))
                 }
             },
-            Data::Tensor(tensor) => Data::Tensor(tensor.clone().to_device(device)),
-            Data::Codes(codes) => Data::Codes(codes.clone().to_device(device)),
+            Data::Tensor(tensor) => Data::Tensor(tensor.clone().to_device(device)?),
+            Data::Codes(codes) => Data::Codes(codes.clone().to_device(device)?),
         };
         Ok(moved)
     }
@@ -388,9 +388,9 @@ fn transpose(stored: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 /// The parameter's elements as stored.
 fn bytes(checkpoint: &Checkpoint, param: &Param) -> Result<Vec<u8>, String> {
-    let mut bytes = vec![0; elements(checkpoint, param)? * param.dtype.size()];
-    read_into(checkpoint, param, &mut bytes)?;
-    Ok(bytes)
+    let length = elements(checkpoint, param)? * param.dtype.size();
+    let read = checkpoint.read(&param.key, start_of(checkpoint, param), length);
+    read.map_err(|error| error.to_string())
 }
 
 /// The number of the parameter's elements, once the file's tensor is seen to hold them.
@@ -425,11 +425,16 @@ fn row_bytes(checkpoint: &Checkpoint, param: &Param) -> u64 {
     tensor.bytes().checked_div(rows).unwrap_or(0)
 }
 
-/// Reads the parameter's part of a tensor, which the file may fuse from several.
+/// Where the parameter's part of a tensor begins, which the file may fuse from several.
+fn start_of(checkpoint: &Checkpoint, param: &Param) -> u64 {
+    let first = param.rows.map_or(0, |(first, _)| first as u64);
+    row_bytes(checkpoint, param).saturating_mul(first)
+}
+
+/// Reads the parameter's part of a tensor.
 ///
 /// The file is read, never looked at through its map: it may have been changed since it was opened.
 fn read_into(checkpoint: &Checkpoint, param: &Param, to: &mut [u8]) -> Result<(), String> {
-    let first = param.rows.map_or(0, |(first, _)| first as u64);
-    let start = row_bytes(checkpoint, param).saturating_mul(first);
+    let start = start_of(checkpoint, param);
     checkpoint.read_into(&param.key, start, to).map_err(|error| error.to_string())
 }

@@ -85,9 +85,34 @@ impl AnyTensor {
         Self { primitive: Backend::float_cast(self.primitive, dtype.into()), shape: self.shape }
     }
 
+    /// Puts bytes of a dtype of the device's own there; through pinned memory where `pin` asks for it
+    /// and the device has that.
+    pub fn from_bytes(
+        bytes: Vec<u8>,
+        shape: Vec<usize>,
+        dtype: DType,
+        device: &Device,
+        pin: bool,
+    ) -> Self {
+        let mut data = TensorData::from_bytes_vec(bytes, shape.clone(), dtype);
+        if pin {
+            stage(&mut data, device);
+        }
+        Self { primitive: Backend::float_from_data(data, device), shape }
+    }
+
     /// The tensor on another device.
-    pub fn to_device(self, device: &Device) -> Self {
-        Self { primitive: Backend::float_to_device(self.primitive, device), shape: self.shape }
+    ///
+    /// # Errors
+    /// When the device that it is on fails to hand it over.
+    pub fn to_device(self, device: &Device) -> Result<Self, String> {
+        let from = Backend::float_device(&self.primitive);
+        if is_staged(&from, device) {
+            let (shape, mut data) = (self.shape.clone(), self.into_data()?);
+            stage(&mut data, device);
+            return Ok(Self { primitive: Backend::float_from_data(data, device), shape });
+        }
+        Ok(Self { primitive: Backend::float_to_device(self.primitive, device), shape: self.shape })
     }
 
     /// The tensor with as many equal parts as there are `scales`, each times its scale.
@@ -127,15 +152,29 @@ impl Codes {
     }
 
     /// Puts the bytes on the device.
-    pub fn from_bytes(bytes: Vec<u8>, shape: Vec<usize>, device: &Device) -> Self {
+    pub fn from_bytes(bytes: Vec<u8>, shape: Vec<usize>, device: &Device, pin: bool) -> Self {
         let length = bytes.len();
-        let data = TensorData::new(bytes, [length]);
+        let mut data = TensorData::new(bytes, [length]);
+        if pin {
+            stage(&mut data, device);
+        }
         Self { primitive: Backend::int_from_data(data, device), shape }
     }
 
     /// The bytes on another device.
-    pub fn to_device(self, device: &Device) -> Self {
-        Self { primitive: Backend::int_to_device(self.primitive, device), shape: self.shape }
+    ///
+    /// # Errors
+    /// When the device that they are on fails to hand them over.
+    pub fn to_device(self, device: &Device) -> Result<Self, String> {
+        let from = Backend::int_device(&self.primitive);
+        if is_staged(&from, device) {
+            let read = burn::tensor::read_sync(Backend::int_into_data(self.primitive));
+            let mut data = read.map_err(|error| format!("{error:?}"))?;
+            stage(&mut data, device);
+            let primitive = Backend::int_from_data(data, device);
+            return Ok(Self { primitive, shape: self.shape });
+        }
+        Ok(Self { primitive: Backend::int_to_device(self.primitive, device), shape: self.shape })
     }
 
     /// The values, in f32.
@@ -149,9 +188,71 @@ impl Codes {
     }
 }
 
+/// Moves data to pinned memory, from which the device fetches it while it computes; where the
+/// device has no such thing the data stay as they are.
+#[allow(unused_variables)] // without accelerators
+fn stage(data: &mut TensorData, device: &Device) {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => burn::backend::Cuda::staging(std::iter::once(data), device),
+        #[cfg(feature = "rocm")]
+        Device::Rocm(device) => burn::backend::Rocm::staging(std::iter::once(data), device),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(device) => burn::backend::Vulkan::staging(std::iter::once(data), device),
+        _ => {}
+    }
+}
+
+/// Whether a copy between the two has to be sent through the host by us: Burn would insist on a
+/// direct one.
+#[allow(unused_variables)] // without CUDA
+fn is_staged(from: &Device, to: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(from), Device::Cuda(to)) = (from, to) {
+        return from.index != to.index && !crate::copies::is_direct(from.index, to.index);
+    }
+    false
+}
+
+/// Copies a few bytes from one CUDA device to another, directly, and looks whether they are there.
+#[cfg(feature = "cuda")]
+pub(crate) fn try_cuda_copy(from: usize, to: usize) -> Result<(), String> {
+    let [from, to] =
+        [from, to].map(|index| Device::Cuda(burn::backend::cuda::CudaDevice { index }));
+    let values: Vec<f32> = (0..1024_u16).map(f32::from).collect();
+    let data = TensorData::new(values.clone(), [values.len()]);
+    let primitive = Backend::float_from_data(data, &from);
+    let copied = Backend::float_to_device(primitive, &to);
+    let copied = AnyTensor { primitive: copied, shape: vec![values.len()] }.into_data()?;
+    match copied.to_vec::<f32>() {
+        Ok(copied) if copied == values => Ok(()),
+        _ => Err("a trial copy arrived changed".to_owned()),
+    }
+}
+
 /// Whether the device holds and computes with this dtype.
 pub fn supports(device: &Device, dtype: DType) -> bool {
     Backend::supports_dtype(device, dtype)
+}
+
+/// Bytes that this thread's work holds on an accelerator; `None` where that is not told.
+pub fn bytes_in_use(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => in_use::<burn_cubecl::cubecl::cuda::CudaRuntime>(device),
+        #[cfg(feature = "rocm")]
+        Device::Rocm(device) => in_use::<burn_cubecl::cubecl::hip::HipRuntime>(device),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(device) => in_use::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => in_use::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
+        _ => None,
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
+fn in_use<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) -> Option<u64> {
+    R::client(device).memory_usage().ok().map(|usage| usage.bytes_in_use)
 }
 
 /// Whether the device is this process's own memory.

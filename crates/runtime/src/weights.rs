@@ -100,6 +100,11 @@ impl Scope {
         Self { source, path: String::new() }
     }
 
+    /// Where the layers come from.
+    pub fn source(&self) -> &Arc<dyn LayerSource> {
+        &self.source
+    }
+
     /// The scope one or more segments down: `scope.at("attn1")`, `scope.at(0)`.
     pub fn at(&self, segment: impl fmt::Display) -> Self {
         Self { source: Arc::clone(&self.source), path: self.name(segment) }

@@ -48,10 +48,11 @@ fn a_file_replaced_by_another_of_its_name() {
     }
 }
 
-/// 100 kB/s: a layer of 8 KiB takes 80 ms, of which an interruption waits for no more than a few.
+/// 40 kB/s: a layer of 8 KiB takes 200 ms and a pass over two seconds, of which an interruption waits for no
+/// more than a few milliseconds; a busy machine may take a little longer to notice.
 #[test]
 fn an_interruption_ends_a_wait_and_nothing_else() {
-    let machine = machine("cuda:0=1GiB@100kB/s");
+    let machine = machine("cuda:0=1GiB@40kB/s");
     let stack = Stack::new(12, Dtype::F16);
     let interrupt = Interrupt::default();
     let options = Options { interrupt: interrupt.clone(), ..Options::default() };
@@ -66,7 +67,7 @@ fn an_interruption_ends_a_wait_and_nothing_else() {
         assert!(matches!(result, Err(WeightError::Interrupted { .. })), "{result:?}");
         ended.duration_since(raised)
     });
-    assert!(raised < Duration::from_millis(500), "{raised:?}, where a pass takes a second");
+    assert!(raised < Duration::from_millis(1500), "{raised:?}, where a pass takes two seconds");
     assert!(matches!(forward(&placed, &stack), Err(WeightError::Interrupted { .. })));
     interrupt.clear();
     let fast = stack.load(&machine, &stack.plan(&machine, "cuda:0", ""));

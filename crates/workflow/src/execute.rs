@@ -5,9 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use distorch_runtime::lora::LoraPatch;
-use distorch_runtime::patch::Patch;
-use distorch_runtime::{Scope, Tensor};
+use distorch_runtime::Tensor;
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
@@ -17,7 +15,6 @@ use crate::cache::{Cache, Entry, Key};
 use crate::environment::Environment;
 use crate::graph::{Given, Prompt, PromptNode};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::Part;
 use crate::observe::{Event, Observer};
 use crate::signature::Node;
 use crate::validate::{self, Invalid, NodeProblems, Problem, ancestors, class_of, needed};
@@ -407,18 +404,5 @@ impl<'a> Context<'a> {
             Json::Array(list) => list.extend(items),
             other => *other = Json::Array(items),
         }
-    }
-
-    /// The layers of a part with LoRAs on their weights, loaded now if they are not yet.
-    ///
-    /// # Errors
-    /// When the weights cannot be had.
-    pub fn load(&self, part: &Part, loras: &LoraPatch) -> Result<Scope, NodeError> {
-        let what = format!("{} of {}", crate::models::in_words(part.kind()), part.file().name);
-        let mut progress = |done, total| {
-            self.tell(Event::Loading { node: self.node, what: &what, done, total });
-        };
-        let patch = (!loras.is_empty()).then(|| Arc::new(loras.clone()) as Arc<dyn Patch>);
-        self.environment.models.scope(part, patch, &mut progress)
     }
 }

@@ -77,11 +77,42 @@ impl Mapped {
         let _ = span;
     }
 
+    /// A part of the file, provided that it is the one that was opened; into memory that is not cleared
+    /// first, which would take as long as reading it.
+    #[cfg(unix)]
+    pub(super) fn read(&self, start: u64, length: usize) -> Result<Vec<u8>, Problem> {
+        self.check_version()?;
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let at = start.saturating_add(bytes.len() as u64);
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(Problem::Changed),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Problem::Io(error.into())),
+            }
+        }
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// A part of the file, provided that it is the one that was opened.
+    #[cfg(not(unix))]
+    pub(super) fn read(&self, start: u64, length: usize) -> Result<Vec<u8>, Problem> {
+        let mut bytes = vec![0; length];
+        self.read_into(start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn check_version(&self) -> Result<(), Problem> {
+        match Version::of(&self.file.metadata()?) == self.version {
+            true => Ok(()),
+            false => Err(Problem::Changed),
+        }
+    }
+
     /// Copies from the file, provided that it is the one that was opened.
     pub(super) fn read_into(&self, start: u64, to: &mut [u8]) -> Result<(), Problem> {
-        if Version::of(&self.file.metadata()?) != self.version {
-            return Err(Problem::Changed);
-        }
+        self.check_version()?;
         read_exact_at(&self.file, start, to).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Problem::Changed,
             _ => Problem::Io(error),

@@ -251,12 +251,35 @@ impl Checkpoint {
         self.copy(key, start, to).map_err(|problem| problem.at(&self.path))
     }
 
-    fn copy(&self, key: &str, start: u64, to: &mut [u8]) -> Result<(), Problem> {
+    /// As [`read_into`](Self::read_into), so many bytes in memory of their own.
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into).
+    pub fn read(&self, key: &str, start: u64, length: usize) -> Result<Vec<u8>, OpenError> {
+        self.copied(key, start, length).map_err(|problem| problem.at(&self.path))
+    }
+
+    fn copied(&self, key: &str, start: u64, length: usize) -> Result<Vec<u8>, Problem> {
+        let (info, from) = self.part(key, start, length)?;
+        if let (Place::Span(span), Source::Map(map)) = (&info.place, &self.file) {
+            return map.read((span.start + from) as u64, length);
+        }
+        let mut bytes = vec![0; length];
+        self.copy(key, start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A tensor that has so many bytes from the byte `start` on, and that as an index.
+    fn part(&self, key: &str, start: u64, length: usize) -> Result<(&TensorInfo, usize), Problem> {
         let info = self.get(key).ok_or_else(|| Problem::NoSuchTensor(key.to_owned()))?;
-        let end = start.checked_add(to.len() as u64).filter(|&end| end <= info.bytes());
+        let end = start.checked_add(length as u64).filter(|&end| end <= info.bytes());
         let outside = || Problem::tensor(key, format!("it has {} bytes", info.bytes()));
         end.ok_or_else(outside)?;
-        let start = usize::try_from(start).map_err(|_| outside())?;
+        Ok((info, usize::try_from(start).map_err(|_| outside())?))
+    }
+
+    fn copy(&self, key: &str, start: u64, to: &mut [u8]) -> Result<(), Problem> {
+        let (info, start) = self.part(key, start, to.len())?;
         match &info.place {
             Place::Span(span) => self.file.read_into(span.start + start, to),
             Place::Strided(strided) => {
@@ -265,7 +288,8 @@ impl Checkpoint {
                 let mut stored = vec![0; storage.span.len()];
                 self.file.read_into(storage.span.start, &mut stored)?;
                 let data = storage.gather(&stored, info.dtype, &info.shape, strided)?;
-                to.copy_from_slice(data.get(start..start + to.len()).ok_or_else(outside)?);
+                let data = data.get(start..start + to.len());
+                to.copy_from_slice(data.ok_or_else(|| Problem::NoData(key.to_owned()))?);
                 Ok(())
             }
             Place::Absent => Err(Problem::NoData(key.to_owned())),

@@ -132,6 +132,11 @@ pub struct OffloadArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
 
+    /// Compute one step with everything on the device, and in the others let its time pass instead:
+    /// what streaming costs then hardly depends on what else the machine does
+    #[arg(long)]
+    pub paced: bool,
+
     /// Draw the ratios as an SVG picture
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,

@@ -66,6 +66,10 @@ pub struct ComputeArgs {
     /// Keep weights that live on `cpu` in RAM, instead of in their file
     #[arg(long)]
     pub pin: bool,
+
+    /// Where a device runs out of memory, take the allocation that would fit and go on
+    #[arg(long)]
+    pub auto_retry: bool,
 }
 
 /// A dtype to compute in.

@@ -7,8 +7,8 @@ use distorch_allocation::{
     BlockFile, ComponentBlocks, ComponentSettings, DeviceInfo, Ledger, LoaderInputs,
     LoaderSettings, Plan, Topology, plan_model, report,
 };
-use distorch_checkpoint::Component;
-use distorch_models::estimate::{self, Picture};
+use distorch_checkpoint::{Component, ComponentKind};
+use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::placement;
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ pub fn run(shared: &Shared, args: &PlanArgs) -> Result<(), Failure> {
     let topology = machine::topology(&machine::survey(shared)?)?;
     // Wrong inputs are told before a file is opened.
     let settings = settings(&args.loader, &topology)?;
-    let (model, components) = components(shared, args, &settings)?;
+    let (model, components) = components(shared, args, &settings, &topology)?;
     let parts: Vec<(ComponentBlocks, ComponentSettings)> = components
         .into_iter()
         .map(|component| {
@@ -96,11 +96,12 @@ fn components(
     shared: &Shared,
     args: &PlanArgs,
     settings: &LoaderSettings,
+    topology: &Topology,
 ) -> Result<(String, Vec<ComponentBlocks>), Failure> {
     match (&args.ckpt_name, &args.blocks) {
         (Some(name), _) => {
             let path = machine::checkpoint_path(&machine::folders(shared)?, name)?;
-            Ok((name.clone(), checkpoint_components(&path, args, settings)?))
+            Ok((name.clone(), checkpoint_components(&path, args, settings, topology)?))
         }
         (None, Some(path)) => {
             let name = path.display().to_string();
@@ -118,6 +119,7 @@ fn checkpoint_components(
     path: &Path,
     args: &PlanArgs,
     settings: &LoaderSettings,
+    topology: &Topology,
 ) -> Result<Vec<ComponentBlocks>, Failure> {
     let (_, model) = recognise(path)?;
     let native = Picture::native(&model);
@@ -128,9 +130,13 @@ fn checkpoint_components(
     };
     let blocks = |component: &Component| {
         let device = settings_for(component.kind.short_name(), settings).compute_device;
-        // The CPU computes in f32, accelerators in a dtype of two bytes.
-        let element = if device.is_cpu() { 4 } else { 2 };
-        let activations = estimate::activation_bytes(&model, component, picture, element);
+        let simulated = topology.get(device).is_ok_and(|info| info.simulated);
+        // The CPU, which simulated devices are, computes in f32, and so does a VAE; accelerators
+        // compute the rest in two bytes.
+        let host = device.is_cpu() || simulated;
+        let wide = host || component.kind == ComponentKind::Vae;
+        let compute = Compute { element: if wide { 4 } else { 2 }, host };
+        let activations = estimate::activation_bytes(&model, component, picture, compute);
         placement::blocks(component, activations).map_err(Failure::input)
     };
     model.components.iter().map(blocks).collect()

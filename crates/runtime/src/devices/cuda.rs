@@ -26,6 +26,27 @@ pub(super) fn probe() -> Probe {
     Ok(found)
 }
 
+/// Whether one device can reach the other's memory, and Burn has the library that it copies with.
+pub(super) fn peers(from: usize, to: usize) -> Result<(), String> {
+    let ordinal = |index: usize| i32::try_from(index).map_err(|error| error.to_string());
+    let device = |index| device::get(ordinal(index)?).map_err(|error| format!("{error:?}"));
+    let (from, to) = (device(from)?, device(to)?);
+    for (a, b) in [(from, to), (to, from)] {
+        let mut can = 0;
+        // SAFETY: both handles come from the driver just now; the answer goes to a local variable.
+        let asked = unsafe { sys::cuDeviceCanAccessPeer(&raw mut can, a, b) };
+        asked.result().map_err(|error| format!("asking for peer access failed: {error:?}"))?;
+        if can == 0 {
+            return Err("the driver gives them no peer access".to_owned());
+        }
+    }
+    // SAFETY: looks for the library on the loader's path and loads it.
+    match unsafe { cudarc::nccl::sys::is_culib_present() } {
+        true => Ok(()),
+        false => Err("NCCL (libnccl) is not installed".to_owned()),
+    }
+}
+
 fn describe(
     id: DeviceId,
     ordinal: i32,

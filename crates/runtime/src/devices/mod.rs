@@ -102,6 +102,15 @@ pub fn open(info: &DeviceInfo) -> Result<Device, OpenDeviceError> {
     }
 }
 
+/// Whether tensors may go directly from one CUDA device to the other.
+///
+/// # Errors
+/// Why they may not.
+#[cfg(feature = "cuda")]
+pub(crate) fn peers(from: usize, to: usize) -> Result<(), String> {
+    cuda::peers(from, to)
+}
+
 /// Whether this build has a backend for devices of this kind.
 pub fn is_built(kind: DeviceKind) -> bool {
     match kind {

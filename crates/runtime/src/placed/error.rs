@@ -103,21 +103,30 @@ pub enum WayOut {
     Activations,
 }
 
-impl fmt::Display for Shortage {
+impl fmt::Display for WayOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; ", self.error)?;
-        match &self.way_out {
+        match self {
             WayOut::Virtual { component, gigabytes } => {
-                write!(f, "{component}_virtual_vram_gb {gigabytes:.1} would fit")
+                write!(f, "{component}_virtual_vram_gb {gigabytes:.1}")
             }
             WayOut::Expert { component, allocation } => {
-                write!(f, "{component}_expert_mode_allocations \"{allocation}\" would fit")
+                write!(f, "{component}_expert_mode_allocations \"{allocation}\"")
             }
-            WayOut::Donor => write!(
-                f,
-                "give {} less, name another donor, or unload other models",
-                self.error.device
-            ),
+            WayOut::Donor => write!(f, "another donor"),
+            WayOut::Activations => write!(f, "a smaller picture"),
+        }
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { error, way_out } = self;
+        write!(f, "{error}; ")?;
+        match way_out {
+            WayOut::Virtual { .. } | WayOut::Expert { .. } => write!(f, "{way_out} would fit"),
+            WayOut::Donor => {
+                write!(f, "give {} less, name another donor, or unload other models", error.device)
+            }
             WayOut::Activations => {
                 write!(f, "no allocation helps: make a smaller picture, or unload other models")
             }

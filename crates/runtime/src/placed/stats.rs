@@ -17,8 +17,10 @@ pub struct DeviceUse {
     pub resident_bytes: u64,
     /// The most that was in the window at once; 0 but for the compute device.
     pub window_bytes: u64,
-    /// The estimate of activations; 0 but for the compute device.
+    /// The most that computing took beside weights; 0 but for the compute device.
     pub activation_bytes: u64,
+    /// Whether that was measured. Else it is the plan's estimate.
+    pub measured: bool,
     /// All three together.
     pub peak_bytes: u64,
 }

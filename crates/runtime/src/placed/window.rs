@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::home::Home;
 use super::order::Order;
 use crate::machine::{Held, OutOfMemory, Pool};
 use crate::stored::StoredLayer;
@@ -20,8 +21,8 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Brings a layer from its home to the compute device.
 pub(super) trait Carrier: Send + Sync {
-    /// The layer, asked for at `asked`, and when it is there.
-    fn bring(&self, index: usize, asked: Instant) -> Result<(StoredLayer, Instant), WeightError>;
+    /// The layer, asked for at `asked`.
+    fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError>;
 
     /// Its name, for errors.
     fn name(&self, index: usize) -> String;
@@ -30,12 +31,23 @@ pub(super) trait Carrier: Send + Sync {
     fn is_interrupted(&self) -> bool;
 }
 
+/// A layer that was brought.
+#[derive(Debug)]
+pub(super) struct Brought {
+    pub(super) layer: StoredLayer,
+    /// When its last byte is there.
+    pub(super) at: Instant,
+    /// Where it came from, kept as long as the layer: a copy may still be under way on a device
+    /// when the call that ordered it is over.
+    pub(super) source: Option<Arc<Home>>,
+    /// Whether it is not a copy: both devices are this process's memory.
+    pub(super) shared: bool,
+}
+
 /// The window of one component.
 #[derive(Debug)]
 pub(super) struct Window {
     pool: Arc<Pool>,
-    /// What has to stay free beside the window.
-    activations: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -46,6 +58,8 @@ struct State {
     /// Bytes of each layer that may come; 0 for those that live on the compute device.
     sizes: Vec<u64>,
     limit: u64,
+    /// What has to stay free of the device beside the window.
+    beside: u64,
     /// What comes next, as far as the window reaches.
     coming: Vec<usize>,
     slots: HashMap<usize, Slot>,
@@ -82,6 +96,8 @@ pub(super) struct Place {
     window: Arc<Window>,
     /// Taken only when dropped.
     held: Option<Held>,
+    /// What it was copied from.
+    source: Option<Arc<Home>>,
 }
 
 impl Lease for Place {}
@@ -140,7 +156,7 @@ impl Window {
     /// known.
     pub(super) fn new(
         pool: Arc<Pool>,
-        activations: u64,
+        beside: u64,
         sizes: Vec<u64>,
         guess: &[usize],
         limit: u64,
@@ -148,6 +164,7 @@ impl Window {
         let state = State {
             order: Order::guess(guess),
             limit: 0,
+            beside,
             coming: Vec::new(),
             slots: HashMap::new(),
             used: 0,
@@ -158,8 +175,7 @@ impl Window {
             tally: Tally::default(),
             sizes,
         };
-        let window =
-            Self { pool, activations, state: Mutex::new(state), changed: Condvar::default() };
+        let window = Self { pool, state: Mutex::new(state), changed: Condvar::default() };
         window.lock().set_limit(limit);
         Arc::new(window)
     }
@@ -169,12 +185,9 @@ impl Window {
         loop {
             match self.next_job() {
                 Job::Load(index, place, asked) => {
-                    let slot = match self.carry(carrier, index, asked) {
-                        Ok((layer, at)) => Slot::Here(Arrival { layer, at, place }),
-                        Err(error) => {
-                            drop(place);
-                            Slot::Failed(error)
-                        }
+                    let slot = match self.carry(carrier, index, asked, place) {
+                        Ok(arrival) => Slot::Here(arrival),
+                        Err(error) => Slot::Failed(error),
                     };
                     self.lock().slots.insert(index, slot);
                     self.changed.notify_all();
@@ -210,7 +223,7 @@ impl Window {
         let Some(&index) = missing else { return Job::Wait };
         let bytes = state.size(index);
         if state.used.saturating_add(bytes) <= state.limit
-            && let Ok(held) = self.pool.hold(bytes, self.activations)
+            && let Ok(held) = self.pool.hold(bytes, state.beside)
         {
             state.slots.insert(index, Slot::Loading);
             return Job::Load(index, self.place(state, held), state.since);
@@ -222,25 +235,31 @@ impl Window {
     fn place(self: &Arc<Self>, state: &mut State, held: Held) -> Place {
         state.used = state.used.saturating_add(held.bytes());
         state.peak = state.peak.max(state.used);
-        Place { window: Arc::clone(self), held: Some(held) }
+        Place { window: Arc::clone(self), held: Some(held), source: None }
     }
 
-    /// Carries a layer; a carrier that panics has failed.
+    /// Carries a layer to its place; a carrier that panics has failed.
     fn carry(
         &self,
         carrier: &dyn Carrier,
         index: usize,
         asked: Instant,
-    ) -> Result<(StoredLayer, Instant), WeightError> {
+        mut place: Place,
+    ) -> Result<Arrival, WeightError> {
         let carried = catch_unwind(AssertUnwindSafe(|| carrier.bring(index, asked)));
-        let brought = carried.unwrap_or_else(|_| {
+        let Brought { layer, at, source, shared } = carried.unwrap_or_else(|_| {
             let reason = "its transfer failed; the log has the panic".to_owned();
             Err(WeightError::Load { layer: carrier.name(index), reason })
         })?;
         let mut state = self.lock();
         state.tally.bytes += state.size(index);
         state.tally.transfers += 1;
-        Ok(brought)
+        drop(state);
+        place.source = source;
+        if let Some(held) = place.held.as_mut().filter(|_| shared) {
+            held.share();
+        }
+        Ok(Arrival { layer, at, place })
     }
 
     /// The layer, which is used now, once it is there.
@@ -313,8 +332,7 @@ impl Window {
         }
         let place = self.make_room(index)?;
         drop(turn);
-        let (layer, at) = self.carry(carrier, index, Instant::now())?;
-        Ok(Arrival { layer, at, place })
+        Ok(self.carry(carrier, index, Instant::now(), place)?)
     }
 
     /// A place for a layer that is wanted now: layers that only wait give way. Beyond the window's
@@ -329,7 +347,7 @@ impl Window {
                 drop(slot);
                 continue;
             }
-            let gone = match self.pool.hold(bytes, self.activations) {
+            let gone = match self.pool.hold(bytes, state.beside) {
                 Ok(held) => return Ok(self.place(&mut state, held)),
                 Err(error) => state.give_way().ok_or(TakeError::Memory(error))?,
             };
@@ -378,6 +396,29 @@ impl Window {
     /// Allows so many bytes, or what the two largest layers need.
     pub(super) fn set_limit(&self, limit: u64) {
         self.lock().set_limit(limit);
+    }
+
+    /// Leaves so many bytes of the device free from now on.
+    pub(super) fn set_beside(&self, beside: u64) {
+        self.lock().beside = beside;
+    }
+
+    /// Leaves so many bytes of the device free at least.
+    pub(super) fn expect_beside(&self, beside: u64) {
+        let mut state = self.lock();
+        state.beside = state.beside.max(beside);
+    }
+
+    /// Drops the layers that wait, until a layer is used again, and gives the bytes of those that it
+    /// cannot do without: the two largest.
+    pub(super) fn drop_waiting(&self) -> u64 {
+        let mut state = self.lock();
+        state.coming.clear();
+        let gone = state.stale();
+        let least = state.least();
+        drop(state);
+        drop(gone);
+        least
     }
 
     /// Bytes that the window may hold.
@@ -438,6 +479,11 @@ impl State {
     }
 
     fn set_limit(&mut self, limit: u64) {
+        self.limit = limit.max(self.least());
+    }
+
+    /// What the two largest layers need.
+    fn least(&self) -> u64 {
         let (mut largest, mut second) = (0, 0);
         for &size in &self.sizes {
             if size > largest {
@@ -446,7 +492,7 @@ impl State {
                 second = second.max(size);
             }
         }
-        self.limit = limit.max(largest + second);
+        largest + second
     }
 
     fn loading(&self) -> Vec<usize> {
@@ -493,11 +539,7 @@ mod tests {
     }
 
     impl Carrier for Porter {
-        fn bring(
-            &self,
-            index: usize,
-            asked: Instant,
-        ) -> Result<(StoredLayer, Instant), WeightError> {
+        fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError> {
             assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
             self.brought.fetch_add(1, Ordering::Relaxed);
             let layer = Layer {
@@ -509,7 +551,8 @@ mod tests {
             };
             let part = ("x".to_owned(), distorch_checkpoint::Dtype::F32, vec![1]);
             let file = Checkpoint::from_parts("none", Default::default(), [part]).unwrap();
-            Ok((StoredLayer::read(&file, &layer)?, asked + self.late))
+            let (layer, at) = (StoredLayer::read(&file, &layer)?, asked + self.late);
+            Ok(Brought { layer, at, source: None, shared: false })
         }
 
         fn name(&self, index: usize) -> String {

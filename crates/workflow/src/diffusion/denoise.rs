@@ -5,6 +5,7 @@ use distorch_models::conditioning::{
     AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE, PictureSize, refiner_vector, sdxl_vector,
 };
 use distorch_models::unet::Unet;
+use distorch_runtime::lockstep::Lockstep;
 use distorch_runtime::{DType, Device, Tensor};
 use distorch_sampling::NoiseProcess;
 use distorch_sampling::guidance::{Conditioned, Halves};
@@ -26,9 +27,18 @@ const GREY_LATENT: [f32; 4] = [0.8223, -0.6876, 0.6364, 0.1380];
 /// than a second call.
 const MOST_REPEATS: usize = 4;
 
+/// Calls of the model, which may be made again.
+pub type Call<'a> = dyn FnMut() -> Result<Vec<Tensor<4>>, distorch_models::ModelError> + 'a;
+
+/// Makes calls of the model, and makes them again where that helps.
+pub type Attempt<'a> = dyn Fn(&mut Call<'_>) -> Result<Vec<Tensor<4>>, ModelError> + 'a;
+
 /// A UNet with its conditionings, for one run.
 pub struct Denoise<'a> {
     unet: &'a Unet,
+    attempt: Option<&'a Attempt<'a>>,
+    /// Has calls share the layers that come over a link.
+    steps: Option<&'a Lockstep>,
     sampling: ModelSampling,
     dtype: DType,
     /// Of both halves.
@@ -97,11 +107,23 @@ impl<'a> Denoise<'a> {
         }
         Ok(Self {
             unet,
+            attempt: None,
+            steps: None,
             sampling: setting.sampling.clone(),
             dtype: setting.dtype,
             told,
             one_at_a_time: false,
         })
+    }
+
+    /// The same, where every call of the model is made by `attempt`.
+    pub fn attempting(self, attempt: &'a Attempt<'a>) -> Self {
+        Self { attempt: Some(attempt), ..self }
+    }
+
+    /// The same, where calls that cannot be one are made side by side.
+    pub fn side_by_side(self, steps: Option<&'a Lockstep>) -> Self {
+        Self { steps, ..self }
     }
 
     /// The guesses of one half: the weighted mean of what its conditionings say.
@@ -137,7 +159,7 @@ impl<'a> Denoise<'a> {
         sigma: f64,
         told: &[&'t Told],
     ) -> Result<Vec<(&'t Told, Tensor<4>)>, ModelError> {
-        let mut guesses = Vec::with_capacity(told.len());
+        let mut calls = Vec::new();
         let mut left = told.to_vec();
         while let Some(&first) = left.first() {
             let most = if self.one_at_a_time { 1 } else { 2 };
@@ -149,21 +171,46 @@ impl<'a> Denoise<'a> {
                 }
                 !joins
             });
-            guesses.extend(self.call(x, sigma, &together)?);
+            calls.push((self.inputs(x, sigma, &together), together));
+        }
+        let mut forward = || {
+            let run = |inputs: &Inputs| {
+                let Inputs { x, timesteps, context, y, .. } = inputs.clone();
+                self.unet.forward(x, timesteps, context, y)
+            };
+            match self.steps {
+                Some(steps) => {
+                    let run = &run;
+                    let calls = calls.iter().map(|(inputs, _)| {
+                        Box::new(move || run(inputs)) as Box<dyn FnOnce() -> _ + Send + '_>
+                    });
+                    steps.run(calls.collect()).into_iter().collect()
+                }
+                None => calls.iter().map(|(inputs, _)| run(inputs)).collect(),
+            }
+        };
+        let outputs = match self.attempt {
+            Some(attempt) => attempt(&mut forward)?,
+            None => forward()?,
+        };
+        let mut guesses = Vec::with_capacity(told.len());
+        for ((inputs, told), output) in calls.iter().zip(outputs) {
+            let guess = output.cast(DType::F32);
+            let guess = self.sampling.denoised(guess, inputs.noisy.clone(), sigma);
+            let batch = x.dims()[0];
+            let parts = told.iter().enumerate();
+            guesses.extend(
+                parts.map(|(at, told)| (*told, guess.clone().narrow(0, at * batch, batch))),
+            );
         }
         Ok(guesses)
     }
 
-    /// One call of the model, for conditionings of one shape.
-    fn call<'t>(
-        &self,
-        x: &Tensor<4>,
-        sigma: f64,
-        told: &[&'t Told],
-    ) -> Result<Vec<(&'t Told, Tensor<4>)>, ModelError> {
+    /// What one call of the model takes, for conditionings of one shape.
+    fn inputs(&self, x: &Tensor<4>, sigma: f64, told: &[&Told]) -> Inputs {
         let [batch, ..] = x.dims();
         let cut: Vec<_> = told.iter().map(|told| told.region.cut(x)).collect();
-        let noisy = join(cut.clone(), 0);
+        let noisy = join(cut, 0);
         let mut input = self.sampling.scale_input(noisy.clone(), sigma);
         let extra: Vec<_> =
             told.iter().filter_map(|told| Some(told.region.cut(told.extra.as_ref()?))).collect();
@@ -175,7 +222,6 @@ impl<'a> Denoise<'a> {
             let [_, own, width] = told.context.dims();
             told.context.clone().repeat_dim(1, tokens / own).expand([batch, tokens, width])
         });
-        let context = join(context.collect(), 0);
         let y: Vec<_> = told
             .iter()
             .filter_map(|told| told.y.clone())
@@ -184,19 +230,27 @@ impl<'a> Denoise<'a> {
                 y.expand([batch, width])
             })
             .collect();
-        let y = (!y.is_empty()).then(|| join(y, 0));
-        let count = told.len() * batch;
         let timestep = self.sampling.timestep(sigma) as f32;
-        let timesteps =
-            Tensor::<1>::from_data(vec![timestep; count].as_slice(), (&x.device(), DType::F32));
-        let output = self.unet.forward(input.cast(self.dtype), timesteps, context, y)?;
-        let guesses = self.sampling.denoised(output.cast(DType::F32), noisy, sigma);
-        Ok(told
-            .iter()
-            .enumerate()
-            .map(|(place, told)| (*told, guesses.clone().narrow(0, place * batch, batch)))
-            .collect())
+        let timesteps = vec![timestep; told.len() * batch];
+        Inputs {
+            x: input.cast(self.dtype),
+            timesteps: Tensor::from_data(timesteps.as_slice(), (&x.device(), DType::F32)),
+            context: join(context.collect(), 0),
+            y: (!y.is_empty()).then(|| join(y, 0)),
+            noisy,
+        }
     }
+}
+
+/// What one call of the model takes.
+#[derive(Clone)]
+struct Inputs {
+    x: Tensor<4>,
+    timesteps: Tensor<1>,
+    context: Tensor<3>,
+    y: Option<Tensor<2>>,
+    /// The latents that it was made of.
+    noisy: Tensor<4>,
 }
 
 impl Conditioned for Denoise<'_> {

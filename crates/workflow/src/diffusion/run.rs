@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use distorch_models::estimate::Picture;
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::{DType, cpu};
 use distorch_sampling::guidance::Guided;
@@ -9,7 +10,7 @@ use distorch_sampling::inpaint::latent_mask;
 use distorch_sampling::ksampler::KSampler;
 use distorch_sampling::sampler::SampleError;
 
-use crate::diffusion::denoise::{Denoise, Setting};
+use crate::diffusion::denoise::{Call, Denoise, Setting};
 use crate::diffusion::guider::Guider;
 use crate::diffusion::noise::NoiseSource;
 use crate::diffusion::sampler::SamplerChoice;
@@ -54,7 +55,10 @@ pub fn sample(
         );
         return Err(NodeError::input("latent_image", problem));
     }
-    let unet = model.unet(context)?.with_freeu(model.options().freeu.clone());
+    let context = &*context;
+    let picture = picture(latent, model.downscale());
+    let (unet, steps) = model.unet(context, picture)?;
+    let unet = unet.with_freeu(model.options().freeu.clone());
     let (device, scale) = (model.device(), model.latent_scale());
     let start = latent.samples.clone().to_device(&device) * scale;
     let setting = Setting {
@@ -68,8 +72,17 @@ pub fn sample(
         scale,
         downscale: model.downscale(),
     };
+    // A call that runs out of memory is made again once there is room: no step is lost.
+    let attempt = |call: &mut Call<'_>| {
+        let call = || call().map_err(NodeError::failed);
+        context.attempt(model.part(), picture, call).map_err(Into::into)
+    };
+    let plan = model.part().plan();
+    let steps = (plan.resident_bytes < plan.bytes).then_some(&*steps);
     let denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
-        .map_err(NodeError::Failed)?;
+        .map_err(NodeError::Failed)?
+        .attempting(&attempt)
+        .side_by_side(steps);
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
     let mut guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
 
@@ -104,4 +117,15 @@ pub fn sample(
     let out = |x: Tensor<4>| latent.with_samples((x / scale).cast(DType::F32).to_device(&cpu()));
     let denoised = last.unwrap_or_else(|| x.clone());
     Ok(Sampled { latent: out(x), denoised: out(denoised) })
+}
+
+/// The picture that a latent becomes, as far as it matters to memory.
+fn picture(latent: &Latent, downscale: usize) -> Picture {
+    let [batch, _, height, width] = latent.samples.dims();
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    Picture {
+        width: number(width.saturating_mul(downscale)),
+        height: number(height.saturating_mul(downscale)),
+        batch: number(batch),
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Family;
 use distorch_models::conditioning::{ConditioningError, EncodedPrompt, PromptEncoder};
+use distorch_models::estimate::Picture;
 use distorch_models::prompt::embedding::Embeddings;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::cpu;
@@ -75,22 +76,25 @@ impl Clip {
         text: impl Fn(&str) -> &'t str,
     ) -> Result<Cond, NodeError> {
         self.encode_with(context, |encoder, embeddings| {
-            encoder.encode_each(text, embeddings, self.clip_skip)
+            encoder.encode_each(&text, embeddings, self.clip_skip)
         })
     }
 
     fn encode_with(
         &self,
         context: &Context<'_>,
-        encode: impl FnOnce(&PromptEncoder, &Embeddings) -> Result<EncodedPrompt, ConditioningError>,
+        encode: impl Fn(&PromptEncoder, &Embeddings) -> Result<EncodedPrompt, ConditioningError>,
     ) -> Result<Cond, NodeError> {
         let embeddings =
             Embeddings::from_folders(&context.environment().folders).map_err(NodeError::failed)?;
-        let scope = context.load(&self.part, &self.loras)?;
+        let picture = Picture::native(&self.part.file().model);
+        let scope = context.load(&self.part, &self.loras, picture)?;
         let encoders = &self.part.file().model.text_encoders;
         let encoder =
             PromptEncoder::load(self.family, encoders, &scope).map_err(NodeError::failed)?;
-        let encoded = encode(&encoder, &embeddings).map_err(NodeError::failed)?;
+        let encoded = context.attempt(&self.part, picture, || {
+            encode(&encoder, &embeddings).map_err(NodeError::failed)
+        })?;
         for warning in &encoded.warnings {
             context.warn(&warning.to_string());
         }

@@ -9,6 +9,8 @@ mod clip;
 mod file;
 mod model;
 mod part;
+mod retry;
+mod shortage;
 mod store;
 mod vae;
 
@@ -16,5 +18,6 @@ pub use clip::Clip;
 pub use file::{ModelFile, OpenFailure};
 pub use model::{Model, ModelOptions};
 pub use part::{Part, PartError, PartOptions, in_words};
+pub use shortage::shortage_in;
 pub use store::{Loader, ModelStore, Parts};
 pub use vae::Vae;

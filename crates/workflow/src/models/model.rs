@@ -6,10 +6,12 @@ use std::sync::Arc;
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::{DiffusionConfig, Prediction as Stored};
 use distorch_checkpoint::family::{DiffusionModel, Family};
+use distorch_models::estimate::Picture;
 use distorch_models::freeu::FreeU;
 use distorch_models::unet::Unet;
+use distorch_runtime::lockstep::Lockstep;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
-use distorch_runtime::{DType, Device};
+use distorch_runtime::{DType, Device, LayerSource, Scope};
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
 use crate::execute::Context;
@@ -130,11 +132,16 @@ impl Model {
         8
     }
 
-    /// The UNet with its weights, which are loaded now if they are not yet.
+    /// The UNet with its weights, to make a picture with; they are loaded now if they are not yet.
+    /// Calls side by side share the layers that come over a link.
     ///
     /// # Errors
     /// When the model is no UNet, or its weights cannot be had.
-    pub fn unet(&self, context: &Context<'_>) -> Result<Unet, NodeError> {
+    pub fn unet(
+        &self,
+        context: &Context<'_>,
+        picture: Picture,
+    ) -> Result<(Unet, Arc<Lockstep>), NodeError> {
         let DiffusionConfig::Unet(config) = &self.diffusion.config else {
             return Err(NodeError::failed(format!(
                 "`{}` is {}, which can be planned but not run yet: SD 1.x, SD 2.x and SDXL can",
@@ -142,8 +149,10 @@ impl Model {
                 self.diffusion.label(),
             )));
         };
-        let scope = context.load(&self.part, &self.loras)?;
-        Unet::load(&scope, config).map_err(NodeError::failed)
+        let scope = context.load(&self.part, &self.loras, picture)?;
+        let steps = Lockstep::new(Arc::clone(scope.source()));
+        let scope = Scope::new(Arc::clone(&steps) as Arc<dyn LayerSource>);
+        Ok((Unet::load(&scope, config).map_err(NodeError::failed)?, steps))
     }
 }
 

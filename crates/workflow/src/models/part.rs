@@ -3,13 +3,14 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use distorch_allocation::{DeviceId, Plan};
 use distorch_checkpoint::{Component, ComponentKind};
+use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::patch::Patch;
-use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, StreamStats};
-use distorch_runtime::{DType, Device, LayerSource, Machine, Scope};
+use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, Shortage, StreamStats};
+use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, tensor};
 use thiserror::Error;
 
 use crate::models::ModelFile;
@@ -62,7 +63,9 @@ pub struct PartOptions {
 pub struct Part {
     file: Arc<ModelFile>,
     kind: ComponentKind,
-    plan: Plan,
+    plan: RwLock<Arc<Plan>>,
+    /// Pictures whose activations are known to be more than estimated.
+    learned: Mutex<Vec<(Picture, u64)>>,
     machine: Arc<Machine>,
     options: PartOptions,
     interrupt: Interrupt,
@@ -80,8 +83,17 @@ impl Part {
         options: PartOptions,
         interrupt: Interrupt,
     ) -> Self {
-        let (weights, used) = (Mutex::default(), AtomicU64::new(0));
-        Self { file, kind, plan, machine, options, interrupt, weights, used }
+        Self {
+            file,
+            kind,
+            plan: RwLock::new(Arc::new(plan)),
+            learned: Mutex::default(),
+            machine,
+            options,
+            interrupt,
+            weights: Mutex::default(),
+            used: AtomicU64::new(0),
+        }
     }
 
     /// The file.
@@ -95,13 +107,56 @@ impl Part {
     }
 
     /// Where its blocks live.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Follows another plan from now on. What is loaded moves with it.
+    ///
+    /// # Errors
+    /// When a device has too little memory for it, or a layer cannot be moved.
+    pub fn follow(&self, plan: Plan) -> Result<(), PartError> {
+        self.set_plan(plan.clone());
+        match &*self.weights() {
+            Some(placed) => placed.replan(&plan).map(drop).map_err(|error| self.wrong(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn set_plan(&self, plan: Plan) {
+        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+    }
+
+    fn wrong(&self, source: LoadError) -> PartError {
+        PartError::Load { file: self.file.name.clone(), source }
+    }
+
+    /// Plans for a picture's activations, as estimated or as learned.
+    pub fn expect(&self, picture: Picture) {
+        let Ok(component) = self.component() else { return };
+        let element = self.options.dtype.size() as u64;
+        let compute = Compute { element, host: tensor::is_host(self.device()) };
+        let estimate = estimate::activation_bytes(&self.file.model, component, picture, compute);
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let learned = learned.iter().find(|(of, _)| *of == picture).map_or(0, |(_, bytes)| *bytes);
+        self.set_plan(self.plan().with_activations(estimate.max(learned)));
+    }
+
+    /// Remembers what the activations of a picture were measured to be, if more than planned, and
+    /// gives what to plan for.
+    pub fn learn(&self, picture: Picture) -> u64 {
+        let planned = self.plan().activation_bytes;
+        let measured = self.weights().as_ref().and_then(|placed| placed.measured_activations());
+        let Some(bytes) = measured.filter(|bytes| *bytes > planned) else { return planned };
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        learned.retain(|(of, _)| *of != picture);
+        learned.push((picture, bytes));
+        bytes
     }
 
     /// The device that computes, by name.
     pub fn compute_device(&self) -> DeviceId {
-        self.plan.compute_device
+        self.plan().compute_device
     }
 
     /// The device that computes.
@@ -150,6 +205,12 @@ impl Part {
         }
     }
 
+    /// The shortage of the work that has just ended, if it went beyond the device's memory after its
+    /// last layer had come. Told once.
+    pub fn overrun(&self) -> Option<Box<Shortage>> {
+        self.weights().as_ref()?.check_end()
+    }
+
     /// What is held where, and what passed; `None` where nothing is loaded.
     pub fn stats(&self) -> Option<StreamStats> {
         self.weights().as_ref().map(|weights| weights.stats())
@@ -167,7 +228,7 @@ impl Part {
         progress: &mut LoadProgress<'_>,
     ) -> Result<Scope, PartError> {
         self.used.store(now, Ordering::Relaxed);
-        let wrong = |source| PartError::Load { file: self.file.name.clone(), source };
+        let plan = self.plan();
         let mut weights = self.weights();
         let placed = match &*weights {
             Some(placed) => Arc::clone(placed),
@@ -177,10 +238,10 @@ impl Part {
                 placed
             }
         };
-        if placed.plan() != self.plan {
-            placed.replan(&self.plan).map_err(wrong)?;
+        if placed.plan() != *plan {
+            placed.replan(&plan).map_err(|error| self.wrong(error))?;
         }
-        placed.set_patch(patch).map_err(wrong)?;
+        placed.set_patch(patch).map_err(|error| self.wrong(error))?;
         Ok(Scope::new(placed as Arc<dyn LayerSource>))
     }
 
@@ -194,7 +255,7 @@ impl Part {
         Placed::load(
             Arc::clone(&self.file.checkpoint),
             self.component()?,
-            &self.plan,
+            &self.plan(),
             Arc::clone(&self.machine),
             self.options.dtype,
             options,
@@ -206,7 +267,7 @@ impl Part {
                 }
             },
         )
-        .map_err(|source| PartError::Load { file: self.file.name.clone(), source })
+        .map_err(|error| self.wrong(error))
     }
 
     /// The component in the file.

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use distorch_allocation::{
-    ComponentBlocks, ComponentSettings, Ledger, LoaderSettings, Plan, Topology, plan_model,
+    Allocation, ComponentBlocks, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan,
+    Topology, plan_model,
 };
-use distorch_checkpoint::{Component, ComponentKind};
-use distorch_models::estimate::{self, Picture};
+use distorch_checkpoint::ComponentKind;
+use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::patch::Patch;
-use distorch_runtime::placed::{Interrupt, StreamStats};
+use distorch_runtime::placed::{Interrupt, Shortage, StreamStats, WayOut};
 use distorch_runtime::{DType, Machine, Scope, devices, placement};
 
 use crate::inputs::NodeError;
@@ -29,6 +30,8 @@ pub struct ModelStore {
     dtype: Option<DType>,
     /// Whether what lives on `cpu` is kept in RAM instead of in its file.
     pin: bool,
+    /// Whether a part that ran out of memory takes the allocation that would fit.
+    auto_retry: bool,
     clock: AtomicU64,
     state: Mutex<State>,
 }
@@ -38,6 +41,10 @@ struct State {
     ledger: Ledger,
     files: HashMap<Identity, Weak<ModelFile>>,
     parts: Vec<(Key, Weak<Part>)>,
+    /// How each file was loaded last.
+    loaders: HashMap<Identity, (LoaderSettings, Vec<ComponentKind>)>,
+    /// Settings that turned out not to fit, and those that took their place.
+    adopted: HashMap<Key, (ComponentSettings, ComponentSettings)>,
 }
 
 /// Which component of which file.
@@ -77,7 +84,7 @@ impl Parts {
 
     /// The plans of all parts.
     pub fn plans(&self) -> Vec<Plan> {
-        self.parts.iter().map(|part| part.plan().clone()).collect()
+        self.parts.iter().map(|part| (*part.plan()).clone()).collect()
     }
 }
 
@@ -85,12 +92,19 @@ impl ModelStore {
     /// An empty store on these devices. Raising `interrupt` ends waits for weights.
     pub fn new(topology: Topology, interrupt: Interrupt) -> Self {
         let ledger = Ledger::new(topology.clone());
-        let state = State { ledger, files: HashMap::new(), parts: Vec::new() };
+        let state = State {
+            ledger,
+            files: HashMap::new(),
+            parts: Vec::new(),
+            loaders: HashMap::new(),
+            adopted: HashMap::new(),
+        };
         Self {
             machine: Machine::new(topology),
             interrupt,
             dtype: None,
             pin: false,
+            auto_retry: false,
             clock: AtomicU64::new(1),
             state: Mutex::new(state),
         }
@@ -104,6 +118,16 @@ impl ModelStore {
     /// Whether what lives on `cpu` is kept in RAM instead of in its file.
     pub fn with_pin(self, pin: bool) -> Self {
         Self { pin, ..self }
+    }
+
+    /// Whether a part that ran out of memory takes the allocation that its error names, and goes on.
+    pub fn with_auto_retry(self, auto_retry: bool) -> Self {
+        Self { auto_retry, ..self }
+    }
+
+    /// Whether a part that ran out of memory takes the allocation that its error names.
+    pub fn retries(&self) -> bool {
+        self.auto_retry
     }
 
     /// Opens a file, or gives it where it is open already.
@@ -128,8 +152,10 @@ impl ModelStore {
     /// When the file cannot be opened, or the settings cannot be planned.
     pub fn plan(&self, loader: &Loader<'_>) -> Result<Vec<Plan>, NodeError> {
         let file = self.open(loader.name, loader.path)?;
-        let mut ledger = self.state().ledger.clone();
-        plans(&file, loader, &mut ledger)
+        let state = self.state();
+        let mut ledger = state.ledger.clone();
+        let settings = state.settings_of(&Identity::of(loader.path), loader.settings);
+        self.plans(&file, &settings, loader.kinds, &mut ledger, |_| None)
     }
 
     /// Plans a file's components and promises their memory. Weights are loaded when they are
@@ -146,13 +172,15 @@ impl ModelStore {
         if loader.eject_models {
             state.unload(|(owner, _)| *owner != identity);
         }
-        let plans = plans(&file, loader, &mut state.ledger)?;
+        let settings = state.settings_of(&identity, loader.settings);
+        let plans = self.plans(&file, &settings, loader.kinds, &mut state.ledger, |_| None)?;
+        state.loaders.insert(identity.clone(), (settings, loader.kinds.to_vec()));
         let mut parts = Vec::new();
         for plan in plans {
             let Some(kind) = kind_of(&plan.component) else { continue };
             let options = PartOptions {
                 device: self.machine.open(plan.compute_device).map_err(NodeError::failed)?,
-                dtype: self.compute_dtype(kind, &plan),
+                dtype: self.compute_dtype(kind, plan.compute_device),
                 high_precision_loras: loader.high_precision_loras,
                 pin: self.pin,
             };
@@ -164,7 +192,7 @@ impl ModelStore {
     }
 
     /// The layers of a part with a patch on their weights, loaded now if they are not yet. Other
-    /// models leave while a device has too little memory, the least recently used first.
+    /// models leave while the host has too little memory for it, the least recently used first.
     ///
     /// # Errors
     /// When the weights cannot be had.
@@ -174,14 +202,72 @@ impl ModelStore {
         patch: Option<Arc<dyn Patch>>,
         progress: &mut LoadProgress<'_>,
     ) -> Result<Scope, NodeError> {
-        while !part.is_loaded() && self.host_lacks_room(part) && self.unload_oldest(part) {}
-        loop {
-            let now = self.clock.fetch_add(1, Ordering::Relaxed);
-            match part.scope(patch.clone(), now, progress) {
-                Err(error) if error.is_shortage() && self.unload_oldest(part) => {}
-                result => return result.map_err(NodeError::failed),
+        while !part.is_loaded()
+            && self.host_lacks_room(part)
+            && self.make_room(part, part.compute_device())
+        {}
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        part.scope(patch, now, progress).map_err(NodeError::failed)
+    }
+
+    /// Drops the weights of the part that was used longest ago of those that hold memory of a
+    /// device, but for this one. False when there is none.
+    pub fn make_room(&self, but: &Part, device: DeviceId) -> bool {
+        let holds = |part: &Arc<Part>| {
+            let held = |stats: StreamStats| {
+                let on_device = stats.devices.iter().find(|held| held.device == device);
+                on_device.is_some_and(|held| held.resident_bytes > 0)
+            };
+            !std::ptr::eq(&**part, but) && part.stats().is_some_and(held)
+        };
+        let oldest = self.loaded().into_iter().filter(holds).min_by_key(|part| part.last_used());
+        oldest.inspect(|part| part.unload()).is_some()
+    }
+
+    /// Has a part follow the allocation that would fit where it ran out of memory, and gives that
+    /// allocation in words; `None` where there is none, or nothing would change.
+    ///
+    /// # Errors
+    /// When the allocation cannot be planned, or its layers cannot be moved.
+    pub fn adopt(
+        &self,
+        part: &Part,
+        picture: Picture,
+        shortage: &Shortage,
+    ) -> Result<Option<String>, NodeError> {
+        let mut state = self.state();
+        let Some((identity, kind)) = state.key_of(part) else { return Ok(None) };
+        let Some((mut settings, kinds)) = state.loaders.get(&identity).cloned() else {
+            return Ok(None);
+        };
+        let before = settings_for(kind, &settings);
+        let mut after = before.clone();
+        match &shortage.way_out {
+            WayOut::Virtual { gigabytes, .. } => {
+                after.virtual_vram =
+                    format!("{gigabytes:.1}").parse().map_err(NodeError::failed)?;
             }
+            WayOut::Expert { allocation, .. } => {
+                after.expert = Allocation::parse(allocation).map_err(NodeError::failed)?;
+            }
+            WayOut::Donor | WayOut::Activations => return Ok(None),
         }
+        let (planned, needed) = (part.plan().activation_bytes, part.learn(picture));
+        if after == before && needed <= planned {
+            return Ok(None);
+        }
+        set(kind, &mut settings, after.clone());
+        let known = |of| (of == kind).then_some(needed);
+        let plans = self.plans(part.file(), &settings, &kinds, &mut state.ledger, known)?;
+        let original = state.adopted.get(&(identity.clone(), kind)).map_or(&before, |(o, _)| o);
+        let adopted = (original.clone(), after);
+        state.adopted.insert((identity.clone(), kind), adopted);
+        state.loaders.insert(identity, (settings, kinds));
+        drop(state);
+        let plan = plans.into_iter().find(|plan| kind_of(&plan.component) == Some(kind));
+        let Some(plan) = plan else { return Ok(None) };
+        part.follow(plan).map_err(NodeError::failed)?;
+        Ok(Some(shortage.way_out.to_string()))
     }
 
     /// Ends a run: what passed through the compute devices leaves them.
@@ -207,14 +293,6 @@ impl ModelStore {
         parts.into_iter().filter(|part| part.is_loaded()).collect()
     }
 
-    /// Drops the weights of the part that was used longest ago, but for this one. False when there
-    /// is none.
-    fn unload_oldest(&self, but: &Part) -> bool {
-        let others = self.loaded().into_iter().filter(|part| !std::ptr::eq(&**part, but));
-        let oldest = others.min_by_key(|part| part.last_used());
-        oldest.inspect(|part| part.unload()).is_some()
-    }
-
     /// Whether the host's free memory is less than a part computing there takes.
     fn host_lacks_room(&self, part: &Part) -> bool {
         let on_host = part.plan().bytes_on(part.compute_device());
@@ -227,18 +305,48 @@ impl ModelStore {
 
     /// What a component computes in: f32 on the CPU, f16 elsewhere but for the VAE, whose values
     /// leave f16's range in SDXL.
-    fn compute_dtype(&self, kind: ComponentKind, plan: &Plan) -> DType {
-        let simulated = |topology: &Topology| {
-            topology.get(plan.compute_device).is_ok_and(|info| info.simulated)
-        };
+    fn compute_dtype(&self, kind: ComponentKind, device: DeviceId) -> DType {
         match (self.dtype, kind) {
             (Some(DType::F16), ComponentKind::Vae) => DType::F32,
             (Some(dtype), _) => dtype,
             (None, ComponentKind::Vae) => DType::F32,
-            (None, _) if plan.compute_device.is_cpu() => DType::F32,
-            (None, _) if simulated(self.machine.topology()) => DType::F32,
+            (None, _) if self.is_host(device) => DType::F32,
             (None, _) => DType::F16,
         }
+    }
+
+    /// Whether a device computes with the host's kernels.
+    fn is_host(&self, device: DeviceId) -> bool {
+        let simulated = self.machine.topology().get(device).is_ok_and(|info| info.simulated);
+        device.is_cpu() || simulated
+    }
+
+    /// Plans the components of a file. `known` tells what activations are known to be more than
+    /// estimated.
+    fn plans(
+        &self,
+        file: &ModelFile,
+        settings: &LoaderSettings,
+        kinds: &[ComponentKind],
+        ledger: &mut Ledger,
+        known: impl Fn(ComponentKind) -> Option<u64>,
+    ) -> Result<Vec<Plan>, NodeError> {
+        let components = file.model.components.iter().filter(|part| kinds.contains(&part.kind));
+        let components = components.map(|component| {
+            let settings = settings_for(component.kind, settings);
+            let device = settings.compute_device;
+            let element = self.compute_dtype(component.kind, device).size() as u64;
+            let compute = Compute { element, host: self.is_host(device) };
+            let picture = Picture::native(&file.model);
+            let estimate = estimate::activation_bytes(&file.model, component, picture, compute);
+            let bytes = known(component.kind).unwrap_or(estimate);
+            let blocks = placement::blocks(component, bytes).map_err(NodeError::failed)?;
+            Ok((blocks, settings))
+        });
+        let components: Vec<(ComponentBlocks, ComponentSettings)> =
+            components.collect::<Result<_, NodeError>>()?;
+        let name = model_name(file.checkpoint.path());
+        plan_model(&name, &components, ledger).map_err(NodeError::failed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -247,6 +355,23 @@ impl ModelStore {
 }
 
 impl State {
+    /// Settings as the user wants them, but for those that turned out not to fit.
+    fn settings_of(&self, identity: &Identity, wanted: &LoaderSettings) -> LoaderSettings {
+        let mut settings = wanted.clone();
+        for ((owner, kind), (before, after)) in &self.adopted {
+            if owner == identity && settings_for(*kind, wanted) == *before {
+                set(*kind, &mut settings, after.clone());
+            }
+        }
+        settings
+    }
+
+    /// Which component of which file a part is.
+    fn key_of(&self, part: &Part) -> Option<Key> {
+        let same = |weak: &Weak<Part>| std::ptr::eq(weak.as_ptr(), part);
+        self.parts.iter().find(|(_, weak)| same(weak)).map(|(key, _)| key.clone())
+    }
+
     /// The part that is there already if it is the same; else this one in its place.
     fn settle(&mut self, key: Key, part: Part) -> Arc<Part> {
         let known = self.parts.iter().find(|(known, _)| *known == key);
@@ -294,34 +419,19 @@ fn model_name(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn plans(
-    file: &ModelFile,
-    loader: &Loader<'_>,
-    ledger: &mut Ledger,
-) -> Result<Vec<Plan>, NodeError> {
-    let wanted = |component: &&Component| loader.kinds.contains(&component.kind);
-    let components: Vec<(ComponentBlocks, ComponentSettings)> = file
-        .model
-        .components
-        .iter()
-        .filter(wanted)
-        .map(|component| {
-            let settings = settings_for(component.kind, loader.settings);
-            let element = if settings.compute_device.is_cpu() { 4 } else { 2 };
-            let picture = Picture::native(&file.model);
-            let bytes = estimate::activation_bytes(&file.model, component, picture, element);
-            let blocks = placement::blocks(component, bytes).map_err(NodeError::failed)?;
-            Ok((blocks, settings))
-        })
-        .collect::<Result<_, NodeError>>()?;
-    plan_model(&model_name(loader.path), &components, ledger).map_err(NodeError::failed)
-}
-
 fn settings_for(kind: ComponentKind, settings: &LoaderSettings) -> ComponentSettings {
     match kind {
         ComponentKind::DiffusionModel => settings.unet.clone(),
         ComponentKind::TextEncoders => settings.clip.clone(),
         ComponentKind::Vae => settings.vae.clone(),
+    }
+}
+
+fn set(kind: ComponentKind, all: &mut LoaderSettings, settings: ComponentSettings) {
+    match kind {
+        ComponentKind::DiffusionModel => all.unet = settings,
+        ComponentKind::TextEncoders => all.clip = settings,
+        ComponentKind::Vae => all.vae = settings,
     }
 }
 

@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::VaeConfig;
+use distorch_models::ModelError;
+use distorch_models::estimate::Picture;
 use distorch_models::vae::{self, Posterior};
 use distorch_models::vae_tiled::Tiling;
 use distorch_runtime::Tensor;
 use distorch_runtime::lora::LoraPatch;
+use distorch_runtime::machine::OutOfMemory;
 use distorch_runtime::tensor::{DType, cpu};
 
 use crate::execute::Context;
 use crate::inputs::NodeError;
-use crate::models::Part;
+use crate::models::{Part, shortage_in};
 use crate::picture::Pictures;
 
 /// An autoencoder.
@@ -53,11 +56,18 @@ impl Vae {
         latents: &Tensor<4>,
         tiling: Option<Tiling>,
     ) -> Result<Pictures, NodeError> {
-        let vae = self.load(context)?;
-        let decoded = self.each(context, latents.clone(), |latent| match tiling {
-            Some(tiling) => vae.decode_tiled(latent, tiling),
-            None => vae.decode(latent),
-        })?;
+        let [_, _, height, width] = latents.dims();
+        let sides = [height, width].map(|side| side * self.downscale());
+        let decoded = self.each(
+            context,
+            latents.clone(),
+            sides,
+            tiling,
+            |vae, latent, tiling| match tiling {
+                Some(tiling) => vae.decode_tiled(latent, tiling),
+                None => vae.decode(latent),
+            },
+        )?;
         Pictures::from_decoded(decoded).map_err(NodeError::failed)
     }
 
@@ -72,7 +82,6 @@ impl Vae {
         pictures: &Pictures,
         tiling: Option<Tiling>,
     ) -> Result<Tensor<4>, NodeError> {
-        let vae = self.load(context)?;
         let side = self.downscale();
         let pixels = pictures.colours().channels_first() * 2.0 - 1.0;
         let [_, _, height, width] = pixels.dims();
@@ -80,7 +89,8 @@ impl Vae {
             pixels.narrow(dim, length % side / 2, length / side * side)
         };
         let pixels = cut(cut(pixels, 2, height), 3, width);
-        self.each(context, pixels, |picture| {
+        let [_, _, height, width] = pixels.dims();
+        self.each(context, pixels, [height, width], tiling, |vae, picture, tiling| {
             let posterior = match tiling {
                 Some(tiling) => vae.encode_tiled(picture, tiling),
                 None => vae.encode(picture),
@@ -89,25 +99,35 @@ impl Vae {
         })
     }
 
-    /// Runs over a batch one by one; in and out on the CPU in f32.
+    /// Runs over a batch of pictures of these sides one by one; in and out on the CPU in f32.
     fn each(
         &self,
         context: &Context<'_>,
         batch: Tensor<4>,
-        run: impl Fn(Tensor<4>) -> Result<Tensor<4>, distorch_models::ModelError>,
+        sides: [usize; 2],
+        tiling: Option<Tiling>,
+        run: impl Fn(&vae::Vae, Tensor<4>, Option<Tiling>) -> Result<Tensor<4>, ModelError>,
     ) -> Result<Tensor<4>, NodeError> {
         let (device, dtype) = (self.part.device(), self.part.dtype());
         let count = batch.dims()[0];
+        let mut tiling = tiling;
         let mut out = Vec::with_capacity(count);
-        for place in 0..count {
+        while out.len() < count {
             if context.cancelled() {
                 return Err(NodeError::Interrupted);
             }
-            let one = batch.clone().narrow(0, place, 1).to_device(device).cast(dtype);
-            let one = run(one).map_err(NodeError::failed)?;
-            out.push(one.cast(DType::F32).to_device(&cpu()));
-            if count > 1 {
-                context.step(place + 1, count, None);
+            let picture = piece(sides, tiling);
+            let one = batch.clone().narrow(0, out.len(), 1).to_device(device).cast(dtype);
+            let vae = self.load(context, picture)?;
+            let made = context.attempt(&self.part, picture, || {
+                run(&vae, one.clone(), tiling).map_err(NodeError::failed)
+            });
+            match made {
+                Ok(one) => out.push(one.cast(DType::F32).to_device(&cpu())),
+                Err(error) => tiling = Some(self.smaller(context, error, sides, tiling)?),
+            }
+            if count > 1 && !out.is_empty() {
+                context.step(out.len(), count, None);
             }
         }
         match out.len() {
@@ -117,10 +137,58 @@ impl Vae {
         }
     }
 
-    fn load(&self, context: &Context<'_>) -> Result<vae::Vae, NodeError> {
-        let scope = context.load(&self.part, &LoraPatch::new(ComponentKind::Vae))?;
+    /// The tiles that need less memory than what ran out of it; the error itself where that is not what
+    /// failed, or nobody wants it done again.
+    fn smaller(
+        &self,
+        context: &Context<'_>,
+        error: NodeError,
+        sides: [usize; 2],
+        tiling: Option<Tiling>,
+    ) -> Result<Tiling, NodeError> {
+        let Some(shortage) = shortage_in(&error) else { return Err(error) };
+        let now = tiling.map_or(usize::MAX, |tiling| tiling.tile);
+        let largest = sides.into_iter().max().unwrap_or(0).min(now);
+        let smaller = TILES.into_iter().find(|tiling| tiling.tile < largest);
+        match smaller.filter(|_| context.environment().models.retries()) {
+            None => Err(NodeError::failed(TilesHelp { shortage: shortage.error.clone() })),
+            Some(tiling) => {
+                let short = &shortage.error;
+                context.warn(&format!("{short}; going on in tiles of {} pixels", tiling.tile));
+                Ok(tiling)
+            }
+        }
+    }
+
+    fn load(&self, context: &Context<'_>, picture: Picture) -> Result<vae::Vae, NodeError> {
+        let scope = context.load(&self.part, &LoraPatch::new(ComponentKind::Vae), picture)?;
         vae::Vae::load(&scope, &self.config).map_err(NodeError::failed)
     }
+}
+
+/// Tiles that are tried where there is too little memory, each needing less than the one before.
+const TILES: [Tiling; 4] = [
+    Tiling { tile: 1024, overlap: 64 },
+    Tiling { tile: 512, overlap: 64 },
+    Tiling { tile: 256, overlap: 64 },
+    Tiling { tile: 128, overlap: 32 },
+];
+
+/// What of a picture is in memory at once.
+fn piece(sides: [usize; 2], tiling: Option<Tiling>) -> Picture {
+    let most = tiling.map_or(usize::MAX, |tiling| tiling.tile);
+    let [height, width] = sides.map(|side| u32::try_from(side.min(most)).unwrap_or(u32::MAX));
+    Picture { width, height, batch: 1 }
+}
+
+/// A VAE ran out of memory, which has a way out of its own.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{shortage} to convert the picture at once: do it in tiles (VAEDecodeTiled, VAEEncodeTiled), \
+     compute it on another device (vae_device), or leave it to --auto-retry"
+)]
+struct TilesHelp {
+    shortage: OutOfMemory,
 }
 
 impl fmt::Debug for Vae {

@@ -37,7 +37,10 @@ impl Report {
             "{model}, {weights}\n{device}, {threads} threads, {dtype}, {width}×{height}, batch \
              {batch}\n\n"
         );
-        let mut rows = table(["Stage", "First", "Min", "Median", "CPU"], &[1, 2, 3, 4]);
+        let mut rows = table(
+            ["Stage", "First", "Min", "Median", "CPU", "Activations", "Estimate"],
+            &[1, 2, 3, 4, 5, 6],
+        );
         for stage in &self.stages {
             let seconds = |value: f64| format!("{value:.3} s");
             rows.add_row([
@@ -46,6 +49,8 @@ impl Report {
                 seconds(stage.min_seconds),
                 seconds(stage.median_seconds),
                 seconds(stage.cpu_seconds),
+                stage.activation_bytes.map_or(String::new(), |bytes| ByteSize(bytes).to_string()),
+                ByteSize(stage.estimated_bytes).to_string(),
             ]);
         }
         text += &format!("{rows}\nload {:.1} s", self.load_seconds);

@@ -2,18 +2,19 @@
 
 use std::time::Instant;
 
-use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::Family;
+use distorch_checkpoint::{Component, ComponentKind};
 use distorch_models::conditioning::{
     AESTHETIC_SCORE, Conditioning, PictureSize, PromptEncoder, refiner_vector, sdxl_vector,
 };
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::{self, Compute, Picture};
 use distorch_models::prompt::embedding::Embeddings;
 use distorch_models::unet::Unet;
 use distorch_models::vae::Vae;
+use distorch_runtime::heap::Watch;
 use distorch_runtime::tensor::TensorData;
-use distorch_runtime::{DType, Device, Tensor, usage};
+use distorch_runtime::{DType, Device, Tensor, tensor, usage};
 use serde::Serialize;
 
 use super::model::Subject;
@@ -46,6 +47,10 @@ pub struct Stage {
     pub median_seconds: f64,
     /// Seconds that all threads computed, in the call where that was least.
     pub cpu_seconds: f64,
+    /// The most memory beside weights, where the CPU computes.
+    pub activation_bytes: Option<u64>,
+    /// What plans take that to be.
+    pub estimated_bytes: u64,
 }
 
 /// What a checkpoint holds, ready to run.
@@ -57,6 +62,8 @@ pub struct Stages {
     text: Option<PromptEncoder>,
     unet: Option<(Unet, UnetConfig)>,
     vae: Option<Vae>,
+    /// What plans take activations to be, by component.
+    estimates: Vec<(ComponentKind, u64)>,
 }
 
 impl Stages {
@@ -78,6 +85,10 @@ impl Stages {
             }
         };
         let load = |kind| subject.load(kind, device, dtype);
+        let estimate = |component: &Component| {
+            let compute = Compute { element: dtype.size() as u64, host: tensor::is_host(device) };
+            (component.kind, estimate::activation_bytes(model, component, picture, compute))
+        };
         let mut stages = Self {
             device: device.clone(),
             dtype,
@@ -86,6 +97,7 @@ impl Stages {
             text: None,
             unet: None,
             vae: None,
+            estimates: model.components.iter().map(estimate).collect(),
         };
         // A text encoder in a file of its own has no family that says how it is read.
         if let (Some(family), false) = (stages.family, model.text_encoders.is_empty())
@@ -109,28 +121,38 @@ impl Stages {
         let mut timed = Vec::new();
         let mut conditioning = None;
         if let Some(encoder) = &self.text {
-            timed.push(time("text", "encoding the prompts", steps, || {
-                for prompt in PROMPTS {
-                    let encoded = encoder.encode(prompt, &Embeddings::default(), None);
-                    let encoded = encoded.map_err(Failure::input)?.conditioning;
-                    finish(encoded.context.clone());
-                    conditioning.get_or_insert(encoded);
-                }
-                Ok(())
-            })?);
+            timed.push(self.time(
+                ComponentKind::TextEncoders,
+                "encoding the prompts",
+                steps,
+                || {
+                    for prompt in PROMPTS {
+                        let encoded = encoder.encode(prompt, &Embeddings::default(), None);
+                        let encoded = encoded.map_err(Failure::input)?.conditioning;
+                        finish(encoded.context.clone());
+                        conditioning.get_or_insert(encoded);
+                    }
+                    Ok(())
+                },
+            )?);
         }
         if let Some((unet, config)) = &self.unet {
             let inputs = self.inputs(config, conditioning.as_ref());
-            timed.push(time("step", "steps of the diffusion model", steps, || {
-                let Inputs { latent, timesteps, context, class } = inputs.clone();
-                let out = unet.forward(latent, timesteps, context, class);
-                finish(out.map_err(Failure::input)?);
-                Ok(())
-            })?);
+            timed.push(self.time(
+                ComponentKind::DiffusionModel,
+                "steps of the diffusion model",
+                steps,
+                || {
+                    let Inputs { latent, timesteps, context, class } = inputs.clone();
+                    let out = unet.forward(latent, timesteps, context, class);
+                    finish(out.map_err(Failure::input)?);
+                    Ok(())
+                },
+            )?);
         }
         if let Some(vae) = &self.vae {
             let latent = self.latent(1, vae.config().latent_channels);
-            timed.push(time("decode", "decoding", steps, || {
+            timed.push(self.time(ComponentKind::Vae, "decoding", steps, || {
                 for _ in 0..self.picture.batch {
                     finish(vae.decode(latent.clone()).map_err(Failure::input)?);
                 }
@@ -168,6 +190,41 @@ impl Stages {
         }
     }
 
+    /// Calls once untimed, then `count` times.
+    fn time(
+        &self,
+        kind: ComponentKind,
+        doing: &str,
+        count: u32,
+        mut call: impl FnMut() -> Result<(), Failure>,
+    ) -> Result<Stage, Failure> {
+        let progress = Progress::new(doing, u64::from(count) + 1);
+        let watch = Watch::begin().filter(|_| tensor::is_host(&self.device));
+        let mut once = || {
+            let (start, cpu) = (Instant::now(), usage::cpu_time());
+            call()?;
+            progress.advance();
+            let cpu = usage::cpu_time().saturating_sub(cpu);
+            Ok::<_, Failure>((start.elapsed().as_secs_f64(), cpu.as_secs_f64()))
+        };
+        let (first_seconds, _) = once()?;
+        let timed = (0..count).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
+        let seconds: Vec<f64> = timed.iter().map(|(seconds, _)| *seconds).collect();
+        let mut sorted = seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let estimate = self.estimates.iter().find(|(of, _)| *of == kind);
+        Ok(Stage {
+            stage: stage_of(kind),
+            first_seconds,
+            min_seconds: sorted[0],
+            median_seconds: (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0,
+            seconds,
+            cpu_seconds: timed.iter().map(|(_, cpu)| *cpu).fold(f64::INFINITY, f64::min),
+            activation_bytes: watch.map(|watch| watch.most()),
+            estimated_bytes: estimate.map_or(0, |(_, bytes)| *bytes),
+        })
+    }
+
     fn latent(&self, rows: usize, channels: usize) -> Tensor<4> {
         let [height, width] = [self.picture.height, self.picture.width];
         self.random([
@@ -197,32 +254,11 @@ fn finish<const D: usize>(tensor: Tensor<D>) {
     drop(tensor.into_data());
 }
 
-/// Calls once untimed, then `count` times.
-fn time(
-    stage: &'static str,
-    doing: &str,
-    count: u32,
-    mut call: impl FnMut() -> Result<(), Failure>,
-) -> Result<Stage, Failure> {
-    let progress = Progress::new(doing, u64::from(count) + 1);
-    let mut once = || {
-        let (start, cpu) = (Instant::now(), usage::cpu_time());
-        call()?;
-        progress.advance();
-        let cpu = usage::cpu_time().saturating_sub(cpu);
-        Ok::<_, Failure>((start.elapsed().as_secs_f64(), cpu.as_secs_f64()))
-    };
-    let (first_seconds, _) = once()?;
-    let timed = (0..count).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
-    let seconds: Vec<f64> = timed.iter().map(|(seconds, _)| *seconds).collect();
-    let mut sorted = seconds.clone();
-    sorted.sort_by(f64::total_cmp);
-    Ok(Stage {
-        stage,
-        first_seconds,
-        min_seconds: sorted[0],
-        median_seconds: (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0,
-        seconds,
-        cpu_seconds: timed.iter().map(|(_, cpu)| *cpu).fold(f64::INFINITY, f64::min),
-    })
+/// The name of the stage that runs a component.
+fn stage_of(kind: ComponentKind) -> &'static str {
+    match kind {
+        ComponentKind::TextEncoders => "text",
+        ComponentKind::DiffusionModel => "step",
+        ComponentKind::Vae => "decode",
+    }
 }

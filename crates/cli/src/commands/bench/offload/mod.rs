@@ -7,13 +7,14 @@
 //! less.
 
 mod chart;
+mod paced;
 
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use distorch_allocation::{
     Allocation, ByteSize, ComponentSettings, DeviceId, DeviceInfo, DeviceKind, Layout, Ledger,
@@ -22,19 +23,23 @@ use distorch_allocation::{
 use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::{Configs, Model, blank};
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype};
-use distorch_models::estimate;
+use distorch_models::estimate::{self, Compute};
 use distorch_models::unet::Unet;
 use distorch_runtime::placed::{Options, Placed, StreamStats};
 use distorch_runtime::tensor::TensorData;
-use distorch_runtime::{DType, Machine, Scope, Tensor, placement};
+use distorch_runtime::{DType, LayerSource, Machine, Scope, Tensor, placement, usage};
 use serde::Serialize;
 
+use self::paced::{Recorder, Score};
 use super::{LATENT_CELL, picture, random, set_threads};
 use crate::args::{OffloadArgs, RandomModel, Shared};
 use crate::commands::{print_json, print_text, recognise, table};
 use crate::failure::Failure;
 use crate::machine;
 use crate::progress::Progress;
+
+/// A simulated device computes as the host does.
+const HOST: Compute = Compute { element: 4, host: true };
 
 /// Link seconds in parts of compute seconds, of the bandwidths that are tried when none is named.
 const BALANCES: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
@@ -47,6 +52,8 @@ pub struct Sweep {
     width: u32,
     height: u32,
     batch: u32,
+    /// Whether computing is a clock.
+    paced: bool,
     /// Bytes of the diffusion model as stored.
     bytes: u64,
     points: Vec<Point>,
@@ -70,6 +77,10 @@ pub struct Point {
     roofline_seconds: f64,
     /// The step in parts of the roofline.
     ratio: f64,
+    /// Seconds that all threads computed in a step.
+    cpu_seconds: f64,
+    /// Those with everything on the device.
+    compute_cpu_seconds: f64,
     /// Over the link in a step.
     bytes_moved: u64,
     /// In which computing waited for weights, in a step.
@@ -87,6 +98,8 @@ struct Subject {
     latent: [usize; 4],
     /// A file of random weights, which goes with it.
     _file: Option<tempfile::NamedTempFile>,
+    /// A step's layers in their time, where computing is a clock.
+    score: Option<Score>,
 }
 
 /// Sweeps shares, bandwidths and layouts.
@@ -96,7 +109,10 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
     let (path, file) = path(shared, args)?;
     let (checkpoint, model) = recognise(&path)?;
     let picture = picture([args.width, args.height], args.batch, &model)?;
-    let subject = Subject::new(checkpoint, &model, picture, file)?;
+    let mut subject = Subject::new(checkpoint, &model, picture, file)?;
+    if args.paced {
+        subject.score = Some(subject.record()?);
+    }
     let bytes = subject.component.bytes();
     if bandwidths.is_empty() {
         // Around that with which moving all of the model takes as long as a step computes.
@@ -121,7 +137,8 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
         }
     }
     let (width, height, batch) = (picture.width, picture.height, picture.batch);
-    let sweep = Sweep { model: subject.label, threads, width, height, batch, bytes, points };
+    let (model, paced) = (subject.label, args.paced);
+    let sweep = Sweep { model, threads, width, height, batch, paced, bytes, points };
     drop(progress);
     if let Some(svg) = &args.svg {
         fs::write(svg, chart::svg(&sweep))?;
@@ -196,6 +213,8 @@ fn bandwidths(args: &OffloadArgs) -> Result<Vec<u64>, Failure> {
 struct Timed {
     /// Seconds of the best.
     best: f64,
+    /// Of all threads, of the step where that was least.
+    cpu: f64,
     stats: StreamStats,
     /// Bytes of the model that don't live on the device.
     elsewhere: u64,
@@ -220,9 +239,10 @@ impl Subject {
             checkpoint: Arc::new(checkpoint),
             component: component.clone(),
             config: config.clone(),
-            activations: estimate::activation_bytes(model, component, picture, 4),
+            activations: estimate::activation_bytes(model, component, picture, HOST),
             latent: [2 * picture.batch as usize, config.in_channels, height, width],
             _file: file,
+            score: None,
         })
     }
 
@@ -234,8 +254,9 @@ impl Subject {
         bandwidth: u64,
         args: &OffloadArgs,
     ) -> Result<Point, Failure> {
-        let compute_seconds = self.time(0, bandwidth, layout, args)?.best;
-        let Timed { best: step_seconds, stats, elsewhere } =
+        let Timed { best: compute_seconds, cpu: compute_cpu_seconds, .. } =
+            self.time(0, bandwidth, layout, args)?;
+        let Timed { best: step_seconds, cpu: cpu_seconds, stats, elsewhere } =
             self.time(share, bandwidth, layout, args)?;
         let steps = u64::from(args.steps);
         // What the window holds at both ends of the run differs, so this is not quite `elsewhere`.
@@ -251,6 +272,8 @@ impl Subject {
             link_seconds,
             roofline_seconds,
             ratio: step_seconds / roofline_seconds,
+            cpu_seconds,
+            compute_cpu_seconds,
             bytes_moved,
             stall_seconds: stats.stall_seconds / steps as f64,
             window_bytes: stats.devices.iter().map(|device| device.window_bytes).max().unwrap_or(0),
@@ -265,19 +288,42 @@ impl Subject {
         layout: Layout,
         args: &OffloadArgs,
     ) -> Result<Timed, Failure> {
+        if let (Some(score), 0) = (&self.score, share) {
+            let best = score.length().as_secs_f64();
+            return Ok(Timed { best, cpu: 0.0, stats: StreamStats::default(), elsewhere: 0 });
+        }
         let placed = Arc::new(self.place(share, bandwidth, layout)?);
         let plan = placed.plan();
-        let unet = Unet::load(&Scope::new(Arc::clone(&placed) as _), &self.config);
-        let unet = unet.map_err(Failure::input)?;
-        self.step(&unet)?;
+        let unet = self.unet(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
+        let step = || match &self.score {
+            Some(score) => score.play(&placed).map_err(Failure::machine),
+            None => self.step(&unet),
+        };
+        step()?;
         placed.reset_stats();
-        let mut best = f64::INFINITY;
+        let (mut best, mut least) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..args.steps {
-            let start = Instant::now();
-            self.step(&unet)?;
-            best = best.min(start.elapsed().as_secs_f64());
+            let cpu = usage::cpu_time();
+            best = best.min(step()?.as_secs_f64());
+            least = least.min(usage::cpu_time().saturating_sub(cpu).as_secs_f64());
         }
-        Ok(Timed { best, stats: placed.stats(), elsewhere: plan.bytes - plan.resident_bytes })
+        let elsewhere = plan.bytes - plan.resident_bytes;
+        Ok(Timed { best, cpu: least, stats: placed.stats(), elsewhere })
+    }
+
+    fn unet(&self, source: Arc<dyn LayerSource>) -> Result<Unet, Failure> {
+        Unet::load(&Scope::new(source), &self.config).map_err(Failure::input)
+    }
+
+    /// A step with everything on the device, computed and written down.
+    fn record(&self) -> Result<Score, Failure> {
+        let placed = Arc::new(self.place(0, u64::MAX, Layout::Distorch2)?);
+        let recorder = Arc::new(Recorder::new(placed));
+        let unet = self.unet(Arc::clone(&recorder) as Arc<dyn LayerSource>)?;
+        self.step(&unet)?;
+        recorder.take();
+        self.step(&unet)?;
+        Ok(recorder.take())
     }
 
     fn place(&self, share: u32, bandwidth: u64, layout: Layout) -> Result<Placed, Failure> {
@@ -308,7 +354,9 @@ impl Subject {
             .map_err(Failure::machine)
     }
 
-    fn step(&self, unet: &Unet) -> Result<(), Failure> {
+    /// Computes a step, and gives the time that it took.
+    fn step(&self, unet: &Unet) -> Result<Duration, Failure> {
+        let start = Instant::now();
         let cpu = distorch_runtime::tensor::cpu();
         let options = || (&cpu, DType::F32);
         let rows = self.latent[0];
@@ -323,13 +371,14 @@ impl Subject {
         let timesteps = Tensor::<1>::full([rows], 500.0, options());
         let out = unet.forward(latent, timesteps, context, class).map_err(Failure::machine)?;
         drop(out.into_data());
-        Ok(())
+        Ok(start.elapsed())
     }
 }
 
 /// The sweep for people.
 fn text(sweep: &Sweep) -> String {
     let Sweep { model, threads, width, height, batch, bytes, .. } = sweep;
+    let clock = if sweep.paced { ", computing is a clock" } else { "" };
     let header = [
         "Layout",
         "Elsewhere",
@@ -338,11 +387,12 @@ fn text(sweep: &Sweep) -> String {
         "Compute",
         "Moving",
         "Ratio",
+        "CPU",
         "Moved",
         "Stalled",
         "Window",
     ];
-    let mut rows = table(header, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let mut rows = table(header, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     for point in &sweep.points {
         let seconds = |value: f64| format!("{value:.2} s");
         rows.add_row([
@@ -353,6 +403,10 @@ fn text(sweep: &Sweep) -> String {
             seconds(point.compute_seconds),
             seconds(point.link_seconds),
             format!("{:.3}", point.ratio),
+            match point.compute_cpu_seconds {
+                0.0 => String::new(),
+                resident => format!("{:.3}", point.cpu_seconds / resident),
+            },
             ByteSize(point.bytes_moved).to_string(),
             seconds(point.stall_seconds),
             ByteSize(point.window_bytes).to_string(),
@@ -360,7 +414,8 @@ fn text(sweep: &Sweep) -> String {
     }
     format!(
         "{model}, {} as stored; simulated device, {threads} threads, {width}×{height}, batch \
-         {batch}\n{rows}\nRatio: the step in parts of the longer of computing and moving.",
+         {batch}{clock}\n{rows}\nRatio: the step in parts of the longer of computing and moving. CPU: \
+         the time that all threads computed, in parts of that with everything on the device.",
         ByteSize(*bytes)
     )
 }

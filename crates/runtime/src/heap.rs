@@ -1,0 +1,148 @@
+//! The memory of this process, counted as it is taken: what a device of the host's memory really
+//! holds.
+//!
+//! A program that wants the count installs [`Counted`] as its allocator. Pools of host memory tell
+//! what they hold ([`account`]); what is taken beyond that, while a model runs, are its
+//! activations: a [`Watch`] knows the most of it. Without the allocator nothing is known and
+//! estimates stand in.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// The system's allocator, with a count of what is taken.
+///
+/// ```
+/// #[global_allocator]
+/// static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
+///
+/// let before = distorch_runtime::heap::taken().unwrap();
+/// let bytes = vec![1_u8; 1 << 20];
+/// assert!(distorch_runtime::heap::taken().unwrap() >= before + (1 << 20));
+/// # drop(bytes);
+/// ```
+#[derive(Debug)]
+pub struct Counted;
+
+/// Bytes that are taken. An allocator may not fail to count, nor be slow: these are plain numbers.
+static TAKEN: AtomicI64 = AtomicI64::new(0);
+/// Bytes that pools account for.
+static ACCOUNTED: AtomicI64 = AtomicI64::new(0);
+/// The most that was taken beyond these since it was last looked at.
+static PEAK: AtomicI64 = AtomicI64::new(i64::MIN);
+
+fn count(bytes: i64) {
+    let taken = TAKEN.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    if bytes > 0 {
+        let beyond = taken - ACCOUNTED.load(Ordering::Relaxed);
+        // Most calls are far below the peak and need not write it.
+        if beyond > PEAK.load(Ordering::Relaxed) {
+            PEAK.fetch_max(beyond, Ordering::Relaxed);
+        }
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+// SAFETY: every call is the system allocator's with the same arguments; counting takes no memory.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those that `System` asks for.
+        let place = unsafe { System.alloc(layout) };
+        if !place.is_null() {
+            count(signed(layout.size()));
+        }
+        place
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as in `alloc`.
+        let place = unsafe { System.alloc_zeroed(layout) };
+        if !place.is_null() {
+            count(signed(layout.size()));
+        }
+        place
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as in `alloc`.
+        unsafe { System.dealloc(place, layout) };
+        count(-signed(layout.size()));
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as in `alloc`.
+        let moved = unsafe { System.realloc(place, layout, size) };
+        if !moved.is_null() {
+            count(signed(size) - signed(layout.size()));
+        }
+        moved
+    }
+}
+
+/// Bytes that this process has taken from the allocator; `None` unless [`Counted`] is installed.
+pub fn taken() -> Option<u64> {
+    // No program runs without having taken something.
+    u64::try_from(TAKEN.load(Ordering::Relaxed)).ok().filter(|&taken| taken > 0)
+}
+
+/// A pool holds so many bytes more of this process's memory, or less.
+pub(crate) fn account(bytes: i64) {
+    ACCOUNTED.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// The watches that are on, and the lock under which the peak is read.
+static WATCHES: Mutex<Vec<Weak<Watch>>> = Mutex::new(Vec::new());
+
+/// Knows the most that was taken beyond what pools account for, since it began.
+#[derive(Debug)]
+pub struct Watch {
+    base: i64,
+    peak: AtomicI64,
+}
+
+impl Watch {
+    /// Watches from now on; `None` unless [`Counted`] is installed.
+    pub fn begin() -> Option<Arc<Self>> {
+        taken()?;
+        let mut watches = watches();
+        look(&mut watches);
+        let base = beyond();
+        let watch = Arc::new(Self { base, peak: AtomicI64::new(base) });
+        watches.push(Arc::downgrade(&watch));
+        Some(watch)
+    }
+
+    /// The most bytes since it began.
+    pub fn most(&self) -> u64 {
+        look(&mut watches());
+        u64::try_from(self.peak.load(Ordering::Relaxed) - self.base).unwrap_or(0)
+    }
+
+    /// The most bytes since anybody last looked.
+    pub fn lately(&self) -> u64 {
+        let peak = look(&mut watches());
+        u64::try_from(peak - self.base).unwrap_or(0)
+    }
+}
+
+fn watches() -> MutexGuard<'static, Vec<Weak<Watch>>> {
+    WATCHES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn beyond() -> i64 {
+    TAKEN.load(Ordering::Relaxed) - ACCOUNTED.load(Ordering::Relaxed)
+}
+
+/// Tells all watches the peak, which starts from now again, and gives it.
+fn look(watches: &mut Vec<Weak<Watch>>) -> i64 {
+    let peak = PEAK.swap(beyond(), Ordering::Relaxed).max(beyond());
+    watches.retain(|watch| {
+        let Some(watch) = watch.upgrade() else { return false };
+        watch.peak.fetch_max(peak, Ordering::Relaxed);
+        true
+    });
+    peak
+}

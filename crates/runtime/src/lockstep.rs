@@ -1,0 +1,285 @@
+//! Several runs of one model side by side, so that a layer's weights come once for all of them.
+//!
+//! The halves of the guidance, or conditionings of different shapes, do not always fit into one
+//! batch. Run one after the other, each would have all weights brought again. Here they take
+//! turns, layer by layer: one run computes until it asks for the next layer, then the
+//! next run gets the layer that the first has just used.
+
+use std::cell::Cell;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::tensor::{DType, Device};
+use crate::weights::{LayerParams, LayerSource, WeightError};
+
+thread_local! {
+    /// Which of the runs this thread is.
+    static LANE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// A source of layers whose users may run side by side.
+pub struct Lockstep {
+    source: Arc<dyn LayerSource>,
+    round: Mutex<Round>,
+    turned: Condvar,
+}
+
+#[derive(Default)]
+struct Round {
+    /// Whose turn it is.
+    turn: usize,
+    /// Which runs have come to their end.
+    done: Vec<bool>,
+    /// The layer that goes round.
+    layer: Option<(usize, LayerParams)>,
+}
+
+impl Lockstep {
+    /// The same layers.
+    pub fn new(source: Arc<dyn LayerSource>) -> Arc<Self> {
+        Arc::new(Self { source, round: Mutex::default(), turned: Condvar::default() })
+    }
+
+    /// Runs all of these side by side, and gives what they give. One alone runs on this thread. A
+    /// run that panics ends with that of the caller.
+    ///
+    /// Not to be called by two threads at once: the second waits for no one and may take the first's
+    /// turns.
+    pub fn run<T: Send>(&self, runs: Vec<Box<dyn FnOnce() -> T + Send + '_>>) -> Vec<T> {
+        if runs.len() < 2 {
+            return runs.into_iter().map(|run| run()).collect();
+        }
+        *self.lock() = Round { turn: 0, done: vec![false; runs.len()], layer: None };
+        std::thread::scope(|scope| {
+            let lanes: Vec<_> = runs
+                .into_iter()
+                .enumerate()
+                .map(|(lane, run)| {
+                    scope.spawn(move || {
+                        let _end = Lane::begin(self, lane);
+                        run()
+                    })
+                })
+                .collect();
+            let end = |lane: std::thread::ScopedJoinHandle<'_, T>| {
+                lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            lanes.into_iter().map(end).collect()
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Round> {
+        self.round.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_turn(&self, lane: usize) -> MutexGuard<'_, Round> {
+        let turn = self.turned.wait_while(self.lock(), |round| round.turn != lane);
+        turn.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The layer for one of the runs, which has done with the one before.
+    fn fetch_in(
+        &self,
+        lane: usize,
+        index: usize,
+        started: bool,
+    ) -> Result<LayerParams, WeightError> {
+        if started {
+            self.lock().pass(lane);
+            self.turned.notify_all();
+        }
+        let mut round = self.wait_for_turn(lane);
+        match round.layer.take() {
+            Some((known, params)) if known == index => {
+                // The last of them keeps it, so that it leaves the window when it is done with.
+                if round.someone_follows(lane) {
+                    round.layer = Some((index, params.clone()));
+                }
+                Ok(params)
+            }
+            // Another way through the model, or the first of this layer.
+            other => {
+                drop(other);
+                // The others wait for their turn anyway.
+                drop(round);
+                let params = self.source.fetch(index)?;
+                let mut round = self.lock();
+                if round.someone_follows(lane) {
+                    round.layer = Some((index, params.clone()));
+                }
+                Ok(params)
+            }
+        }
+    }
+}
+
+impl Round {
+    /// The turn goes to the next run that has not ended.
+    fn pass(&mut self, lane: usize) {
+        let count = self.done.len();
+        let next = (1..=count).map(|step| (lane + step) % count.max(1));
+        if let Some(next) = next.into_iter().find(|&next| self.done.get(next) == Some(&false)) {
+            self.turn = next;
+        }
+    }
+
+    /// Whether a later run has this layer still before it.
+    fn someone_follows(&self, lane: usize) -> bool {
+        self.done.iter().skip(lane + 1).any(|done| !done)
+    }
+}
+
+/// A thread that is one of the runs.
+struct Lane<'a> {
+    steps: &'a Lockstep,
+    lane: usize,
+}
+
+impl<'a> Lane<'a> {
+    fn begin(steps: &'a Lockstep, lane: usize) -> Self {
+        LANE.set(Some(lane));
+        STARTED.set(false);
+        Self { steps, lane }
+    }
+}
+
+thread_local! {
+    /// Whether this run has a turn to pass on.
+    static STARTED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        // A run that never asked for a layer still has to have its turn, to give it away.
+        if !STARTED.get() {
+            drop(self.steps.wait_for_turn(self.lane));
+        }
+        let mut round = self.steps.lock();
+        if let Some(done) = round.done.get_mut(self.lane) {
+            *done = true;
+        }
+        if !round.someone_follows(self.lane) {
+            round.layer = None;
+        }
+        round.pass(self.lane);
+        drop(round);
+        self.steps.turned.notify_all();
+        LANE.set(None);
+    }
+}
+
+impl LayerSource for Lockstep {
+    fn find(&self, name: &str) -> Option<usize> {
+        self.source.find(name)
+    }
+
+    fn has_prefix(&self, prefix: &str) -> bool {
+        self.source.has_prefix(prefix)
+    }
+
+    fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
+        match LANE.get() {
+            Some(lane) => self.fetch_in(lane, index, STARTED.replace(true)),
+            None => self.source.fetch(index),
+        }
+    }
+
+    fn device(&self) -> &Device {
+        self.source.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.source.dtype()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Layers without parameters, counted, one of which fails.
+    #[derive(Default)]
+    struct Counter {
+        fetched: AtomicUsize,
+        fails: Option<usize>,
+        device: Device,
+    }
+
+    impl LayerSource for Counter {
+        fn find(&self, _: &str) -> Option<usize> {
+            None
+        }
+
+        fn has_prefix(&self, _: &str) -> bool {
+            false
+        }
+
+        fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
+            self.fetched.fetch_add(1, Ordering::Relaxed);
+            if self.fails == Some(index) {
+                return Err(WeightError::NoLayer { name: index.to_string() });
+            }
+            Ok(LayerParams::new(index.to_string(), Vec::new()))
+        }
+
+        fn device(&self) -> &Device {
+            &self.device
+        }
+
+        fn dtype(&self) -> DType {
+            DType::F32
+        }
+    }
+
+    type Walked = Result<Vec<String>, WeightError>;
+
+    fn walk(steps: &Lockstep, layers: &[usize]) -> Walked {
+        layers.iter().map(|&index| Ok(steps.fetch(index)?.layer().to_owned())).collect()
+    }
+
+    fn run(counter: Counter, orders: &[&[usize]]) -> (Vec<Walked>, usize) {
+        let counter = Arc::new(counter);
+        let steps = Lockstep::new(Arc::clone(&counter) as Arc<dyn LayerSource>);
+        let runs = orders.iter().map(|order| {
+            let steps = &steps;
+            Box::new(move || walk(steps, order)) as Box<dyn FnOnce() -> Walked + Send + '_>
+        });
+        let walked = steps.run(runs.collect());
+        assert!(steps.lock().layer.is_none(), "nothing stays behind");
+        (walked, counter.fetched.load(Ordering::Relaxed))
+    }
+
+    fn names(order: &[usize]) -> Vec<String> {
+        order.iter().map(usize::to_string).collect()
+    }
+
+    #[test]
+    fn a_layer_comes_once_for_all_runs() {
+        let order = [0, 1, 2, 1, 3];
+        for count in 1..5 {
+            let (walked, fetched) = run(Counter::default(), &vec![&order[..]; count]);
+            assert!(walked.iter().all(|walked| *walked.as_ref().unwrap() == names(&order)));
+            assert_eq!(fetched, order.len(), "{count} runs");
+        }
+    }
+
+    #[test]
+    fn runs_that_go_other_ways_end_too() {
+        let orders: [&[usize]; 4] = [&[0, 1, 2], &[0, 2], &[], &[0, 1, 5, 6, 7]];
+        let (walked, fetched) = run(Counter::default(), &orders);
+        for (walked, order) in walked.iter().zip(orders) {
+            assert_eq!(*walked.as_ref().unwrap(), names(order));
+        }
+        assert!(fetched <= 10, "{fetched}");
+    }
+
+    #[test]
+    fn an_error_ends_its_own_run() {
+        let counter = Counter { fails: Some(2), ..Counter::default() };
+        let (walked, _) = run(counter, &[&[0, 1], &[0, 1, 2, 3], &[0, 1, 3]]);
+        assert_eq!(walked[0].as_ref().unwrap(), &names(&[0, 1]));
+        assert!(walked[1].is_err());
+        assert_eq!(walked[2].as_ref().unwrap(), &names(&[0, 1, 3]));
+    }
+}

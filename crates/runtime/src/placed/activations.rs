@@ -1,0 +1,97 @@
+//! What computing takes of the device beside weights, measured while a component runs.
+//!
+//! A session lasts from the first layer that is asked for until the run ends. Where the device is
+//! this process's memory, the count of the [heap](crate::heap) says exactly what was taken at
+//! most; where it is an accelerator, what the computing thread has there is asked for as layers
+//! are; where neither is known the plan's estimate stands in.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::heap::Watch;
+use crate::machine::Pool;
+use crate::tensor::{self, Device};
+
+/// So many looks of a session ask an accelerator, which must finish what it was told to answer:
+/// more than any model has layers, so a whole pass is seen.
+const LOOKS: usize = 4096;
+
+/// The activations of one component.
+#[derive(Debug)]
+pub(super) struct Activations {
+    pool: Arc<Pool>,
+    device: Device,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    session: Option<Session>,
+    /// The most that was seen, once something was.
+    most: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Session {
+    Heap(Arc<Watch>),
+    /// What the accelerator held as it began, and how often it was looked at.
+    Accelerator(u64, usize),
+    /// Nobody knows.
+    Blind,
+}
+
+impl Activations {
+    pub(super) fn new(pool: Arc<Pool>, device: Device) -> Self {
+        Self { pool, device, state: Mutex::default() }
+    }
+
+    /// A layer is asked for: what was taken at most since the last time, if that is known.
+    pub(super) fn look(&self) -> Option<u64> {
+        let mut state = self.lock();
+        let lately = match state.session.get_or_insert_with(|| self.begin()) {
+            Session::Heap(watch) => watch.lately(),
+            Session::Accelerator(base, looks) if *looks < LOOKS => {
+                *looks += 1;
+                tensor::bytes_in_use(&self.device)?.saturating_sub(*base)
+            }
+            Session::Accelerator(..) | Session::Blind => return None,
+        };
+        state.most = state.most.max(Some(lately));
+        Some(lately)
+    }
+
+    fn begin(&self) -> Session {
+        let watch = Watch::begin().filter(|_| self.pool.is_on_heap());
+        match watch {
+            Some(watch) => Session::Heap(watch),
+            None => match tensor::bytes_in_use(&self.device) {
+                Some(base) => Session::Accelerator(base, 0),
+                None => Session::Blind,
+            },
+        }
+    }
+
+    /// The run ends.
+    pub(super) fn end(&self) {
+        if self.lock().session.is_some() {
+            self.look();
+        }
+        self.lock().session = None;
+    }
+
+    /// The most that was seen since it was last reset.
+    pub(super) fn most(&self) -> Option<u64> {
+        if self.lock().session.is_some() {
+            self.look();
+        }
+        self.lock().most
+    }
+
+    /// Forgets what was seen.
+    pub(super) fn reset(&self) {
+        *self.lock() = State::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

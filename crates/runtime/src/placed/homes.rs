@@ -1,0 +1,260 @@
+//! What the loader thread and those who compute share: every layer's home, and how it gets there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use distorch_allocation::{DeviceId, Plan};
+use distorch_checkpoint::{Checkpoint, Component, Layer};
+
+use super::activations::Activations;
+use super::error::{LoadError, Shortage, WayOut};
+use super::home::Home;
+use super::options::Options;
+use super::window::{Brought, Carrier, Window};
+use crate::machine::{Machine, OutOfMemory, Pool};
+use crate::patch::Patch;
+use crate::stored::StoredLayer;
+use crate::tensor::{DType, Device};
+use crate::weights::WeightError;
+
+/// What the loader thread and those who compute share.
+pub(super) struct Homes {
+    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) component: String,
+    pub(super) layers: Vec<Layer>,
+    pub(super) index: HashMap<String, usize>,
+    pub(super) machine: Arc<Machine>,
+    pub(super) compute: DeviceId,
+    pub(super) pool: Arc<Pool>,
+    pub(super) device: Device,
+    pub(super) dtype: DType,
+    pub(super) options: Options,
+    pub(super) homes: RwLock<Vec<Arc<Home>>>,
+    pub(super) window: Arc<Window>,
+    pub(super) activations: Activations,
+    /// Held while homes change.
+    pub(super) settled: Mutex<Settled>,
+}
+
+/// What the homes were made from.
+pub(super) struct Settled {
+    pub(super) plan: Plan,
+    /// The device of each layer.
+    pub(super) devices: Vec<DeviceId>,
+    pub(super) patch: Option<Arc<dyn Patch>>,
+    /// The patch's key for each layer, as it was applied.
+    pub(super) keys: Vec<Option<u64>>,
+}
+
+/// The device of each layer.
+pub(super) fn devices_of(
+    layers: &[Layer],
+    plan: &Plan,
+    machine: &Machine,
+) -> Result<Vec<DeviceId>, LoadError> {
+    let homes: HashMap<&str, DeviceId> =
+        plan.blocks.iter().map(|block| (block.name.as_str(), block.device)).collect();
+    let device = |layer: &Layer| {
+        let home = homes.get(layer.name.as_str()).copied();
+        let (component, layer) = (plan.component.clone(), layer.name.clone());
+        let device = home.ok_or(LoadError::NotPlanned { component, layer })?;
+        let known = machine.pool(device).map(|_| device);
+        known.map_err(|error| LoadError::unknown(&plan.component, error))
+    };
+    layers.iter().map(device).collect()
+}
+
+impl Homes {
+    /// The frame, with every layer still without a home.
+    pub(super) fn new(
+        checkpoint: Arc<Checkpoint>,
+        component: &Component,
+        plan: &Plan,
+        machine: Arc<Machine>,
+        dtype: DType,
+        options: Options,
+    ) -> Result<Self, LoadError> {
+        let (compute, name) = (plan.compute_device, plan.component.clone());
+        let layers = component.layers.clone();
+        let devices = devices_of(&layers, plan, &machine)?;
+        let opened = machine.open(compute);
+        let device =
+            opened.map_err(|error| LoadError::Device { component: name.clone(), error })?;
+        let pool = machine.pool(compute).map_err(|error| LoadError::unknown(&name, error))?;
+        let pool = Arc::clone(pool);
+        let index = layers.iter().enumerate().map(|(i, layer)| (layer.name.clone(), i)).collect();
+        let mut passing: Vec<usize> =
+            (0..layers.len()).filter(|&i| devices.get(i) != Some(&compute)).collect();
+        passing.sort_by_key(|&i| layers.get(i).map(|layer| layer.use_index));
+        let window = Window::new(
+            Arc::clone(&pool),
+            plan.activation_bytes,
+            vec![0; layers.len()],
+            &passing,
+            options.window.unwrap_or(plan.window_bytes),
+        );
+        let activations = Activations::new(Arc::clone(&pool), device.clone());
+        let nowhere = || Arc::new(Home::Broken("it is not loaded yet".to_owned()));
+        let homes = RwLock::new(layers.iter().map(|_| nowhere()).collect());
+        let keys = vec![None; layers.len()];
+        let settled = Settled { plan: plan.clone(), devices, patch: None, keys };
+        Ok(Self {
+            checkpoint,
+            component: name,
+            index,
+            machine,
+            compute,
+            pool,
+            device,
+            dtype,
+            options,
+            homes,
+            window,
+            activations,
+            settled: Mutex::new(settled),
+            layers,
+        })
+    }
+
+    pub(super) fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn home(&self, index: usize) -> Result<Arc<Home>, WeightError> {
+        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
+        let none = || WeightError::NoLayer { name: format!("#{index}") };
+        homes.get(index).cloned().ok_or_else(none)
+    }
+
+    pub(super) fn layer(&self, index: usize) -> Result<&Layer, WeightError> {
+        let none = || WeightError::NoLayer { name: format!("#{index}") };
+        self.layers.get(index).ok_or_else(none)
+    }
+
+    pub(super) fn layer_name(&self, index: usize) -> String {
+        self.layers.get(index).map_or_else(|| format!("#{index}"), |layer| layer.name.clone())
+    }
+
+    /// Gives the layer a home in place of its old one.
+    pub(super) fn move_in(&self, index: usize, home: Home) {
+        let passes = match &home {
+            Home::Stored { device, held, .. } if *device != self.compute => held.bytes(),
+            Home::File => self.layers.get(index).map_or(0, Layer::bytes),
+            _ => 0,
+        };
+        let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
+        let old = homes.get_mut(index).map(|place| std::mem::replace(place, Arc::new(home)));
+        drop(homes);
+        drop(old);
+        self.window.resize(index, passes);
+    }
+
+    /// A home for the layer as the file has it.
+    pub(super) fn base(&self, index: usize, device: DeviceId) -> Result<Home, WeightError> {
+        if device.is_cpu() && device != self.compute && !self.options.pin {
+            return Ok(Home::File);
+        }
+        let layer = StoredLayer::read(&self.checkpoint, self.layer(index)?)?;
+        self.settle(index, device, layer)
+    }
+
+    /// A home for these values.
+    pub(super) fn settle(
+        &self,
+        index: usize,
+        device: DeviceId,
+        layer: StoredLayer,
+    ) -> Result<Home, WeightError> {
+        let full = |error| self.out_of_memory(index, error);
+        if device == self.compute {
+            let layer = layer.on(&self.device, self.options.pin)?;
+            let converted = layer.elements() * self.dtype.size() as u64;
+            if self.converts() || converted <= layer.bytes() {
+                let held = self.pool.hold(converted, 0).map_err(full)?;
+                return Ok(Home::Ready { params: layer.decode(&self.device, self.dtype), held });
+            }
+            let held = self.pool.hold(layer.bytes(), 0).map_err(full)?;
+            return Ok(Home::Stored { layer, device, held });
+        }
+        let reason = |reason: String| self.no_home(index, reason);
+        let pool = self.machine.pool(device).map_err(|error| reason(error.to_string()))?;
+        let held = pool.hold(layer.bytes(), 0).map_err(full)?;
+        let donor = self.machine.open(device).map_err(|error| reason(error.to_string()))?;
+        Ok(Home::Stored { layer: layer.on(&donor, self.options.pin)?, device, held })
+    }
+
+    /// Whether residents are kept in the compute dtype even where that is larger: on the host,
+    /// which no plan limits.
+    pub(super) fn converts(&self) -> bool {
+        self.compute.is_cpu() && !self.pool.is_simulated()
+    }
+    pub(super) fn no_home(&self, index: usize, reason: String) -> WeightError {
+        WeightError::Load { layer: self.layer_name(index), reason }
+    }
+
+    pub(super) fn out_of_memory(&self, index: usize, error: OutOfMemory) -> WeightError {
+        WeightError::Memory { layer: self.layer_name(index), shortage: self.shortage(error) }
+    }
+
+    pub(super) fn shortage(&self, error: OutOfMemory) -> Box<Shortage> {
+        // Within a change of homes the lock is held, and the plan's way out is added there.
+        match self.settled.try_lock() {
+            Ok(settled) => Shortage::new(error, &settled.plan),
+            Err(_) => Box::new(Shortage { error, way_out: WayOut::Donor }),
+        }
+    }
+
+    pub(super) fn failed(&self, error: WeightError, plan: &Plan) -> LoadError {
+        let component = self.component.clone();
+        match error {
+            WeightError::Memory { shortage, .. } => {
+                LoadError::Memory { component, shortage: Shortage::new(shortage.error, plan) }
+            }
+            error => LoadError::Weight { component, error },
+        }
+    }
+}
+
+impl Carrier for Homes {
+    fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError> {
+        let home = self.home(index)?;
+        let (layer, from) = match &*home {
+            Home::Stored { layer, device, .. } => {
+                (layer.on(&self.device, self.options.pin)?, *device)
+            }
+            Home::File => {
+                let read = StoredLayer::read(&self.checkpoint, self.layer(index)?)?;
+                (read.on(&self.device, self.options.pin)?, DeviceId::CPU)
+            }
+            Home::Ready { .. } => {
+                let reason = "it moved to the compute device meanwhile".to_owned();
+                return Err(self.no_home(index, reason));
+            }
+            Home::Broken(reason) => return Err(self.no_home(index, reason.clone())),
+        };
+        let at = self.machine.transfer(from, self.compute, layer.bytes(), asked);
+        let on_heap = |id| self.machine.pool(id).is_ok_and(|pool| pool.is_on_heap());
+        let shared = matches!(&*home, Home::Stored { device, .. } if on_heap(*device))
+            && self.pool.is_on_heap();
+        Ok(Brought { layer, at, source: Some(home), shared })
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.layer_name(index)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.options.interrupt.is_raised()
+    }
+}
+
+impl std::fmt::Debug for Homes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Homes")
+            .field("component", &self.component)
+            .field("layers", &self.layers.len())
+            .field("compute", &self.compute)
+            .finish_non_exhaustive()
+    }
+}

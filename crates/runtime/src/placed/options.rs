@@ -1,0 +1,60 @@
+//! How a component is placed besides its plan, what may end a wait, how far loading is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How a component is placed, besides its plan.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Keep what lives on `cpu` in RAM instead of in the file.
+    pub pin: bool,
+    /// Bytes of the window, if not the plan's; never less than the two largest layers that pass.
+    pub window: Option<u64>,
+    /// Keep a layer that a patch changes in the compute dtype, instead of the checkpoint's.
+    pub high_precision_loras: bool,
+    /// Ends waits for weights.
+    pub interrupt: Interrupt,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pin: false,
+            window: None,
+            high_precision_loras: true,
+            interrupt: Interrupt::default(),
+        }
+    }
+}
+
+/// A flag that ends waits for weights with an error; copies share it.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Ends waits, those to come too.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets weights be waited for again.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is raised.
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How far loading is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The layer that is at home now.
+    pub layer: &'a str,
+    /// Stored bytes of all layers that are at home.
+    pub bytes: u64,
+    /// Stored bytes of the component.
+    pub total: u64,
+}

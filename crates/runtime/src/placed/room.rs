@@ -1,0 +1,135 @@
+//! What is held where, against what a plan allows and what a device has.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use distorch_allocation::DeviceId;
+use distorch_checkpoint::Layer;
+
+use super::error::{LoadError, Shortage};
+use super::home::Home;
+use super::homes::{Homes, Settled};
+use super::stats::{DeviceUse, StreamStats};
+use crate::machine::OutOfMemory;
+use crate::tensor::DType;
+
+impl Homes {
+    /// Whether each device has room for what is to live there, with the window and the activations
+    /// on the compute device. What this component holds already counts as free.
+    pub(super) fn check_room(&self, settled: &Settled) -> Result<(), LoadError> {
+        let mut need: HashMap<DeviceId, u64> = HashMap::new();
+        for (layer, &device) in self.layers.iter().zip(&settled.devices) {
+            *need.entry(device).or_default() += self.bytes_at(layer, device);
+        }
+        let plan = &settled.plan;
+        // More than the least is taken from what is free then.
+        let window = self.options.window.unwrap_or(0).max(plan.least_window_bytes);
+        *need.entry(self.compute).or_default() += plan.activation_bytes.saturating_add(window);
+        let mut devices: Vec<_> = need.into_iter().collect();
+        devices.sort_by_key(|&(device, _)| device);
+        for (device, need) in devices {
+            let pool = self.machine.pool(device);
+            let pool = pool.map_err(|error| LoadError::unknown(&self.component, error))?;
+            let free = pool.free().saturating_add(self.held_on(device));
+            if need > free {
+                let simulated = pool.is_simulated();
+                let shortage = Shortage::new(OutOfMemory { device, simulated, need, free }, plan);
+                let component = self.component.clone();
+                return Err(LoadError::Memory { component, shortage });
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory that the layer takes on a device.
+    pub(super) fn bytes_at(&self, layer: &Layer, device: DeviceId) -> u64 {
+        if device != self.compute {
+            let in_file = device.is_cpu() && !self.options.pin;
+            return if in_file { 0 } else { layer.bytes() };
+        }
+        let converted = converted_bytes(layer, self.dtype);
+        if self.converts() { converted } else { converted.min(layer.bytes()) }
+    }
+
+    /// Bytes that the layers at home on the device hold.
+    pub(super) fn held_on(&self, device: DeviceId) -> u64 {
+        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
+        let at_home = |home: &&Arc<Home>| match &***home {
+            Home::Ready { .. } => device == self.compute,
+            Home::Stored { device: at, .. } => *at == device,
+            Home::File => device.is_cpu(),
+            Home::Broken(_) => false,
+        };
+        homes.iter().filter(at_home).map(|home| home.held()).sum()
+    }
+
+    /// A layer is asked for: holds what computing took since the last one against the memory that
+    /// there is.
+    ///
+    /// More than was planned makes the window give way. A device that can't be asked, the host and an
+    /// accelerator, refuses by itself; a simulated one refuses here.
+    pub(super) fn look(&self) -> Result<(), OutOfMemory> {
+        let Some(activations) = self.activations.look() else { return Ok(()) };
+        self.window.expect_beside(activations);
+        let Some(capacity) = self.pool.capacity().filter(|_| self.pool.is_simulated()) else {
+            return Ok(());
+        };
+        if self.pool.used().saturating_add(activations) <= capacity {
+            return Ok(());
+        }
+        let waiting = self.window.drop_waiting();
+        let free = capacity.saturating_sub(self.pool.used());
+        if activations <= free {
+            return Ok(());
+        }
+        let need = activations.saturating_add(waiting);
+        let (device, simulated) = (self.compute, true);
+        Err(OutOfMemory { device, simulated, need, free })
+    }
+
+    pub(super) fn stats(&self) -> StreamStats {
+        let (tally, window_peak) = self.window.tally();
+        let plan = self.settled().plan.clone();
+        let (measured, limit) = (self.activations.most(), self.window.limit());
+        let devices = plan.devices.iter().map(|share| {
+            let device = share.device;
+            let computes = device == self.compute;
+            let resident_bytes = self.held_on(device);
+            let (window_bytes, activation_bytes) = match computes {
+                true => (window_peak, measured.unwrap_or(plan.activation_bytes)),
+                false => (0, 0),
+            };
+            let estimate = plan.activation_bytes;
+            let planned_bytes = match computes {
+                false => share.bytes,
+                true if self.converts() => resident_bytes + limit + estimate,
+                true if self.options.window.is_some() => plan.resident_bytes + limit + estimate,
+                true => plan.peak_bytes,
+            };
+            DeviceUse {
+                device,
+                simulated: share.simulated,
+                planned_bytes,
+                resident_bytes,
+                window_bytes,
+                activation_bytes,
+                measured: computes && measured.is_some(),
+                peak_bytes: resident_bytes + window_bytes + activation_bytes,
+            }
+        });
+        StreamStats {
+            devices: devices.collect(),
+            bytes_moved: tally.bytes,
+            transfers: tally.transfers,
+            unforeseen: tally.unforeseen,
+            stall_seconds: tally.stalled.as_secs_f64(),
+        }
+    }
+}
+
+/// Bytes of the layer in the compute dtype, scales multiplied in.
+fn converted_bytes(layer: &Layer, dtype: DType) -> u64 {
+    let scales = ["scale_weight", "weight_scale", "scale_input", "input_scale"];
+    let params = layer.params.iter().filter(|param| !scales.contains(&param.name.as_str()));
+    params.map(|param| param.elements().saturating_mul(dtype.size() as u64)).sum()
+}
