@@ -154,6 +154,15 @@ pub fn supports(device: &Device, dtype: DType) -> bool {
     Backend::supports_dtype(device, dtype)
 }
 
+/// Waits until the device has done all that this thread gave it to do. The CPU does it at once.
+///
+/// What goes wrong there is met again by whoever reads the results.
+pub fn wait(device: &Device) {
+    if !is_host(device) {
+        let _ = Backend::sync(device);
+    }
+}
+
 /// Whether the device is this process's own memory.
 pub fn is_host(device: &Device) -> bool {
     matches!(device, Device::Flex(_))

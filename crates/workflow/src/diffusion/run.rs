@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use distorch_models::estimate::Picture;
 use distorch_runtime::Tensor;
-use distorch_runtime::tensor::{DType, cpu};
+use distorch_runtime::tensor::{self, DType, cpu};
 use distorch_sampling::guidance::Guided;
 use distorch_sampling::inpaint::latent_mask;
 use distorch_sampling::ksampler::KSampler;
@@ -68,8 +69,10 @@ pub fn sample(
         scale,
         downscale: model.downscale(),
     };
-    let denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
+    let mut denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
         .map_err(NodeError::Failed)?;
+    denoise.one_at_a_time =
+        !context.environment().models.has_room_for_halves(model.part(), picture(&setting));
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
     let mut guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
 
@@ -93,6 +96,9 @@ pub fn sample(
     let mut last: Option<Tensor<4>> = None;
     let result = run.run(&mut guided, &mut |step| {
         last = Some(step.denoised.clone());
+        // A device that works off a queue is not as far as it was told: without this, progress
+        // would run ahead of it and a stop would come too late.
+        tensor::wait(&device);
         context.step(step.index + 1, step.total, Some(step.denoised));
         if context.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -104,4 +110,12 @@ pub fn sample(
     let out = |x: Tensor<4>| latent.with_samples((x / scale).cast(DType::F32).to_device(&cpu()));
     let denoised = last.unwrap_or_else(|| x.clone());
     Ok(Sampled { latent: out(x), denoised: out(denoised) })
+}
+
+/// The picture that a run's latents are of.
+fn picture(setting: &Setting<'_>) -> Picture {
+    let [batch, _, rows, columns] = setting.latent.dims();
+    let side = |cells: usize| u32::try_from(cells * setting.downscale).unwrap_or(u32::MAX);
+    let batch = u32::try_from(batch).unwrap_or(u32::MAX);
+    Picture { width: side(columns), height: side(rows), batch }
 }
