@@ -30,106 +30,10 @@ import tempfile
 import time
 from pathlib import Path
 
-VAE_PREFIX, UNET_PREFIX = "first_stage_model.", "model.diffusion_model."
-CLIP_PREFIX = "cond_stage_model.transformer."
-SEED = 50
+import full_size
+
+MODEL, COMPONENTS = "sd15", ("clip_l", "unet", "vae")
 STAGES = ("text", "step", "decode")
-
-UNET = dict(
-    sample_size=64,
-    block_out_channels=(320, 640, 1280, 1280),
-    layers_per_block=2,
-    attention_head_dim=8,
-    cross_attention_dim=768,
-)
-VAE = dict(
-    down_block_types=["DownEncoderBlock2D"] * 4,
-    up_block_types=["UpDecoderBlock2D"] * 4,
-    block_out_channels=[128, 256, 512, 512],
-    layers_per_block=2,
-    latent_channels=4,
-    sample_size=512,
-)
-CLIP = dict(
-    vocab_size=49408,
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    max_position_embeddings=77,
-    hidden_act="quick_gelu",
-    projection_dim=768,
-)
-
-
-def classes():
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return (
-        lambda: CLIPTextModel(CLIPTextConfig(**CLIP)),
-        lambda: UNet2DConditionModel(**UNET),
-        lambda: AutoencoderKL(**VAE),
-    )
-
-
-def original_names(clip, unet, vae):
-    """For each module, a function from its parameters' names to the checkpoint's keys."""
-    from single_file import unet_name, vae_name
-
-    def clip_name(name):
-        # transformers 5 leaves `text_model.` away.
-        return CLIP_PREFIX + (name if name.startswith("text_model.") else f"text_model.{name}")
-
-    return (
-        clip_name,
-        lambda name: UNET_PREFIX + unet_name(name, unet.config),
-        lambda name: VAE_PREFIX + vae_name(name, vae.config),
-    )
-
-
-def is_projection(name):
-    """Whether the checkpoint keeps this parameter of a module's linear layer as a 1x1 convolution."""
-    return re.search(r"first_stage_model\..*attn_1\.(q|k|v|proj_out)\.weight", name) is not None
-
-
-def write_checkpoint(path):
-    """Random weights in f16 under the original keys."""
-    import seeded
-    import torch
-    from safetensors.torch import save_file
-
-    modules = [make() for make in classes()]
-    tensors = {}
-    for module, rename in zip(modules, original_names(*modules)):
-        for name, parameter in module.named_parameters():
-            key = rename(name)
-            value = torch.from_numpy(seeded.weight(key, tuple(parameter.shape), SEED)).half()
-            tensors[key] = value[:, :, None, None].clone() if is_projection(key) else value
-    save_file(tensors, str(path) + ".part")
-    os.replace(str(path) + ".part", path)
-
-
-def load_lean(path):
-    """The three modules in f32, filled tensor by tensor from the mapped file."""
-    import torch
-    from safetensors import safe_open
-
-    with torch.device("meta"):
-        modules = [make().eval() for make in classes()]
-    with safe_open(path, framework="pt") as file:
-        for module, rename in zip(modules, original_names(*modules)):
-            for name, parameter in list(module.named_parameters()):
-                key = rename(name)
-                value = file.get_tensor(key).float().reshape(parameter.shape)
-                owner, _, leaf = name.rpartition(".")
-                setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, False))
-            for name, buffer in list(module.named_buffers()):
-                assert name.endswith("position_ids"), name
-                owner, _, leaf = name.rpartition(".")
-                value = torch.arange(buffer.shape[-1]).expand(buffer.shape)
-                module.get_submodule(owner).register_buffer(leaf, value, persistent=False)
-    return modules
 
 
 def load_diffusers(path):
@@ -144,12 +48,9 @@ def load_diffusers(path):
 
     # The configurations stand in for those that diffusers would fetch from the hub.
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in zip(("text_encoder", "unet", "vae"), classes()):
-            if name == "text_encoder":
-                CLIPTextConfig(**CLIP).save_pretrained(f"{folder}/{name}")
-            else:
-                with torch.device("meta"):
-                    make().save_config(f"{folder}/{name}")
+        CLIPTextConfig(**full_size.CLIP_L).save_pretrained(f"{folder}/text_encoder")
+        for name in ("unet", "vae"):
+            full_size.build(MODEL, name).save_config(f"{folder}/{name}")
         options = dict(config=folder, torch_dtype=torch.float32, local_files_only=True)
         # One read of the file for all three, as the pipeline does.
         checkpoint = load_single_file_checkpoint(str(path))
@@ -169,7 +70,10 @@ def run_torch(path, threads, side, steps, lean):
     torch.manual_seed(0)
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
-        clip, unet, vae = (load_lean if lean else load_diffusers)(path)
+        if lean:
+            clip, unet, vae = (full_size.load(path, MODEL, component) for component in COMPONENTS)
+        else:
+            clip, unet, vae = load_diffusers(path)
     load_seconds, loaded_peak = time.perf_counter() - start, peak_bytes()
     prompts = torch.randint(0, 49407, (2, 1, 77))
     latent = torch.randn(2, 4, side // 8, side // 8)
@@ -271,7 +175,7 @@ def main():
         # In a process of its own: what it takes is nobody's peak.
         subprocess.run(
             [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-             f"import bench_pipeline as b; b.write_checkpoint({str(arguments.file)!r})"], check=True,
+             f"import full_size as f; f.write_checkpoint({str(arguments.file)!r}, {MODEL!r})"], check=True,
         )
     for threads in arguments.threads:
         compare(arguments, threads)

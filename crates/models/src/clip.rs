@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use distorch_checkpoint::config::{ClipActivation, ClipConfig};
-use distorch_runtime::tensor::{TensorData, ops::activation};
-use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor};
+use distorch_runtime::tensor::TensorData;
+use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor, kernels};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
@@ -268,8 +268,8 @@ impl EncoderLayer {
 
     fn activate(&self, x: Tensor<3>) -> Tensor<3> {
         match self.activation {
-            ClipActivation::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
-            ClipActivation::Gelu => activation::gelu(x),
+            ClipActivation::QuickGelu => kernels::quick_gelu(x),
+            ClipActivation::Gelu => kernels::gelu(x),
         }
     }
 }

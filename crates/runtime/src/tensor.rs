@@ -255,6 +255,15 @@ fn in_use<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) -> Option<u64> {
     R::client(device).memory_usage().ok().map(|usage| usage.bytes_in_use)
 }
 
+/// Waits until the device has done all that this thread gave it to do. The CPU does it at once.
+///
+/// What goes wrong there is met again by whoever reads the results.
+pub fn wait(device: &Device) {
+    if !is_host(device) {
+        let _ = Backend::sync(device);
+    }
+}
+
 /// Whether the device is this process's own memory.
 pub fn is_host(device: &Device) -> bool {
     matches!(device, Device::Flex(_))

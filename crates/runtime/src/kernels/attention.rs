@@ -5,10 +5,14 @@ use rayon::prelude::*;
 
 use super::elementwise::exp;
 use super::host::{Host, Matrix, Output, gemm, tensor};
-use crate::tensor::{Tensor, ops};
+use crate::tensor::{DType, Tensor, ops};
 
-/// Scores that one task holds: 2 MiB, for all keys of as many queries as that allows.
+/// Scores that one task holds on the CPU: 2 MiB, for all keys of as many queries as that allows.
 const SCORES: usize = 512 * 1024;
+
+/// Scores that one call of Burn's operator may hold: 256 MiB, which the plans' estimates count with.
+/// It holds all of them where none of its fused kernels fits the device.
+const SCORES_OF_A_CALL: usize = 64 * 1024 * 1024;
 
 /// `softmax(q · kᵗ / √d) · v`, head by head: `query` `[batch, queries, heads × d]`, `key` and
 /// `value` `[batch, keys, heads × d]`, to `[batch, queries, heads × d]`.
@@ -16,7 +20,8 @@ const SCORES: usize = 512 * 1024;
 /// With `causal`, a query sees the keys at its position and before, counted from the end of both.
 /// `bias` `[batch or 1, heads or 1, queries, keys]` is added to the scaled scores. On the CPU the
 /// scores of a few queries at a time are in memory, with the heads on different threads; other
-/// devices have an operator for all of it.
+/// devices have an operator for all of it. Scores and their softmax are in f32 whatever the dtype: f16
+/// is too small for the scores of SD 2.x.
 pub fn attention(
     query: Tensor<3>,
     key: Tensor<3>,
@@ -26,6 +31,12 @@ pub fn attention(
     bias: Option<Tensor<4>>,
 ) -> Tensor<3> {
     let ([batch, queries, width], [_, keys, _]) = (query.dims(), key.dims());
+    let dtype = query.dtype();
+    if dtype != DType::F32 {
+        let [query, key, value] = [query, key, value].map(|x| x.cast(DType::F32));
+        let bias = bias.map(|bias| bias.cast(DType::F32));
+        return attention(query, key, value, heads, causal, bias).cast(dtype);
+    }
     let fits = heads > 0
         && keys > 0
         && width.is_multiple_of(heads)
@@ -58,8 +69,28 @@ fn by_burn(
         x.reshape([batch, tokens, heads, width / heads]).swap_dims(1, 2)
     };
     let options = ops::AttentionModuleOptions { scale: None, softcap: None, is_causal: causal };
-    let y = ops::module::attention(split(query), split(key), split(value), None, bias, options);
+    let (query, key, value) = (split(query), split(key), split(value));
+    let [batch, _, queries, _] = query.dims();
+    let calls = match causal {
+        // Which keys a query sees follows from its place among all.
+        true => 1,
+        false => calls(batch * heads * key.dims()[2], queries),
+    };
+    let each = queries.div_ceil(calls.max(1));
+    let parts = (0..queries).step_by(each.max(1)).map(|first| {
+        let count = each.min(queries - first);
+        let part = |x: &Tensor<4>| x.clone().narrow(2, first, count);
+        let (key, value) = (key.clone(), value.clone());
+        ops::module::attention(part(&query), key, value, None, bias.as_ref().map(part), options)
+    });
+    let mut parts: Vec<_> = parts.collect();
+    let y = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 2) };
     y.swap_dims(1, 2).reshape(shape)
+}
+
+/// In how many parts `queries` of so many scores each have to go.
+fn calls(scores: usize, queries: usize) -> usize {
+    scores.saturating_mul(queries).div_ceil(SCORES_OF_A_CALL).clamp(1, queries.max(1))
 }
 
 /// With `causal`, there are no more queries than keys.
@@ -142,6 +173,25 @@ mod tests {
         let value = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0;
         let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
         Tensor::from_data(TensorData::new(values, shape), &cpu())
+    }
+
+    #[test]
+    fn scores_are_bounded() {
+        assert_eq!(calls(16 * 77, 4096), 1);
+        assert_eq!(calls(16 * 4096, 4096), 4);
+        assert_eq!(calls(16_384, 16_384), 4);
+        assert_eq!((calls(usize::MAX, 3), calls(5, 0)), (3, 1));
+    }
+
+    /// A score of 80,000 is beyond f16, but its softmax is not.
+    #[test]
+    fn half_precision_has_scores_in_f32() {
+        let x = |scale: f64| (values([1, 4, 64], 1) * scale).cast(DType::F16);
+        let y = attention(x(120.0), x(120.0), x(1.0), 1, false, None);
+        assert_eq!(y.dtype(), DType::F16);
+        let [y, x] = [y, x(1.0)].map(|t| t.cast(DType::F32));
+        let error = (y - x).abs().max().into_scalar();
+        assert!(error < 1e-3, "{error}");
     }
 
     #[test]

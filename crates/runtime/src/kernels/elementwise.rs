@@ -32,16 +32,60 @@ pub fn geglu(x: Tensor<3>) -> Tensor<3> {
     }
 }
 
+/// `x · Φ(x)`, the GELU of Hendrycks & Gimpel (<https://arxiv.org/abs/1606.08415>), not approximated.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    each(x, gelu_all, ops::activation::gelu)
+}
+
+/// `x · sigmoid(1.702 x)`, the GELU of OpenAI's CLIP.
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    each(x, quick_gelu_all, |x| x.clone() * ops::activation::sigmoid(x * QUICK))
+}
+
+/// What [`quick_gelu`] multiplies with.
+const QUICK: f32 = 1.702;
+
+/// A function of every value: `on_host` from one slice to another, or else `elsewhere`.
+fn each<const D: usize>(
+    x: Tensor<D>,
+    on_host: impl Fn(&[f32], &mut [f32]) + Sync,
+    elsewhere: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Tensor<D> {
+    /// Values of one task.
+    const RUN: usize = 16 * 1024;
+    match Host::take(x) {
+        Ok(x) => {
+            let x = x.contiguous();
+            let shape = x.dims();
+            let mut out = vec![0.0; x.values().len()];
+            let runs = out.par_chunks_mut(RUN).zip(x.values().par_chunks(RUN));
+            runs.for_each(|(out, x)| on_host(x, out));
+            tensor(out, shape)
+        }
+        Err(x) => elsewhere(x),
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn gelu_all(x: &[f32], out: &mut [f32]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = gelu_of(*x));
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn quick_gelu_all(x: &[f32], out: &mut [f32]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = x / (1.0 + exp(-QUICK * x)));
+}
+
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn gated_gelu(value: &[f32], gate: &[f32], out: &mut [f32]) {
     for ((out, value), gate) in out.iter_mut().zip(value).zip(gate) {
-        *out = value * gelu(*gate);
+        *out = value * gelu_of(*gate);
     }
 }
 
 /// `x · Φ(x)` with the error function of Abramowitz & Stegun 7.1.26, whose error is below 1.5e-7.
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
+fn gelu_of(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let polynomial = t
@@ -93,6 +137,18 @@ mod tests {
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert!(exp(1e9).is_finite() && exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gelus_are_burns() {
+        let values: Vec<f32> = (0..3 * 20_000).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+        let data = TensorData::new(values, [3, 20_000]);
+        let x = Tensor::<2>::from_data(data, &crate::tensor::cpu());
+        let difference = |a: Tensor<2>, b: Tensor<2>| (a - b).abs().max().into_scalar();
+        let exact = difference(gelu(x.clone()), ops::activation::gelu(x.clone()));
+        let sigmoid = ops::activation::sigmoid(x.clone() * QUICK);
+        let quick = difference(quick_gelu(x.clone()), x * sigmoid);
+        assert!(exact < 3e-6 && quick < 3e-6, "{exact} {quick}");
     }
 
     #[test]

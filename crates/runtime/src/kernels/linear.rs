@@ -17,6 +17,11 @@ pub enum Rows {
 /// Rows of one task.
 const TILE: usize = 256;
 
+/// Up to so many rows, such as a prompt's 77, packing the weights costs more than the product saves
+/// by it. The product then goes to [`Rows::Channels`], for which weights are read as they lie, and its
+/// few values are turned after.
+const FEW: usize = 96;
+
 /// Maps each row of `x` `[batch, rows, in]` by `weight` `[out, in]` and adds `bias` `[out]`.
 ///
 /// `x` may be a transposed view: it is not copied.
@@ -31,7 +36,20 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>, rows: Ro
     };
     let bias = bias.map(|bias| bias.into_data().convert::<f32>());
     let bias = bias.as_ref().and_then(|bias| bias.as_slice::<f32>().ok());
-    product(&x, &weight, bias, rows)
+    let few = x.dims()[1] <= FEW && weight.strides()[1] == 1;
+    match rows {
+        Rows::Tokens if few => turned(product(&x, &weight, bias, Rows::Channels)),
+        _ => product(&x, &weight, bias, rows),
+    }
+}
+
+/// `[batch, out, rows]` to `[batch, rows, out]`, in memory.
+fn turned(y: Tensor<3>) -> Tensor<3> {
+    let y = y.swap_dims(1, 2);
+    match Host::take(y) {
+        Ok(y) => y.contiguous().give(),
+        Err(y) => y,
+    }
 }
 
 fn generic(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>, rows: Rows) -> Tensor<3> {

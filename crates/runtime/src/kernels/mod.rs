@@ -17,6 +17,6 @@ mod winograd;
 
 pub use attention::attention;
 pub use conv::conv2d;
-pub use elementwise::geglu;
+pub use elementwise::{geglu, gelu, quick_gelu};
 pub use linear::{Rows, linear};
 pub use norm::{group_norm, layer_norm};

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use distorch_models::estimate::Picture;
 use distorch_runtime::Tensor;
-use distorch_runtime::tensor::{DType, cpu};
+use distorch_runtime::tensor::{self, DType, cpu};
 use distorch_sampling::guidance::Guided;
 use distorch_sampling::inpaint::latent_mask;
 use distorch_sampling::ksampler::KSampler;
@@ -79,10 +79,12 @@ pub fn sample(
     };
     let plan = model.part().plan();
     let steps = (plan.resident_bytes < plan.bytes).then_some(&*steps);
-    let denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
+    let mut denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
         .map_err(NodeError::Failed)?
         .attempting(&attempt)
         .side_by_side(steps);
+    denoise.one_at_a_time =
+        !context.environment().models.has_room_for_halves(model.part(), picture);
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
     let mut guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
 
@@ -106,6 +108,9 @@ pub fn sample(
     let mut last: Option<Tensor<4>> = None;
     let result = run.run(&mut guided, &mut |step| {
         last = Some(step.denoised.clone());
+        // A device that works off a queue is not as far as it was told: without this, progress
+        // would run ahead of it and a stop would come too late.
+        tensor::wait(&device);
         context.step(step.index + 1, step.total, Some(step.denoised));
         if context.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

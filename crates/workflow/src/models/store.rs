@@ -277,6 +277,20 @@ impl ModelStore {
         }
     }
 
+    /// Whether the device that computes a diffusion model has room for both halves of the guidance
+    /// at once, for latents of this picture, beside what it holds and what is to pass through it.
+    pub fn has_room_for_halves(&self, part: &Part, picture: Picture) -> bool {
+        let Ok(component) = part.component() else { return true };
+        let element = part.dtype().size() as u64;
+        let need = estimate::activation_bytes(&part.file().model, component, picture, element);
+        let plan = part.plan();
+        let free = match self.machine.pool(plan.compute_device) {
+            Ok(pool) if pool.is_simulated() || !plan.compute_device.is_cpu() => pool.free(),
+            _ => devices::host_memory().free,
+        };
+        need <= free.saturating_sub(plan.window_bytes)
+    }
+
     /// Drops all weights; they are loaded again when needed.
     pub fn unload_all(&self) {
         self.state().unload(|_| true);
