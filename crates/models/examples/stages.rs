@@ -98,7 +98,10 @@ impl Run<'_> {
             let clip = ClipTextEncoder::load(config, &scope.at(name))?;
             let start = Instant::now();
             let ask = |layer_from_end, final_layer_norm| {
-                clip.forward(&tokens, ClipRequest { layer_from_end, final_layer_norm, pooled: true })
+                clip.forward(
+                    &tokens,
+                    ClipRequest { layer_from_end, final_layer_norm, pooled: true },
+                )
             };
             let (last, penultimate) = (ask(1, true)?, ask(2, false)?);
             self.give(&format!("{name}.last"), last.hidden)?;

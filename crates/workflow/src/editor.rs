@@ -257,7 +257,7 @@ impl Scope<'_> {
         let far = far.checked_sub(1)?;
         let (origin, slot) = self.graph.links.iter().find(|other| other.id() == link)?.origin();
         if origin == OUTSIDE {
-            return self.from_outside(slot, far);
+            return self.given_outside(slot, far);
         }
         let box_ = self.find(&origin)?;
         let on = |slot: Option<&Slot>| self.follow(slot?.link?, far);
@@ -279,7 +279,7 @@ impl Scope<'_> {
     }
 
     /// What the graph around gives to an input of the subgraph.
-    fn from_outside(&self, slot: usize, far: usize) -> Option<Given> {
+    fn given_outside(&self, slot: usize, far: usize) -> Option<Given> {
         let (outer, box_) = self.outer?;
         let input = box_.inputs().get(slot)?;
         if let Some(link) = input.link {

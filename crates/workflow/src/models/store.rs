@@ -282,7 +282,8 @@ impl ModelStore {
     pub fn has_room_for_halves(&self, part: &Part, picture: Picture) -> bool {
         let Ok(component) = part.component() else { return true };
         let element = part.dtype().size() as u64;
-        let need = estimate::activation_bytes(&part.file().model, component, picture, element);
+        let compute = Compute { element, host: distorch_runtime::tensor::is_host(part.device()) };
+        let need = estimate::activation_bytes(&part.file().model, component, picture, compute);
         let plan = part.plan();
         let free = match self.machine.pool(plan.compute_device) {
             Ok(pool) if pool.is_simulated() || !plan.compute_device.is_cpu() => pool.free(),
