@@ -66,8 +66,8 @@ fn a_batch_has_numbered_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = distorch(folder.path());
     command.args(["generate", "--ckpt", CKPT, "--prompt", "a", "--steps", "1", "--batch", "2"]);
-    command.args(["--width", "64", "--height", "64"]).assert().success();
-    assert!(folder.path().join("out_00002.png").is_file());
+    command.args(["--width", "64", "--height", "64", "-o", "new/folder/out.png"]).assert().success();
+    assert!(folder.path().join("new/folder/out_00002.png").is_file());
 }
 
 #[test]
@@ -76,6 +76,7 @@ fn wrong_options_are_told_before_anything_runs() {
     for (args, says) in [
         (vec!["--sampler", "eulr"], "euler"),
         (vec!["--output", "x.jpg"], ".png"),
+        (vec!["--output", "/dev/null/x.png"], "`/dev/null`"),
         (vec!["--device", "cuda:5"], "cuda:5"),
         (vec!["--denoise", "2"], "denoise"),
     ] {

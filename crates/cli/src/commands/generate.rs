@@ -4,6 +4,7 @@
 //! opened in ComfyUI, or run again.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use distorch_models::estimate::Picture;
@@ -58,11 +59,24 @@ fn paths(args: &GenerateArgs) -> Result<Vec<PathBuf>, Failure> {
         .file_stem()
         .filter(|_| is_png)
         .ok_or_else(|| wrong("pictures are saved as PNG; name a file that ends in `.png`"))?;
+    writable(output).map_err(|(folder, error)| {
+        wrong(&format!("no file can be made in `{}`: {error}", folder.display()))
+    })?;
     if args.batch == 1 {
         return Ok(vec![output.clone()]);
     }
     let stem = stem.to_string_lossy();
     Ok((1..=args.batch).map(|n| output.with_file_name(format!("{stem}_{n:05}.png"))).collect())
+}
+
+/// Fails, with the folder that is to blame, where no file of this path could be made: better now than
+/// after the last step. Folders that are missing are made when the file is.
+fn writable(path: &Path) -> Result<(), (PathBuf, io::Error)> {
+    let mut folders = path.ancestors().skip(1);
+    let there = folders.find(|folder| folder.as_os_str().is_empty() || folder.exists());
+    let folder = there.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wrong = |error| (folder.to_owned(), error);
+    tempfile::Builder::new().prefix(".distorch-").tempfile_in(folder).map(drop).map_err(wrong)
 }
 
 /// The workflow that the options mean, and the size of its pictures.
