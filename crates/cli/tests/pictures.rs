@@ -66,7 +66,10 @@ fn a_batch_has_numbered_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = distorch(folder.path());
     command.args(["generate", "--ckpt", CKPT, "--prompt", "a", "--steps", "1", "--batch", "2"]);
-    command.args(["--width", "64", "--height", "64", "-o", "new/folder/out.png"]).assert().success();
+    command
+        .args(["--width", "64", "--height", "64", "-o", "new/folder/out.png"])
+        .assert()
+        .success();
     assert!(folder.path().join("new/folder/out_00002.png").is_file());
 }
 
