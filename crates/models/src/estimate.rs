@@ -171,6 +171,10 @@ fn winograd_bytes(inputs: u64, outputs: u64, positions: u64) -> u64 {
     const INPUT: u64 = 24 << 20;
     const FILTERS: u64 = 12 << 20;
     const THREADS: u64 = 4;
+    // Fewer pixels, or few channels, are convolved without these transforms.
+    if positions < 24 * 24 || inputs.min(outputs) < 32 {
+        return 0;
+    }
     let tile = VALUE.saturating_mul(inputs).max(1);
     let tiles = (positions / 16 + 16).min((INPUT / tile).max(128));
     let filters = tile.saturating_mul(outputs).min(THREADS * FILTERS);

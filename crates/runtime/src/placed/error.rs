@@ -158,9 +158,13 @@ fn way_out(error: &OutOfMemory, plan: &Plan) -> WayOut {
     if let (Some(least), Some(_)) = (planned, plan.virtual_vram_gb) {
         return WayOut::Virtual { component, gigabytes: least.to_f64() };
     }
-    // A share is filled to within one block.
-    let largest = plan.blocks.iter().map(|block| block.bytes).max().unwrap_or(0);
-    let short = error.need.saturating_sub(error.free).saturating_add(largest);
+    let mut sizes: Vec<u64> = plan.blocks.iter().map(|block| block.bytes).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    // A share is filled to within one block, and what leaves needs a window.
+    let (largest, two) = (sizes.first().copied().unwrap_or(0), sizes.iter().take(2).sum::<u64>());
+    let window = two.saturating_sub(plan.least_window_bytes);
+    let short = error.need.saturating_sub(error.free);
+    let short = short.saturating_add(largest).saturating_add(window);
     let stays = plan.blocks.iter().filter(|block| !matches!(block.reason, Reason::Share));
     let stays: u64 = stays.map(|block| block.bytes).sum();
     let Some(resident) = plan.resident_bytes.checked_sub(short).filter(|left| *left >= stays)

@@ -70,8 +70,9 @@ impl Context<'_> {
     ) -> Result<T, NodeError> {
         let models = &self.environment().models;
         let mut retries = 0;
+        let mut failed = None;
         loop {
-            let error = match work() {
+            let error = match failed.take().map_or_else(&mut *work, Err) {
                 Err(error) if !self.cancelled() => error,
                 result => return result,
             };
@@ -85,10 +86,14 @@ impl Context<'_> {
             }
             retries += 1;
             let short = shortage.error.clone();
-            let Some(allocation) = models.adopt(part, picture, shortage)? else {
-                return Err(error);
-            };
-            self.warn(&format!("{short}; going on with {allocation}"));
+            match models.adopt(part, picture, shortage) {
+                Ok(Some(allocation)) => {
+                    self.warn(&format!("{short}; going on with {allocation}"));
+                }
+                Ok(None) => return Err(error),
+                // It may name another allocation.
+                Err(error) => failed = Some(error),
+            }
         }
     }
 }

@@ -118,9 +118,10 @@ impl Vae {
             }
             let picture = piece(sides, tiling);
             let one = batch.clone().narrow(0, out.len(), 1).to_device(device).cast(dtype);
-            let vae = self.load(context, picture)?;
-            let made = context.attempt(&self.part, picture, || {
-                run(&vae, one.clone(), tiling).map_err(NodeError::failed)
+            let made = self.load(context, picture).and_then(|vae| {
+                context.attempt(&self.part, picture, || {
+                    run(&vae, one.clone(), tiling).map_err(NodeError::failed)
+                })
             });
             match made {
                 Ok(one) => out.push(one.cast(DType::F32).to_device(&cpu())),
