@@ -393,9 +393,12 @@ impl Window {
         drop(gone);
     }
 
-    /// Allows so many bytes, or what the two largest layers need.
+    /// Allows so many bytes, or what the two largest layers need. The peak from then on is the one
+    /// under this limit.
     pub(super) fn set_limit(&self, limit: u64) {
-        self.lock().set_limit(limit);
+        let mut state = self.lock();
+        state.set_limit(limit);
+        state.peak = state.used;
     }
 
     /// Leaves so many bytes of the device free from now on.
