@@ -194,11 +194,11 @@ impl Codes {
 fn stage(data: &mut TensorData, device: &Device) {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => burn::backend::Cuda::staging(std::iter::once(data), device),
+        Device::Cuda(device) => <burn::backend::Cuda>::staging(std::iter::once(data), device),
         #[cfg(feature = "rocm")]
-        Device::Rocm(device) => burn::backend::Rocm::staging(std::iter::once(data), device),
+        Device::Rocm(device) => <burn::backend::Rocm>::staging(std::iter::once(data), device),
         #[cfg(feature = "vulkan")]
-        Device::Vulkan(device) => burn::backend::Vulkan::staging(std::iter::once(data), device),
+        Device::Vulkan(device) => <burn::backend::Vulkan>::staging(std::iter::once(data), device),
         _ => {}
     }
 }
