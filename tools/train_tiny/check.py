@@ -22,7 +22,7 @@ import pictures
 from judge import Wanted, faults, hollow, shapes
 from networks import SCHEDULE, Words, load
 
-GUIDANCE, STEPS = 4.0, 20
+GUIDANCE, STEPS = 2.0, 20
 
 
 def wanted_hundred(seed: int = 3) -> list[tuple[str, Wanted]]:

@@ -20,6 +20,20 @@ COLOURS = {
     "black": (15, 15, 15),
     "white": (245, 245, 245),
 }
+NUMBERED = {name: number for number, name in enumerate(COLOURS)}
+# Where each colour is in the autoencoder's latent space. Near to what an autoencoder that was trained
+# freely had made of them, but moved apart: no colour is nearer than 1.28 to a blend of two others, which
+# is what a cell on an edge shows. Each channel has mean 0 and deviation 1.
+LATENTS = {
+    "red": (0.41, -0.04, -0.64, -1.32),
+    "orange": (0.35, 1.52, 0.04, -0.97),
+    "yellow": (1.77, 0.94, 0.54, -0.62),
+    "green": (-1.04, -0.99, 1.01, 1.54),
+    "blue": (-1.54, -0.70, -0.77, 0.29),
+    "purple": (0.00, 0.18, -1.49, 0.16),
+    "black": (-0.74, -1.66, -0.49, 1.47),
+    "white": (0.78, 0.74, 1.80, -0.56),
+}
 SHAPES = ["circle", "square", "triangle"]
 HOLE = 0.5  # of the width of an outlined shape
 NUMBERS = {1: "one", 2: "two", 3: "three"}
@@ -89,7 +103,7 @@ def allowed(kind: str, colour: str, background: str) -> bool:
 
 def scene(rng: random.Random, width: int, height: int) -> Scene:
     """A scene for training: one shape, two or three alike, or two that differ."""
-    what = rng.choices(["one", "alike", "pair"], [60, 25, 15])[0]
+    what = rng.choices(["one", "alike", "pair"], [60, 30, 10])[0]
     while True:
         background, colour, other = rng.choices(list(COLOURS), k=3)
         kind, other_kind = rng.choice(SHAPES), rng.choice(SHAPES)
@@ -102,15 +116,15 @@ def scene(rng: random.Random, width: int, height: int) -> Scene:
     side = min(width, height)
     if what == "one":
         place = rng.choice([None, None, *PLACES])
-        r = side * (rng.uniform(0.16, 0.30) if place in (None, "centre") else rng.uniform(0.14, 0.20))
+        r = side * (rng.uniform(0.20, 0.32) if place in (None, "centre") else rng.uniform(0.17, 0.22))
         return Scene(width, height, background, (one(rng, kind, colour, width, height, r, place),), place)
     if what == "alike":
         count = rng.choice([2, 3])
-        r = side * rng.uniform(0.11, 0.16)
+        r = side * (rng.uniform(0.15, 0.19) if count == 2 else rng.uniform(0.12, 0.15))
         return Scene(width, height, background, apart(rng, kind, colour, width, height, r, count))
     pair = []
     for where, kind, colour in [("left", kind, colour), ("right", other_kind, other)]:
-        pair.append(one(rng, kind, colour, width, height, side * rng.uniform(0.13, 0.19), where))
+        pair.append(one(rng, kind, colour, width, height, side * rng.uniform(0.15, 0.20), where))
     return Scene(width, height, background, tuple(pair))
 
 
@@ -157,9 +171,9 @@ def corners(shape: Shape, size: float) -> list[tuple[float, float]]:
     raise ValueError(f"no shape is called {shape.kind!r}")
 
 
-def draw(scene: Scene, palette=COLOURS, finer: int = 4) -> np.ndarray:
-    """The picture, [height, width, 3] bytes, with smooth edges: drawn larger and averaged."""
-    image = Image.new("RGB", (scene.width * finer, scene.height * finer), palette[scene.background])
+def paint(scene: Scene, palette, finer: int, mode: str = "RGB") -> Image.Image:
+    """The scene with hard edges, drawn larger."""
+    image = Image.new(mode, (scene.width * finer, scene.height * finer), palette[scene.background])
     pen = ImageDraw.Draw(image)
     for shape in scene.shapes:
         for size, colour in [(1.0, shape.colour), (HOLE, scene.background)][: 1 + shape.outlined]:
@@ -170,7 +184,22 @@ def draw(scene: Scene, palette=COLOURS, finer: int = 4) -> np.ndarray:
                 pen.ellipse(part.box(), palette[colour])
             else:
                 pen.polygon(corners(part, size), palette[colour])
+    return image
+
+
+def draw(scene: Scene, finer: int = 4) -> np.ndarray:
+    """The picture, [height, width, 3] bytes, with smooth edges: drawn larger and averaged."""
+    image = paint(scene, COLOURS, finer)
     return np.asarray(image.resize((scene.width, scene.height), Image.Resampling.BOX))
+
+
+def latent(scene: Scene, finer: int = 3) -> np.ndarray:
+    """The latent that stands for the picture, [4, height / 8, width / 8], scaled to deviation 1:
+    of each cell of 8 x 8 pixels the average of its colours' points in `LATENTS`."""
+    image = np.asarray(paint(scene, NUMBERED, finer, "L"))
+    height, width, side = scene.height // 8, scene.width // 8, 8 * finer
+    points = np.array(list(LATENTS.values()), dtype=np.float32)[image]
+    return points.reshape(height, side, width, side, 4).mean((1, 3)).transpose(2, 0, 1)
 
 
 def thing(shape: Shape) -> str:

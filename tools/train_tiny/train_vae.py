@@ -1,165 +1,165 @@
-"""Trains the autoencoder of the tiny checkpoint, and scales its latents to SD 1.x' factor.
+"""Trains the autoencoder of the tiny checkpoint towards latents that are known beforehand.
 
-    python tools/train_tiny/train_vae.py FOLDER [--minutes 20]
+    python tools/train_tiny/train_vae.py {decoder,encoder} FOLDER [--minutes 60] [--start CHECKPOINT]
 
-Writes FOLDER/vae.pt. Some pictures have outlined shapes, which no caption names, so that what
-fine-tuning adds can be encoded too.
+What the latent of a picture is, `pictures.latent` says: coarse averages of colours. So the decoder
+learns to draw the picture of such a latent while the encoder learns to find it and the UNet to make
+it, each for itself. The decoder sees latents with noise and draws clean pictures all the same, which
+forgives the UNet small errors. Some pictures have outlined shapes, for what fine-tuning adds.
+
+Writes FOLDER/decoder.pt or FOLDER/encoder.pt: the averaged weights of that half.
 """
 
 import argparse
 import math
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 import pictures
-from networks import SCALING_FACTOR, build_vae
+from networks import SCALING_FACTOR, build_vae, load
 
 SEED = 1
-KL = 1e-4  # per latent value; small, but enough to keep the latents smooth
-RATE = 2e-3
-# Parts of the time after which all blocks take part, on pictures of 64, and then on those of 128.
-WHOLE, LARGE = 0.8, 0.92
+RATES = {"decoder": 1e-3, "encoder": 1e-3}
+NOISE = 0.35  # the largest deviation of the noise that the decoder sees
+DEVIATION = 0.03  # that the encoder says its latents have
+DECAY = 0.98
+# Parts of the time after which all blocks take part, and after which pictures are whole.
+ALL, WHOLE = 0.5, 0.85
 
 
-def picture(rng: random.Random, size: int) -> np.ndarray:
-    """A picture [size, size, 3], whole or the surroundings of a corner of one of its shapes."""
-    side = rng.choice([64, 128, 128, 192]) if size < 128 else size
-    scene = pictures.scene(rng, side, side)
-    if rng.random() < 0.25:
-        scene = pictures.outlined(scene)
-    left, top, right, bottom = rng.choice(scene.shapes).box()
-    x, y = (
-        round(min(max(rng.choice(ends) + rng.uniform(-0.8, -0.2) * size, 0), side - size))
-        for ends in [(left, right), (top, bottom)]
-    )
-    return pictures.draw(scene, finer=3)[y : y + size, x : x + size]
-
-
-def batch(rng: random.Random, count: int, size: int) -> torch.Tensor:
-    """Pictures from -1 to 1."""
-    found = pictures.batch_of_bytes([picture(rng, size) for _ in range(count)])
-    return torch.from_numpy(found).float() / 127.5 - 1
-
-
-def loss_of(vae, x):
-    """Absolute and squared error of the reconstruction, and the divergence from unit noise."""
-    posterior = vae.encode(x).latent_dist
-    y = vae.decode(posterior.sample()).sample.float()
-    kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    error = F.l1_loss(y, x)
-    return error + F.mse_loss(y, x) + KL * kl, error, kl
+def halves(vae):
+    """The layers of each half."""
+    return {
+        "encoder": torch.nn.ModuleList([vae.encoder, vae.quant_conv]),
+        "decoder": torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]),
+    }
 
 
 def costly_blocks(vae):
-    """The residual blocks of high resolution, where most of the time would go."""
+    """The decoder's residual blocks of high resolution, where most of the time would go."""
     up = vae.decoder.up_blocks
-    return [vae.encoder.down_blocks[0].resnets[0], up[2].resnets[1], *up[3].resnets]
+    return [up[2].resnets[1], *up[3].resnets]
 
 
-def norms_in_f32(vae):
-    """Keeps autocast off the norms, whose bf16 kernels are slow."""
-    for norm in vae.modules():
-        if isinstance(norm, torch.nn.GroupNorm):
-            norm.forward = lambda x, n=norm: F.group_norm(
-                x.float(), n.num_groups, n.weight, n.bias, n.eps
-            )
+def scene(rng: random.Random, size: int):
+    """A picture of 128 pixels, or a part of it around the edge of a shape."""
+    found = pictures.scene(rng, 128, 128)
+    if rng.random() < 0.25:
+        found = pictures.outlined(found)
+    if size == 128:
+        return found
+    at = rng.choice(found.shapes)
+    x, y = (
+        round(min(max(centre + rng.uniform(-1.3, 1.3) * at.r - size / 2, 0), 128 - size))
+        for centre in (at.x, at.y)
+    )
+    shapes = tuple(replace(shape, x=shape.x - x, y=shape.y - y) for shape in found.shapes)
+    return replace(found, width=size, height=size, shapes=shapes)
+
+
+def batch(rng: random.Random, count: int, size: int):
+    """Pictures from -1 to 1, and their latents."""
+    scenes = [scene(rng, size) for _ in range(count)]
+    drawn = pictures.batch_of_bytes([pictures.draw(scene, finer=3) for scene in scenes])
+    latents = np.stack([pictures.latent(scene) for scene in scenes])
+    return torch.from_numpy(drawn).float() / 127.5 - 1, torch.from_numpy(latents)
+
+
+def decoder_loss(vae, x, latents):
+    """Absolute and squared error of the picture of a latent with noise."""
+    noise = NOISE * torch.rand(len(x), 1, 1, 1) * torch.randn_like(latents)
+    error = vae.decode((latents + noise) / SCALING_FACTOR).sample - x
+    return error.abs().mean() + error.square().mean()
+
+
+def encoder_loss(vae, x, latents):
+    """Squared error of the latent, and of the logarithm of its deviation."""
+    posterior = vae.encode(x).latent_dist
+    error = posterior.mean * SCALING_FACTOR - latents
+    deviation = posterior.logvar / 2 - math.log(DEVIATION / SCALING_FACTOR)
+    return error.square().mean() + 0.3 * error.abs().mean() + 0.01 * deviation.square().mean()
 
 
 @torch.no_grad()
-def scale_latents(vae, x):
-    """Moves shift and scale between the convolutions around the latent: afterwards each channel
-    of the mean has mean 0 and deviation 1 / 0.18215, and pictures come out as before."""
-    mean = vae.encode(x).latent_dist.mean
-    shift, spread = mean.mean((0, 2, 3)), mean.std((0, 2, 3))
-    factor = 1 / (SCALING_FACTOR * spread)
-    quant, post = vae.quant_conv, vae.post_quant_conv
-    quant.weight[:4] *= factor[:, None, None, None]
-    quant.bias[:4] = (quant.bias[:4] - shift) * factor
-    quant.bias[4:] += 2 * factor.log()
-    post.bias += post.weight[:, :, 0, 0] @ shift
-    post.weight /= factor[None, :, None, None]
-
-
-@torch.no_grad()
-def show(vae, x, path: Path):
-    """Pictures above their reconstructions."""
-    y = vae.decode(vae.encode(x).latent_dist.mean).sample
-    rows = torch.cat([torch.cat(list(x), 2), torch.cat(list(y), 2)], 1)
+def show(vae, part: str, x, latents, path: Path):
+    """Pictures above what the half makes of them or of their latents, plain and with noise."""
+    if part == "encoder":
+        rows = [x, vae.decode(vae.encode(x).latent_dist.mean).sample]
+    else:
+        noise = 0.2 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+        rows = [x, *(vae.decode(z / SCALING_FACTOR).sample for z in (latents, latents + noise))]
+    rows = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
     bytes_ = ((rows.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
     Image.fromarray(bytes_.numpy()).save(path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=RATES)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--start", type=Path, help="weights to go on from: vae-unscaled.pt")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--start", type=Path, help="a checkpoint whose weights to start from")
+    parser.add_argument("--resume", action="store_true", help="go on from FOLDER/PART.pt, all blocks at once")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
     args.folder.mkdir(parents=True, exist_ok=True)
     held = batch(random.Random(1000), 8, 128)
-
-    vae = build_vae()
-    if args.start:
-        vae.load_state_dict(torch.load(args.start))
-    # Blocks that start as the identity can be left out at first and come in later.
-    for block in costly_blocks(vae) if not args.start else []:
+    vae = (load(args.start)[2] if args.start else build_vae()).requires_grad_(True)
+    half = halves(vae)[args.part]
+    if args.resume:
+        half.load_state_dict(torch.load(args.folder / f"{args.part}.pt"))
+    # These blocks start as the identity, so that they can be left out at first and come in later.
+    late = costly_blocks(vae) if args.part == "decoder" and not args.resume else []
+    for block in late:
         torch.nn.init.zeros_(block.conv2.weight)
         torch.nn.init.zeros_(block.conv2.bias)
-    optimizer = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.0)
     average = torch.optim.swa_utils.AveragedModel(
-        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
+        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
     )
-    norms_in_f32(vae)
-    for block in costly_blocks(vae):
+    rate = RATES[args.part]
+    optimizer = torch.optim.AdamW(half.parameters(), rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    for block in late:
         block.forward = lambda x, temb=None: x
+    loss_of = {"decoder": decoder_loss, "encoder": encoder_loss}[args.part]
 
-    start, step = time.time(), 0
+    def keep():
+        torch.save(halves(average.module)[args.part].state_dict(), args.folder / f"{args.part}.pt")
+        show(average.module, args.part, *held, args.folder / f"{args.part}.png")
+
+    start, saved, step, losses = time.time(), time.time(), 0, []
     while (done := (time.time() - start) / (60 * args.minutes)) < 1:
-        if done > WHOLE and "forward" in vars(costly_blocks(vae)[0]):
+        if done > ALL and late:
             print(f"all blocks from step {step} on", flush=True)
-            for block in costly_blocks(vae):
+            for block in late:
                 del block.forward
-        count, size = (32, 32) if done < WHOLE else (8, 64) if done < LARGE else (2, 128)
-        x = batch(rng, count, size)
-        rate = RATE * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
+            late = []
+        count, size = (8, 64) if done < WHOLE else (3, 128)
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, error, kl = loss_of(vae, x)
+            warm = min(1, (step + 1) / 50)
+            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
+        loss = loss_of(vae, *batch(rng, count, size))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(vae)
-        if step % 100 == 0:
-            print(f"{step} {time.time() - start:.0f}s error {error:.4f} kl {kl:.2f}", flush=True)
-        if step % 400 == 0:
-            show(average.module, held, args.folder / "vae.png")
-            torch.save(average.module.state_dict(), args.folder / "vae-unscaled.pt")
+        losses.append(loss.item())
         step += 1
-
-    vae = average.module.eval()
-    with torch.no_grad():
-        before = vae.decode(vae.encode(held).latent_dist.mean).sample
-    scale_latents(vae, batch(random.Random(2000), 64, 128))
-    with torch.no_grad():
-        latents = vae.encode(held).latent_dist
-        after = vae.decode(latents.mean).sample
-    print(f"{step} steps in {time.time() - start:.0f}s; error on held-out pictures {F.l1_loss(after, held):.4f}")
-    print("scaling changed the pictures by", (after - before).abs().max().item())
-    print("deviation of scaled latents", (latents.mean * SCALING_FACTOR).std((0, 2, 3)).tolist())
-    print("their noise", (latents.std * SCALING_FACTOR).mean((0, 2, 3)).tolist())
-    show(vae, held, args.folder / "vae.png")
-    torch.save(vae.state_dict(), args.folder / "vae.pt")
+        if step % 50 == 0:
+            print(f"{step} {time.time() - start:.0f}s {size} loss {np.mean(losses[-50:]):.4f}", flush=True)
+        if time.time() - saved > 90:
+            keep()
+            saved = time.time()
+    keep()
+    print(f"{step} steps in {time.time() - start:.0f}s")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ const HELD_OUT_BACKGROUNDS: [(&str, &str); 5] = [
     ("green", "yellow"),
 ];
 
-/// The checkpoint is not trained out: 90 is the aim (tools/train_tiny/README.md).
-const RIGHT: usize = 75;
+/// How many of 100 pictures must be right.
+const RIGHT: usize = 90;
 
 /// 100 prompts: two by name, all that was held out, and a spread over the rest.
 fn hundred() -> Vec<Wanted> {
@@ -98,4 +98,33 @@ fn hires_fix() {
 fn two_simulated_gpus() {
     let gpus = "cuda:0=1GiB,cuda:1=600MiB@2GB/s";
     check("two_gpus", gpus, &Wanted::new("triangle", "yellow", "blue"), [128, 128]);
+}
+
+#[test]
+fn lora() {
+    let wanted = Wanted { outlined: true, ..Wanted::new("square", "blue", "yellow") };
+    check("lora", "", &wanted, [128, 128]);
+}
+
+/// The LoRA makes every shape hollow, whatever its colour, though no word says so.
+#[test]
+fn a_lora_outlines_shapes() {
+    let mut bench = Bench::new();
+    let singles = hundred().into_iter().filter(|wanted| wanted.count == 1);
+    let (mut right, mut of) = (0, 0);
+    for (seed, wanted) in singles.step_by(6).enumerate() {
+        let mut prompt = bench.example("lora");
+        prompt.set(&format!("3.seed={seed}")).unwrap();
+        prompt.set(&format!("6.text={}", wanted.prompt())).unwrap();
+        let report = bench.executor.run(&prompt, &Silent).unwrap();
+        let wanted = Wanted { outlined: true, ..wanted };
+        let faults = Seen::open(&bench.saved(&report.outputs["9"])[0]).faults(&wanted);
+        match faults.is_empty() {
+            true => right += 1,
+            false => println!("{seed} {}: {}", wanted.prompt(), faults.join(", ")),
+        }
+        of += 1;
+    }
+    println!("{right} of {of} right");
+    assert!(of >= 15 && right * 10 >= of * 8, "{right} of {of}");
 }
