@@ -106,12 +106,13 @@ fn lora() {
     check("lora", "", &wanted, [128, 128]);
 }
 
-/// The LoRA makes every shape hollow, whatever its colour, though no word says so.
+/// The LoRA makes shapes hollow, whatever their colour, though no word says so. Its outlines are less
+/// even than the shapes of the checkpoint, so that not all pass for the shape that was asked for.
 #[test]
 fn a_lora_outlines_shapes() {
     let mut bench = Bench::new();
     let singles = hundred().into_iter().filter(|wanted| wanted.count == 1);
-    let (mut right, mut of) = (0, 0);
+    let (mut outlined, mut right, mut of) = (0, 0, 0);
     for (seed, wanted) in singles.step_by(6).enumerate() {
         let mut prompt = bench.example("lora");
         prompt.set(&format!("3.seed={seed}")).unwrap();
@@ -119,12 +120,11 @@ fn a_lora_outlines_shapes() {
         let report = bench.executor.run(&prompt, &Silent).unwrap();
         let wanted = Wanted { outlined: true, ..wanted };
         let faults = Seen::open(&bench.saved(&report.outputs["9"])[0]).faults(&wanted);
-        match faults.is_empty() {
-            true => right += 1,
-            false => println!("{seed} {}: {}", wanted.prompt(), faults.join(", ")),
-        }
+        println!("{seed} {}: {}", wanted.prompt(), faults.join(", "));
+        outlined += usize::from(!faults.iter().any(|fault| fault == "hollow or not"));
+        right += usize::from(faults.is_empty());
         of += 1;
     }
-    println!("{right} of {of} right");
-    assert!(of >= 15 && right * 10 >= of * 8, "{right} of {of}");
+    println!("{outlined} outlined and {right} right of {of}");
+    assert!(of >= 15 && outlined * 10 >= of * 8 && right * 2 >= of, "{outlined}, {right} of {of}");
 }
