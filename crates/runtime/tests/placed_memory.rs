@@ -24,7 +24,7 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the tests' own bookkeeping and the threads of the harness take.
+/// What the tests' own bookkeeping and the threads of the harness take, or give back meanwhile.
 const NOISE: u64 = 512 << 10;
 
 const MIB: u64 = 1 << 20;
@@ -49,12 +49,12 @@ fn the_count_follows_what_is_taken() {
     let mut bytes = vec![7_u8; 3 << 20];
     bytes.reserve_exact(5 << 20);
     let now = taken().unwrap();
-    assert!((before + 8 * MIB..before + 8 * MIB + NOISE).contains(&now), "{before} {now}");
+    assert!((before + 8 * MIB).abs_diff(now) < NOISE, "{before} {now}");
     drop(bytes);
     assert!(taken().unwrap() < before + NOISE);
-    assert!((8 * MIB..11 * MIB + NOISE).contains(&watch.most()), "{}", watch.most());
+    assert!((8 * MIB - NOISE..11 * MIB + NOISE).contains(&watch.most()), "{}", watch.most());
     let other = Watch::begin().unwrap();
-    assert!(other.lately() < NOISE && watch.most() >= 8 * MIB, "each has its own start");
+    assert!(other.lately() < NOISE && watch.most() >= 8 * MIB - NOISE, "each has its own start");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn activations_are_what_is_taken_beside_weights() {
                 let held = of("cuda:0").unwrap();
                 assert!(held.measured, "{allocation}");
                 let most = held.activation_bytes;
-                assert!((bytes..bytes + NOISE).contains(&most), "{allocation}: {most} of {bytes}");
+                assert!(bytes.abs_diff(most) < NOISE, "{allocation}: {most} of {bytes}");
                 for held in &stats.devices {
                     assert!(held.peak_bytes <= held.planned_bytes, "{allocation}: {held:?}");
                 }
@@ -100,10 +100,10 @@ fn a_simulated_device_refuses_activations_that_it_has_no_room_for() {
     let error = pass_taking(&placed, &stack, 5 * MIB).unwrap_err();
     let WeightError::Memory { shortage, .. } = &error else { panic!("{error}") };
     assert!(error.to_string().contains("cuda:0 (simulated) is out of memory"), "{error}");
-    assert!(shortage.error.need >= 5 * MIB && shortage.error.free < 4 * MIB, "{error}");
+    assert!(shortage.error.need >= 5 * MIB - NOISE && shortage.error.free < 4 * MIB, "{error}");
     placed.rest();
     let measured = placed.measured_activations().unwrap();
-    assert!((5 * MIB..5 * MIB + NOISE).contains(&measured), "{measured}");
+    assert!(measured.abs_diff(5 * MIB) < NOISE, "{measured}");
 
     // The allocation that the error names fits.
     let WayOut::Expert { allocation, .. } = &shortage.way_out else { panic!("{error}") };
