@@ -347,12 +347,20 @@ impl Window {
                 drop(slot);
                 continue;
             }
-            let gone = match self.pool.hold(bytes, state.beside) {
+            match self.pool.hold(bytes, state.beside) {
                 Ok(held) => return Ok(self.place(&mut state, held)),
-                Err(error) => state.give_way().ok_or(TakeError::Memory(error))?,
-            };
-            drop(state);
-            drop(gone);
+                Err(error) => match state.give_way() {
+                    Some(slot) => {
+                        drop(state);
+                        drop(slot);
+                    }
+                    // What is on its way can give way once it is there.
+                    None if !state.loading().is_empty() => {
+                        drop(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
+                    }
+                    None => return Err(TakeError::Memory(error)),
+                },
+            }
         }
     }
 
