@@ -2,9 +2,8 @@
 //! holds.
 //!
 //! A program that wants the count installs [`Counted`] as its allocator. Pools of host memory tell
-//! what they hold ([`account`]); what is taken beyond that, while a model runs, are its
-//! activations: a [`Watch`] knows the most of it. Without the allocator nothing is known and
-//! estimates stand in.
+//! what they hold; what is taken beyond that, while a model runs, are its activations: a [`Watch`]
+//! knows the most of it. Without the allocator nothing is known and estimates stand in.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering};
