@@ -2,8 +2,8 @@
 //!
 //! Nearest, bilinear and bicubic are those of `torch.nn.functional.interpolate` (half pixel
 //! centres, no smoothing when a side shrinks), area is its adaptive average pooling, Lanczos is
-//! PIL's for 8-bit pictures ([`super::lanczos`]), and bislerp is ComfyUI's interpolation of
-//! directions ([`super::bislerp`]).
+//! PIL's for 8-bit pictures (`lanczos`), and bislerp is ComfyUI's interpolation of
+//! directions (`bislerp`).
 //!
 //! Data is `[batch, height, width, channels]`, row by row. All but Lanczos take any values.
 
