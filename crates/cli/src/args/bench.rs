@@ -78,7 +78,8 @@ pub enum BenchCommand {
 Examples:
   distorch bench offload --random sd15
   distorch bench offload --ckpt sd_xl_base_1.0.safetensors --shares 50,100 --bandwidth 6GB/s,12GB/s
-  distorch bench offload --random sd15 --width 256 --height 256 --svg offload.svg --json")]
+  distorch bench offload --random sd15 --width 256 --height 256 --svg offload.svg --json
+  distorch bench offload --random sdxl --device cuda:0 --pin")]
 pub struct OffloadArgs {
     /// Name of a checkpoint, or the path of one
     #[arg(
@@ -98,10 +99,23 @@ pub struct OffloadArgs {
         long,
         value_name = "PERCENT",
         value_delimiter = ',',
-        default_values_t = [25, 50, 75, 100],
+        default_values_t = [0, 25, 50, 75, 100],
         value_parser = clap::value_parser!(u32).range(0..=100)
     )]
     pub shares: Vec<u32>,
+
+    /// An accelerator to compute on, with its own link, whose speed is measured [default: a simulated
+    /// device]
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["bandwidth", "paced"])]
+    pub device: Option<String>,
+
+    /// Dtype of activations on that device [default: f16]
+    #[arg(long, value_enum, requires = "device")]
+    pub dtype: Option<DtypeArg>,
+
+    /// Keep what lives on the host in pinned memory
+    #[arg(long, requires = "device")]
+    pub pin: bool,
 
     /// Speeds of the link: `4GB/s` [default: moving takes from a quarter of computing to four times
     /// as long]

@@ -1,0 +1,124 @@
+//! The device that computes, and the link over which the rest of the model comes to it.
+
+use std::time::Instant;
+
+use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind, Topology};
+use distorch_models::estimate::Compute;
+use distorch_runtime::tensor::{self, AnyTensor};
+use distorch_runtime::{DType, Device, devices};
+
+use crate::args::{OffloadArgs, Shared};
+use crate::failure::Failure;
+use crate::machine;
+
+/// Bytes of a copy that measures a link.
+const SAMPLE: usize = 64 << 20;
+/// How many of them; the fastest counts.
+const SAMPLES: usize = 5;
+
+/// A device that computes, with its link to the host.
+pub(super) enum ComputeDevice {
+    /// Computes as the host does, over a link of whatever speed.
+    Simulated,
+    /// Is what it is, and its link too.
+    Real { id: DeviceId, device: Device, machine: Topology, dtype: DType, pin: bool },
+}
+
+impl ComputeDevice {
+    /// The one that the arguments name.
+    ///
+    /// # Errors
+    /// When this machine or this build does not have it, or it is the host itself.
+    pub(super) fn new(shared: &Shared, args: &OffloadArgs) -> Result<Self, Failure> {
+        let Some(name) = &args.device else { return Ok(Self::Simulated) };
+        let machine = machine::topology(&machine::survey(shared)?)?;
+        let id: DeviceId = name.parse().map_err(Failure::input)?;
+        let info = machine.get(id).map_err(|unknown| {
+            let advice = machine::advice(&unknown).unwrap_or_default();
+            Failure::input(format!("`--device`: {unknown}; {advice}"))
+        })?;
+        if id.is_cpu() || info.simulated {
+            return Err(Failure::input(format!(
+                "`--device {name}`: its weights would come from where they are used; name an \
+                 accelerator, or leave `--device` out for a simulated one"
+            )));
+        }
+        let device =
+            devices::open(info).map_err(|error| Failure::input(format!("`--device`: {error}")))?;
+        let dtype = args.dtype.map_or(DType::F16, DType::from);
+        if !tensor::supports(&device, dtype) {
+            return Err(Failure::input(format!("`--dtype`: {name} does not compute in {dtype:?}")));
+        }
+        Ok(Self::Real { id, device, machine, dtype, pin: args.pin })
+    }
+
+    /// What the report calls it.
+    pub(super) fn label(&self) -> String {
+        match self {
+            Self::Simulated => "simulated device".to_owned(),
+            Self::Real { id, .. } => id.to_string(),
+        }
+    }
+
+    /// What it computes in.
+    pub(super) fn dtype(&self) -> DType {
+        match self {
+            Self::Simulated => DType::F32,
+            Self::Real { dtype, .. } => *dtype,
+        }
+    }
+
+    /// How estimates see it.
+    pub(super) fn compute(&self) -> Compute {
+        Compute { element: self.dtype().size() as u64, host: matches!(self, Self::Simulated) }
+    }
+
+    /// Where its tensors are.
+    pub(super) fn tensors(&self) -> Device {
+        match self {
+            Self::Simulated => tensor::cpu(),
+            Self::Real { device, .. } => device.clone(),
+        }
+    }
+
+    /// Whether what lives on the host is kept in pinned memory.
+    pub(super) fn pin(&self) -> bool {
+        matches!(self, Self::Real { pin: true, .. })
+    }
+
+    /// The speed of its link in bytes per second, where that can't be chosen: that of plain copies.
+    pub(super) fn measured_bandwidth(&self) -> Option<u64> {
+        let Self::Real { device, pin, .. } = self else { return None };
+        let seconds = (0..SAMPLES).map(|_| {
+            let bytes = vec![1; SAMPLE];
+            tensor::wait(device);
+            let start = Instant::now();
+            let copy = AnyTensor::from_bytes(bytes, vec![SAMPLE / 4], DType::F32, device, *pin);
+            tensor::wait(device);
+            let elapsed = start.elapsed().as_secs_f64();
+            drop(copy);
+            elapsed
+        });
+        Some((SAMPLE as f64 / seconds.fold(f64::INFINITY, f64::min)) as u64)
+    }
+
+    /// Its name and a machine that has it: a simulated one with a link of this bandwidth and so much
+    /// memory.
+    pub(super) fn machine(
+        &self,
+        bandwidth: u64,
+        room: u64,
+    ) -> Result<(DeviceId, Topology), Failure> {
+        if let Self::Real { id, machine, .. } = self {
+            return Ok((*id, machine.clone()));
+        }
+        let id = DeviceId::new(DeviceKind::Cuda, 0).unwrap_or(DeviceId::CPU);
+        let simulated = DeviceInfo {
+            simulated: true,
+            bandwidth: Some(bandwidth),
+            ..DeviceInfo::new(id, "simulated device", room)
+        };
+        let host = DeviceInfo::new(DeviceId::CPU, "host", 1 << 50);
+        Ok((id, Topology::new(vec![simulated, host]).map_err(Failure::machine)?))
+    }
+}

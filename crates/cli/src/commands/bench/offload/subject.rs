@@ -1,0 +1,210 @@
+//! What is timed: steps of a diffusion model, with a share of it elsewhere.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use distorch_allocation::{Allocation, ComponentSettings, Layout, Ledger, plan};
+use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
+use distorch_checkpoint::family::Model;
+use distorch_checkpoint::{Checkpoint, Component, ComponentKind};
+use distorch_models::estimate::{self, Picture};
+use distorch_models::unet::Unet;
+use distorch_runtime::placed::{Options, Placed, StreamStats};
+use distorch_runtime::tensor::TensorData;
+use distorch_runtime::{LayerSource, Machine, Scope, Tensor, placement, usage};
+
+use super::super::{LATENT_CELL, random};
+use super::Point;
+use super::device::ComputeDevice;
+use super::paced::{Recorder, Score};
+use crate::failure::Failure;
+
+/// What is timed.
+pub(super) struct Subject {
+    /// What the model is, for people.
+    pub(super) label: String,
+    device: ComputeDevice,
+    checkpoint: Arc<Checkpoint>,
+    component: Component,
+    config: UnetConfig,
+    activations: u64,
+    latent: [usize; 4],
+    /// Steps that are timed at each point.
+    steps: u32,
+    /// A file of random weights, which goes with it.
+    _file: Option<tempfile::NamedTempFile>,
+    /// A step's layers in their time, where computing is a clock.
+    score: Option<Score>,
+}
+
+/// Some steps.
+struct Timed {
+    /// Seconds of the best.
+    best: f64,
+    /// Of all threads, of the step where that was least.
+    cpu: f64,
+    stats: StreamStats,
+    /// Bytes of the model that don't live on the device.
+    elsewhere: u64,
+}
+
+impl Subject {
+    /// A checkpoint's diffusion model, which makes such a picture on the device.
+    ///
+    /// # Errors
+    /// When it has none, or one that is no UNet.
+    pub(super) fn new(
+        (checkpoint, model): (Checkpoint, &Model),
+        picture: Picture,
+        device: ComputeDevice,
+        steps: u32,
+        file: Option<tempfile::NamedTempFile>,
+    ) -> Result<Self, Failure> {
+        let config = model.diffusion.as_ref().map(|diffusion| &diffusion.config);
+        let component = model.component(ComponentKind::DiffusionModel);
+        let (Some(DiffusionConfig::Unet(config)), Some(component)) = (config, component) else {
+            let label = model.label();
+            return Err(Failure::input(format!("{label} has no UNet, which is what is timed")));
+        };
+        let [height, width] = [picture.height, picture.width].map(|n| (n / LATENT_CELL) as usize);
+        Ok(Self {
+            label: model.label(),
+            checkpoint: Arc::new(checkpoint),
+            component: component.clone(),
+            config: config.clone(),
+            activations: estimate::activation_bytes(model, component, picture, device.compute()),
+            latent: [2 * picture.batch as usize, config.in_channels, height, width],
+            device,
+            steps,
+            _file: file,
+            score: None,
+        })
+    }
+
+    /// Of the diffusion model, as stored.
+    pub(super) fn bytes(&self) -> u64 {
+        self.component.bytes()
+    }
+
+    /// Seconds of a step with everything on the device, and those of all threads.
+    pub(super) fn compute(&self) -> Result<(f64, f64), Failure> {
+        if let Some(score) = &self.score {
+            return Ok((score.length().as_secs_f64(), 0.0));
+        }
+        let Timed { best, cpu, .. } = self.time(0, u64::MAX, Layout::Distorch2)?;
+        Ok((best, cpu))
+    }
+
+    /// A step with a share elsewhere, and one without just before it: machines change their pace.
+    pub(super) fn point(
+        &self,
+        layout: Layout,
+        share: u32,
+        bandwidth: u64,
+    ) -> Result<Point, Failure> {
+        let (compute_seconds, compute_cpu_seconds) = self.compute()?;
+        let Timed { best: step_seconds, cpu: cpu_seconds, stats, elsewhere } =
+            self.time(share, bandwidth, layout)?;
+        let steps = u64::from(self.steps);
+        // What the window holds at both ends of the run differs, so this is not quite `elsewhere`.
+        let bytes_moved = stats.bytes_moved / steps;
+        let link_seconds = elsewhere as f64 / bandwidth as f64;
+        let roofline_seconds = compute_seconds.max(link_seconds);
+        Ok(Point {
+            layout,
+            share_percent: share,
+            bandwidth,
+            step_seconds,
+            compute_seconds,
+            link_seconds,
+            roofline_seconds,
+            ratio: step_seconds / roofline_seconds,
+            cpu_seconds,
+            compute_cpu_seconds,
+            bytes_moved,
+            stall_seconds: stats.stall_seconds / steps as f64,
+            window_bytes: stats.devices.iter().map(|device| device.window_bytes).max().unwrap_or(0),
+        })
+    }
+
+    /// The best of some steps after one that isn't counted, and what passed in all of these.
+    fn time(&self, share: u32, bandwidth: u64, layout: Layout) -> Result<Timed, Failure> {
+        let placed = Arc::new(self.place(share, bandwidth, layout)?);
+        let plan = placed.plan();
+        let unet = self.unet(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
+        let step = || match &self.score {
+            Some(score) => score.play(&placed).map_err(Failure::machine),
+            None => self.step(&unet),
+        };
+        step()?;
+        placed.reset_stats();
+        let (mut best, mut least) = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..self.steps {
+            let cpu = usage::cpu_time();
+            best = best.min(step()?.as_secs_f64());
+            least = least.min(usage::cpu_time().saturating_sub(cpu).as_secs_f64());
+        }
+        let elsewhere = plan.bytes - plan.resident_bytes;
+        Ok(Timed { best, cpu: least, stats: placed.stats(), elsewhere })
+    }
+
+    fn unet(&self, source: Arc<dyn LayerSource>) -> Result<Unet, Failure> {
+        Unet::load(&Scope::new(source), &self.config).map_err(Failure::input)
+    }
+
+    /// Lets computing be a clock from now on: computes a step with everything on the device and
+    /// writes down when it uses what.
+    pub(super) fn pace(&mut self) -> Result<(), Failure> {
+        let placed = Arc::new(self.place(0, u64::MAX, Layout::Distorch2)?);
+        let recorder = Arc::new(Recorder::new(placed));
+        let unet = self.unet(Arc::clone(&recorder) as Arc<dyn LayerSource>)?;
+        self.step(&unet)?;
+        recorder.take();
+        self.step(&unet)?;
+        self.score = Some(recorder.take());
+        Ok(())
+    }
+
+    fn place(&self, share: u32, bandwidth: u64, layout: Layout) -> Result<Placed, Failure> {
+        // Room for everything: what is measured is the link.
+        let room = 4 * (self.component.bytes() + self.activations) + (4 << 30);
+        let (device, topology) = self.device.machine(bandwidth, room)?;
+        let mut settings = ComponentSettings::new(device);
+        if share > 0 {
+            let allocation = format!("{device},{}%;cpu,{share}%", 100 - share);
+            settings.expert = Allocation::parse(&allocation).map_err(Failure::machine)?;
+        }
+        settings.layout = layout;
+        let blocks =
+            placement::blocks(&self.component, self.activations).map_err(Failure::machine)?;
+        let ledger = Ledger::new(topology.clone());
+        let plan = plan(&blocks, &settings, &ledger).map_err(Failure::machine)?;
+        let machine = Machine::new(topology);
+        let options = Options { pin: self.device.pin(), ..Options::default() };
+        let (file, dtype) = (Arc::clone(&self.checkpoint), self.device.dtype());
+        let go_on = |_: distorch_runtime::placed::Progress<'_>| ControlFlow::Continue(());
+        Placed::load(file, &self.component, &plan, machine, dtype, options, go_on)
+            .map_err(Failure::machine)
+    }
+
+    /// Computes a step, and gives the time that it took.
+    fn step(&self, unet: &Unet) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        let device = self.device.tensors();
+        let options = || (&device, self.device.dtype());
+        let rows = self.latent[0];
+        fn input<const D: usize>(shape: [usize; D]) -> TensorData {
+            TensorData::new(random::uniform(1, shape.iter().product()), shape)
+        }
+        let latent = Tensor::<4>::from_data(input(self.latent), options());
+        let context = input([rows, 77, self.config.context_dim]);
+        let context = Tensor::<3>::from_data(context, options());
+        let class = self.config.adm_in_channels;
+        let class = class.map(|width| Tensor::<2>::from_data(input([rows, width]), options()));
+        let timesteps = Tensor::<1>::full([rows], 500.0, options());
+        let out = unet.forward(latent, timesteps, context, class).map_err(Failure::machine)?;
+        drop(out.into_data());
+        Ok(start.elapsed())
+    }
+}
