@@ -68,6 +68,8 @@ fn what_cannot_be_timed_is_told() {
     assert!(size.contains("--width 100") && size.contains("try 104"), "{size}");
     let device = refused(&["bench", "--random", "sd15", "--device", "cuda:7"]);
     assert!(device.contains("--device") && device.contains("cuda:7"), "{device}");
+    let device = refused(&["bench", "offload", "--random", "sd15", "--device", "cuda:7"]);
+    assert!(device.contains("--device") && device.contains("cuda:7"), "{device}");
     let nothing = refused(&["bench"]);
     assert!(nothing.contains("--ckpt"), "{nothing}");
     let dir = base_with("tiny-flux", ("F16", 2));
@@ -82,13 +84,22 @@ fn shares_that_live_elsewhere_are_held_against_the_roofline() {
     let svg = dir.path().join("offload.svg");
     let sweep = [
         ["bench", "offload", "--ckpt", FILE, "--json"].as_slice(),
-        &["--shares", "50,100", "--bandwidth", "1GB/s,2GB/s", "--svg", svg.to_str().unwrap()],
+        &[
+            "--shares",
+            "0,50,100",
+            "--window",
+            "1KiB",
+            "--bandwidth",
+            "1GB/s,2GB/s",
+            "--svg",
+            svg.to_str().unwrap(),
+        ],
         &["--base-dir", dir.path().to_str().unwrap()],
         &SMALL,
     ];
     let report = json(&sweep.concat());
     let points = report["points"].as_array().unwrap();
-    assert_eq!(points.len(), 2 * 2 * 2, "layouts, shares, bandwidths");
+    assert_eq!(points.len(), 2 * 3 * 2, "layouts, shares, bandwidths");
     for point in points {
         let number = |name: &str| point[name].as_f64().unwrap();
         let roofline = number("compute_seconds").max(number("link_seconds"));
@@ -96,13 +107,22 @@ fn shares_that_live_elsewhere_are_held_against_the_roofline() {
         let near = |name: &str, value: f64| (number(name) - value).abs() <= 1e-9 * value;
         assert!(near("roofline_seconds", roofline), "{point}");
         assert!(near("ratio", number("step_seconds") / roofline), "{point}");
-        assert!(number("bytes_moved") > 0.0 && number("window_bytes") > 0.0, "{point}");
+        let streams = number("share_percent") > 0.0;
+        assert_eq!(number("bytes_moved") > 0.0, streams, "{point}");
+        assert_eq!(number("window_bytes") > 0.0, streams, "{point}");
         let whole = report["bytes"].as_f64().unwrap() / number("bandwidth");
         assert!(number("link_seconds") <= whole * (1.0 + 1e-9), "{point}");
     }
     let picture = std::fs::read_to_string(svg).unwrap();
     assert!(picture.starts_with("<svg") && picture.matches("<polyline").count() == 4);
-    let speed = ["bench", "offload", "--ckpt", FILE, "--bandwidth", "fast"];
-    let error = refused(&[&speed[..], &["--base-dir", dir.path().to_str().unwrap()]].concat());
-    assert!(error.contains("--bandwidth fast") && error.contains("4GB/s"), "{error}");
+    let refused_with = |option: &str, value: &str| {
+        let base = ["--base-dir", dir.path().to_str().unwrap()];
+        let error =
+            refused(&[&["bench", "offload", "--ckpt", FILE, option, value], &base[..]].concat());
+        assert!(error.contains(&format!("{option} {value}")), "{error}");
+        error
+    };
+    assert!(refused_with("--bandwidth", "fast").contains("4GB/s"));
+    assert!(refused_with("--window", "1GiB@4GB/s").contains("512MiB"));
+    assert!(refused_with("--device", "cpu").contains("accelerator"));
 }

@@ -122,6 +122,10 @@ pub struct OffloadArgs {
     #[arg(long, value_name = "SPEED", value_delimiter = ',')]
     pub bandwidth: Vec<String>,
 
+    /// Bytes of the window: `512MiB`, and never less than the two largest layers [default: the plan's]
+    #[arg(long, value_name = "SIZE")]
+    pub window: Option<String>,
+
     /// The layout [default: both]
     #[arg(long, value_enum)]
     pub layout: Option<LayoutArg>,

@@ -19,7 +19,7 @@ use distorch_allocation::{ByteSize, DeviceId, DeviceInfo, Layout, Topology};
 use serde::Serialize;
 
 use self::device::ComputeDevice;
-use self::subject::Subject;
+use self::subject::{Subject, Times};
 use super::{picture, set_threads};
 use crate::args::{OffloadArgs, Shared};
 use crate::commands::{print_json, print_text, recognise, table};
@@ -79,7 +79,7 @@ pub struct Point {
 
 /// Sweeps shares, bandwidths and layouts.
 pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
-    let mut bandwidths = bandwidths(args)?;
+    let (mut bandwidths, window) = (bandwidths(args)?, window(args)?);
     let device = ComputeDevice::new(shared, args)?;
     let (label, dtype) = (device.label(), device.dtype().name());
     bandwidths.extend(device.measured_bandwidth());
@@ -87,7 +87,8 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
     let (path, file) = path(shared, args)?;
     let (checkpoint, model) = recognise(&path)?;
     let picture = picture([args.width, args.height], args.batch, &model)?;
-    let mut subject = Subject::new((checkpoint, &model), picture, device, args.steps, file)?;
+    let times = Times { steps: args.steps, window };
+    let mut subject = Subject::new((checkpoint, &model), picture, device, times, file)?;
     if args.paced {
         subject.pace()?;
     }
@@ -140,16 +141,28 @@ fn path(
 
 /// The bandwidths that are asked for.
 fn bandwidths(args: &OffloadArgs) -> Result<Vec<u64>, Failure> {
-    // Read as everywhere: in the declaration of a simulated device.
-    let host = DeviceInfo::new(DeviceId::CPU, "host", 1);
-    let host = Topology::new(vec![host]).map_err(Failure::machine)?;
     let parse = |text: &String| {
-        let declared = host.simulate(&format!("cuda:0=1B@{text}")).ok();
-        let bandwidth = declared.and_then(|machine| machine.devices().first()?.bandwidth);
-        let form = "write a speed such as `4GB/s`";
-        bandwidth.ok_or_else(|| Failure::input(format!("`--bandwidth {text}`: {form}")))
+        let form =
+            || Failure::input(format!("`--bandwidth {text}`: write a speed such as `4GB/s`"));
+        declared(&format!("1B@{text}")).and_then(|device| device.bandwidth).ok_or_else(form)
     };
     args.bandwidth.iter().map(parse).collect()
+}
+
+/// The bytes of the window, where they are asked for.
+fn window(args: &OffloadArgs) -> Result<Option<u64>, Failure> {
+    let parse = |text: &String| {
+        let form = || Failure::input(format!("`--window {text}`: write a size such as `512MiB`"));
+        declared(text).filter(|device| device.bandwidth.is_none()).ok_or_else(form)
+    };
+    args.window.as_ref().map(parse).transpose().map(|device| device.map(|device| device.total))
+}
+
+/// A size and a speed, read as everywhere: in the declaration of a simulated device.
+fn declared(text: &str) -> Option<DeviceInfo> {
+    let host = Topology::new(vec![DeviceInfo::new(DeviceId::CPU, "host", 1)]).ok()?;
+    let machine = host.simulate(&format!("cuda:0={text}")).ok()?;
+    machine.devices().iter().find(|device| device.simulated).cloned()
 }
 
 /// The sweep for people.

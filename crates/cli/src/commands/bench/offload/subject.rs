@@ -30,12 +30,19 @@ pub(super) struct Subject {
     config: UnetConfig,
     activations: u64,
     latent: [usize; 4],
-    /// Steps that are timed at each point.
-    steps: u32,
+    times: Times,
     /// A file of random weights, which goes with it.
     _file: Option<tempfile::NamedTempFile>,
     /// A step's layers in their time, where computing is a clock.
     score: Option<Score>,
+}
+
+/// How steps are timed.
+pub(super) struct Times {
+    /// How many at each point, after one that isn't.
+    pub(super) steps: u32,
+    /// Bytes of the window, if not the plan's.
+    pub(super) window: Option<u64>,
 }
 
 /// Some steps.
@@ -58,7 +65,7 @@ impl Subject {
         (checkpoint, model): (Checkpoint, &Model),
         picture: Picture,
         device: ComputeDevice,
-        steps: u32,
+        times: Times,
         file: Option<tempfile::NamedTempFile>,
     ) -> Result<Self, Failure> {
         let config = model.diffusion.as_ref().map(|diffusion| &diffusion.config);
@@ -76,7 +83,7 @@ impl Subject {
             activations: estimate::activation_bytes(model, component, picture, device.compute()),
             latent: [2 * picture.batch as usize, config.in_channels, height, width],
             device,
-            steps,
+            times,
             _file: file,
             score: None,
         })
@@ -106,7 +113,7 @@ impl Subject {
         let (compute_seconds, compute_cpu_seconds) = self.compute()?;
         let Timed { best: step_seconds, cpu: cpu_seconds, stats, elsewhere } =
             self.time(share, bandwidth, layout)?;
-        let steps = u64::from(self.steps);
+        let steps = u64::from(self.times.steps);
         // What the window holds at both ends of the run differs, so this is not quite `elsewhere`.
         let bytes_moved = stats.bytes_moved / steps;
         let link_seconds = elsewhere as f64 / bandwidth as f64;
@@ -140,7 +147,7 @@ impl Subject {
         step()?;
         placed.reset_stats();
         let (mut best, mut least) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..self.steps {
+        for _ in 0..self.times.steps {
             let cpu = usage::cpu_time();
             best = best.min(step()?.as_secs_f64());
             least = least.min(usage::cpu_time().saturating_sub(cpu).as_secs_f64());
@@ -181,7 +188,8 @@ impl Subject {
         let ledger = Ledger::new(topology.clone());
         let plan = plan(&blocks, &settings, &ledger).map_err(Failure::machine)?;
         let machine = Machine::new(topology);
-        let options = Options { pin: self.device.pin(), ..Options::default() };
+        let options =
+            Options { pin: self.device.pin(), window: self.times.window, ..Options::default() };
         let (file, dtype) = (Arc::clone(&self.checkpoint), self.device.dtype());
         let go_on = |_: distorch_runtime::placed::Progress<'_>| ControlFlow::Continue(());
         Placed::load(file, &self.component, &plan, machine, dtype, options, go_on)
