@@ -23,6 +23,7 @@ use failure::Failure;
 static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
 
 fn main() -> ExitCode {
+    distorch_runtime::heap::keep_freed();
     let arguments = Arguments::parse();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,

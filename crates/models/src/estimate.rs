@@ -22,6 +22,9 @@ pub struct Picture {
     pub height: u32,
     /// Pictures at once.
     pub batch: u32,
+    /// Halves of the guidance that a diffusion model computes at once: both, or one where there is no
+    /// room for both.
+    pub halves: u32,
 }
 
 impl Picture {
@@ -32,7 +35,12 @@ impl Picture {
             Some(Family::Sd2) => 768,
             Some(Family::SdxlBase | Family::SdxlRefiner | Family::Sd3 | Family::Flux) => 1024,
         };
-        Picture { width: side, height: side, batch: 1 }
+        Picture { width: side, height: side, batch: 1, halves: 2 }
+    }
+
+    /// The same picture, one half of the guidance after the other.
+    pub fn half_by_half(self) -> Picture {
+        Picture { halves: 1, ..self }
     }
 
     /// Positions of a grid with cells of `cell` pixels, rounded up along each side.
@@ -60,8 +68,7 @@ const HOST_BYTES: u64 = 4 << 20;
 /// interpolated against.
 const TEXT_CHUNKS: u64 = 2;
 
-/// Bytes of activations at the peak of a forward pass of this component. A diffusion model runs both
-/// halves of the guidance at once.
+/// Bytes of activations at the peak of a forward pass of this component.
 pub fn activation_bytes(
     model: &Model,
     component: &Component,
@@ -71,7 +78,8 @@ pub fn activation_bytes(
     let need = match component.kind {
         ComponentKind::DiffusionModel => {
             let guided = !matches!(model.family(), Some(Family::Flux));
-            let rows = u64::from(picture.batch) * if guided { 2 } else { 1 };
+            let rows =
+                u64::from(picture.batch) * if guided { u64::from(picture.halves) } else { 1 };
             model.diffusion.as_ref().map(|m| diffusion(&m.config, picture, rows))
         }
         ComponentKind::TextEncoders => {

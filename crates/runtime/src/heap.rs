@@ -81,6 +81,34 @@ unsafe impl GlobalAlloc for Counted {
     }
 }
 
+/// Lets the allocator keep what is freed for whoever asks next. Otherwise the large results of every
+/// layer are new pages of the system's, each cleared and mapped, and given back right after. Called
+/// before there are other threads; does something with glibc only.
+pub fn keep_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// The most that every version takes for the size from which on memory is mapped.
+        const MAPPED_FROM: libc::c_int = 32 << 20;
+        // SAFETY: these set numbers of the allocator.
+        unsafe {
+            libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+            if libc::mallopt(libc::M_MMAP_THRESHOLD, libc::c_int::MAX) == 0 {
+                libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
+            }
+        }
+    }
+}
+
+/// Gives freed memory that [`keep_freed`] kept back to the system.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it looks at what is free, under the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Bytes that this process has taken from the allocator; `None` unless [`Counted`] is installed.
 pub fn taken() -> Option<u64> {
     // No program runs without having taken something.

@@ -391,6 +391,34 @@ fn a_step_that_runs_out_of_memory_is_done_again() {
     assert!(told.iter().any(|t| t.contains("going on with unet_expert_mode")), "{told:?}");
 }
 
+/// Where there is no room for both halves of the guidance at once, one comes after the other.
+#[test]
+fn halves_that_have_no_room_together_are_computed_one_at_a_time() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = folder();
+    let wanted = Wanted {
+        side: 256,
+        steps: 2,
+        vae_device: "cpu",
+        ..Wanted::new("f32", Placing::Expert("cuda:0,100%"))
+    };
+    let make = |device: &str| {
+        let mut executor = executor(folder.path(), device, false);
+        let picture = wanted.make(&mut executor);
+        let stats = executor.environment().models.stats();
+        let taken = stats.iter().find(|(part, _)| part.plan().component == "unet");
+        let taken = taken.unwrap().1.devices[0].activation_bytes;
+        (picture, taken, planned(&executor, "unet"))
+    };
+    let (together, both, [weights, activations, _]) = make("cuda:0=4GiB");
+    let (apart, one, _) = make(&device_of(weights + activations - activations / 20));
+    assert!(one < both - both / 4, "{one} of {both}");
+    let pairs = together.iter().zip(&apart);
+    let apart = pairs.map(|(a, b)| (f32::from_bits(*a) - f32::from_bits(*b)).abs());
+    // Kernels add up in another order for another number of rows.
+    assert!(apart.fold(0.0, f32::max) < 1e-3);
+}
+
 /// A VAE that cannot decode the picture at once does it in tiles.
 #[test]
 fn a_picture_too_large_for_the_vae_is_decoded_in_tiles() {

@@ -127,6 +127,7 @@ fn checkpoint_components(
         width: args.width.unwrap_or(native.width),
         height: args.height.unwrap_or(native.height),
         batch: args.batch,
+        ..native
     };
     let blocks = |component: &Component| {
         let device = settings_for(component.kind.short_name(), settings).compute_device;

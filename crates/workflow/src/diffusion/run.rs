@@ -56,7 +56,12 @@ pub fn sample(
         return Err(NodeError::input("latent_image", problem));
     }
     let context = &*context;
-    let picture = picture(latent, model.downscale());
+    let mut picture = picture(latent, model.downscale());
+    let has_room = |picture| context.environment().models.has_room(model.part(), picture);
+    // Where neither fits, weights have to leave, and then both do.
+    if !has_room(picture) && has_room(picture.half_by_half()) {
+        picture = picture.half_by_half();
+    }
     let (unet, steps) = model.unet(context, picture)?;
     let unet = unet.with_freeu(model.options().freeu.clone());
     let (device, scale) = (model.device(), model.latent_scale());
@@ -83,8 +88,7 @@ pub fn sample(
         .map_err(NodeError::Failed)?
         .attempting(&attempt)
         .side_by_side(steps);
-    denoise.one_at_a_time =
-        !context.environment().models.has_room_for_halves(model.part(), picture);
+    denoise.one_at_a_time = picture.halves == 1;
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
     let mut guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
 
@@ -132,5 +136,6 @@ fn picture(latent: &Latent, downscale: usize) -> Picture {
         width: number(width.saturating_mul(downscale)),
         height: number(height.saturating_mul(downscale)),
         batch: number(batch),
+        halves: 2,
     }
 }

@@ -216,6 +216,13 @@ impl Part {
         self.weights().as_ref().map(|weights| weights.stats())
     }
 
+    /// Bytes of the layers at home on a device.
+    pub fn held_on(&self, device: DeviceId) -> u64 {
+        let stats = self.stats().unwrap_or_default();
+        let held = stats.devices.iter().find(|held| held.device == device);
+        held.map_or(0, |held| held.resident_bytes)
+    }
+
     /// The layers, loaded or moved now where they are not at home yet, with a patch on their
     /// weights. `now` is the time on the store's clock.
     ///

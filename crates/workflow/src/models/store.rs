@@ -13,7 +13,7 @@ use distorch_checkpoint::ComponentKind;
 use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::patch::Patch;
 use distorch_runtime::placed::{Interrupt, Shortage, StreamStats, WayOut};
-use distorch_runtime::{DType, Machine, Scope, devices, placement};
+use distorch_runtime::{DType, Machine, Scope, devices, heap, placement};
 
 use crate::inputs::NodeError;
 use crate::models::file::Identity;
@@ -213,13 +213,7 @@ impl ModelStore {
     /// Drops the weights of the part that was used longest ago of those that hold memory of a
     /// device, but for this one. False when there is none.
     pub fn make_room(&self, but: &Part, device: DeviceId) -> bool {
-        let holds = |part: &Arc<Part>| {
-            let held = |stats: StreamStats| {
-                let on_device = stats.devices.iter().find(|held| held.device == device);
-                on_device.is_some_and(|held| held.resident_bytes > 0)
-            };
-            !std::ptr::eq(&**part, but) && part.stats().is_some_and(held)
-        };
+        let holds = |part: &Arc<Part>| !std::ptr::eq(&**part, but) && part.held_on(device) > 0;
         let oldest = self.loaded().into_iter().filter(holds).min_by_key(|part| part.last_used());
         oldest.inspect(|part| part.unload()).is_some()
     }
@@ -270,26 +264,34 @@ impl ModelStore {
         Ok(Some(shortage.way_out.to_string()))
     }
 
-    /// Ends a run: what passed through the compute devices leaves them.
+    /// Ends a run: what passed through the compute devices leaves them, and what computing freed is
+    /// the system's again.
     pub fn rest(&self) {
         for part in self.loaded() {
             part.rest();
         }
+        heap::give_back();
     }
 
-    /// Whether the device that computes a diffusion model has room for both halves of the guidance
-    /// at once, for latents of this picture, beside what it holds and what is to pass through it.
-    pub fn has_room_for_halves(&self, part: &Part, picture: Picture) -> bool {
+    /// Whether the device that computes a part has room for what such a picture takes, beside what is
+    /// to live there and to pass through it. What other models hold there counts as free: they leave.
+    pub fn has_room(&self, part: &Part, picture: Picture) -> bool {
         let Ok(component) = part.component() else { return true };
         let element = part.dtype().size() as u64;
         let compute = Compute { element, host: distorch_runtime::tensor::is_host(part.device()) };
         let need = estimate::activation_bytes(&part.file().model, component, picture, compute);
-        let plan = part.plan();
-        let free = match self.machine.pool(plan.compute_device) {
-            Ok(pool) if pool.is_simulated() || !plan.compute_device.is_cpu() => pool.free(),
-            _ => devices::host_memory().free,
+        let (plan, device) = (part.plan(), part.compute_device());
+        let (residents, free) = match self.machine.pool(device) {
+            Ok(pool) if pool.is_simulated() || !device.is_cpu() => {
+                let leave = self.loaded().iter().map(|part| part.held_on(device)).sum::<u64>();
+                (plan.resident_bytes, pool.free().saturating_add(leave))
+            }
+            _ => {
+                let free = devices::host_memory().free;
+                (widened_bytes(part), free.saturating_add(part.held_on(device)))
+            }
         };
-        need <= free.saturating_sub(plan.window_bytes)
+        residents.saturating_add(plan.least_window_bytes).saturating_add(need) <= free
     }
 
     /// Drops all weights; they are loaded again when needed.
@@ -310,12 +312,8 @@ impl ModelStore {
 
     /// Whether the host's free memory is less than a part computing there takes.
     fn host_lacks_room(&self, part: &Part) -> bool {
-        let on_host = part.plan().bytes_on(part.compute_device());
-        let widened = part.component().map_or(0, |component| {
-            // Resident weights are kept in the compute dtype.
-            component.parameters() * 4 * on_host / component.bytes().max(1)
-        });
-        distorch_runtime::tensor::is_host(part.device()) && devices::host_memory().free < widened
+        let on_host = distorch_runtime::tensor::is_host(part.device());
+        on_host && devices::host_memory().free < widened_bytes(part)
     }
 
     /// What a component computes in: f32 on the CPU, f16 elsewhere but for the VAE, whose values
@@ -411,6 +409,7 @@ impl State {
                 release(&mut self.ledger, key);
             }
         }
+        heap::give_back();
     }
 
     /// Gives back what was promised to parts that no longer are.
@@ -423,6 +422,15 @@ impl State {
             release(&mut self.ledger, key);
         }
     }
+}
+
+/// Bytes that a part's layers at home on the host take there: in the compute dtype.
+fn widened_bytes(part: &Part) -> u64 {
+    let on_host = part.plan().bytes_on(part.compute_device());
+    part.component().map_or(0, |component| {
+        let wide = component.parameters().saturating_mul(part.dtype().size() as u64);
+        (u128::from(wide) * u128::from(on_host) / u128::from(component.bytes().max(1))) as u64
+    })
 }
 
 fn release(ledger: &mut Ledger, (identity, kind): &Key) {

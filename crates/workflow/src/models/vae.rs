@@ -179,7 +179,7 @@ const TILES: [Tiling; 4] = [
 fn piece(sides: [usize; 2], tiling: Option<Tiling>) -> Picture {
     let most = tiling.map_or(usize::MAX, |tiling| tiling.tile);
     let [height, width] = sides.map(|side| u32::try_from(side.min(most)).unwrap_or(u32::MAX));
-    Picture { width, height, batch: 1 }
+    Picture { width, height, batch: 1, halves: 1 }
 }
 
 /// A VAE ran out of memory, which has a way out of its own.

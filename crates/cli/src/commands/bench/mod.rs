@@ -97,5 +97,6 @@ fn picture(
         width: side("width", width, native.width)?,
         height: side("height", height, native.height)?,
         batch,
+        ..native
     })
 }
