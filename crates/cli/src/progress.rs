@@ -1,33 +1,56 @@
-//! Telling how long work goes on: a bar on a terminal, a line for each stage elsewhere.
+//! Telling how long work goes on: a bar on a terminal; elsewhere a line for each stage, and one now
+//! and then while it lasts.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Between two lines of one stage.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// The progress of one stage, on standard error.
 pub struct Progress {
     bar: ProgressBar,
+    stage: String,
+    /// When something was last said, where that is in lines.
+    said: Cell<Instant>,
 }
 
 impl Progress {
     /// A stage of so many parts.
     pub fn new(stage: &str, parts: u64) -> Self {
-        if !io::stderr().is_terminal() {
-            anstream::eprintln!("{stage}");
-            return Self { bar: ProgressBar::hidden() };
-        }
-        let template = "{msg:28} [{bar:30}] {pos}/{len} {elapsed} {per_sec}";
-        // The template is this constant; a bar in the default style would still be one.
-        let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-        let bar = ProgressBar::new(parts).with_message(stage.to_owned()).with_style(style);
-        bar.tick();
-        Self { bar }
+        let bar = match io::stderr().is_terminal() {
+            true => visible(stage, parts),
+            false => {
+                anstream::eprintln!("{stage}");
+                let bar = ProgressBar::hidden();
+                bar.set_length(parts);
+                bar
+            }
+        };
+        Self { bar, stage: stage.to_owned(), said: Cell::new(Instant::now()) }
     }
 
     /// One more part is done.
     pub fn advance(&self) {
         self.bar.inc(1);
+        if self.bar.is_hidden() && self.said.get().elapsed() >= SILENCE {
+            let (done, parts) = (self.bar.position(), self.bar.length().unwrap_or_default());
+            anstream::eprintln!("{}: {done} of {parts}", self.stage);
+            self.said.set(Instant::now());
+        }
     }
+}
+
+fn visible(stage: &str, parts: u64) -> ProgressBar {
+    let template = "{msg:28} [{bar:30}] {pos}/{len} {elapsed} {per_sec}";
+    // The template is this constant; a bar in the default style would still be one.
+    let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
+    let bar = ProgressBar::new(parts).with_message(stage.to_owned()).with_style(style);
+    bar.tick();
+    bar
 }
 
 impl Drop for Progress {
