@@ -11,7 +11,7 @@ mod stages;
 
 use std::time::Instant;
 
-use distorch_allocation::DeviceId;
+use distorch_allocation::{DeviceId, DeviceInfo, Topology};
 use distorch_checkpoint::family::Model;
 use distorch_models::estimate::Picture;
 use distorch_runtime::{DType, Device, devices, usage};
@@ -32,7 +32,7 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
     if let Some(BenchCommand::Offload(args)) = &args.command {
         return offload::run(shared, args);
     }
-    let device = device(shared, &args.device)?;
+    let device = open(&listed(shared, &args.device)?.0)?;
     let threads = set_threads(args.threads)?;
     let start = Instant::now();
     let subject = Subject::open(shared, args)?;
@@ -59,14 +59,19 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
     if args.json { print_json(&report) } else { print_text(&report.text()) }
 }
 
-/// The device of this name, to compute on.
-fn device(shared: &Shared, name: &str) -> Result<Device, Failure> {
+/// The device of this name, with the machine that has it.
+fn listed(shared: &Shared, name: &str) -> Result<(DeviceInfo, Topology), Failure> {
     let topology = machine::topology(&machine::survey(shared)?)?;
     let id: DeviceId = name.parse().map_err(Failure::input)?;
-    let info = topology.get(id).map_err(|unknown| {
+    let info = topology.get(id).cloned().map_err(|unknown| {
         let advice = machine::advice(&unknown).unwrap_or_default();
         Failure::input(format!("`--device`: {unknown}; {advice}"))
     })?;
+    Ok((info, topology))
+}
+
+/// The device, to compute on.
+fn open(info: &DeviceInfo) -> Result<Device, Failure> {
     devices::open(info).map_err(|error| Failure::input(format!("`--device`: {error}")))
 }
 

@@ -5,11 +5,11 @@ use std::time::Instant;
 use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind, Topology};
 use distorch_models::estimate::Compute;
 use distorch_runtime::tensor::{self, AnyTensor};
-use distorch_runtime::{DType, Device, devices};
+use distorch_runtime::{DType, Device};
 
+use super::super::{listed, open};
 use crate::args::{OffloadArgs, Shared};
 use crate::failure::Failure;
-use crate::machine;
 
 /// Bytes of a copy that measures a link.
 const SAMPLE: usize = 64 << 20;
@@ -31,25 +31,19 @@ impl ComputeDevice {
     /// When this machine or this build does not have it, or it is the host itself.
     pub(super) fn new(shared: &Shared, args: &OffloadArgs) -> Result<Self, Failure> {
         let Some(name) = &args.device else { return Ok(Self::Simulated) };
-        let machine = machine::topology(&machine::survey(shared)?)?;
-        let id: DeviceId = name.parse().map_err(Failure::input)?;
-        let info = machine.get(id).map_err(|unknown| {
-            let advice = machine::advice(&unknown).unwrap_or_default();
-            Failure::input(format!("`--device`: {unknown}; {advice}"))
-        })?;
-        if id.is_cpu() || info.simulated {
+        let (info, machine) = listed(shared, name)?;
+        if info.id.is_cpu() || info.simulated {
             return Err(Failure::input(format!(
                 "`--device {name}`: its weights would come from where they are used; name an \
                  accelerator, or leave `--device` out for a simulated one"
             )));
         }
-        let device =
-            devices::open(info).map_err(|error| Failure::input(format!("`--device`: {error}")))?;
+        let device = open(&info)?;
         let dtype = args.dtype.map_or(DType::F16, DType::from);
         if !tensor::supports(&device, dtype) {
             return Err(Failure::input(format!("`--dtype`: {name} does not compute in {dtype:?}")));
         }
-        Ok(Self::Real { id, device, machine, dtype, pin: args.pin })
+        Ok(Self::Real { id: info.id, device, machine, dtype, pin: args.pin })
     }
 
     /// What the report calls it.
