@@ -10,7 +10,7 @@ use distorch_checkpoint::{Component, ComponentKind};
 use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::patch::Patch;
 use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, Shortage, StreamStats};
-use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, tensor};
+use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, heap, tensor};
 use thiserror::Error;
 
 use crate::models::ModelFile;
@@ -131,12 +131,17 @@ impl Part {
         PartError::Load { file: self.file.name.clone(), source }
     }
 
-    /// Plans for a picture's activations, as estimated or as learned.
-    pub fn expect(&self, picture: Picture) {
-        let Ok(component) = self.component() else { return };
+    /// What a picture's activations are estimated to be; `None` where there is no such component.
+    pub fn estimate(&self, picture: Picture) -> Option<u64> {
+        let component = self.component().ok()?;
         let element = self.options.dtype.size() as u64;
         let compute = Compute { element, host: tensor::is_host(self.device()) };
-        let estimate = estimate::activation_bytes(&self.file.model, component, picture, compute);
+        Some(estimate::activation_bytes(&self.file.model, component, picture, compute))
+    }
+
+    /// Plans for a picture's activations, as estimated or as learned.
+    pub fn expect(&self, picture: Picture) {
+        let Some(estimate) = self.estimate(picture) else { return };
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         let learned = learned.iter().find(|(of, _)| *of == picture).map_or(0, |(_, bytes)| *bytes);
         self.set_plan(self.plan().with_activations(estimate.max(learned)));
@@ -179,9 +184,13 @@ impl Part {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Drops the weights; they are loaded again when needed.
+    /// Drops the weights; they are loaded again when needed. Their memory is the system's again.
     pub fn unload(&self) {
-        self.weights().take();
+        let weights = self.weights().take();
+        if weights.is_some() {
+            drop(weights);
+            heap::give_back();
+        }
     }
 
     /// Whether `other` could take over these weights: all that differs is where they live.

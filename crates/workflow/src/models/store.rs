@@ -276,10 +276,7 @@ impl ModelStore {
     /// Whether the device that computes a part has room for what such a picture takes, beside what is
     /// to live there and to pass through it. What other models hold there counts as free: they leave.
     pub fn has_room(&self, part: &Part, picture: Picture) -> bool {
-        let Ok(component) = part.component() else { return true };
-        let element = part.dtype().size() as u64;
-        let compute = Compute { element, host: distorch_runtime::tensor::is_host(part.device()) };
-        let need = estimate::activation_bytes(&part.file().model, component, picture, compute);
+        let Some(need) = part.estimate(picture) else { return true };
         let (plan, device) = (part.plan(), part.compute_device());
         let (residents, free) = match self.machine.pool(device) {
             Ok(pool) if pool.is_simulated() || !device.is_cpu() => {
@@ -409,7 +406,6 @@ impl State {
                 release(&mut self.ledger, key);
             }
         }
-        heap::give_back();
     }
 
     /// Gives back what was promised to parts that no longer are.
