@@ -63,6 +63,8 @@ struct State {
     /// What comes next, as far as the window reaches.
     coming: Vec<usize>,
     slots: HashMap<usize, Slot>,
+    /// What users wait for that is on its way: theirs already, so it does not give way.
+    awaited: Vec<usize>,
     /// Bytes in the window, waiting or in use.
     used: u64,
     peak: u64,
@@ -167,6 +169,7 @@ impl Window {
             beside,
             coming: Vec::new(),
             slots: HashMap::new(),
+            awaited: Vec::new(),
             used: 0,
             peak: 0,
             since: Instant::now(),
@@ -297,26 +300,42 @@ impl Window {
         }
         state.use_layer(index);
         self.changed.notify_all();
-        loop {
-            match state.slots.remove(&index) {
-                None => {
-                    // Said while locked: else the loader would fill the room with what comes
-                    // later, only to see it thrown out.
-                    state.turns += 1;
-                    return Ok(Wanted::Missing(Turn(self)));
-                }
-                Some(Slot::Here(arrival)) => return Ok(Wanted::Here(arrival)),
-                Some(Slot::Failed(error)) => return Err(error.into()),
-                Some(Slot::Loading) => {
-                    state.slots.insert(index, Slot::Loading);
-                    if carrier.is_interrupted() {
-                        return Err(interrupted(carrier, index));
-                    }
-                    let waited = self.changed.wait_timeout(state, LOOK);
-                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
+        if let Some(Slot::Loading) = state.slots.get(&index) {
+            state.awaited.push(index);
+            state = self.arrived(state, carrier, index);
+            state.no_longer_awaited(index);
+            self.changed.notify_all();
+        }
+        match state.slots.remove(&index) {
+            None => {
+                // Said while locked: else the loader would fill the room with what comes
+                // later, only to see it thrown out.
+                state.turns += 1;
+                Ok(Wanted::Missing(Turn(self)))
+            }
+            Some(Slot::Here(arrival)) => Ok(Wanted::Here(arrival)),
+            Some(Slot::Failed(error)) => Err(error.into()),
+            Some(Slot::Loading) => {
+                state.slots.insert(index, Slot::Loading);
+                Err(interrupted(carrier, index))
             }
         }
+    }
+
+    /// Waits until the layer is no longer on its way, or the run is interrupted.
+    fn arrived<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        carrier: &dyn Carrier,
+        index: usize,
+    ) -> MutexGuard<'a, State> {
+        while let Some(Slot::Loading) = state.slots.get(&index)
+            && !carrier.is_interrupted()
+        {
+            let waited = self.changed.wait_timeout(state, LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state
     }
 
     /// Brings a layer that is not in the window and not on its way: nobody foresaw it, or the loader
@@ -354,8 +373,8 @@ impl Window {
                         drop(state);
                         drop(slot);
                     }
-                    // What is on its way can give way once it is there.
-                    None if !state.loading().is_empty() => {
+                    // What is on its way can give way once it is there, or once it was used.
+                    None if !state.loading().is_empty() || !state.awaited.is_empty() => {
                         drop(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
                     }
                     None => return Err(TakeError::Memory(error)),
@@ -511,23 +530,31 @@ impl State {
         loading.map(|(&index, _)| index).collect()
     }
 
-    /// Takes out what waits and is not coming.
-    fn stale(&mut self) -> Vec<Slot> {
-        let coming = &self.coming;
-        let stale = self
-            .slots
-            .extract_if(|index, slot| !matches!(slot, Slot::Loading) && !coming.contains(index));
-        stale.map(|(_, slot)| slot).collect()
+    /// What is there and nobody waits for.
+    fn idle(&self) -> impl Iterator<Item = usize> {
+        let there = self.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Loading));
+        there.map(|(&index, _)| index).filter(|index| !self.awaited.contains(index))
     }
 
-    /// Takes out what is needed last of what waits.
+    /// Takes out what is idle and not coming.
+    fn stale(&mut self) -> Vec<Slot> {
+        let stale: Vec<_> = self.idle().filter(|index| !self.coming.contains(index)).collect();
+        stale.iter().filter_map(|index| self.slots.remove(index)).collect()
+    }
+
+    /// Takes out what is needed last of what is idle.
     fn give_way(&mut self) -> Option<Slot> {
-        let waits = self.slots.iter().filter(|(_, slot)| !matches!(slot, Slot::Loading));
         let distance = |index: usize| {
             self.coming.iter().position(|&coming| coming == index).unwrap_or(usize::MAX)
         };
-        let index = waits.map(|(&index, _)| index).max_by_key(|&index| distance(index))?;
+        let index = self.idle().max_by_key(|&index| distance(index))?;
         self.slots.remove(&index)
+    }
+
+    fn no_longer_awaited(&mut self, index: usize) {
+        if let Some(at) = self.awaited.iter().position(|&awaited| awaited == index) {
+            self.awaited.swap_remove(at);
+        }
     }
 }
 
@@ -654,6 +681,31 @@ mod tests {
         assert!(matches!(job, Job::Load(1, ..)));
         assert!(matches!(window.job(&mut window.lock()), Job::Wait), "full");
         drop((first, job));
+    }
+
+    /// A layer that came for a user who has not woken up yet is not thrown out for later ones.
+    #[test]
+    fn what_a_user_waits_for_does_not_give_way() {
+        let (window, porter) = (window(&[10; 6], 20), Porter::default());
+        drop(window.take(&porter, 0).unwrap());
+        let Job::Load(1, place, asked) = window.job(&mut window.lock()) else { panic!("not 1") };
+        std::thread::scope(|scope| {
+            let user = scope.spawn(|| window.take(&porter, 1));
+            until("the user to wait", || window.lock().awaited == [1]);
+            let arrival = window.carry(&porter, 1, asked, place).unwrap();
+            // Locked from its arrival on, so that the user does not wake up in between.
+            let mut state = window.lock();
+            state.slots.insert(1, Slot::Here(arrival));
+            let next = window.job(&mut state);
+            let full = window.job(&mut state);
+            let given = state.give_way();
+            drop(state);
+            assert!(matches!(next, Job::Load(2, ..)));
+            assert!(matches!(full, Job::Wait) && given.is_none(), "1 stays");
+            drop(user.join().unwrap().unwrap());
+        });
+        assert_eq!(window.tally().0.transfers, 2, "0 and 1, once each");
+        assert!(window.lock().awaited.is_empty());
     }
 
     #[test]
