@@ -113,7 +113,7 @@ pub struct OffloadArgs {
     #[arg(long, value_enum, requires = "device")]
     pub dtype: Option<DtypeArg>,
 
-    /// Keep what lives on the host in pinned memory
+    /// Keep what lives on the host in memory, pinned where the device has that, instead of the file
     #[arg(long, requires = "device")]
     pub pin: bool,
 

@@ -75,11 +75,6 @@ impl ComputeDevice {
         }
     }
 
-    /// Whether what lives on the host is kept in pinned memory.
-    pub(super) fn pin(&self) -> bool {
-        matches!(self, Self::Real { pin: true, .. })
-    }
-
     /// The speed of its link in bytes per second, where that can't be chosen: that of plain copies.
     pub(super) fn measured_bandwidth(&self) -> Option<u64> {
         let Self::Real { device, pin, .. } = self else { return None };

@@ -87,7 +87,7 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
     let (path, file) = path(shared, args)?;
     let (checkpoint, model) = recognise(&path)?;
     let picture = picture([args.width, args.height], args.batch, &model)?;
-    let times = Times { steps: args.steps, window };
+    let times = Times { steps: args.steps, window, pin: args.pin };
     let mut subject = Subject::new((checkpoint, &model), picture, device, times, file)?;
     if args.paced {
         subject.pace()?;

@@ -43,6 +43,8 @@ pub(super) struct Times {
     pub(super) steps: u32,
     /// Bytes of the window, if not the plan's.
     pub(super) window: Option<u64>,
+    /// Whether what lives on the host is kept in memory.
+    pub(super) pin: bool,
 }
 
 /// Some steps.
@@ -189,7 +191,7 @@ impl Subject {
         let plan = plan(&blocks, &settings, &ledger).map_err(Failure::machine)?;
         let machine = Machine::new(topology);
         let options =
-            Options { pin: self.device.pin(), window: self.times.window, ..Options::default() };
+            Options { pin: self.times.pin, window: self.times.window, ..Options::default() };
         let (file, dtype) = (Arc::clone(&self.checkpoint), self.device.dtype());
         let go_on = |_: distorch_runtime::placed::Progress<'_>| ControlFlow::Continue(());
         Placed::load(file, &self.component, &plan, machine, dtype, options, go_on)
