@@ -13,6 +13,8 @@ use crate::dtype::Dtype;
 
 /// Elements that one thread converts at a time: enough to be worth a task, few enough to share.
 const CHUNK: usize = 1 << 18;
+/// Elements that are converted in a row: they stay in the processor's nearest cache.
+const RUN: usize = 256;
 
 /// The values as `f32`, from little-endian bytes in the stored dtype. Bytes beyond the last whole element
 /// are left out.
@@ -43,32 +45,45 @@ pub fn table(dtype: Dtype) -> Option<&'static [f32; 256]> {
 }
 
 fn convert<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
-    let (elements, _) = bytes.as_chunks::<N>();
-    let mut values = vec![0.0; elements.len()];
-    values.par_chunks_mut(CHUNK).zip(elements.par_chunks(CHUNK)).for_each(|(to, from)| {
+    fill(bytes, |from: &[[u8; N]], to| {
         for (value, &element) in to.iter_mut().zip(from) {
             *value = read(element);
         }
-    });
-    values
+    })
 }
 
 /// As [`convert`] of `f16`, many at a time: the processor's instruction for it takes eight, and
 /// asking whether there is one takes longer than one conversion.
 fn halves(bytes: &[u8]) -> Vec<f32> {
-    const RUN: usize = 256;
-    let (elements, _) = bytes.as_chunks::<2>();
-    let mut values = vec![0.0; elements.len()];
-    values.par_chunks_mut(CHUNK).zip(elements.par_chunks(CHUNK)).for_each(|(to, from)| {
+    fill(bytes, |from: &[[u8; 2]], to| {
         let mut run = [f16::ZERO; RUN];
+        let run = &mut run[..to.len()];
+        for (half, &bytes) in run.iter_mut().zip(from) {
+            *half = f16::from_le_bytes(bytes);
+        }
+        run.convert_to_f32_slice(to);
+    })
+}
+
+/// The values that `convert` writes, for runs of elements; into memory that is not cleared first, which would take
+/// about as long.
+fn fill<const N: usize>(bytes: &[u8], convert: impl Fn(&[[u8; N]], &mut [f32]) + Sync) -> Vec<f32> {
+    let (elements, _) = bytes.as_chunks::<N>();
+    let mut values = Vec::with_capacity(elements.len());
+    let room = &mut values.spare_capacity_mut()[..elements.len()];
+    room.par_chunks_mut(CHUNK).zip(elements.par_chunks(CHUNK)).for_each(|(to, from)| {
+        let mut run = [0.0; RUN];
         for (to, from) in to.chunks_mut(RUN).zip(from.chunks(RUN)) {
-            let run = &mut run[..to.len()];
-            for (half, &bytes) in run.iter_mut().zip(from) {
-                *half = f16::from_le_bytes(bytes);
+            let run = &mut run[..from.len()];
+            convert(from, run);
+            for (place, &mut value) in to.iter_mut().zip(run) {
+                place.write(value);
             }
-            run.convert_to_f32_slice(to);
         }
     });
+    // SAFETY: as many elements have room, and each was written: the chunks and runs of both sides are as
+    // long as each other.
+    unsafe { values.set_len(elements.len()) };
     values
 }
 

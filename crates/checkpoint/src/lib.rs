@@ -17,5 +17,5 @@ pub mod layer;
 pub mod lora;
 
 pub use dtype::Dtype;
-pub use file::{Checkpoint, OpenError, TensorInfo};
+pub use file::{Checkpoint, OpenError, TensorInfo, View};
 pub use layer::{Component, ComponentKind, Layer, LayerKind, Param};

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use distorch_checkpoint::Dtype;
-use distorch_checkpoint::file::{Checkpoint, Format};
+use distorch_checkpoint::file::{Checkpoint, Format, OpenError};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -72,6 +72,95 @@ fn what_pytorch_wrote_is_read_bit_for_bit() {
             assert!(copy.is_empty() || too_far.is_err(), "{place}");
         }
     }
+}
+
+/// A view is the tensor's bytes, and stays one whatever becomes of the file: no look ends the process, and
+/// the check tells that what was seen is not what was opened.
+#[cfg(target_os = "linux")]
+#[test]
+fn views_of_a_file_that_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.safetensors");
+    let length = 1 << 20;
+    let data: Vec<u8> = (0..length).map(|at: usize| (at / 4096) as u8 | 1).collect();
+    let header =
+        format!(r#"{{"a":{{"dtype":"U8","shape":[{length}],"data_offsets":[0,{length}]}}}}"#);
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+    let open = || {
+        std::fs::write(&path, &file).unwrap();
+        Checkpoint::open(&path).unwrap()
+    };
+    let whole = open();
+    let view = whole.view("a", 0, length).unwrap().unwrap();
+    assert!(view[..] == data && whole.check().is_ok());
+    let part = whole.view("a", 5000, 10).unwrap().unwrap();
+    assert_eq!(part[..], data[5000..5010]);
+    assert!(whole.view("a", 5000, length).is_err(), "beyond its end");
+    assert!(whole.view("b", 0, 1).is_err());
+
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(300_000).unwrap();
+    assert_eq!(view[299_000], data[299_000 - 100], "a page that is still there");
+    assert_eq!(view[length - 1], 0, "one that is gone");
+    assert_eq!((part[0], view[600_000]), (data[5000], 0));
+    let changed = |error: OpenError| {
+        let error = error.to_string();
+        assert!(
+            error.contains("large.safetensors") && error.contains("changed on disk"),
+            "{error}"
+        );
+    };
+    changed(whole.check().unwrap_err());
+    changed(whole.view("a", 0, 10).unwrap_err());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert!(view[400_000..].iter().all(|&byte| byte == 0)));
+        }
+    });
+    drop((view, part));
+
+    // Another file of the same length, written over the first, and back again: a look saw something else.
+    let written = open();
+    let view = written.view("a", 0, length).unwrap().unwrap();
+    std::fs::write(&path, vec![7; file.len()]).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    assert_eq!(view[9], 7);
+    changed(written.check().unwrap_err());
+
+    // Replaced by a rename: the old file stays open.
+    let replaced = open();
+    let view = replaced.view("a", 0, length).unwrap().unwrap();
+    let other = dir.path().join("other");
+    std::fs::write(&other, b"something else").unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    assert!(view[..] == data && replaced.check().is_ok());
+    // What outlives its checkpoint can still be looked at.
+    drop(replaced);
+    assert_eq!(view[70_000], data[70_000]);
+}
+
+/// Faults that are not of a checkpoint's map end the process, as they did before.
+#[cfg(target_os = "linux")]
+#[test]
+fn other_faults_are_not_hidden() {
+    use std::os::unix::process::ExitStatusExt;
+
+    const CHILD: &str = "DISTORCH_TEST_FAULT";
+    let dir = tempfile::tempdir().unwrap();
+    if std::env::var_os(CHILD).is_some() {
+        let path = dir.path().join("other");
+        std::fs::write(&path, vec![1; 1 << 16]).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        // SAFETY: none: the look below is the fault that this is about.
+        let map = unsafe { memmap2::Mmap::map(&file).unwrap() };
+        let checkpoint = Checkpoint::open(&folder().join("floats.pt")).unwrap();
+        file.set_len(0).unwrap();
+        panic!("{} was seen beside {checkpoint:?}", map[40_000]);
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "other_faults_are_not_hidden"]).env(CHILD, "1");
+    let output = child.output().unwrap();
+    assert_eq!(output.status.signal(), Some(7), "SIGBUS: {output:?}");
 }
 
 /// A file that is cut short, written over or replaced while it is open: reading ends in an error

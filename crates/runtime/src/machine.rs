@@ -167,7 +167,7 @@ impl Pool {
         used.now = used.now.saturating_add(bytes);
         used.peak = used.peak.max(used.now);
         self.account(bytes, 1);
-        Ok(Held { pool: Arc::clone(self), bytes, shared: false })
+        Ok(Held { pool: Arc::clone(self), bytes, shared: 0 })
     }
 
     /// Tells the count of this process's memory whose these bytes are, or were.
@@ -188,8 +188,8 @@ impl Pool {
 pub struct Held {
     pool: Arc<Pool>,
     bytes: u64,
-    /// Whether these bytes lie in this process's memory under another name too.
-    shared: bool,
+    /// So many of them were not taken from this process's memory for it.
+    shared: u64,
 }
 
 impl Held {
@@ -198,12 +198,12 @@ impl Held {
         self.bytes
     }
 
-    /// What lies here is at home in another pool of this process's memory and was not copied: the
-    /// device is as full, but no more memory was taken.
-    pub(crate) fn share(&mut self) {
-        if !std::mem::replace(&mut self.shared, true) {
-            self.pool.account(self.bytes, -1);
-        }
+    /// So many bytes of it are at home elsewhere in this process's memory, or in a file's pages, and were
+    /// not copied: the device is as full, but no more memory was taken.
+    pub(crate) fn share(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes - self.shared);
+        self.shared += bytes;
+        self.pool.account(bytes, -1);
     }
 }
 
@@ -211,9 +211,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut used = self.pool.lock();
         used.now = used.now.saturating_sub(self.bytes);
-        if !self.shared {
-            self.pool.account(self.bytes, -1);
-        }
+        self.pool.account(self.bytes - self.shared, -1);
     }
 }
 

@@ -4,10 +4,11 @@
 //! 8-bit weight stays one byte an element until there. The values are the same wherever it is
 //! done: decoding to f32 is exact, and so is the one product with an 8-bit weight's scale.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use distorch_checkpoint::decode::{table, to_f32};
-use distorch_checkpoint::{Checkpoint, Dtype, Layer, Param};
+use distorch_checkpoint::{Checkpoint, Dtype, Layer, Param, View};
 
 use crate::rounding::stochastic;
 use crate::tensor::{self, AnyTensor, Codes, DType, Device, TensorData};
@@ -22,6 +23,8 @@ pub struct StoredLayer {
     scales: Option<Arc<Vec<f32>>>,
     /// Bytes of all scales as stored.
     scale_bytes: u64,
+    /// Bytes that are in the file's pages.
+    mapped_bytes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -39,11 +42,37 @@ struct StoredParam {
 #[derive(Clone, Debug)]
 enum Data {
     /// In this process's memory, little-endian.
-    Bytes(Arc<Vec<u8>>),
+    Bytes(HostBytes),
     /// A tensor of the stored dtype.
     Tensor(AnyTensor),
     /// 8-bit floats on a device.
     Codes(Codes),
+}
+
+/// Bytes that this process can look at.
+#[derive(Clone, Debug)]
+enum HostBytes {
+    Own(Arc<Vec<u8>>),
+    /// In their file's pages.
+    Mapped(Arc<View>),
+}
+
+impl Deref for HostBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            HostBytes::Own(bytes) => bytes,
+            HostBytes::Mapped(view) => view,
+        }
+    }
+}
+
+/// How a layer is taken from its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    View,
 }
 
 /// How a changed layer is kept.
@@ -64,12 +93,27 @@ impl StoredLayer {
     /// # Errors
     /// When a tensor cannot be read, is not what the layer says, or does not fit its scales.
     pub fn read(checkpoint: &Checkpoint, layer: &Layer) -> Result<Self, WeightError> {
+        Self::take(checkpoint, layer, Access::Read)
+    }
+
+    /// As [`read`](Self::read), but the layer stays in its file's pages, as far as it can be looked at
+    /// there. What was computed with it counts once [`Checkpoint::check`] says that the file was what it
+    /// was.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn view(checkpoint: &Checkpoint, layer: &Layer) -> Result<Self, WeightError> {
+        Self::take(checkpoint, layer, Access::View)
+    }
+
+    fn take(checkpoint: &Checkpoint, layer: &Layer, access: Access) -> Result<Self, WeightError> {
         let failed = |reason: String| WeightError::Load { layer: layer.name.clone(), reason };
         let mut stored = Self {
             name: layer.name.as_str().into(),
             params: Vec::with_capacity(layer.params.len()),
             scales: None,
             scale_bytes: 0,
+            mapped_bytes: 0,
         };
         for param in &layer.params {
             match param.name.as_str() {
@@ -79,11 +123,31 @@ impl StoredLayer {
                     stored.scale_bytes += param.bytes();
                 }
                 "scale_input" | "input_scale" => stored.scale_bytes += param.bytes(),
-                _ => stored.params.push(StoredParam::read(checkpoint, param).map_err(failed)?),
+                _ => stored.take_param(checkpoint, param, access).map_err(failed)?,
             }
         }
         stored.check_scales().map_err(failed)?;
         Ok(stored)
+    }
+
+    fn take_param(
+        &mut self,
+        checkpoint: &Checkpoint,
+        param: &Param,
+        access: Access,
+    ) -> Result<(), String> {
+        let view = match access {
+            Access::View => view(checkpoint, param)?,
+            Access::Read => None,
+        };
+        self.params.push(match view {
+            Some(view) => {
+                self.mapped_bytes += param.bytes();
+                StoredParam::view(view, param)
+            }
+            None => StoredParam::read(checkpoint, param)?,
+        });
+        Ok(())
     }
 
     fn check_scales(&self) -> Result<(), String> {
@@ -106,6 +170,11 @@ impl StoredLayer {
         let params =
             self.params.iter().map(|param| param.elements() as u64 * param.dtype.size() as u64);
         params.sum::<u64>() + self.scale_bytes
+    }
+
+    /// Bytes that are not in memory of the layer's own but in the file's pages.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.mapped_bytes
     }
 
     /// Elements of all parameters, scales left out.
@@ -210,7 +279,7 @@ impl StoredLayer {
                 dtype,
                 shape,
                 transposed: false,
-                data: Data::Bytes(Arc::new(bytes)),
+                data: Data::Bytes(HostBytes::Own(Arc::new(bytes))),
             },
         })
     }
@@ -222,23 +291,36 @@ impl StoredLayer {
 
 impl StoredParam {
     fn read(checkpoint: &Checkpoint, param: &Param) -> Result<Self, String> {
-        let in_order = !param.transposed || param.shape.len() != 2;
-        let data = if param.dtype == Dtype::F32 && in_order && cfg!(target_endian = "little") {
+        let data = if is_f32(param) && cfg!(target_endian = "little") {
             // Read to where it will be used.
             let mut values = vec![0.0_f32; elements(checkpoint, param)?];
             read_into(checkpoint, param, bytemuck::cast_slice_mut(&mut values))?;
             let data = TensorData::new(values, param.shape.clone());
             Data::Tensor(AnyTensor::from_data(data, &tensor::cpu(), DType::F32))
         } else {
-            Data::Bytes(Arc::new(bytes(checkpoint, param)?))
+            Data::Bytes(HostBytes::Own(Arc::new(bytes(checkpoint, param)?)))
         };
-        Ok(Self {
+        Ok(Self::stored(param, data))
+    }
+
+    /// The parameter where the file has it: f32 can be computed with there.
+    fn view(view: View, param: &Param) -> Self {
+        let shared = match is_f32(param) {
+            true => AnyTensor::sharing(view, param.shape.clone()).map(Data::Tensor),
+            false => Err(view),
+        };
+        let bytes = |view| Data::Bytes(HostBytes::Mapped(Arc::new(view)));
+        Self::stored(param, shared.unwrap_or_else(bytes))
+    }
+
+    fn stored(param: &Param, data: Data) -> Self {
+        Self {
             name: param.name.as_str().into(),
             dtype: param.dtype,
             shape: param.shape.clone(),
-            transposed: !in_order,
+            transposed: is_transposed(param),
             data,
-        })
+        }
     }
 
     fn f32(name: &str, values: Vec<f32>, shape: Vec<usize>) -> Self {
@@ -261,7 +343,7 @@ impl StoredParam {
             other => return Err(format!("{other:?} is no dtype to compute in")),
         };
         let bytes = data.convert_dtype(dtype).as_bytes().to_vec();
-        let data = Data::Bytes(Arc::new(bytes));
+        let data = Data::Bytes(HostBytes::Own(Arc::new(bytes)));
         Ok(Self { name: name.into(), dtype: stored, shape, transposed: false, data })
     }
 
@@ -386,6 +468,23 @@ fn transpose(stored: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(element).collect()
 }
 
+/// Whether a matrix is stored as its transpose.
+fn is_transposed(param: &Param) -> bool {
+    param.transposed && param.shape.len() == 2
+}
+
+/// Whether the elements are f32 in their order.
+fn is_f32(param: &Param) -> bool {
+    param.dtype == Dtype::F32 && !is_transposed(param)
+}
+
+/// The parameter's elements where the file has them, if they can be looked at there.
+fn view(checkpoint: &Checkpoint, param: &Param) -> Result<Option<View>, String> {
+    let length = elements(checkpoint, param)? * param.dtype.size();
+    let view = checkpoint.view(&param.key, start_of(checkpoint, param), length);
+    view.map_err(|error| error.to_string())
+}
+
 /// The parameter's elements as stored.
 fn bytes(checkpoint: &Checkpoint, param: &Param) -> Result<Vec<u8>, String> {
     let length = elements(checkpoint, param)? * param.dtype.size();
@@ -432,8 +531,6 @@ fn start_of(checkpoint: &Checkpoint, param: &Param) -> u64 {
 }
 
 /// Reads the parameter's part of a tensor.
-///
-/// The file is read, never looked at through its map: it may have been changed since it was opened.
 fn read_into(checkpoint: &Checkpoint, param: &Param, to: &mut [u8]) -> Result<(), String> {
     let start = start_of(checkpoint, param);
     checkpoint.read_into(&param.key, start, to).map_err(|error| error.to_string())

@@ -8,6 +8,8 @@ use burn::tensor::backend::Backend as _;
 pub use burn::tensor::ops::{FloatTensorOps, IntTensorOps, ModuleOps};
 pub use burn::tensor::{DType, Distribution, Shape, TensorData, TensorPrimitive};
 
+use cubecl_common::bytes::{AllocationProperty, Bytes};
+
 /// The backend that sends each operation to the device of its tensors.
 pub type Backend = burn::Dispatch;
 
@@ -99,6 +101,24 @@ impl AnyTensor {
             stage(&mut data, device);
         }
         Self { primitive: Backend::float_from_data(data, device), shape }
+    }
+
+    /// An f32 tensor on the host whose values stay in memory that belongs to `owner`: little-endian,
+    /// where floats may lie. `owner` is given back where that is not so.
+    ///
+    /// # Errors
+    /// The owner.
+    pub fn sharing<O>(owner: O, shape: Vec<usize>) -> Result<Self, O>
+    where
+        O: AsRef<[u8]> + Send + 'static,
+    {
+        let fits = bytemuck::try_cast_slice::<u8, f32>(owner.as_ref()).is_ok();
+        if !fits || cfg!(target_endian = "big") {
+            return Err(owner);
+        }
+        let bytes = Bytes::from_shared(bytes::Bytes::from_owner(owner), AllocationProperty::File);
+        let data = TensorData::from_bytes(bytes, shape.clone(), DType::F32);
+        Ok(Self { primitive: Backend::float_from_data(data, &cpu()), shape })
     }
 
     /// The tensor on another device.

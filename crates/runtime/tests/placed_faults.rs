@@ -37,6 +37,58 @@ fn a_file_cut_short_while_it_is_loaded() {
     assert_eq!(forward(&elsewhere, &stack).unwrap(), expected);
 }
 
+/// f32 layers are computed with in the file's own pages: those that are gone by then end nothing, and what
+/// was computed with them is told.
+#[test]
+fn a_file_cut_short_under_a_layer_in_use() {
+    use distorch_runtime::LayerSource;
+    let machine = machine("cuda:0=1GiB");
+    for dtype in [Dtype::F32, Dtype::F16] {
+        let stack = Stack::new(8, dtype);
+        let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:0,20%;cpu,80%"));
+        let expected = forward(&placed, &stack).unwrap();
+        placed.check_file().unwrap();
+        // The last use of a pass, and of layers that were on their way already.
+        let held: Vec<_> = (0..8).map(|index| placed.fetch(index).unwrap()).collect();
+        truncate(&stack.path);
+        for params in &held {
+            let values = params.weight::<2>().unwrap().into_data();
+            assert_eq!(
+                values.num_elements() as u64,
+                stack.component.layers[0].params[0].elements()
+            );
+        }
+        let error = placed.check_file().unwrap_err().to_string();
+        assert!(error.contains("stack.safetensors"), "{error}");
+        assert!(error.contains("changed on disk"), "{error}");
+        drop(held);
+        assert!(forward(&placed, &stack).unwrap_err().to_string().contains("changed on disk"));
+        placed.rest();
+        assert!(forward(&placed, &stack).is_err(), "for good");
+
+        let again = Stack::new(8, dtype);
+        let placed = again.load(&machine, &again.plan(&machine, "cuda:0", "cpu,100%"));
+        assert_eq!(forward(&placed, &again).unwrap(), expected, "other files are as they were");
+        placed.check_file().unwrap();
+    }
+}
+
+/// A component that needs its file no more does not mind what becomes of it.
+#[test]
+fn a_file_that_is_not_needed_may_change() {
+    let machine = machine("cuda:0=1GiB,cuda:1=1GiB");
+    let stack = Stack::new(4, Dtype::F32);
+    for allocation in ["", "cuda:1,*"] {
+        let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", allocation));
+        let expected = forward(&placed, &stack).unwrap();
+        let bytes = std::fs::read(&stack.path).unwrap();
+        truncate(&stack.path);
+        assert_eq!(forward(&placed, &stack).unwrap(), expected);
+        placed.check_file().unwrap();
+        std::fs::write(&stack.path, bytes).unwrap();
+    }
+}
+
 #[test]
 fn a_file_replaced_by_another_of_its_name() {
     let machine = machine("cuda:0=1GiB");

@@ -86,6 +86,32 @@ fn activations_are_what_is_taken_beside_weights() {
     }
 }
 
+/// A layer that is used from its file is not copied to a device of this process's memory; the device is as full.
+#[cfg(target_os = "linux")]
+#[test]
+fn layers_in_the_file_take_no_memory() {
+    let _turn = turn();
+    let machine = machine("cuda:0=64MiB");
+    let stack = Stack::new(200, Dtype::F32); // 3.2 MiB
+    let options = Options { window: Some(32 * MIB), ..Options::default() };
+    let placed =
+        stack.try_load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"), options).unwrap();
+    drop(placed.fetch(0).unwrap());
+    placed.rest();
+    let before = taken().unwrap();
+    let held: Vec<_> = (0..200).map(|index| placed.fetch(index).unwrap()).collect();
+    let more = taken().unwrap().saturating_sub(before);
+    assert!(more < stack.component.bytes() / 4, "{more} of {}", stack.component.bytes());
+    assert!(machine.pool(id("cuda:0")).unwrap().used() >= stack.component.bytes());
+    let sum = |params: &distorch_runtime::LayerParams| {
+        params.weight::<2>().unwrap().into_data().iter::<f32>().sum::<f32>()
+    };
+    assert!(held.iter().all(|params| sum(params) != 0.0));
+    drop(held);
+    placed.rest();
+    assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), 0);
+}
+
 /// The estimate, nothing, would let it pass; the device does not.
 #[test]
 fn a_simulated_device_refuses_activations_that_it_has_no_room_for() {

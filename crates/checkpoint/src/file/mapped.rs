@@ -1,21 +1,31 @@
 //! A file in memory pages, with the file itself beside them.
 //!
-//! Looking at a page that is no longer in the file ends the process (`SIGBUS` on Unix). The map
-//! serves what is looked at while the file is being opened; weights are read from the file
-//! through [`Mapped::read_into`], which comes back with an error.
+//! Looking at a page that is no longer in the file ends the process (`SIGBUS`) where the map is not
+//! [guarded](super::guard). Weights are looked at in a [`View`] of a guarded map, or read from the
+//! file through [`Mapped::read`], which comes back with an error.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use super::error::Problem;
+use super::guard::Guard;
+use super::view::View;
+
+/// So many bytes are brought at a time: long enough for a disk, short enough that whoever takes memory
+/// meanwhile, which the system does not do beside it, hardly waits.
+#[cfg(target_os = "linux")]
+const PIECE: usize = 8 << 20;
 
 /// A mapped file.
 pub(super) struct Mapped {
+    /// Dropped before what it guards.
+    guard: Option<Guard>,
     map: Mmap,
     file: File,
     version: Version,
@@ -52,7 +62,7 @@ impl Mapped {
         // program can rule out is that another one changes the file in place; `Checkpoint`
         // documents that.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Self { map, file, version })
+        Ok(Self { guard: Guard::over(&map), map, file, version })
     }
 
     /// The pages.
@@ -75,6 +85,71 @@ impl Mapped {
         }
         #[cfg(not(unix))]
         let _ = span;
+    }
+
+    /// A part of the file in its pages, which are brought into memory now; `None` where they are not
+    /// guarded or cannot be had, of which [`read`](Self::read) tells the reason.
+    pub(super) fn view(self: &Arc<Self>, span: Range<usize>) -> Result<Option<View>, Problem> {
+        self.check()?;
+        if self.guard.is_none() || self.map.get(span.clone()).is_none_or(<[u8]>::is_empty) {
+            return Ok(None);
+        }
+        let brought = self.bring(&span);
+        Ok(brought.ok().map(|()| View::new(Arc::clone(self), span)))
+    }
+
+    /// Waits until these pages are in the system's cache. Those that are cost next to nothing, so
+    /// that whoever computes meanwhile is not held up.
+    #[cfg(target_os = "linux")]
+    fn bring(&self, span: &Range<usize>) -> io::Result<()> {
+        use memmap2::Advice;
+        for start in span.clone().step_by(PIECE) {
+            let length = PIECE.min(span.end - start);
+            if self.is_cached(start, length) {
+                continue;
+            }
+            // The first reads ahead in one go; the second waits, and says what could not be read.
+            let _ = self.map.advise_range(Advice::WillNeed, start, length);
+            match self.map.advise_range(Advice::PopulateRead, start, length) {
+                // A system older than that advice: pages come as they are looked at.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn bring(&self, _: &Range<usize>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether the system's cache has all pages of a piece. Where the system doesn't tell, it says so of all.
+    #[cfg(target_os = "linux")]
+    fn is_cached(&self, start: usize, length: usize) -> bool {
+        let Some(bytes) = self.map.get(start..start + length) else { return false };
+        let page = super::guard::page_size();
+        let before = bytes.as_ptr().addr() % page;
+        let first = bytes.as_ptr().wrapping_sub(before).cast_mut();
+        let mut cached = vec![0_u8; (before + length).div_ceil(page)];
+        // SAFETY: the pages are mapped, and there is a byte for each.
+        let asked = unsafe { libc::mincore(first.cast(), before + length, cached.as_mut_ptr()) };
+        asked == 0 && cached.iter().all(|page| page & 1 == 1)
+    }
+
+    /// Whether all that was looked at was there.
+    pub(super) fn check_looks(&self) -> Result<(), Problem> {
+        if self.guard.as_ref().is_some_and(Guard::lost) {
+            self.check_version()?;
+            return Err(Problem::Io(io::Error::other("a part of it could not be read")));
+        }
+        Ok(())
+    }
+
+    /// Whether the file is the one that was opened, and all that was looked at was there.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        self.check_looks()?;
+        self.check_version()
     }
 
     /// A part of the file, provided that it is the one that was opened; into memory that is not cleared

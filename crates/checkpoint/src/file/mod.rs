@@ -8,22 +8,26 @@
 //! [`safetensors::read_header`] reads a safetensors header alone, [`pickle::read`] a pickle.
 
 mod error;
+mod guard;
 mod mapped;
 pub mod pickle;
 pub mod safetensors;
 mod sniff;
 mod tensor;
 mod torch;
+mod view;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
 pub(crate) use error::Quoted;
 pub use error::{OpenError, Problem};
 pub use tensor::TensorInfo;
+pub use view::View;
 
 use crate::dtype::Dtype;
 use mapped::Mapped;
@@ -65,9 +69,10 @@ impl fmt::Display for Format {
 ///
 /// The file stays open and mapped as long as the checkpoint lives; share it in an
 /// [`Arc`](std::sync::Arc). Replacing the file by a rename, as downloaders do, is fine at any time.
-/// A file that is changed in place is told by [`read_into`](Checkpoint::read_into); cutting it
-/// short makes a look at slices of [`bytes`](Checkpoint::bytes) that are gone end the process, so
-/// what reads a file long after it was opened should read, not look.
+/// A file that is changed in place is told by [`read`](Checkpoint::read), and by
+/// [`check`](Checkpoint::check) after a look at a [`view`](Checkpoint::view). Slices of
+/// [`bytes`](Checkpoint::bytes) that are gone because it was cut short are zeros on Linux; elsewhere a look at
+/// them ends the process, so what uses a file long after it was opened should read or view it.
 pub struct Checkpoint {
     path: PathBuf,
     format: Format,
@@ -80,7 +85,7 @@ pub struct Checkpoint {
 
 /// The file's bytes.
 enum Source {
-    Map(Mapped),
+    Map(Arc<Mapped>),
     Memory(Vec<u8>),
 }
 
@@ -114,7 +119,7 @@ impl Checkpoint {
     /// An [`OpenError`] that names the file, what is wrong with it and the way out.
     pub fn open(path: &Path) -> Result<Checkpoint, OpenError> {
         let source = Mapped::open(path).map_err(|problem| problem.at(path))?;
-        Checkpoint::load(path.to_owned(), Source::Map(source))
+        Checkpoint::load(path.to_owned(), Source::Map(Arc::new(source)))
     }
 
     /// Opens a model file that is already in memory; `name` stands for its path in errors.
@@ -161,7 +166,12 @@ impl Checkpoint {
         let hint = path.extension().is_some_and(|extension| {
             extension.eq_ignore_ascii_case("safetensors") || extension.eq_ignore_ascii_case("sft")
         });
-        match contents(file.bytes(), hint) {
+        let found = contents(file.bytes(), hint);
+        if let Source::Map(map) = &file {
+            // Zeros where pages were gone may look like anything.
+            map.check_looks().map_err(|problem| problem.at(path.clone()))?;
+        }
+        match found {
             Ok((_, contents)) if contents.tensors.is_empty() => Err(Problem::NoTensors.at(path)),
             Ok((format, torch::Contents { metadata, tensors, storages })) => {
                 Ok(Checkpoint { path, format, file, metadata, tensors, storages })
@@ -239,6 +249,13 @@ impl Checkpoint {
         }
     }
 
+    /// [`release`](Checkpoint::release) of all tensors.
+    pub fn release_all(&self) {
+        if let Source::Map(map) = &self.file {
+            map.forget(&(0..map.bytes().len()));
+        }
+    }
+
     /// Copies a part of a tensor's data, as [`bytes`](Checkpoint::bytes) has it, from the byte
     /// `start` on: as many bytes as `to` takes.
     ///
@@ -257,6 +274,36 @@ impl Checkpoint {
     /// As [`read_into`](Self::read_into).
     pub fn read(&self, key: &str, start: u64, length: usize) -> Result<Vec<u8>, OpenError> {
         self.copied(key, start, length).map_err(|problem| problem.at(&self.path))
+    }
+
+    /// As [`read`](Self::read), but in the file's own pages, which are in memory when this returns.
+    /// `None` where the file does not store the data in one piece, is in memory itself, or this
+    /// system has no safe way to look at it: read it then.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read). What happens to the file later is told by [`check`](Self::check).
+    pub fn view(&self, key: &str, start: u64, length: usize) -> Result<Option<View>, OpenError> {
+        let view = || {
+            let (info, from) = self.part(key, start, length)?;
+            let (Place::Span(span), Source::Map(map)) = (&info.place, &self.file) else {
+                return Ok(None);
+            };
+            let start = span.start + from;
+            map.view(start..start + length)
+        };
+        view().map_err(|problem: Problem| problem.at(&self.path))
+    }
+
+    /// Whether the file is still the one that was opened, and every [`view`](Self::view) showed what is in it.
+    ///
+    /// # Errors
+    /// When it was changed in place, or a part that was looked at could not be read. Once that has
+    /// happened it stays so.
+    pub fn check(&self) -> Result<(), OpenError> {
+        match &self.file {
+            Source::Map(map) => map.check().map_err(|problem| problem.at(&self.path)),
+            Source::Memory(_) => Ok(()),
+        }
     }
 
     fn copied(&self, key: &str, start: u64, length: usize) -> Result<Vec<u8>, Problem> {

@@ -189,6 +189,11 @@ impl Homes {
     pub(super) fn converts(&self) -> bool {
         self.compute.is_cpu() && !self.pool.is_simulated()
     }
+    /// Whether what was seen of a layer in its file is what was opened.
+    pub(super) fn check_file(&self, index: usize) -> Result<(), WeightError> {
+        self.checkpoint.check().map_err(|error| self.no_home(index, error.to_string()))
+    }
+
     pub(super) fn no_home(&self, index: usize, reason: String) -> WeightError {
         WeightError::Load { layer: self.layer_name(index), reason }
     }
@@ -219,24 +224,25 @@ impl Homes {
 impl Carrier for Homes {
     fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError> {
         let home = self.home(index)?;
-        let (layer, from) = match &*home {
-            Home::Stored { layer, device, .. } => {
-                (layer.on(&self.device, self.options.pin)?, *device)
-            }
-            Home::File => {
-                let read = StoredLayer::read(&self.checkpoint, self.layer(index)?)?;
-                (read.on(&self.device, self.options.pin)?, DeviceId::CPU)
-            }
+        let (stored, from) = match &*home {
+            Home::Stored { layer, device, .. } => (layer.clone(), *device),
+            Home::File => (StoredLayer::view(&self.checkpoint, self.layer(index)?)?, DeviceId::CPU),
             Home::Ready { .. } => {
                 let reason = "it moved to the compute device meanwhile".to_owned();
                 return Err(self.no_home(index, reason));
             }
             Home::Broken(reason) => return Err(self.no_home(index, reason.clone())),
         };
+        let layer = stored.on(&self.device, self.options.pin)?;
+        if matches!(&*home, Home::File) {
+            self.check_file(index)?;
+        }
         let at = self.machine.transfer(from, self.compute, layer.bytes(), asked);
         let on_heap = |id| self.machine.pool(id).is_ok_and(|pool| pool.is_on_heap());
-        let shared = matches!(&*home, Home::Stored { device, .. } if on_heap(*device))
-            && self.pool.is_on_heap();
+        let shared = match &*home {
+            Home::Stored { device, .. } if on_heap(*device) => layer.bytes(),
+            _ => stored.mapped_bytes(),
+        };
         Ok(Brought { layer, at, source: Some(home), shared })
     }
 

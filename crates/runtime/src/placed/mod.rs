@@ -9,9 +9,10 @@
 //!   that device's limit; in the stored dtype in both cases.
 //!
 //! Layers that live elsewhere pass through a window on the compute device, ahead of their use, in
-//! the dtype in which they are stored; conversion is the last step, on the compute device. Files
-//! are read, never looked at through their map, so one that is cut short or written over while it is loaded
-//! ends in an error; one that is replaced by another of its name stays as it was.
+//! the dtype in which they are stored; conversion is the last step, on the compute device. A layer that
+//! passes from the file to the host, or a device of its memory, is not copied: the loader brings the file's
+//! pages. A file that is cut short or written over while it is loaded ends in an error, at the next layer that is
+//! asked for or in [`Placed::check_file`]; one that is replaced by another of its name stays as it was.
 //!
 //! When every layer lives on the compute device there is neither window nor loader thread.
 
@@ -32,7 +33,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use distorch_allocation::Plan;
-use distorch_checkpoint::{Checkpoint, Component, Layer};
+use distorch_checkpoint::{Checkpoint, Component, Layer, OpenError};
 
 pub use error::{LoadError, Shortage, WayOut};
 pub use options::{Interrupt, Options, Progress};
@@ -169,17 +170,32 @@ impl Placed {
         }
     }
 
-    /// Ends a run: empties the window, so that a model that nobody uses holds only what lives on
-    /// its devices.
+    /// Ends a run: empties the window and lets go of the file's pages, so that a model that nobody uses
+    /// holds only what lives on its devices.
     pub fn rest(&self) {
         self.homes.activations.end();
         self.homes.window.rest();
+        if self.homes.any_in_file() {
+            self.homes.checkpoint.release_all();
+        }
     }
 
     /// Holds what was taken after the last layer had come against the device's memory: the shortage,
     /// where that was too much. Layers that come later are checked as they are asked for.
     pub fn check_end(&self) -> Option<Box<Shortage>> {
         self.homes.look().err().map(|error| self.homes.shortage(error))
+    }
+
+    /// Whether the file is still what was opened, where layers live in it: asked at the end of work, it says
+    /// that no layer was computed with whose bytes were changed meanwhile.
+    ///
+    /// # Errors
+    /// When the file was changed, or a part of it could not be read.
+    pub fn check_file(&self) -> Result<(), OpenError> {
+        match self.homes.any_in_file() {
+            true => self.homes.checkpoint.check(),
+            false => Ok(()),
+        }
     }
 
     /// The most that computing took beside weights, where that was measured.
@@ -243,7 +259,8 @@ impl LayerSource for Placed {
     fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
         let homes = &self.homes;
         homes.look().map_err(|error| homes.out_of_memory(index, error))?;
-        match &*homes.home(index)? {
+        let home = homes.home(index)?;
+        match &*home {
             Home::Ready { params, .. } => return Ok(params.clone()),
             Home::Stored { layer, device, .. } if *device == homes.compute => {
                 return Ok(layer.decode(&homes.device, homes.dtype));
@@ -257,6 +274,9 @@ impl LayerSource for Placed {
             TakeError::Memory(error) => homes.out_of_memory(index, error),
         })?;
         let params = arrival.layer.decode(&homes.device, homes.dtype);
+        if matches!(&*home, Home::File) {
+            homes.check_file(index)?;
+        }
         Ok(params.holding(Arc::new(arrival.place)))
     }
 

@@ -63,6 +63,12 @@ impl Homes {
         homes.iter().filter(at_home).map(|home| home.held()).sum()
     }
 
+    /// Whether any layer lives in the file.
+    pub(super) fn any_in_file(&self) -> bool {
+        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
+        homes.iter().any(|home| matches!(&**home, Home::File))
+    }
+
     /// A layer is asked for: holds what computing took since the last one against the memory that
     /// there is.
     ///

@@ -40,8 +40,9 @@ pub(super) struct Brought {
     /// Where it came from, kept as long as the layer: a copy may still be under way on a device
     /// when the call that ordered it is over.
     pub(super) source: Option<Arc<Home>>,
-    /// Whether it is not a copy: both devices are this process's memory.
-    pub(super) shared: bool,
+    /// So many of its bytes are no copy: both devices are this process's memory, or it is in its
+    /// file's pages.
+    pub(super) shared: u64,
 }
 
 /// The window of one component.
@@ -259,8 +260,8 @@ impl Window {
         state.tally.transfers += 1;
         drop(state);
         place.source = source;
-        if let Some(held) = place.held.as_mut().filter(|_| shared) {
-            held.share();
+        if let Some(held) = place.held.as_mut() {
+            held.share(shared);
         }
         Ok(Arrival { layer, at, place })
     }
@@ -590,7 +591,7 @@ mod tests {
             let part = ("x".to_owned(), distorch_checkpoint::Dtype::F32, vec![1]);
             let file = Checkpoint::from_parts("none", Default::default(), [part]).unwrap();
             let (layer, at) = (StoredLayer::read(&file, &layer)?, asked + self.late);
-            Ok(Brought { layer, at, source: None, shared: false })
+            Ok(Brought { layer, at, source: None, shared: 0 })
         }
 
         fn name(&self, index: usize) -> String {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use distorch_allocation::{DeviceId, Plan};
-use distorch_checkpoint::{Component, ComponentKind};
+use distorch_checkpoint::{Component, ComponentKind, OpenError};
 use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::patch::Patch;
 use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, Shortage, StreamStats};
@@ -218,6 +218,14 @@ impl Part {
     /// last layer had come. Told once.
     pub fn overrun(&self) -> Option<Box<Shortage>> {
         self.weights().as_ref()?.check_end()
+    }
+
+    /// Whether the file is still what was opened, where layers are used from it.
+    ///
+    /// # Errors
+    /// When it was changed while the work that has just ended used it.
+    pub fn check_file(&self) -> Result<(), OpenError> {
+        self.weights().as_ref().map_or(Ok(()), |weights| weights.check_file())
     }
 
     /// What is held where, and what passed; `None` where nothing is loaded.

@@ -46,7 +46,7 @@ impl Context<'_> {
     /// out of memory and room can be made.
     ///
     /// # Errors
-    /// The work's own, and a shortage that is found at its end.
+    /// The work's own, a shortage that is found at its end, and a file that was changed under it.
     pub fn attempt<T>(
         &self,
         part: &Part,
@@ -55,6 +55,7 @@ impl Context<'_> {
     ) -> Result<T, NodeError> {
         self.again(part, picture, &mut || {
             let made = work()?;
+            part.check_file().map_err(NodeError::failed)?;
             match part.overrun() {
                 Some(shortage) => Err(NodeError::failed(Overrun(shortage))),
                 None => Ok(made),
