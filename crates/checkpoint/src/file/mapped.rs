@@ -17,10 +17,9 @@ use super::error::Problem;
 use super::guard::Guard;
 use super::view::View;
 
-/// So many bytes are brought at a time: long enough for a disk, short enough that whoever takes memory
-/// meanwhile, which the system does not do beside it, hardly waits.
+/// So many bytes are brought at a time.
 #[cfg(target_os = "linux")]
-const PIECE: usize = 8 << 20;
+const PIECE: usize = 1 << 20;
 
 /// A mapped file.
 pub(super) struct Mapped {
@@ -87,40 +86,36 @@ impl Mapped {
         let _ = span;
     }
 
-    /// A part of the file in its pages, which are brought into memory now; `None` where they are not
-    /// guarded or cannot be had, of which [`read`](Self::read) tells the reason.
+    /// A part of the file in its pages, which are brought into the system's cache now; `None` where they are
+    /// not guarded.
     pub(super) fn view(self: &Arc<Self>, span: Range<usize>) -> Result<Option<View>, Problem> {
         self.check()?;
         if self.guard.is_none() || self.map.get(span.clone()).is_none_or(<[u8]>::is_empty) {
             return Ok(None);
         }
-        let brought = self.bring(&span);
-        Ok(brought.ok().map(|()| View::new(Arc::clone(self), span)))
+        self.bring(&span)?;
+        Ok(Some(View::new(Arc::clone(self), span)))
     }
 
     /// Waits until these pages are in the system's cache. Those that are cost next to nothing, so
     /// that whoever computes meanwhile is not held up.
     #[cfg(target_os = "linux")]
-    fn bring(&self, span: &Range<usize>) -> io::Result<()> {
-        use memmap2::Advice;
+    fn bring(&self, span: &Range<usize>) -> Result<(), Problem> {
+        let mut through = Vec::new();
         for start in span.clone().step_by(PIECE) {
             let length = PIECE.min(span.end - start);
-            if self.is_cached(start, length) {
-                continue;
-            }
-            // The first reads ahead in one go; the second waits, and says what could not be read.
-            let _ = self.map.advise_range(Advice::WillNeed, start, length);
-            match self.map.advise_range(Advice::PopulateRead, start, length) {
-                // A system older than that advice: pages come as they are looked at.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                result => result?,
+            if !self.is_cached(start, length) {
+                // Read, not looked at: the system reads far ahead of who reads in order, and says what it
+                // could not.
+                through.resize(length, 0);
+                read_exact_at(&self.file, start as u64, &mut through).map_err(ended)?;
             }
         }
         Ok(())
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn bring(&self, _: &Range<usize>) -> io::Result<()> {
+    fn bring(&self, _: &Range<usize>) -> Result<(), Problem> {
         Ok(())
     }
 
@@ -188,10 +183,15 @@ impl Mapped {
     /// Copies from the file, provided that it is the one that was opened.
     pub(super) fn read_into(&self, start: u64, to: &mut [u8]) -> Result<(), Problem> {
         self.check_version()?;
-        read_exact_at(&self.file, start, to).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Problem::Changed,
-            _ => Problem::Io(error),
-        })
+        read_exact_at(&self.file, start, to).map_err(ended)
+    }
+}
+
+/// A file that ends before it did is another.
+fn ended(error: io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Problem::Changed,
+        _ => Problem::Io(error),
     }
 }
 
