@@ -54,6 +54,11 @@ impl ComputeDevice {
         }
     }
 
+    /// Whether it has memory and a link of its own.
+    pub(super) fn is_real(&self) -> bool {
+        matches!(self, Self::Real { .. })
+    }
+
     /// What it computes in.
     pub(super) fn dtype(&self) -> DType {
         match self {

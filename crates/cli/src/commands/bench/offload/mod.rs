@@ -3,8 +3,8 @@
 //! The model computes on a simulated device, `cuda:0`, whose link to the host has a bandwidth, or on a
 //! real one whose link is measured, and a share of it lives in the file on the host. For each share,
 //! bandwidth and layout a step is held against the roofline: the longer of computing (a step with
-//! everything on the device) and of moving the bytes over the link. The best of the steps counts, so
-//! that what else the machine does matters less.
+//! everything on the device) and of moving the bytes over the link. Steps of both take turns and the best
+//! count, so that what else the machine does matters less.
 
 mod chart;
 mod device;
@@ -58,7 +58,7 @@ pub struct Point {
     bandwidth: u64,
     /// The best step.
     step_seconds: f64,
-    /// Those of a step with everything on the device, the best around this point.
+    /// Those of the best step with everything on the device.
     compute_seconds: f64,
     /// Bytes over the bandwidth.
     link_seconds: f64,
@@ -95,7 +95,7 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
     let bytes = subject.bytes();
     if bandwidths.is_empty() {
         // Around that with which moving all of the model takes as long as a step computes.
-        let (compute, _) = subject.compute()?;
+        let compute = subject.compute()?;
         let balance = bytes as f64 / compute;
         bandwidths = BALANCES.iter().map(|part| (balance / part) as u64).collect();
     }

@@ -47,15 +47,44 @@ pub(super) struct Times {
     pub(super) pin: bool,
 }
 
-/// Some steps.
-struct Timed {
-    /// Seconds of the best.
-    best: f64,
+/// The model at its homes.
+struct Laid {
+    placed: Arc<Placed>,
+    unet: Unet,
+    /// Bytes of it that don't live on the device.
+    elsewhere: u64,
+}
+
+/// The best of some steps.
+struct Best {
+    seconds: f64,
     /// Of all threads, of the step where that was least.
     cpu: f64,
-    stats: StreamStats,
-    /// Bytes of the model that don't live on the device.
-    elsewhere: u64,
+}
+
+impl Best {
+    fn none() -> Self {
+        Self { seconds: f64::INFINITY, cpu: f64::INFINITY }
+    }
+}
+
+/// What came over the link in some steps.
+#[derive(Default)]
+struct Passed {
+    bytes: u64,
+    /// Seconds in which computing waited for it.
+    stalled: f64,
+    /// The most that was in the window at once.
+    window: u64,
+}
+
+impl Passed {
+    fn add(&mut self, stats: &StreamStats) {
+        self.bytes += stats.bytes_moved;
+        self.stalled += stats.stall_seconds;
+        let window = stats.devices.iter().map(|device| device.window_bytes).max();
+        self.window = self.window.max(window.unwrap_or(0));
+    }
 }
 
 impl Subject {
@@ -96,66 +125,108 @@ impl Subject {
         self.component.bytes()
     }
 
-    /// Seconds of a step with everything on the device, and those of all threads.
-    pub(super) fn compute(&self) -> Result<(f64, f64), Failure> {
-        if let Some(score) = &self.score {
-            return Ok((score.length().as_secs_f64(), 0.0));
+    /// Seconds of a step with everything on the device.
+    pub(super) fn compute(&self) -> Result<f64, Failure> {
+        match &self.score {
+            Some(score) => Ok(score.length().as_secs_f64()),
+            None => Ok(self.best(&self.resident()?)?.seconds),
         }
-        let Timed { best, cpu, .. } = self.time(0, u64::MAX, Layout::Distorch2)?;
-        Ok((best, cpu))
     }
 
-    /// A step with a share elsewhere, and one without just before it: machines change their pace.
+    fn resident(&self) -> Result<Laid, Failure> {
+        self.lay(0, u64::MAX, Layout::Distorch2)
+    }
+
+    /// Steps with a share elsewhere, held against steps with everything on the device.
     pub(super) fn point(
         &self,
         layout: Layout,
         share: u32,
         bandwidth: u64,
     ) -> Result<Point, Failure> {
-        let (compute_seconds, compute_cpu_seconds) = self.compute()?;
-        let Timed { best: step_seconds, cpu: cpu_seconds, stats, elsewhere } =
-            self.time(share, bandwidth, layout)?;
-        let steps = u64::from(self.times.steps);
-        // What the window holds at both ends of the run differs, so this is not quite `elsewhere`.
-        let bytes_moved = stats.bytes_moved / steps;
-        let link_seconds = elsewhere as f64 / bandwidth as f64;
-        let roofline_seconds = compute_seconds.max(link_seconds);
+        // A device of its own may have no room for both at once.
+        let (resident, mut compute) = match &self.score {
+            Some(score) => (None, Best { seconds: score.length().as_secs_f64(), cpu: 0.0 }),
+            None if self.device.is_real() => (None, self.best(&self.resident()?)?),
+            None => (Some(self.resident()?), Best::none()),
+        };
+        let laid = self.lay(share, bandwidth, layout)?;
+        let (best, passed) = self.take_turns(&laid, resident.as_ref(), &mut compute)?;
+        let steps = self.times.steps;
+        let link_seconds = laid.elsewhere as f64 / bandwidth as f64;
+        let roofline_seconds = compute.seconds.max(link_seconds);
         Ok(Point {
             layout,
             share_percent: share,
             bandwidth,
-            step_seconds,
-            compute_seconds,
+            step_seconds: best.seconds,
+            compute_seconds: compute.seconds,
             link_seconds,
             roofline_seconds,
-            ratio: step_seconds / roofline_seconds,
-            cpu_seconds,
-            compute_cpu_seconds,
-            bytes_moved,
-            stall_seconds: stats.stall_seconds / steps as f64,
-            window_bytes: stats.devices.iter().map(|device| device.window_bytes).max().unwrap_or(0),
+            ratio: best.seconds / roofline_seconds,
+            cpu_seconds: best.cpu,
+            compute_cpu_seconds: compute.cpu,
+            // What the window holds at both ends of a step differs, so this is not quite `elsewhere`.
+            bytes_moved: passed.bytes / u64::from(steps),
+            stall_seconds: passed.stalled / f64::from(steps),
+            window_bytes: passed.window,
         })
     }
 
-    /// The best of some steps after one that isn't counted, and what passed in all of these.
-    fn time(&self, share: u32, bandwidth: u64, layout: Layout) -> Result<Timed, Failure> {
+    /// The best of some steps, and what passed in them. Steps with everything on the device take turns with
+    /// them where it is there: machines change their pace.
+    fn take_turns(
+        &self,
+        laid: &Laid,
+        resident: Option<&Laid>,
+        compute: &mut Best,
+    ) -> Result<(Best, Passed), Failure> {
+        let (mut best, mut passed) = (Best::none(), Passed::default());
+        for round in 0..self.times.steps {
+            if let Some(resident) = resident {
+                if round == 0 {
+                    self.step(resident, &mut Best::none())?;
+                }
+                self.step(resident, compute)?;
+            }
+            if round == 0 || resident.is_some() {
+                // Uses up what came into the window meanwhile.
+                self.step(laid, &mut Best::none())?;
+            }
+            laid.placed.reset_stats();
+            self.step(laid, &mut best)?;
+            passed.add(&laid.placed.stats());
+        }
+        Ok((best, passed))
+    }
+
+    /// The best of some steps, after one that isn't counted.
+    fn best(&self, laid: &Laid) -> Result<Best, Failure> {
+        self.step(laid, &mut Best::none())?;
+        let mut best = Best::none();
+        for _ in 0..self.times.steps {
+            self.step(laid, &mut best)?;
+        }
+        Ok(best)
+    }
+
+    fn lay(&self, share: u32, bandwidth: u64, layout: Layout) -> Result<Laid, Failure> {
         let placed = Arc::new(self.place(share, bandwidth, layout)?);
         let plan = placed.plan();
         let unet = self.unet(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
-        let step = || match &self.score {
-            Some(score) => score.play(&placed).map_err(Failure::machine),
-            None => self.step(&unet),
+        Ok(Laid { placed, unet, elsewhere: plan.bytes - plan.resident_bytes })
+    }
+
+    /// A step, computed or played.
+    fn step(&self, laid: &Laid, best: &mut Best) -> Result<(), Failure> {
+        let cpu = usage::cpu_time();
+        let took = match &self.score {
+            Some(score) => score.play(&laid.placed).map_err(Failure::machine)?,
+            None => self.compute_step(&laid.unet)?,
         };
-        step()?;
-        placed.reset_stats();
-        let (mut best, mut least) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..self.times.steps {
-            let cpu = usage::cpu_time();
-            best = best.min(step()?.as_secs_f64());
-            least = least.min(usage::cpu_time().saturating_sub(cpu).as_secs_f64());
-        }
-        let elsewhere = plan.bytes - plan.resident_bytes;
-        Ok(Timed { best, cpu: least, stats: placed.stats(), elsewhere })
+        best.seconds = best.seconds.min(took.as_secs_f64());
+        best.cpu = best.cpu.min(usage::cpu_time().saturating_sub(cpu).as_secs_f64());
+        Ok(())
     }
 
     fn unet(&self, source: Arc<dyn LayerSource>) -> Result<Unet, Failure> {
@@ -168,9 +239,9 @@ impl Subject {
         let placed = Arc::new(self.place(0, u64::MAX, Layout::Distorch2)?);
         let recorder = Arc::new(Recorder::new(placed));
         let unet = self.unet(Arc::clone(&recorder) as Arc<dyn LayerSource>)?;
-        self.step(&unet)?;
+        self.compute_step(&unet)?;
         recorder.take();
-        self.step(&unet)?;
+        self.compute_step(&unet)?;
         self.score = Some(recorder.take());
         Ok(())
     }
@@ -199,7 +270,7 @@ impl Subject {
     }
 
     /// Computes a step, and gives the time that it took.
-    fn step(&self, unet: &Unet) -> Result<Duration, Failure> {
+    fn compute_step(&self, unet: &Unet) -> Result<Duration, Failure> {
         let start = Instant::now();
         let device = self.device.tensors();
         let options = || (&device, self.device.dtype());
