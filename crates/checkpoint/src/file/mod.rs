@@ -68,7 +68,7 @@ impl fmt::Display for Format {
 /// An open checkpoint: its tensors' names, dtypes, shapes and data.
 ///
 /// The file stays open and mapped as long as the checkpoint lives; share it in an
-/// [`Arc`](std::sync::Arc). Replacing the file by a rename, as downloaders do, is fine at any time.
+/// [`Arc`]. Replacing the file by a rename, as downloaders do, is fine at any time.
 /// A file that is changed in place is told by [`read`](Checkpoint::read), and by
 /// [`check`](Checkpoint::check) after a look at a [`view`](Checkpoint::view). Slices of
 /// [`bytes`](Checkpoint::bytes) that are gone because it was cut short are zeros on Linux; elsewhere a look at
