@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::tensor::{DType, Device};
+use crate::tensor::{DType, Device, Stream};
 use crate::weights::{LayerParams, LayerSource, WeightError};
 
 thread_local! {
@@ -49,6 +49,8 @@ impl Lockstep {
             return runs.into_iter().map(|run| run()).collect();
         }
         *self.lock() = Round { turn: 0, done: vec![false; runs.len()], layer: None };
+        // One computes at a time, with layers that others have used: in one order.
+        let stream = Stream::current();
         std::thread::scope(|scope| {
             let lanes: Vec<_> = runs
                 .into_iter()
@@ -56,7 +58,7 @@ impl Lockstep {
                 .map(|(lane, run)| {
                     scope.spawn(move || {
                         let _end = Lane::begin(self, lane);
-                        run()
+                        stream.run(run)
                     })
                 })
                 .collect();

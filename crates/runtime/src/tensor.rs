@@ -9,6 +9,7 @@ pub use burn::tensor::ops::{FloatTensorOps, IntTensorOps, ModuleOps};
 pub use burn::tensor::{DType, Distribution, Shape, TensorData, TensorPrimitive};
 
 use cubecl_common::bytes::{AllocationProperty, Bytes};
+use cubecl_common::stream_id::StreamId;
 
 /// The backend that sends each operation to the device of its tensors.
 pub type Backend = burn::Dispatch;
@@ -281,6 +282,36 @@ fn in_use<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) -> Option<u64> {
 pub fn wait(device: &Device) {
     if !is_host(device) {
         let _ = Backend::sync(device);
+    }
+}
+
+/// The order in which a device does what it is told by a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream(StreamId);
+
+impl Stream {
+    /// That of this thread.
+    pub fn current() -> Self {
+        Self(StreamId::current())
+    }
+
+    /// Does this work in the stream's order, on whatever thread.
+    pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
+        self.0.executes(work)
+    }
+}
+
+/// Whether all that the device is told goes through one queue, and memory that one stream gives back may be
+/// written for another before the first has done with it (CubeCL 0.10 on wgpu). Threads that share tensors
+/// there have to share a stream; they lose nothing by it.
+#[allow(clippy::match_like_matches_macro)] // which arms there are depends on features
+pub fn has_one_queue(device: &Device) -> bool {
+    match device {
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(_) => true,
+        #[cfg(feature = "metal")]
+        Device::Metal(_) => true,
+        _ => false,
     }
 }
 

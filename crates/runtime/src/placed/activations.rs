@@ -33,8 +33,13 @@ struct State {
 #[derive(Debug)]
 enum Session {
     Heap(Arc<Watch>),
-    /// What the accelerator held as it began, and how often it was looked at.
-    Accelerator(u64, usize),
+    /// What the accelerator held as it began, how much of it the pool accounts for, and how often it
+    /// was looked at.
+    Accelerator {
+        base: u64,
+        accounted: u64,
+        looks: usize,
+    },
     /// Nobody knows.
     Blind,
 }
@@ -49,11 +54,12 @@ impl Activations {
         let mut state = self.lock();
         let lately = match state.session.get_or_insert_with(|| self.begin()) {
             Session::Heap(watch) => watch.lately(),
-            Session::Accelerator(base, looks) if *looks < LOOKS => {
+            Session::Accelerator { base, accounted, looks } if *looks < LOOKS => {
                 *looks += 1;
-                tensor::bytes_in_use(&self.device)?.saturating_sub(*base)
+                let more = tensor::bytes_in_use(&self.device)?.saturating_sub(*base);
+                more.saturating_sub(self.accounted().saturating_sub(*accounted))
             }
-            Session::Accelerator(..) | Session::Blind => return None,
+            Session::Accelerator { .. } | Session::Blind => return None,
         };
         state.most = state.most.max(Some(lately));
         Some(lately)
@@ -64,10 +70,16 @@ impl Activations {
         match watch {
             Some(watch) => Session::Heap(watch),
             None => match tensor::bytes_in_use(&self.device) {
-                Some(base) => Session::Accelerator(base, 0),
+                Some(base) => Session::Accelerator { base, accounted: self.accounted(), looks: 0 },
                 None => Session::Blind,
             },
         }
+    }
+
+    /// What of the computing thread's stream are weights that pass through: none where the loader has a stream
+    /// of its own.
+    fn accounted(&self) -> u64 {
+        if tensor::has_one_queue(&self.device) { self.pool.used() } else { 0 }
     }
 
     /// The run ends.

@@ -15,7 +15,7 @@ use super::window::{Brought, Carrier, Window};
 use crate::machine::{Machine, OutOfMemory, Pool};
 use crate::patch::Patch;
 use crate::stored::StoredLayer;
-use crate::tensor::{DType, Device};
+use crate::tensor::{self, DType, Device, Stream};
 use crate::weights::WeightError;
 
 /// What the loader thread and those who compute share.
@@ -33,6 +33,8 @@ pub(super) struct Homes {
     pub(super) homes: RwLock<Vec<Arc<Home>>>,
     pub(super) window: Arc<Window>,
     pub(super) activations: Activations,
+    /// The stream of the last who asked for a layer.
+    user: Mutex<Option<Stream>>,
     /// Held while homes change.
     pub(super) settled: Mutex<Settled>,
 }
@@ -112,6 +114,7 @@ impl Homes {
             homes,
             window,
             activations,
+            user: Mutex::default(),
             settled: Mutex::new(settled),
             layers,
         })
@@ -189,6 +192,21 @@ impl Homes {
     pub(super) fn converts(&self) -> bool {
         self.compute.is_cpu() && !self.pool.is_simulated()
     }
+    /// A layer on the compute device: by the loader, in a stream of its own or in that of the last user.
+    fn upload(&self, stored: &StoredLayer) -> Result<StoredLayer, WeightError> {
+        let upload = || stored.on(&self.device, self.options.pin);
+        let user = *self.user.lock().unwrap_or_else(PoisonError::into_inner);
+        match user.filter(|_| tensor::has_one_queue(&self.device)) {
+            Some(stream) => stream.run(upload),
+            None => upload(),
+        }
+    }
+
+    /// This thread computes with the layers now.
+    pub(super) fn used_here(&self) {
+        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stream::current());
+    }
+
     /// Whether what was seen of a layer in its file is what was opened.
     pub(super) fn check_file(&self, index: usize) -> Result<(), WeightError> {
         self.checkpoint.check().map_err(|error| self.no_home(index, error.to_string()))
@@ -233,7 +251,7 @@ impl Carrier for Homes {
             }
             Home::Broken(reason) => return Err(self.no_home(index, reason.clone())),
         };
-        let layer = stored.on(&self.device, self.options.pin)?;
+        let layer = self.upload(&stored)?;
         if matches!(&*home, Home::File) {
             self.check_file(index)?;
         }

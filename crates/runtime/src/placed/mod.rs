@@ -268,6 +268,7 @@ impl LayerSource for Placed {
             Home::Stored { .. } | Home::File => {}
             Home::Broken(reason) => return Err(homes.no_home(index, reason.clone())),
         }
+        homes.used_here();
         self.start_loader();
         let arrival = homes.window.take(&**homes, index).map_err(|error| match error {
             TakeError::Weight(error) => error,
