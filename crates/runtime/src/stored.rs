@@ -4,9 +4,9 @@
 //! 8-bit weight stays one byte an element until there. The values are the same wherever it is
 //! done: decoding to f32 is exact, and so is the one product with an 8-bit weight's scale.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use distorch_checkpoint::decode::{table, to_f32};
 use distorch_checkpoint::{Checkpoint, Dtype, Layer, Param, View};
 
@@ -23,8 +23,6 @@ pub struct StoredLayer {
     scales: Option<Arc<Vec<f32>>>,
     /// Bytes of all scales as stored.
     scale_bytes: u64,
-    /// Bytes that are in the file's pages.
-    mapped_bytes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -41,38 +39,12 @@ struct StoredParam {
 /// Where the elements are.
 #[derive(Clone, Debug)]
 enum Data {
-    /// In this process's memory, little-endian.
-    Bytes(HostBytes),
+    /// In this process's memory or a file's pages, little-endian.
+    Bytes(Bytes),
     /// A tensor of the stored dtype.
     Tensor(AnyTensor),
     /// 8-bit floats on a device.
     Codes(Codes),
-}
-
-/// Bytes that this process can look at.
-#[derive(Clone, Debug)]
-enum HostBytes {
-    Own(Arc<Vec<u8>>),
-    /// In their file's pages.
-    Mapped(Arc<View>),
-}
-
-impl Deref for HostBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            HostBytes::Own(bytes) => bytes,
-            HostBytes::Mapped(view) => view,
-        }
-    }
-}
-
-/// How a layer is taken from its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    Read,
-    View,
 }
 
 /// How a changed layer is kept.
@@ -93,27 +65,39 @@ impl StoredLayer {
     /// # Errors
     /// When a tensor cannot be read, is not what the layer says, or does not fit its scales.
     pub fn read(checkpoint: &Checkpoint, layer: &Layer) -> Result<Self, WeightError> {
-        Self::take(checkpoint, layer, Access::Read)
+        Self::take(layer, checkpoint, StoredParam::read)
     }
 
     /// As [`read`](Self::read), but the layer stays in its file's pages, as far as it can be looked at
-    /// there. What was computed with it counts once [`Checkpoint::check`] says that the file was what it
-    /// was.
+    /// there; with the number of bytes that do. What was computed with it counts once
+    /// [`Checkpoint::check`] says that the file was what it was.
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn view(checkpoint: &Checkpoint, layer: &Layer) -> Result<Self, WeightError> {
-        Self::take(checkpoint, layer, Access::View)
+    pub fn view(checkpoint: &Checkpoint, layer: &Layer) -> Result<(Self, u64), WeightError> {
+        let mut mapped_bytes = 0;
+        let stored = Self::take(layer, checkpoint, |checkpoint, param| {
+            let Some(view) = view(checkpoint, param)? else {
+                return StoredParam::read(checkpoint, param);
+            };
+            mapped_bytes += param.bytes();
+            Ok(StoredParam::view(view, param))
+        })?;
+        Ok((stored, mapped_bytes))
     }
 
-    fn take(checkpoint: &Checkpoint, layer: &Layer, access: Access) -> Result<Self, WeightError> {
+    /// The layer, with parameters as `take` has them from the file.
+    fn take(
+        layer: &Layer,
+        checkpoint: &Checkpoint,
+        mut take: impl FnMut(&Checkpoint, &Param) -> Result<StoredParam, String>,
+    ) -> Result<Self, WeightError> {
         let failed = |reason: String| WeightError::Load { layer: layer.name.clone(), reason };
         let mut stored = Self {
             name: layer.name.as_str().into(),
             params: Vec::with_capacity(layer.params.len()),
             scales: None,
             scale_bytes: 0,
-            mapped_bytes: 0,
         };
         for param in &layer.params {
             match param.name.as_str() {
@@ -123,31 +107,11 @@ impl StoredLayer {
                     stored.scale_bytes += param.bytes();
                 }
                 "scale_input" | "input_scale" => stored.scale_bytes += param.bytes(),
-                _ => stored.take_param(checkpoint, param, access).map_err(failed)?,
+                _ => stored.params.push(take(checkpoint, param).map_err(failed)?),
             }
         }
         stored.check_scales().map_err(failed)?;
         Ok(stored)
-    }
-
-    fn take_param(
-        &mut self,
-        checkpoint: &Checkpoint,
-        param: &Param,
-        access: Access,
-    ) -> Result<(), String> {
-        let view = match access {
-            Access::View => view(checkpoint, param)?,
-            Access::Read => None,
-        };
-        self.params.push(match view {
-            Some(view) => {
-                self.mapped_bytes += param.bytes();
-                StoredParam::view(view, param)
-            }
-            None => StoredParam::read(checkpoint, param)?,
-        });
-        Ok(())
     }
 
     fn check_scales(&self) -> Result<(), String> {
@@ -170,11 +134,6 @@ impl StoredLayer {
         let params =
             self.params.iter().map(|param| param.elements() as u64 * param.dtype.size() as u64);
         params.sum::<u64>() + self.scale_bytes
-    }
-
-    /// Bytes that are not in memory of the layer's own but in the file's pages.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.mapped_bytes
     }
 
     /// Elements of all parameters, scales left out.
@@ -279,7 +238,7 @@ impl StoredLayer {
                 dtype,
                 shape,
                 transposed: false,
-                data: Data::Bytes(HostBytes::Own(Arc::new(bytes))),
+                data: Data::Bytes(bytes.into()),
             },
         })
     }
@@ -298,19 +257,17 @@ impl StoredParam {
             let data = TensorData::new(values, param.shape.clone());
             Data::Tensor(AnyTensor::from_data(data, &tensor::cpu(), DType::F32))
         } else {
-            Data::Bytes(HostBytes::Own(Arc::new(bytes(checkpoint, param)?)))
+            Data::Bytes(bytes(checkpoint, param)?.into())
         };
         Ok(Self::stored(param, data))
     }
 
     /// The parameter where the file has it: f32 can be computed with there.
     fn view(view: View, param: &Param) -> Self {
-        let shared = match is_f32(param) {
-            true => AnyTensor::sharing(view, param.shape.clone()).map(Data::Tensor),
-            false => Err(view),
-        };
-        let bytes = |view| Data::Bytes(HostBytes::Mapped(Arc::new(view)));
-        Self::stored(param, shared.unwrap_or_else(bytes))
+        let bytes = Bytes::from_owner(view);
+        let shape = || param.shape.clone();
+        let shared = is_f32(param).then(|| AnyTensor::sharing(bytes.clone(), shape())).flatten();
+        Self::stored(param, shared.map_or(Data::Bytes(bytes), Data::Tensor))
     }
 
     fn stored(param: &Param, data: Data) -> Self {
@@ -343,7 +300,7 @@ impl StoredParam {
             other => return Err(format!("{other:?} is no dtype to compute in")),
         };
         let bytes = data.convert_dtype(dtype).as_bytes().to_vec();
-        let data = Data::Bytes(HostBytes::Own(Arc::new(bytes)));
+        let data = Data::Bytes(bytes.into());
         Ok(Self { name: name.into(), dtype: stored, shape, transposed: false, data })
     }
 

@@ -104,22 +104,16 @@ impl AnyTensor {
         Self { primitive: Backend::float_from_data(data, device), shape }
     }
 
-    /// An f32 tensor on the host whose values stay in memory that belongs to `owner`: little-endian,
-    /// where floats may lie. `owner` is given back where that is not so.
-    ///
-    /// # Errors
-    /// The owner.
-    pub fn sharing<O>(owner: O, shape: Vec<usize>) -> Result<Self, O>
-    where
-        O: AsRef<[u8]> + Send + 'static,
-    {
-        let fits = bytemuck::try_cast_slice::<u8, f32>(owner.as_ref()).is_ok();
+    /// An f32 tensor on the host whose values stay in these bytes: little-endian, where floats may lie;
+    /// `None` where that is not so.
+    pub fn sharing(bytes: bytes::Bytes, shape: Vec<usize>) -> Option<Self> {
+        let fits = bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok();
         if !fits || cfg!(target_endian = "big") {
-            return Err(owner);
+            return None;
         }
-        let bytes = Bytes::from_shared(bytes::Bytes::from_owner(owner), AllocationProperty::File);
+        let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
         let data = TensorData::from_bytes(bytes, shape.clone(), DType::F32);
-        Ok(Self { primitive: Backend::float_from_data(data, &cpu()), shape })
+        Some(Self { primitive: Backend::float_from_data(data, &cpu()), shape })
     }
 
     /// The tensor on another device.

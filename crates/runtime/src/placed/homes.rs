@@ -33,7 +33,7 @@ pub(super) struct Homes {
     pub(super) homes: RwLock<Vec<Arc<Home>>>,
     pub(super) window: Arc<Window>,
     pub(super) activations: Activations,
-    /// The stream of the last who asked for a layer.
+    /// The stream in which layers are brought, where it is not that of whoever brings them.
     user: Mutex<Option<Stream>>,
     /// Held while homes change.
     pub(super) settled: Mutex<Settled>,
@@ -192,19 +192,25 @@ impl Homes {
     pub(super) fn converts(&self) -> bool {
         self.compute.is_cpu() && !self.pool.is_simulated()
     }
-    /// A layer on the compute device: by the loader, in a stream of its own or in that of the last user.
+
+    /// A layer on the compute device.
     fn upload(&self, stored: &StoredLayer) -> Result<StoredLayer, WeightError> {
         let upload = || stored.on(&self.device, self.options.pin);
+        // Not locked while it lasts.
         let user = *self.user.lock().unwrap_or_else(PoisonError::into_inner);
-        match user.filter(|_| tensor::has_one_queue(&self.device)) {
+        match user {
             Some(stream) => stream.run(upload),
             None => upload(),
         }
     }
 
-    /// This thread computes with the layers now.
+    /// This thread computes with the layers now. Where the device has one queue the loader's uploads go in
+    /// its stream from now on, else in the loader's own.
     pub(super) fn used_here(&self) {
-        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stream::current());
+        if tensor::has_one_queue(&self.device) {
+            let mut user = self.user.lock().unwrap_or_else(PoisonError::into_inner);
+            *user = Some(Stream::current());
+        }
     }
 
     /// Whether what was seen of a layer in its file is what was opened.
@@ -242,9 +248,16 @@ impl Homes {
 impl Carrier for Homes {
     fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError> {
         let home = self.home(index)?;
-        let (stored, from) = match &*home {
-            Home::Stored { layer, device, .. } => (layer.clone(), *device),
-            Home::File => (StoredLayer::view(&self.checkpoint, self.layer(index)?)?, DeviceId::CPU),
+        let on_heap = |id| self.machine.pool(id).is_ok_and(|pool| pool.is_on_heap());
+        let (stored, shared, from) = match &*home {
+            Home::Stored { layer, device, .. } => {
+                let shared = if on_heap(*device) { layer.bytes() } else { 0 };
+                (layer.clone(), shared, *device)
+            }
+            Home::File => {
+                let (stored, mapped) = StoredLayer::view(&self.checkpoint, self.layer(index)?)?;
+                (stored, mapped, DeviceId::CPU)
+            }
             Home::Ready { .. } => {
                 let reason = "it moved to the compute device meanwhile".to_owned();
                 return Err(self.no_home(index, reason));
@@ -252,15 +265,7 @@ impl Carrier for Homes {
             Home::Broken(reason) => return Err(self.no_home(index, reason.clone())),
         };
         let layer = self.upload(&stored)?;
-        if matches!(&*home, Home::File) {
-            self.check_file(index)?;
-        }
         let at = self.machine.transfer(from, self.compute, layer.bytes(), asked);
-        let on_heap = |id| self.machine.pool(id).is_ok_and(|pool| pool.is_on_heap());
-        let shared = match &*home {
-            Home::Stored { device, .. } if on_heap(*device) => layer.bytes(),
-            _ => stored.mapped_bytes(),
-        };
         Ok(Brought { layer, at, source: Some(home), shared })
     }
 
