@@ -2,7 +2,9 @@
 //!
 //! A probe that fails is a note, never an error: a machine without a driver has one device less.
 
+mod control_group;
 mod host;
+mod limits;
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -17,6 +19,7 @@ use serde::Serialize;
 use crate::tensor::{self, Device};
 
 pub use host::{Memory, memory as host_memory};
+pub use limits::{HostLimit, HostNeed, HostShortage, LimitKind, host_limits, host_room};
 
 /// A device with what the machine says of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -119,7 +119,7 @@ fn vulkan_memory(adapter: &Adapter) -> Memory {
         !matches!(adapter.get_info().device_type, DeviceType::DiscreteGpu | DeviceType::Other);
     // SAFETY: the handles live as long as `adapter` and are only read.
     let Some(adapter) = (unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }) else {
-        return Memory { total: 0, free: 0 };
+        return Memory { total: 0, free: 0, swap: 0 };
     };
     let device = adapter.raw_physical_device();
     let instance = adapter.shared_instance().raw_instance();
@@ -138,7 +138,7 @@ fn vulkan_memory(adapter: &Adapter) -> Memory {
     // SAFETY: as above; Vulkan 1.1, which wgpu asks for, has this call.
     unsafe { instance.get_physical_device_memory_properties2(device, &mut properties) };
     let heaps = properties.memory_properties;
-    let mut memory = Memory { total: 0, free: 0 };
+    let mut memory = Memory { total: 0, free: 0, swap: 0 };
     for (index, heap) in heaps.memory_heaps_as_slice().iter().enumerate() {
         if !heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL) {
             continue;
