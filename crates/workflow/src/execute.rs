@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use distorch_runtime::Tensor;
+use distorch_runtime::{Tensor, heap};
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
@@ -259,6 +259,7 @@ impl Executor {
             });
         }
         observer.event(Event::Node { node: &id, class: class.class });
+        let _doing = heap::doing(&format!("node {id} ({name})"));
         let environment = &self.environment;
         let mut context = Context { environment, prompt, node: &id, observer, ui: None };
         let result = catch_unwind(AssertUnwindSafe(|| {

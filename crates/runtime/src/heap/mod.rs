@@ -3,13 +3,20 @@
 //!
 //! A program that wants the count installs [`Counted`] as its allocator. Pools of host memory tell
 //! what they hold; what is taken beyond that, while a model runs, are its activations: a [`Watch`]
-//! knows the most of it. Without the allocator nothing is known and estimates stand in.
+//! knows the most of it. Without the allocator nothing is known and estimates stand in. What happens
+//! where memory cannot be had: [`shortage`].
+
+pub mod shortage;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// The system's allocator, with a count of what is taken.
+pub use shortage::{Doing, doing, fallible};
+
+/// The system's allocator, with a count of what is taken. Where it has no more, the program ends with
+/// exit code 1 and a sentence ([`shortage`]).
 ///
 /// ```
 /// #[global_allocator]
@@ -45,11 +52,28 @@ fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-// SAFETY: every call is the system allocator's with the same arguments; counting takes no memory.
+/// Takes memory by `take`, once more after freed memory was given back, or ends the program.
+fn take(more: usize, take: impl Fn() -> *mut u8) -> *mut u8 {
+    if shortage::admits(TAKEN.load(Ordering::Relaxed), more) {
+        let mut place = take();
+        if place.is_null() {
+            give_back();
+            place = take();
+        }
+        if !place.is_null() {
+            return place;
+        }
+    }
+    shortage::failed(more);
+    ptr::null_mut()
+}
+
+// SAFETY: every call is the system allocator's with the same arguments; counting takes no memory, and
+// ending the program is no unwinding.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are those that `System` asks for.
-        let place = unsafe { System.alloc(layout) };
+        let place = take(layout.size(), || unsafe { System.alloc(layout) });
         if !place.is_null() {
             count(signed(layout.size()));
         }
@@ -58,7 +82,7 @@ unsafe impl GlobalAlloc for Counted {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as in `alloc`.
-        let place = unsafe { System.alloc_zeroed(layout) };
+        let place = take(layout.size(), || unsafe { System.alloc_zeroed(layout) });
         if !place.is_null() {
             count(signed(layout.size()));
         }
@@ -72,8 +96,9 @@ unsafe impl GlobalAlloc for Counted {
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as in `alloc`.
-        let moved = unsafe { System.realloc(place, layout, size) };
+        let more = size.saturating_sub(layout.size());
+        // SAFETY: as in `alloc`; a call that fails leaves `place` as it is.
+        let moved = take(more, || unsafe { System.realloc(place, layout, size) });
         if !moved.is_null() {
             count(signed(size) - signed(layout.size()));
         }
