@@ -37,6 +37,8 @@ pub struct Environment {
     pub layout: Layout,
     /// Whether the pictures carry the workflow that made them.
     pub save_metadata: bool,
+    /// Whether a run goes on, with a warning, where a model gives NaN or infinity.
+    pub allow_nan: bool,
     /// The models.
     pub models: ModelStore,
     interrupt: Interrupt,
@@ -63,6 +65,7 @@ impl Environment {
             temp_dir: base.join("temp"),
             layout: Layout::default(),
             save_metadata: true,
+            allow_nan: false,
             interrupt,
             folders,
             topology,

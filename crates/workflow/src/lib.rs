@@ -9,6 +9,7 @@
 //! | [`value`] | what goes from node to node |
 //! | [`models`] | checkpoints that are open, their plans and weights |
 //! | [`diffusion`] | a run of a sampler: model, conditioning, latent |
+//! | [`finite`] | NaN and infinity: what gave them |
 //! | [`environment`], [`observe`] | what a run is given from outside, and whom it tells |
 //!
 //! ```no_run
@@ -28,6 +29,7 @@ pub mod diffusion;
 mod editor;
 pub mod environment;
 pub mod execute;
+pub mod finite;
 pub mod graph;
 mod inputs;
 pub mod models;

@@ -70,6 +70,10 @@ pub struct ComputeArgs {
     /// Where a device runs out of memory, take the allocation that would fit and go on
     #[arg(long)]
     pub auto_retry: bool,
+
+    /// Go on where a model gives NaN or infinity, with a warning: such pixels are saved as black
+    #[arg(long)]
+    pub allow_nan: bool,
 }
 
 /// A dtype to compute in.

@@ -13,6 +13,7 @@ use distorch_sampling::model_sampling::ModelSampling;
 use distorch_sampling::sampler::ModelError;
 
 use crate::diffusion::conditioning::{Cond, Conditioning};
+use crate::diffusion::evaluations::Evaluations;
 use crate::diffusion::region::{Region, fitted};
 use crate::value::Latent;
 
@@ -37,6 +38,8 @@ pub type Attempt<'a> = dyn Fn(&mut Call<'_>) -> Result<Vec<Tensor<4>>, ModelErro
 pub struct Denoise<'a> {
     unet: &'a Unet,
     attempt: Option<&'a Attempt<'a>>,
+    /// Is told every guess.
+    evaluations: Option<&'a Evaluations>,
     /// Has calls share the layers that come over a link.
     steps: Option<&'a Lockstep>,
     sampling: ModelSampling,
@@ -108,6 +111,7 @@ impl<'a> Denoise<'a> {
         Ok(Self {
             unet,
             attempt: None,
+            evaluations: None,
             steps: None,
             sampling: setting.sampling.clone(),
             dtype: setting.dtype,
@@ -119,6 +123,11 @@ impl<'a> Denoise<'a> {
     /// The same, where every call of the model is made by `attempt`.
     pub fn attempting(self, attempt: &'a Attempt<'a>) -> Self {
         Self { attempt: Some(attempt), ..self }
+    }
+
+    /// The same, where the model's guesses are told to `evaluations`.
+    pub fn telling(self, evaluations: &'a Evaluations) -> Self {
+        Self { evaluations: Some(evaluations), ..self }
     }
 
     /// The same, where calls that cannot be one are made side by side.
@@ -197,6 +206,9 @@ impl<'a> Denoise<'a> {
         for ((inputs, told), output) in calls.iter().zip(outputs) {
             let guess = output.cast(DType::F32);
             let guess = self.sampling.denoised(guess, inputs.noisy.clone(), sigma);
+            if let Some(evaluations) = self.evaluations {
+                evaluations.guess(&guess);
+            }
             let batch = x.dims()[0];
             let parts = told.iter().enumerate();
             guesses.extend(

@@ -3,6 +3,7 @@
 
 pub mod conditioning;
 pub mod denoise;
+pub mod evaluations;
 pub mod guider;
 pub mod noise;
 pub mod region;

@@ -11,10 +11,12 @@ use distorch_sampling::ksampler::KSampler;
 use distorch_sampling::sampler::SampleError;
 
 use crate::diffusion::denoise::{Call, Denoise, Setting};
+use crate::diffusion::evaluations::{Broken, Culprit, Evaluations, Watched};
 use crate::diffusion::guider::Guider;
 use crate::diffusion::noise::NoiseSource;
 use crate::diffusion::sampler::SamplerChoice;
 use crate::execute::Context;
+use crate::finite::{self, NotFinite, odd_in};
 use crate::inputs::NodeError;
 use crate::value::Latent;
 
@@ -56,6 +58,12 @@ pub fn sample(
         return Err(NodeError::input("latent_image", problem));
     }
     let context = &*context;
+    if sigmas.iter().any(|sigma| sigma.is_nan()) {
+        finite::refuse(context, no_schedule(sigmas.len() - 1))?;
+        // What is multiplied with NaN is NaN.
+        let nan = latent.with_samples(latent.samples.full_like(f32::NAN));
+        return Ok(Sampled { latent: nan.clone(), denoised: nan });
+    }
     let mut picture = picture(latent, model.downscale());
     let has_room = |picture| context.environment().models.has_room(model.part(), picture);
     // Where neither fits, weights have to leave, and then both do.
@@ -84,13 +92,17 @@ pub fn sample(
     };
     let plan = model.part().plan();
     let steps = (plan.resident_bytes < plan.bytes).then_some(&*steps);
+    let evaluations = Evaluations::on(&device);
     let mut denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
         .map_err(NodeError::Failed)?
         .attempting(&attempt)
+        .telling(&evaluations)
         .side_by_side(steps);
     denoise.one_at_a_time = picture.halves == 1;
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
-    let mut guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
+    let guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
+    let ends = !context.environment().allow_nan;
+    let mut watched = Watched { model: guided, evaluations: &evaluations, ends };
 
     let mask = match &latent.noise_mask {
         None => None,
@@ -110,14 +122,29 @@ pub fn sample(
         mask,
     };
     let mut last: Option<Tensor<4>> = None;
-    let result = run.run(&mut guided, &mut |step| {
+    let result = run.run(&mut watched, &mut |step| {
         last = Some(step.denoised.clone());
         // A device that works off a queue is not as far as it was told: without this, progress
         // would run ahead of it and a stop would come too late.
         tensor::wait(&device);
         context.step(step.index + 1, step.total, Some(step.denoised));
-        if context.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let broken = evaluations.look().is_err();
+        if context.cancelled() || (broken && ends) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
+    if context.cancelled() {
+        return Err(NodeError::Interrupted);
+    }
+    let broken = evaluations.look().err().or_else(|| evaluations.broken()).or_else(|| {
+        let odd = odd_in(result.as_ref().ok()?)?;
+        Some(Broken { culprit: Culprit::Sampler, odd, sigma: *sigmas.last()? })
+    });
+    if let Some(broken) = broken {
+        finite::refuse(context, in_words(broken, guider, choice, sigmas))?;
+    }
     let x = match result {
         Ok(x) => x,
         Err(SampleError::Stopped { .. }) => return Err(NodeError::Interrupted),
@@ -138,4 +165,47 @@ fn picture(latent: &Latent, downscale: usize) -> Picture {
         batch: number(batch),
         halves: 2,
     }
+}
+
+/// A schedule that is none.
+fn no_schedule(steps: usize) -> NotFinite {
+    NotFinite {
+        found: format!(
+            "the schedule of {steps} step{} has a noise level that is NaN",
+            if steps == 1 { "" } else { "s" }
+        ),
+        remedy: "take another scheduler or more steps".to_owned(),
+    }
+}
+
+/// What was not finite in a run, and what to do.
+fn in_words(
+    Broken { culprit, odd, sigma }: Broken,
+    guider: &Guider,
+    choice: SamplerChoice,
+    sigmas: &[f64],
+) -> NotFinite {
+    let steps = sigmas.len().saturating_sub(1);
+    let distance = |(_, level): &(usize, &f64)| (**level - sigma).abs();
+    let nearest = sigmas.iter().take(steps).enumerate();
+    let nearest = nearest.min_by(|a, b| distance(a).total_cmp(&distance(b)));
+    let step = nearest.map_or(steps, |(step, _)| step + 1);
+    let place = format!("at step {step} of {steps} (sigma {sigma})");
+    let sampler = choice.sampler.name();
+    let (found, remedy) = match culprit {
+        Culprit::Model => return finite::given_by(guider.model.part(), odd, &place),
+        Culprit::Start => (
+            format!("the latents that the run starts from hold {odd}"),
+            "look at the node that gives `latent_image`".to_owned(),
+        ),
+        Culprit::Guidance => (
+            format!("the guidance gave {odd} {place}, though the model did not"),
+            format!("take less cfg (it is {}), or leave RescaleCFG out", guider.cfg),
+        ),
+        Culprit::Sampler => (
+            format!("the sampler {sampler} gave {odd} {place}, though the model did not"),
+            "take another sampler or scheduler, or more steps".to_owned(),
+        ),
+    };
+    NotFinite { found, remedy }
 }

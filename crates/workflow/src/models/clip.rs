@@ -13,6 +13,7 @@ use distorch_runtime::tensor::cpu;
 
 use crate::diffusion::conditioning::Cond;
 use crate::execute::Context;
+use crate::finite;
 use crate::inputs::NodeError;
 use crate::models::Part;
 
@@ -100,7 +101,11 @@ impl Clip {
         }
         let conditioning = encoded.conditioning;
         let pooled = conditioning.pooled.to_device(&cpu());
-        Ok(Cond::new(conditioning.context.to_device(&cpu()), Some(pooled)))
+        let states = conditioning.context.to_device(&cpu());
+        if let Some(odd) = finite::odd_in(&states).or_else(|| finite::odd_in(&pooled)) {
+            finite::refuse(context, finite::given_by(&self.part, odd, "for the prompt"))?;
+        }
+        Ok(Cond::new(states, Some(pooled)))
     }
 }
 

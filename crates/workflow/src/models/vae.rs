@@ -15,6 +15,7 @@ use distorch_runtime::machine::OutOfMemory;
 use distorch_runtime::tensor::{DType, cpu};
 
 use crate::execute::Context;
+use crate::finite::{self, NotFinite};
 use crate::inputs::NodeError;
 use crate::models::{Part, shortage_in};
 use crate::picture::Pictures;
@@ -124,7 +125,11 @@ impl Vae {
                 })
             });
             match made {
-                Ok(one) => out.push(one.cast(DType::F32).to_device(&cpu())),
+                Ok(made) => {
+                    let made = made.cast(DType::F32).to_device(&cpu());
+                    self.check(context, &one, &made, out.len())?;
+                    out.push(made);
+                }
                 Err(error) => tiling = Some(self.smaller(context, error, sides, tiling)?),
             }
             if count > 1 && !out.is_empty() {
@@ -136,6 +141,26 @@ impl Vae {
             1 => Ok(out.remove(0)),
             _ => Ok(Tensor::cat(out, 0)),
         }
+    }
+
+    /// Refuses a result that is not finite, of a picture or latent that is.
+    fn check(
+        &self,
+        context: &Context<'_>,
+        from: &Tensor<4>,
+        made: &Tensor<4>,
+        place: usize,
+    ) -> Result<(), NodeError> {
+        let Some(odd) = finite::odd_in(made) else { return Ok(()) };
+        let number = place + 1;
+        let found = match finite::odd_in(from) {
+            None => finite::given_by(&self.part, odd, &format!("for picture {number}")),
+            Some(odd) => NotFinite {
+                found: format!("what the VAE is given holds {odd} in number {number} of the batch"),
+                remedy: "look at the node before it".to_owned(),
+            },
+        };
+        finite::refuse(context, found)
     }
 
     /// The tiles that need less memory than what ran out of it; the error itself where that is not what
