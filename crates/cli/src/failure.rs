@@ -44,7 +44,7 @@ impl Failure {
         if self.kind == Kind::ClosedPipe {
             return ExitCode::SUCCESS;
         }
-        anstream::eprintln!("{ERROR}error{ERROR:#}: {}", self.message);
+        tell!("{ERROR}error{ERROR:#}: {}", self.message);
         ExitCode::from(match self.kind {
             Kind::Input => 2,
             Kind::Interrupted => 130,

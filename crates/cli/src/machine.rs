@@ -93,5 +93,5 @@ pub fn print_warnings(warnings: &[FolderWarning]) {
 /// Prints a warning to standard error.
 pub fn warn(message: &str) {
     let style = clap::builder::styling::AnsiColor::Yellow.on_default().bold();
-    anstream::eprintln!("{style}warning{style:#}: {message}");
+    tell!("{style}warning{style:#}: {message}");
 }

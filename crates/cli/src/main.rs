@@ -3,14 +3,20 @@
 //! The binary is a thin shell: [`args`] says what can be asked, a file in [`commands`] answers one
 //! question each, [`failure`] turns what went wrong into a message and an exit code.
 
+#[macro_use]
+mod print;
+
 mod args;
 mod commands;
+mod ending;
 mod failure;
 mod machine;
 mod progress;
 mod studio;
+mod threads;
 mod watch;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,14 +24,17 @@ use clap::Parser;
 use args::{Arguments, Command};
 use failure::Failure;
 
-/// Counts memory, so that what a model needs while it runs is measured.
+/// Counts memory, so that what a model needs while it runs is measured, and ends the program with a
+/// sentence where there is no more.
 #[global_allocator]
 static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
 
 fn main() -> ExitCode {
     distorch_runtime::heap::keep_freed();
+    ending::prepare();
     let arguments = Arguments::parse();
-    match run(&arguments) {
+    let result = catch_unwind(AssertUnwindSafe(|| run(&arguments)));
+    match result.unwrap_or_else(|panic| Err(Failure::machine(ending::panic_message(&*panic)))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -33,6 +42,15 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let shared = &arguments.shared;
+    let computes = match &arguments.command {
+        Command::Devices(_) | Command::Nodes(_) | Command::Completions(_) => false,
+        // It starts as many as it is told to.
+        Command::Bench(_) => false,
+        _ => true,
+    };
+    if computes {
+        threads::start(None)?;
+    }
     match &arguments.command {
         Command::Devices(args) => commands::devices::run(shared, args),
         Command::Models(args) => commands::models::run(shared, args),

@@ -24,7 +24,7 @@ impl Progress {
         let bar = match io::stderr().is_terminal() {
             true => visible(stage, parts),
             false => {
-                anstream::eprintln!("{stage}");
+                tell!("{stage}");
                 let bar = ProgressBar::hidden();
                 bar.set_length(parts);
                 bar
@@ -38,7 +38,7 @@ impl Progress {
         self.bar.inc(1);
         if self.bar.is_hidden() && self.said.get().elapsed() >= SILENCE {
             let (done, parts) = (self.bar.position(), self.bar.length().unwrap_or_default());
-            anstream::eprintln!("{}: {done} of {parts}", self.stage);
+            tell!("{}: {done} of {parts}", self.stage);
             self.said.set(Instant::now());
         }
     }

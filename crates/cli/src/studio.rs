@@ -8,6 +8,7 @@ use distorch_workflow::{Environment, ExecutionError, Executor, NodeError};
 
 use crate::args::{ComputeArgs, Shared};
 use crate::commands::table;
+use crate::ending;
 use crate::failure::Failure;
 use crate::machine;
 
@@ -20,6 +21,7 @@ pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Fail
         Environment::on(machine::folders(shared)?, topology).with_models(|models| {
             models.with_dtype(dtype).with_pin(compute.pin).with_auto_retry(compute.auto_retry)
         });
+    environment.allow_nan = compute.allow_nan;
     if let Some(layout) = compute.layout {
         environment.layout = layout.into();
     }
@@ -29,7 +31,7 @@ pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Fail
             std::process::exit(130);
         }
         interrupt.raise();
-        anstream::eprintln!("stopping after this step; again to end at once");
+        tell!("stopping after this step; again to end at once");
     };
     ctrlc::set_handler(stop).map_err(Failure::machine)?;
     Ok(Executor::new(environment))
@@ -41,7 +43,10 @@ pub fn failure(error: ExecutionError) -> Failure {
         ExecutionError::Interrupted { .. } => Failure::interrupted(error),
         ExecutionError::Invalid(_)
         | ExecutionError::Node { source: NodeError::Input { .. }, .. } => Failure::input(error),
-        ExecutionError::Node { .. } => Failure::machine(error),
+        ExecutionError::Node { .. } => match ending::raised() {
+            Some(place) => Failure::machine(format!("{error} ({place})")),
+            None => Failure::machine(error),
+        },
     }
 }
 

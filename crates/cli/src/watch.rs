@@ -106,14 +106,14 @@ impl State {
         match unit {
             Unit::Bytes => {
                 let [done, total] = [done, total].map(|bytes| bytes as f64 / f64::from(1 << 20));
-                anstream::eprintln!("{stage}: {done:.1} of {total:.1} MiB");
+                tell!("{stage}: {done:.1} of {total:.1} MiB");
             }
             Unit::Steps => {
                 let seconds = self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
                 // The clock starts as the first step ends.
                 let rate = (done > 1 && seconds > 0.0)
                     .then(|| format!(", {:.2} it/s", (done - 1) as f64 / seconds));
-                anstream::eprintln!("{stage}: step {done} of {total}{}", rate.unwrap_or_default());
+                tell!("{stage}: step {done} of {total}{}", rate.unwrap_or_default());
             }
         }
     }
@@ -133,9 +133,9 @@ impl Observer for Watch {
             Event::Done { .. } => self.state().end(),
             Event::Planned { model, plans, .. } if !self.quiet => {
                 self.state().end();
-                anstream::println!("{model}\n");
+                show!("{model}\n");
                 for plan in plans {
-                    anstream::println!("{}", report::component(plan));
+                    show!("{}", report::component(plan));
                 }
             }
             Event::Warning { text, .. } => match &self.state().bar {

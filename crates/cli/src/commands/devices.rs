@@ -29,7 +29,7 @@ pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), Failure> {
     }
     print_text(&devices.to_string())?;
     for note in &survey.notes {
-        anstream::eprintln!("note: {note}");
+        tell!("note: {note}");
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use super::{print_json, print_text};
 use crate::args::{BenchArgs, BenchCommand, Shared};
 use crate::failure::Failure;
 use crate::machine;
+use crate::threads;
 use model::Subject;
 use report::Report;
 use stages::Stages;
@@ -76,11 +77,8 @@ fn open(info: &DeviceInfo) -> Result<Device, Failure> {
 }
 
 /// Limits the CPU's kernels to so many threads, and tells how many there are.
-fn set_threads(threads: Option<u32>) -> Result<usize, Failure> {
-    if let Some(threads) = threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
-        pool.build_global().map_err(Failure::machine)?;
-    }
+fn set_threads(count: Option<u32>) -> Result<usize, Failure> {
+    threads::start(count.map(|count| count as usize))?;
     Ok(rayon::current_num_threads())
 }
 
