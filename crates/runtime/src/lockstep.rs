@@ -40,7 +40,8 @@ impl Lockstep {
     }
 
     /// Runs all of these side by side, and gives what they give. One alone runs on this thread. A
-    /// run that panics ends with that of the caller.
+    /// run that panics ends with that of the caller; where no thread can be started, runs follow one
+    /// another.
     ///
     /// Not to be called by two threads at once: the second waits for no one and may take the first's
     /// turns.
@@ -51,22 +52,40 @@ impl Lockstep {
         *self.lock() = Round { turn: 0, done: vec![false; runs.len()], layer: None };
         // One computes at a time, with layers that others have used: in one order.
         let stream = Stream::current();
-        std::thread::scope(|scope| {
-            let lanes: Vec<_> = runs
-                .into_iter()
-                .enumerate()
-                .map(|(lane, run)| {
-                    scope.spawn(move || {
-                        let _end = Lane::begin(self, lane);
-                        stream.run(run)
-                    })
-                })
-                .collect();
-            let end = |lane: std::thread::ScopedJoinHandle<'_, T>| {
+        let runs: Vec<_> = runs.into_iter().map(|run| Mutex::new(Some(run))).collect();
+        let take = |run: &Mutex<Option<_>>| run.lock().ok().and_then(|mut run| run.take());
+        let results: Vec<Option<T>> = std::thread::scope(|scope| {
+            let start = |(lane, run)| {
+                let work = move || {
+                    let _end = Lane::begin(self, lane);
+                    take(run).map(|run: Box<dyn FnOnce() -> T + Send + '_>| stream.run(run))
+                };
+                let started = std::thread::Builder::new().spawn_scoped(scope, work);
+                if started.is_err() {
+                    self.leave_out(lane);
+                }
+                started.ok()
+            };
+            let lanes: Vec<_> = runs.iter().enumerate().map(start).collect();
+            let end = |lane: std::thread::ScopedJoinHandle<'_, Option<T>>| {
                 lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            lanes.into_iter().map(end).collect()
-        })
+            lanes.into_iter().map(|lane| lane.and_then(end)).collect()
+        });
+        // Those for which there was no thread run on this one, after the others.
+        let late = results.into_iter().zip(&runs);
+        late.filter_map(|(result, run)| result.or_else(|| take(run).map(|run| run()))).collect()
+    }
+
+    /// A run that has no thread takes no turns.
+    fn leave_out(&self, lane: usize) {
+        let mut round = self.lock();
+        round.end(lane);
+        if round.turn == lane {
+            round.pass(lane);
+        }
+        drop(round);
+        self.turned.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Round> {
@@ -124,6 +143,16 @@ impl Round {
         }
     }
 
+    /// A run has ended, and needs no layer any more.
+    fn end(&mut self, lane: usize) {
+        if let Some(done) = self.done.get_mut(lane) {
+            *done = true;
+        }
+        if !self.someone_follows(lane) {
+            self.layer = None;
+        }
+    }
+
     /// Whether a later run has this layer still before it.
     fn someone_follows(&self, lane: usize) -> bool {
         self.done.iter().skip(lane + 1).any(|done| !done)
@@ -156,12 +185,7 @@ impl Drop for Lane<'_> {
             drop(self.steps.wait_for_turn(self.lane));
         }
         let mut round = self.steps.lock();
-        if let Some(done) = round.done.get_mut(self.lane) {
-            *done = true;
-        }
-        if !round.someone_follows(self.lane) {
-            round.layer = None;
-        }
+        round.end(self.lane);
         round.pass(self.lane);
         drop(round);
         self.steps.turned.notify_all();
