@@ -39,8 +39,6 @@ def cases(place):
         yield place.generate("limits of threads", f"threads-{count}", environment={"RAYON_NUM_THREADS": count})
     latents = text_to_image(empty_width=4096, empty_height=4096)
     yield place.run(kind, "large", latents, address_space=1 << 30)
-    batch = text_to_image(empty_batch_size=512)
-    yield place.run(kind, "batch-512", batch, address_space=1 << 30)
     masks = {
         "mask": node("SolidMask", value=1.0, width=16384, height=16384),
         "image": node("MaskToImage", mask=["mask", 0]),

@@ -80,7 +80,7 @@ def main():
             bad += 1
             print(f"  *** {problem}")
     for kind, codes in counts.items():
-        told = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items()))
+        told = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items(), key=str))
         print(f"{kind}: {sum(codes.values())} ended, {told}")
     slowest = max(zip(results, cases), key=lambda pair: pair[0][1], default=None)
     if slowest:

@@ -18,7 +18,6 @@ EXTREMES = {
     "wide": {"empty_width": 2048, "empty_height": 16},
     "largest": {"empty_width": 16384, "empty_height": 16384},
     "largest-batch": {"empty_width": 16384, "empty_height": 16384, "empty_batch_size": 4096},
-    "batch": {"empty_batch_size": 4096},
     "beyond-batch": {"empty_batch_size": 4097},
     "no-steps": {"sampler_steps": 0},
     "most-steps": {"sampler_steps": 10001},

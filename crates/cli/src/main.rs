@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod ending;
 mod failure;
+mod given_file;
 mod machine;
 mod progress;
 mod studio;

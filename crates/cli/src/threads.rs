@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::sync::mpsc::{Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rayon::{ThreadBuilder, ThreadPoolBuilder};
 
 use crate::failure::Failure;
+
+/// More threads than any machine has processors for.
+const MOST: usize = 1024;
 
 /// Starts the threads that compute: `count`, or one for each processor; where the system gives fewer,
 /// half of as many as it gives.
@@ -18,9 +21,9 @@ pub fn start(count: Option<usize>) -> Result<(), Failure> {
     let named = || std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
     let wanted = count.or_else(named);
     let processors = || thread::available_parallelism().map_or(1, NonZero::get);
-    let wanted = wanted.filter(|&count: &usize| count > 0).unwrap_or_else(processors);
+    let wanted = wanted.filter(|&count: &usize| count > 0).unwrap_or_else(processors).min(MOST);
     // A pool that cannot start its threads cannot be tried again, so they are there before it.
-    let mut waiting: VecDeque<Sender<ThreadBuilder>> = VecDeque::new();
+    let mut waiting: VecDeque<(Sender<ThreadBuilder>, JoinHandle<()>)> = VecDeque::new();
     while waiting.len() < wanted {
         let (sender, receiver) = channel::<ThreadBuilder>();
         let work = move || {
@@ -29,7 +32,7 @@ pub fn start(count: Option<usize>) -> Result<(), Failure> {
             }
         };
         match thread::Builder::new().name("compute".to_owned()).spawn(work) {
-            Ok(_) => waiting.push_back(sender),
+            Ok(thread) => waiting.push_back((sender, thread)),
             Err(error) if waiting.is_empty() => {
                 return Err(Failure::machine(format!(
                     "no thread can be started ({error}): raise the limit of memory or of threads"
@@ -37,14 +40,18 @@ pub fn start(count: Option<usize>) -> Result<(), Failure> {
             }
             Err(_) => {
                 // Others need threads and memory too.
-                waiting.truncate(waiting.len().div_ceil(2));
+                for (sender, thread) in waiting.split_off(waiting.len().div_ceil(2)) {
+                    drop(sender);
+                    // It waits for nothing any more.
+                    drop(thread.join());
+                }
                 break;
             }
         }
     }
     let pool = ThreadPoolBuilder::new().num_threads(waiting.len()).spawn_handler(move |worker| {
         let gone = || std::io::Error::other("a thread that computes ended early");
-        let sender = waiting.pop_front().ok_or_else(gone)?;
+        let (sender, _) = waiting.pop_front().ok_or_else(gone)?;
         sender.send(worker).map_err(|_| gone())
     });
     pool.build_global().map_err(Failure::machine)

@@ -1,6 +1,5 @@
 //! `distorch plan`.
 
-use std::fs;
 use std::path::Path;
 
 use distorch_allocation::{
@@ -15,6 +14,7 @@ use serde::Serialize;
 use super::{print_json, print_text, recognise};
 use crate::args::{LoaderArgs, PlanArgs, Shared};
 use crate::failure::Failure;
+use crate::given_file;
 use crate::machine;
 
 /// What `plan --json` prints.
@@ -105,7 +105,8 @@ fn components(
         }
         (None, Some(path)) => {
             let name = path.display().to_string();
-            let text = fs::read_to_string(path)
+            let text = given_file::read(path)
+                .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
                 .map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
             let file = BlockFile::from_json(&text)
                 .map_err(|error| Failure::input(format!("`{name}`: {error}")))?;

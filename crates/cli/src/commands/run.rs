@@ -1,6 +1,5 @@
 //! `distorch run`: a workflow as ComfyUI exports it.
 
-use std::io::Read;
 use std::path::Path;
 
 use distorch_workflow::graph::Prompt;
@@ -14,6 +13,7 @@ use serde_json::Value as Json;
 use super::{print_json, print_text};
 use crate::args::{RunArgs, Shared};
 use crate::failure::Failure;
+use crate::given_file;
 use crate::studio;
 use crate::watch::Watch;
 
@@ -61,12 +61,11 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
 fn read(path: &Path) -> Result<Prompt, Failure> {
     let name = path.display();
     let wrong = |problem: String| Failure::input(format!("`{name}`: {problem}"));
-    let mut bytes = Vec::new();
     let read = match path.to_str() {
-        Some("-") => std::io::stdin().read_to_end(&mut bytes).map(drop),
-        _ => std::fs::read(path).map(|read| bytes = read),
+        Some("-") => given_file::all_of(std::io::stdin()),
+        _ => given_file::read(path),
     };
-    read.map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
+    let bytes = read.map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
     let text = match bytes.starts_with(PNG) {
         true => in_picture(&bytes).map_err(wrong)?,
         false => String::from_utf8(bytes).map_err(|error| wrong(format!("no text: {error}")))?,
