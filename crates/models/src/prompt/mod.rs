@@ -5,6 +5,7 @@
 
 pub mod chunk;
 pub mod embedding;
+mod number;
 pub mod syntax;
 pub mod tokenizer;
 

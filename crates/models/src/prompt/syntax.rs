@@ -1,8 +1,8 @@
 //! The prompt's syntax: which part of the text has which weight.
 //!
 //! - `(word)` weighs 1.1 times what is around it; parentheses nest.
-//! - `(word:1.3)` weighs 1.3, whatever is around it. The number is what follows the last colon;
-//!   where that is no number, the colon is text.
+//! - `(word:1.3)` weighs 1.3, whatever is around it. The number is what follows the last colon,
+//!   as Python's `float()` reads it (`1_3` is 13); where that is no number, the colon is text.
 //! - `\(` and `\)` are parentheses in the text. All else is text, `[word]` too.
 //! - Of parentheses that do not balance, one that is never closed runs to the end of the text; it is
 //!   closed by a `)` that the text happens to end in, else it is text. One that closes nothing is
@@ -11,6 +11,7 @@
 //! This is ComfyUI's reading of a prompt, found by its behaviour.
 
 use super::PromptError;
+use super::number::python_float;
 
 /// How deep parentheses may nest.
 const MAX_DEPTH: usize = 500;
@@ -95,7 +96,7 @@ fn inside(item: &str) -> Option<&str> {
 fn weigh(inner: &str, around: f64) -> Result<(&str, f64), PromptError> {
     if let Some((text, number)) = inner.rsplit_once(':')
         && !text.is_empty()
-        && let Ok(weight) = number.trim().parse::<f64>()
+        && let Some(weight) = python_float(number)
     {
         return if weight.is_finite() {
             Ok((text, weight))
@@ -137,6 +138,8 @@ mod tests {
         check("(a:-1)", &[("a", -1.0)]);
         check("(a:.5) (b:5.)", &[("a", 0.5), (" ", 1.0), ("b", 5.0)]);
         check("(16:9:1.2)", &[("16:9", 1.2)]);
+        check("(a:1_3)", &[("a", 13.0)]);
+        check("(a:1e-1) (b:_1)", &[("a", 0.1), (" ", 1.0), ("b:_1", 1.1)]);
     }
 
     #[test]
