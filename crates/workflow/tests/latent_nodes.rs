@@ -222,6 +222,51 @@ fn a_part_of_a_batch_keeps_its_noise_and_mask() {
     assert_eq!((count, index, mask), (1, vec![1], None));
 }
 
+/// An index below 0 counts from the end; one outside of the batch is the nearest inside.
+#[test]
+fn latents_are_counted_from_the_end_too() {
+    let mut workplace = workplace();
+    let batch = 6_i64;
+    for (first, length) in [(-1, 1), (-3, 2), (-6, 64), (-7, 2), (-16384, 1), (5, 3), (16384, 1)] {
+        let prompt = json!({
+            "1": {"class_type": "LoadLatent", "inputs": {"latent": "new.latent"}},
+            "2": {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["1", 0], "amount": 3}},
+            "3": {"class_type": "LatentFromBatch",
+                  "inputs": {"samples": ["2", 0], "batch_index": first, "length": length}},
+        });
+        let begin =
+            usize::try_from(if first < 0 { batch + first } else { first }.clamp(0, 5)).unwrap();
+        let count = length.min(6 - begin);
+        let values = workplace.run(&prompt, "3");
+        assert_holds(&values[0], [count, 4, 3, 5], |b, c, y, x| stored((begin + b) % 2, c, y, x));
+        let index = latent(&values[0]).0.batch_index.unwrap();
+        assert_eq!(index.to_vec(), (begin..begin + count).collect::<Vec<_>>(), "{first}");
+    }
+}
+
+/// What saves or shows something hands it on.
+#[test]
+fn output_nodes_hand_on_what_they_are_given() {
+    let mut workplace = workplace();
+    let prompt = json!({
+        "1": {"class_type": "LoadLatent", "inputs": {"latent": "new.latent"}},
+        "2": {"class_type": "SaveLatent", "inputs": {"samples": ["1", 0], "filename_prefix": "x"}},
+        "3": {"class_type": "LatentFlip",
+              "inputs": {"samples": ["2", 0], "flip_method": "y-axis: horizontally"}},
+        "4": {"class_type": "EmptyImage",
+              "inputs": {"width": 3, "height": 2, "batch_size": 2, "color": 0x33_66_cc}},
+        "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "y"}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+        "7": {"class_type": "ImageInvert", "inputs": {"image": ["6", 0]}},
+    });
+    let flipped = workplace.run(&prompt, "3");
+    assert_holds(&flipped[0], [2, 4, 3, 5], |b, c, y, x| stored(b, c, y, 4 - x));
+    let Value::Image(inverted) = &workplace.run(&prompt, "7")[0] else { panic!("no picture") };
+    assert_eq!(inverted.shape(), [2, 2, 3, 3]);
+    assert!((inverted.at(1, 1, 2, 2) - 0.2).abs() < 1e-6, "{}", inverted.at(1, 1, 2, 2));
+    assert!(workplace.path("output/y_00001_.png").is_file());
+}
+
 /// One mask for each picture stays with its picture.
 #[test]
 fn masks_of_a_batch_go_with_their_latents() {

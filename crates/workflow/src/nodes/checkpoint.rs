@@ -104,9 +104,10 @@ pub const SIMPLE_DISTORCH2: Node = Node {
     inputs: &[
         CKPT_NAME,
         Input::found("compute_device", compute_devices)
+            .optional()
             .tooltip("The device that computes the models."),
-        Input::float("virtual_vram_gb", 4.0, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
-        Input::found("donor_device", devices_cpu_first).tooltip(DONOR),
+        Input::float("virtual_vram_gb", 4.0, 0.0, 128.0, 0.1).optional().tooltip(VIRTUAL_VRAM),
+        Input::found("donor_device", devices_cpu_first).optional().tooltip(DONOR),
         Input::string("expert_mode_allocations", "").optional().tooltip(EXPERT),
         EJECT_MODELS.optional(),
     ],

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::inputs::NodeError;
 use crate::picture::room;
-use crate::signature::{Input, Node, Output};
+use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Latent, Type, Value};
 
 const SAMPLES: Input = Input::link("samples", Type::Latent).tooltip("The latents.");
@@ -33,12 +33,13 @@ pub const LATENT_FROM_BATCH: Node = Node {
             so that sampling them again gives the same pictures.",
     inputs: &[
         SAMPLES,
-        Input::int("batch_index", 0, 0, 63).tooltip("The first latent, counted from 0."),
+        Input::int("batch_index", 0, -MAX_SIDE, MAX_SIDE)
+            .tooltip("The first latent, counted from 0; -1 is the last, -2 the one before."),
         Input::int("length", 1, 1, 64).tooltip("How many latents."),
     ],
     outputs: &[Output::new(Type::Latent).tooltip("The latents that were taken.")],
     run: |_, inputs| {
-        let (first, length) = (inputs.count("batch_index")?, inputs.count("length")?);
+        let (first, length) = (inputs.int("batch_index")?, inputs.count("length")?);
         Ok(vec![Value::Latent(part(&inputs.latent("samples")?, first, length))])
     },
     ..Node::EMPTY
@@ -63,9 +64,12 @@ fn repeat(latent: &Latent, amount: usize) -> Result<Latent, NodeError> {
     Ok(Latent { samples, noise_mask, batch_index })
 }
 
-fn part(latent: &Latent, first: usize, length: usize) -> Latent {
+/// The latents from `first` on, which counts from the end where it is negative. Where that is outside of
+/// the batch, the nearest.
+fn part(latent: &Latent, first: i128, length: usize) -> Latent {
     let batch = latent.samples.dims()[0];
-    let first = first.min(batch.saturating_sub(1));
+    let first = if first < 0 { first.saturating_add(batch as i128) } else { first };
+    let first = usize::try_from(first.max(0)).unwrap_or(usize::MAX).min(batch.saturating_sub(1));
     let length = length.min(batch - first);
     let places = first..first + length;
     let noise_mask = latent.noise_mask.as_ref().map(|mask| match mask.shape()[0] {

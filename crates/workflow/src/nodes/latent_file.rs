@@ -41,7 +41,7 @@ pub const SAVE_LATENT: Node = Node {
             "What the name begins with. May have folders and tokens in it, as SaveImage's.",
         ),
     ],
-    outputs: &[],
+    outputs: &[Output::new(Type::Latent).tooltip("The latents, as they came.")],
     is_output: true,
     run: |context, inputs| save(context, inputs),
     ..Node::EMPTY
@@ -114,7 +114,7 @@ fn save(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, NodeEr
     })?;
     let saved = json!({ "filename": name, "subfolder": series.subfolder, "type": "output" });
     context.show("latents", vec![saved]);
-    Ok(Vec::new())
+    Ok(vec![Value::Latent(latent)])
 }
 
 fn serialized(samples: &Tensor<4>, metadata: HashMap<String, String>) -> Result<Vec<u8>, String> {

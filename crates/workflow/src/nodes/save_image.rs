@@ -12,9 +12,9 @@ use crate::picture::Pictures;
 use crate::picture::file_name::{Series, Tokens};
 use crate::picture::png_file::{Picture8, ascii_json};
 use crate::signature::{Input, Node, Output};
-use crate::value::Type;
+use crate::value::{Type, Value};
 
-const NONE: &[Output] = &[];
+const OUTPUTS: &[Output] = &[Output::new(Type::Image).tooltip("The pictures, as they came.")];
 
 const IMAGES: Input = Input::link("images", Type::Image).tooltip("The pictures.");
 
@@ -31,7 +31,7 @@ pub const SAVE_IMAGE: Node = Node {
              %width%, %height%, %Node title.input%.",
         ),
     ],
-    outputs: NONE,
+    outputs: OUTPUTS,
     is_output: true,
     run: |context, inputs| {
         let folder = context.environment().output_dir.clone();
@@ -47,7 +47,7 @@ pub const PREVIEW_IMAGE: Node = Node {
     category: "image",
     about: "Shows pictures, which are kept in the folder for temporary files.",
     inputs: &[IMAGES],
-    outputs: NONE,
+    outputs: OUTPUTS,
     is_output: true,
     run: |context, inputs| {
         let folder = context.environment().temp_dir.clone();
@@ -62,7 +62,7 @@ fn save(
     folder: &Path,
     kind: &str,
     prefix: &str,
-) -> Result<Vec<crate::value::Value>, NodeError> {
+) -> Result<Vec<Value>, NodeError> {
     let pictures = inputs.image("images")?;
     let [_, height, width, _] = pictures.shape();
     let tokens = Tokens { prompt: context.prompt(), width, height, time: Local::now() };
@@ -77,7 +77,7 @@ fn save(
         saved.push(json!({ "filename": name, "subfolder": series.subfolder, "type": kind }));
     }
     context.show("images", saved);
-    Ok(Vec::new())
+    Ok(vec![Value::Image(pictures)])
 }
 
 /// Saves under the next number that no other program has taken meanwhile.
