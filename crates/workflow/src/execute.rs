@@ -117,11 +117,11 @@ impl Executor {
     pub fn run_nodes(
         &mut self,
         prompt: &Prompt,
-        targets: &[&str],
+        targets: &[impl AsRef<str>],
         observer: &dyn Observer,
     ) -> Result<Report, ExecutionError> {
         let (good, node_errors) =
-            validate::check(prompt, &self.environment, targets.iter().copied());
+            validate::check(prompt, &self.environment, targets.iter().map(AsRef::as_ref));
         if good.len() < targets.len() {
             let message = "Some of the nodes that were asked for cannot be run";
             let error = Problem::new("prompt_outputs_failed_validation", message, "");

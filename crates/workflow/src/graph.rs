@@ -9,11 +9,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
-use crate::editor;
+use crate::json_text::{without_mark, without_non_finite};
+use crate::{editor, nodes};
 
 /// Why a text is no prompt.
 #[derive(Debug, Error)]
 pub enum PromptError {
+    /// No text.
+    #[error("this is no text: {0}")]
+    Text(String),
     /// No JSON.
     #[error("not JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -43,6 +47,22 @@ pub enum PromptError {
     },
 }
 
+/// How a workflow is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// What follows from `{a|b}` in the texts of an editor's file.
+    pub prompt_seed: u64,
+}
+
+/// Which inputs that a prompt lacks take their defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Those that ComfyUI's node has not had from the beginning.
+    AddedLater,
+    /// All.
+    Any,
+}
+
 /// A workflow to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
@@ -50,10 +70,12 @@ pub struct Prompt {
     pub nodes: IndexMap<String, PromptNode>,
     /// The editor's own form of the workflow, where the file carries it: saved with pictures.
     pub workflow: Option<Json>,
+    /// What was done to the file to read it, for the user.
+    pub notes: Vec<String>,
 }
 
 /// A node of a prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptNode {
     /// The class.
     pub class: String,
@@ -61,6 +83,8 @@ pub struct PromptNode {
     pub title: Option<String>,
     /// What it is given.
     pub inputs: IndexMap<String, Given>,
+    /// Why inputs are given nothing though something is linked to them.
+    pub unresolved: IndexMap<String, String>,
 }
 
 /// What an input is given.
@@ -117,13 +141,23 @@ impl Prompt {
     /// # Errors
     /// When the text is no JSON, or JSON of another shape.
     pub fn from_json(text: &str) -> Result<Self, PromptError> {
+        Self::read(text, ReadOptions::default())
+    }
+
+    /// Reads a prompt as [`from_json`](Self::from_json) does. A byte-order mark is skipped; the
+    /// NaN and Infinity that Python writes are null.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json).
+    pub fn read(text: &str, options: ReadOptions) -> Result<Self, PromptError> {
+        let text = &*without_non_finite(without_mark(text));
         // Kept in the file's order, which JSON values as such have not.
         let ordered: Ordered = match serde_json::from_str(text) {
             Ok(ordered) => ordered,
             Err(error) => return Err(not_an_object(text, error)),
         };
         if ordered.get("nodes").is_some_and(Json::is_array) {
-            return editor::read(&serde_json::from_str(text)?);
+            return editor::read(&serde_json::from_str(text)?, options);
         }
         match ordered.get("prompt") {
             Some(Json::Object(fields)) if !fields.contains_key("class_type") => {
@@ -140,7 +174,7 @@ impl Prompt {
         let read =
             |(id, node): (&String, &Json)| Ok((id.clone(), PromptNode::from_json(id, node)?));
         let nodes = nodes.iter().map(read).collect::<Result<_, PromptError>>()?;
-        Ok(Self { nodes, workflow })
+        Ok(Self { nodes, workflow, notes: Vec::new() })
     }
 
     /// The API format.
@@ -153,7 +187,7 @@ impl Prompt {
     /// only one node has. The value is JSON, or else text.
     ///
     /// # Errors
-    /// When the text has another form, or names no node or several.
+    /// When the text has another form, names no node or several, or an input that the node has not.
     pub fn set(&mut self, given: &str) -> Result<(), PromptError> {
         let problem = |problem: String| PromptError::Set { given: given.to_owned(), problem };
         let parts = given.split_once('=').and_then(|(place, value)| {
@@ -166,9 +200,30 @@ impl Prompt {
         let id = self.find(node).map_err(problem)?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
         if let Some(node) = self.nodes.get_mut(&id) {
+            node.expect_input(&id, input).map_err(problem)?;
             node.inputs.insert(input.to_owned(), Given::from_json(&value));
         }
         Ok(())
+    }
+
+    /// Gives inputs that are missing their defaults, where these do not depend on the machine, and
+    /// notes it.
+    pub fn fill_in(&mut self, missing: Missing) {
+        for (id, node) in &mut self.nodes {
+            let Some(class) = nodes::find(&node.class) else { continue };
+            for input in class.inputs {
+                let is_meant = missing == Missing::Any || input.added_later;
+                if input.optional || !is_meant || node.inputs.contains_key(input.name) {
+                    continue;
+                }
+                let Some(default) = input.default_value() else { continue };
+                self.notes.push(format!(
+                    "node {id} ({}): `{}` is missing and has its default, {default}",
+                    node.class, input.name
+                ));
+                node.inputs.insert(input.name.to_owned(), Given::Literal(default));
+            }
+        }
     }
 
     /// The id of the node that a user means by an id, a title or a class.
@@ -195,11 +250,29 @@ impl Prompt {
 }
 
 impl PromptNode {
+    /// A node that is given nothing.
+    pub fn new(class: &str) -> Self {
+        Self { class: class.to_owned(), ..Self::default() }
+    }
+
+    /// An input that the node's class has, where that is known.
+    fn expect_input(&self, id: &str, input: &str) -> Result<(), String> {
+        let Some(class) = nodes::find(&self.class) else { return Ok(()) };
+        if class.input(input).is_some() {
+            return Ok(());
+        }
+        let names = join(class.inputs.iter().map(|input| input.name));
+        Err(match class.inputs {
+            [] => format!("node {id} ({}) has no inputs", self.class),
+            _ => format!("node {id} ({}) has no input `{input}`; it has {names}", self.class),
+        })
+    }
+
     fn from_json(id: &str, value: &Json) -> Result<Self, PromptError> {
         let place = || format!("node `{id}`");
         let fields = object(value, place)?;
         let class = match fields.get("class_type") {
-            Some(Json::String(class)) => class.clone(),
+            Some(Json::String(class)) => nodes::canonical(class).to_owned(),
             other => {
                 return Err(PromptError::Shape {
                     place: format!("node `{id}`, `class_type`"),
@@ -216,7 +289,7 @@ impl PromptNode {
                 .collect(),
         };
         let title = value.pointer("/_meta/title").and_then(Json::as_str).map(str::to_owned);
-        Ok(Self { class, title, inputs })
+        Ok(Self { class, title, inputs, unresolved: IndexMap::new() })
     }
 
     fn to_json(&self) -> Json {
@@ -322,6 +395,12 @@ mod tests {
         prompt.set("Sample.sampler_name=euler").unwrap();
         prompt.set("CheckpointLoaderSimple.ckpt_name=b=c.safetensors").unwrap();
         prompt.set("3.model=[\"4\", 1]").unwrap();
+        let error = prompt.set("3.sede=7").unwrap_err().to_string();
+        assert!(
+            error.contains("node 3 (KSampler) has no input `sede`; it has model, seed"),
+            "{error}"
+        );
+        assert!(!prompt.nodes["3"].inputs.contains_key("sede"));
         let sampler = &prompt.nodes["3"].inputs;
         assert_eq!(sampler["seed"], Given::Literal(json!(7)));
         assert_eq!(sampler["sampler_name"], Given::Literal(json!("euler")));

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`json_text`] | the text of a workflow file |
 //! | [`graph`] | a prompt: nodes and what their inputs come from |
 //! | [`signature`], [`nodes`] | what a node is; every node of this program, one table |
 //! | [`validate`] | everything that is wrong with a prompt, before anything runs |
@@ -32,6 +33,7 @@ pub mod execute;
 pub mod finite;
 pub mod graph;
 mod inputs;
+pub mod json_text;
 pub mod models;
 pub mod nodes;
 pub mod observe;

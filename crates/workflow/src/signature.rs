@@ -3,6 +3,8 @@
 //! A signature is declared once, in the file of its node. Validation, the description for web
 //! clients and the list of nodes are all read off it.
 
+use serde_json::Value as Json;
+
 use crate::environment::Environment;
 use crate::execute::Context;
 use crate::inputs::{Inputs, NodeError};
@@ -102,6 +104,10 @@ pub struct Input {
     pub optional: bool,
     /// What it is for, for people.
     pub tooltip: &'static str,
+    /// Whether ComfyUI's node once was without it, so that older files lack it.
+    pub added_later: bool,
+    /// Whether a client shows it among those that few need.
+    pub advanced: bool,
 }
 
 /// What an input takes.
@@ -189,7 +195,7 @@ impl Options {
 
 impl Input {
     const fn new(name: &'static str, kind: Kind) -> Self {
-        Self { name, kind, optional: false, tooltip: "" }
+        Self { name, kind, optional: false, tooltip: "", added_later: false, advanced: false }
     }
 
     /// A whole number.
@@ -266,6 +272,34 @@ impl Input {
     /// The same input with a word for people.
     pub const fn tooltip(self, tooltip: &'static str) -> Self {
         Self { tooltip, ..self }
+    }
+
+    /// The same input, which ComfyUI's node has not had from the beginning.
+    pub const fn added_later(self) -> Self {
+        Self { added_later: true, ..self }
+    }
+
+    /// The same input, which few need.
+    pub const fn advanced(self) -> Self {
+        Self { advanced: true, ..self }
+    }
+
+    /// The default, where it does not depend on the machine.
+    pub fn default_value(&self) -> Option<Json> {
+        match self.kind {
+            Kind::Int { default, .. } => {
+                let small = i64::try_from(default).ok().map(Json::from);
+                small.or_else(|| u64::try_from(default).ok().map(Json::from))
+            }
+            Kind::Float { default, .. } => Some(default.into()),
+            Kind::String { default, .. } => Some(default.into()),
+            Kind::Boolean { default, .. } => Some(default.into()),
+            Kind::Choice { options: Options::Fixed(list), default } => {
+                default.or_else(|| list.first().copied()).map(Json::from)
+            }
+            Kind::Choice { default, .. } => default.map(Json::from),
+            Kind::Link(_) => None,
+        }
     }
 
     /// The same input with another default of a choice.

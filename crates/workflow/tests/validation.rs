@@ -3,7 +3,7 @@
 
 mod shipped;
 
-use distorch_workflow::graph::Prompt;
+use distorch_workflow::graph::{Given, Missing, Prompt};
 use distorch_workflow::observe::Silent;
 use distorch_workflow::validate::{Invalid, validate};
 use proptest::prelude::*;
@@ -114,10 +114,91 @@ fn unknown_classes_and_prompts_without_output() {
     assert_eq!(error.extra_info["class_type"], "KSamplr");
     let error = invalid_class("UnetLoaderGGUF");
     assert!(error.details.contains("ComfyUI-GGUF"), "{error:?}");
+    let error = invalid_class("workflow>mine");
+    assert!(error.details.contains("does not say what is inside"), "{error:?}");
     let nothing = changed(|graph| {
         graph.as_object_mut().unwrap().remove("9");
     });
     assert_eq!(invalid(&nothing).error.kind, "prompt_no_outputs");
+}
+
+/// What needs a node of an unknown class cannot be run; the rest can.
+#[test]
+fn an_unknown_class_stops_only_what_needs_it() {
+    let prompt = changed(|graph| {
+        graph["30"] = json!({ "class_type": "Upscaler9000", "inputs": { "image": ["8", 0] } });
+        graph["31"] = json!({ "class_type": "PreviewImage", "inputs": { "images": ["30", 0] } });
+        graph["32"] = json!({ "class_type": "SaveVideo", "inputs": { "images": ["8", 0] } });
+    });
+    let valid = validate(&prompt, Bench::new().executor.environment()).unwrap();
+    assert_eq!(valid.outputs, ["9"]);
+    let told = |id: &str| {
+        let node = &valid.node_errors[id];
+        assert_eq!(node.errors.len(), 1, "{node:?}");
+        (node.errors[0].kind, node.dependent_outputs.join(" "))
+    };
+    assert_eq!(told("30"), ("missing_node_type", "31".to_owned()));
+    assert_eq!(told("32"), ("missing_node_type", "32".to_owned()));
+    assert_eq!(valid.node_errors.len(), 2);
+}
+
+/// ComfyUI takes null for no text.
+#[test]
+fn a_text_may_be_null() {
+    let prompt = changed(|graph| graph["7"]["inputs"]["text"] = Json::Null);
+    assert!(validate(&prompt, Bench::new().executor.environment()).is_ok());
+}
+
+/// Of the node pack's simple loader only the checkpoint is required.
+#[test]
+fn most_inputs_of_the_simple_loader_may_be_left_out() {
+    for inputs in [
+        json!({}),
+        json!({"compute_device": "cpu"}),
+        json!({"virtual_vram_gb": 1.0, "donor_device": "cpu"}),
+        json!({"expert_mode_allocations": "cpu,*", "eject_models": false}),
+    ] {
+        let prompt = changed(|graph| {
+            graph["4"]["class_type"] = json!("CheckpointLoaderSimpleDisTorch2MultiGPU");
+            graph["4"]["inputs"] = inputs.clone();
+            graph["4"]["inputs"]["ckpt_name"] = json!("tiny-shapes.safetensors");
+        });
+        let valid = validate(&prompt, Bench::new().executor.environment());
+        assert!(valid.is_ok(), "{inputs}: {}", valid.unwrap_err());
+    }
+}
+
+/// Inputs that came later than their node, and of a picture's prompt all that have a default.
+#[test]
+fn inputs_that_are_missing_have_their_defaults() {
+    let older = || {
+        changed(|graph| {
+            graph["3"]["inputs"].as_object_mut().unwrap().remove("steps");
+            graph["5"] = json!({ "class_type": "VAEEncodeForInpaint",
+                "inputs": { "pixels": ["20", 0], "vae": ["4", 2], "mask": ["21", 0] } });
+            graph["20"] = json!({ "class_type": "LoadImage", "inputs": {} });
+            graph["21"] = json!({ "class_type": "SolidMask",
+                "inputs": { "value": 1.0, "width": 8, "height": 8 } });
+        })
+    };
+    let filled = |missing| {
+        let mut prompt = older();
+        prompt.fill_in(missing);
+        let given = |id: &str, name: &str| match prompt.nodes[id].inputs.get(name) {
+            Some(Given::Literal(value)) => Some(value.clone()),
+            _ => None,
+        };
+        (given("5", "grow_mask_by"), given("3", "steps"), given("20", "image"), prompt.notes.len())
+    };
+    assert_eq!(filled(Missing::AddedLater), (Some(json!(6)), None, None, 1));
+    assert_eq!(filled(Missing::Any), (Some(json!(6)), Some(json!(20)), None, 2));
+    let mut prompt = older();
+    prompt.fill_in(Missing::AddedLater);
+    let note = &prompt.notes[0];
+    assert_eq!(
+        note,
+        "node 5 (VAEEncodeForInpaint): `grow_mask_by` is missing and has its default, 6"
+    );
 }
 
 #[test]
@@ -125,10 +206,31 @@ fn circles_are_found() {
     let prompt = changed(|graph| {
         graph["3"]["inputs"]["latent_image"] = json!(["3", 0]);
     });
+    // Only the node on it, not those that need it.
     let invalid = invalid(&prompt);
-    let kinds: Vec<_> =
-        invalid.node_errors.values().flat_map(|node| &node.errors).map(|e| e.kind).collect();
-    assert!(kinds.contains(&"dependency_cycle"), "{kinds:?}");
+    let told: Vec<_> = invalid
+        .node_errors
+        .iter()
+        .flat_map(|(id, node)| node.errors.iter().map(move |error| (id.as_str(), error.kind)))
+        .collect();
+    assert_eq!(told, [("3", "dependency_cycle")]);
+}
+
+/// A link that leads nowhere in an editor's file says where it ends.
+#[test]
+fn loose_ends_are_told() {
+    let bench = Bench::new();
+    let mut file = bench.example("editor").workflow.unwrap();
+    let nodes = file["nodes"].as_array_mut().unwrap();
+    let decode = nodes.iter_mut().find(|node| node["type"] == "VAEDecode").unwrap();
+    decode["inputs"][0]["link"] = json!(900);
+    nodes.push(json!({"id": 90, "type": "Reroute", "inputs": [{"name": "", "link": null}]}));
+    let decode = json!([900, 90, 0, 8, 0, "LATENT"]);
+    file["links"].as_array_mut().unwrap().push(decode);
+    let prompt = Prompt::from_json(&file.to_string()).unwrap();
+    let text = validate(&prompt, bench.executor.environment()).unwrap_err().to_string();
+    let says = "samples: it is linked to Reroute 90, which nothing is linked to";
+    assert!(text.contains(says), "{text}");
 }
 
 /// A chain of nodes far longer than any stack is deep.

@@ -1,138 +1,251 @@
 //! Where a node's inputs come from: links, followed through what only the editor knows.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
-use indexmap::IndexMap;
-
-use super::file::{EditorNode, Graph, Slot};
-use super::widgets::widgets;
-use crate::graph::{Given, PromptError, PromptNode};
-use crate::nodes;
-
-/// Subgraphs in subgraphs, and nodes that a link passes, at most.
-const DEEPEST: usize = 64;
+use super::file::{EditorNode, Graph};
+use super::group_nodes;
+use super::subgraphs::{Insides, Level};
+use crate::graph::{Given, join};
 
 /// Where the links of a subgraph come from and go to, instead of a node.
-const OUTSIDE: &str = "-10";
-const RESULT: &str = "-20";
+pub(super) const OUTSIDE: &str = "-10";
+pub(super) const RESULT: &str = "-20";
 
-/// Nodes that never run.
-const NEVER: u8 = 2;
-/// Nodes that let their inputs through.
-const BYPASS: u8 = 4;
+/// Links on the way to a value before circles are looked for.
+const SHORT: usize = 64;
 
-/// A graph, and the node of the graph around it that it is the inside of.
-pub(super) struct Scope<'a> {
-    pub(super) graph: &'a Graph,
-    pub(super) subgraphs: &'a HashMap<&'a str, &'a Graph>,
-    pub(super) outer: Option<(&'a Scope<'a>, &'a EditorNode)>,
-    pub(super) depth: usize,
+/// The way into subgraphs: each in the one before.
+pub(super) type Path<'a> = Vec<Rc<Level<'a>>>;
+
+/// A file's graphs.
+#[derive(Clone, Copy)]
+pub(super) struct Graphs<'a> {
+    pub(super) top: &'a Graph,
+    pub(super) insides: &'a Insides,
 }
 
-impl Scope<'_> {
-    /// The nodes that run, in the editor's order.
-    pub(super) fn collect(
+impl<'a> Graphs<'a> {
+    /// The graph that a path leads to.
+    pub(super) fn graph(&self, path: &[Rc<Level<'a>>]) -> &'a Graph {
+        path.last().map_or(self.top, |level| &level.inside.graph)
+    }
+
+    /// The inside of a node that stands for a graph.
+    pub(super) fn enter(
         &self,
-        into: &mut IndexMap<String, PromptNode>,
-    ) -> Result<(), PromptError> {
-        let mut drawn: Vec<&EditorNode> = self.graph.nodes.iter().collect();
-        drawn.sort_by_key(|node_| node_.order);
-        for node_ in drawn {
-            if node_.is_virtual() || [NEVER, BYPASS].contains(&node_.mode) {
-                continue;
-            }
-            match self.inside(node_) {
-                Some(inner) if inner.depth > DEEPEST => {
-                    return Err(PromptError::Shape {
-                        place: format!("node `{}`", self.id(&node_.id.text())),
-                        expected: "a subgraph that does not contain itself",
-                        found: format!("`{}` within itself", node_.class),
-                    });
+        path: &[Rc<Level<'a>>],
+        node: &'a EditorNode,
+    ) -> Option<Rc<Level<'a>>> {
+        let inside = self.insides.get(&*group_nodes::class(&node.class))?;
+        Some(Rc::new(Level::enter(path, node, inside)))
+    }
+
+    /// Where a link comes from in the end, however long the way, or why that is nowhere.
+    pub(super) fn follow(&self, path: &[Rc<Level<'a>>], link: i64) -> Result<Given, String> {
+        let mut way = Way { graphs: *self, path: path.to_vec(), link };
+        let mut seen: HashMap<(String, i64), usize> = HashMap::new();
+        let mut passed: Vec<String> = Vec::new();
+        for step in 0.. {
+            if step >= SHORT {
+                let place = (prefix(&way.path).to_owned(), way.link);
+                if let Some(&first) = seen.get(&place) {
+                    let circle = passed.iter().skip(first).take(5);
+                    return Err(format!("its link goes in a circle: {}, …", join(circle)));
                 }
-                Some(inner) => inner.collect(into)?,
-                None => {
-                    into.insert(self.id(&node_.id.text()), self.node(node_));
+                seen.insert(place, passed.len());
+            }
+            match way.step()? {
+                Step::Value(given) => return Ok(given),
+                Step::On(link, node) => {
+                    way.link = link;
+                    if step >= SHORT {
+                        passed.push(node);
+                    }
                 }
             }
         }
-        Ok(())
+        Err("its link is endless".to_owned())
     }
+}
 
-    /// The node's id outside of all subgraphs: `5:3` for node 3 inside node 5.
-    fn id(&self, id: &str) -> String {
-        match self.outer {
-            Some((outer, node_)) => format!("{}:{id}", outer.id(&node_.id.text())),
-            None => id.to_owned(),
+/// The id of a node outside of all subgraphs: `5:3` for node 3 inside node 5.
+pub(super) fn full_id(path: &[Rc<Level<'_>>], id: &str) -> String {
+    format!("{}{id}", prefix(path))
+}
+
+fn prefix<'b>(path: &'b [Rc<Level<'_>>]) -> &'b str {
+    path.last().map_or("", |level| &level.prefix)
+}
+
+/// A link that is followed.
+struct Way<'a> {
+    graphs: Graphs<'a>,
+    path: Path<'a>,
+    link: i64,
+}
+
+enum Step {
+    /// The end of the way.
+    Value(Given),
+    /// Another link, and the node that was passed.
+    On(i64, String),
+}
+
+impl<'a> Way<'a> {
+    fn step(&mut self) -> Result<Step, String> {
+        let graph = self.graphs.graph(&self.path);
+        let number = self.link;
+        let Some(link) = graph.link(number) else {
+            return Err(format!("its link {number} is not in the file"));
+        };
+        if link.origin == OUTSIDE {
+            return self.outwards(link.origin_slot);
         }
-    }
-
-    fn find(&self, id: &str) -> Option<&EditorNode> {
-        self.graph.nodes.iter().find(|node_| node_.id.text() == id)
-    }
-
-    /// What a node that stands for a subgraph has inside.
-    fn inside<'b>(&'b self, node_: &'b EditorNode) -> Option<Scope<'b>> {
-        let graph = self.subgraphs.get(node_.class.as_str())?;
-        let subgraphs = self.subgraphs;
-        Some(Scope { graph, subgraphs, outer: Some((self, node_)), depth: self.depth + 1 })
-    }
-
-    fn node(&self, node_: &EditorNode) -> PromptNode {
-        let class = nodes::find(&node_.class);
-        let mut inputs = class.map_or_else(IndexMap::new, |class| widgets(class, node_));
-        for slot in node_.inputs() {
-            let Some(given) = slot.link.and_then(|link| self.follow(link, DEEPEST)) else {
-                continue;
-            };
-            inputs.insert(slot.name.clone(), given);
+        let id = full_id(&self.path, &link.origin);
+        let Some(node) = graph.node(&link.origin) else {
+            return Err(format!(
+                "its link {number} comes from node {id}, which is not in the file"
+            ));
+        };
+        let class = node.class();
+        let on = |link: Option<i64>, problem: &str| match link {
+            Some(link) => Ok(Step::On(link, format!("{class} {id}"))),
+            None => Err(format!("it is linked to {class} {id}, {problem}")),
+        };
+        if node.is_muted() {
+            return Err(format!("it is linked to {class} {id}, which is muted"));
         }
-        let title = node_.title.clone().or_else(|| class.map(|class| class.title.to_owned()));
-        PromptNode { class: node_.class.clone(), title, inputs }
-    }
-
-    /// Where a link comes from in the end; `None` where that is nowhere.
-    fn follow(&self, link: i64, far: usize) -> Option<Given> {
-        let far = far.checked_sub(1)?;
-        let (origin, slot) = self.graph.links.iter().find(|other| other.id() == link)?.origin();
-        if origin == OUTSIDE {
-            return self.given_outside(slot, far);
+        if node.is_bypassed() {
+            let input = node.passed(link.origin_slot).and_then(|input| input.link);
+            return on(input, "which is bypassed and has no input of the type to give on");
         }
-        let node_ = self.find(&origin)?;
-        let on = |slot: Option<&Slot>| self.follow(slot?.link?, far);
-        match (node_.mode, node_.class.as_str()) {
-            (NEVER, _) => None,
-            (BYPASS, _) => on(node_.passed(slot)),
-            (_, "Reroute" | "Reroute (rgthree)") => on(node_.inputs().first()),
-            (_, "PrimitiveNode") => node_.value(0).cloned().map(Given::Literal),
-            (_, "GetNode") => {
-                let name = node_.value(0)?;
-                let sets =
-                    |other: &&EditorNode| other.class == "SetNode" && other.value(0) == Some(name);
-                on(self.graph.nodes.iter().find(sets)?.inputs().first())
+        if node.is_reroute() {
+            let input = node.inputs.first().and_then(|input| input.link);
+            return on(input, "which nothing is linked to");
+        }
+        if node.is_primitive() {
+            let value = self.primitive(node);
+            let problem = || format!("it is linked to {class} {id}, which has no value");
+            return value.map(Step::Value).ok_or_else(problem);
+        }
+        if class == "GetNode" {
+            return self.wire(node, &id);
+        }
+        match self.graphs.enter(&self.path, node) {
+            Some(level) => {
+                let Some(result) = level.inside.graph.link_to(RESULT, link.origin_slot) else {
+                    let slot = link.origin_slot;
+                    return Err(format!(
+                        "it is linked to output {slot} of the subgraph {id}, which nothing inside \
+                         is linked to"
+                    ));
+                };
+                self.path.push(level);
+                Ok(Step::On(result.id, format!("subgraph {id}")))
             }
-            _ => match self.inside(node_) {
-                Some(inner) => inner.result(slot, far),
-                None => Some(Given::Link { node: self.id(&origin), slot }),
-            },
+            None => Ok(Step::Value(Given::Link { node: id, slot: link.origin_slot })),
         }
     }
 
-    /// What the graph around gives to an input of the subgraph.
-    fn given_outside(&self, slot: usize, far: usize) -> Option<Given> {
-        let (outer, node_) = self.outer?;
-        let input = node_.inputs().get(slot)?;
-        if let Some(link) = input.link {
-            return outer.follow(link, far);
+    /// Out of a subgraph, to what is linked to the node that stands for it, or the value there.
+    fn outwards(&mut self, slot: usize) -> Result<Step, String> {
+        let Some(level) = self.path.pop() else {
+            return Err("its link comes from outside, where there is nothing".to_owned());
+        };
+        let (input, name) = level.outer_input(slot);
+        if let Some(link) = input.and_then(|input| input.link) {
+            return Ok(Step::On(link, format!("subgraph {}", full_id(&self.path, &level.node.id))));
         }
-        // A widget that was moved to the outside has its value there.
-        let is_widget = |slot: &&Slot| !slot.widget.is_null();
-        let place = node_.inputs().iter().take(slot).filter(is_widget).count();
-        is_widget(&input).then(|| node_.value(place).cloned().map(Given::Literal)).flatten()
+        let value = name.and_then(|name| level.inputs.get(name));
+        value.map(|value| Step::Value(Given::Literal(value.clone()))).ok_or_else(|| {
+            let (id, name) = (full_id(&self.path, &level.node.id), name.unwrap_or("an input"));
+            format!("it comes from `{name}` of the subgraph {id}, which nothing is linked to")
+        })
     }
 
-    /// What the subgraph gives at an output.
-    fn result(&self, slot: usize, far: usize) -> Option<Given> {
-        let leads_there = |link: &&Link| link.target() == (RESULT.to_owned(), slot);
-        self.follow(self.graph.links.iter().find(leads_there)?.id(), far)
+    /// A value that a group node around may give instead.
+    fn primitive(&self, node: &EditorNode) -> Option<Given> {
+        let given = self.path.last().and_then(|level| level.widgets.get(&node.id)?.get("value"));
+        given.or_else(|| node.value(0)).cloned().map(Given::Literal)
+    }
+
+    /// From the end of a named wire to its beginning, in this graph or one around.
+    fn wire(&mut self, node: &EditorNode, id: &str) -> Result<Step, String> {
+        let name = node.value(0).cloned().unwrap_or_default();
+        loop {
+            let mut nodes = self.graphs.graph(&self.path).nodes().iter();
+            let sets =
+                |other: &&EditorNode| other.class() == "SetNode" && other.value(0) == Some(&name);
+            if let Some(set) = nodes.find(sets) {
+                let problem =
+                    || format!("it is linked to the SetNode {name}, which nothing is linked to");
+                let link = set.inputs.first().and_then(|input| input.link).ok_or_else(problem)?;
+                return Ok(Step::On(link, format!("GetNode {id}")));
+            }
+            if self.path.pop().is_none() {
+                return Err(format!("it is linked to the GetNode {name}, which no SetNode feeds"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use crate::graph::{Given, Prompt};
+
+    /// A decoder whose latent comes through these nodes and links.
+    fn decoder(mut nodes: Vec<Json>, mut links: Vec<Json>, link: i64) -> Prompt {
+        nodes.push(json!({"id": "d", "type": "VAEDecode", "inputs": [
+            {"name": "samples", "type": "LATENT", "link": link}]}));
+        nodes.push(json!({"id": "e", "type": "EmptyLatentImage", "widgets_values": [64, 64, 1]}));
+        links.push(json!([-1, "e", 0, "r0", 0, "LATENT"]));
+        Prompt::from_json(&json!({"nodes": nodes, "links": links}).to_string()).unwrap()
+    }
+
+    fn chain(count: i64) -> (Vec<Json>, Vec<Json>) {
+        let node = |place: i64| {
+            json!({"id": format!("r{place}"), "type": "Reroute",
+                   "inputs": [{"name": "", "type": "*", "link": place - 1}]})
+        };
+        let link = |place: i64| {
+            json!([place, format!("r{place}"), 0, format!("r{}", place + 1), 0, "LATENT"])
+        };
+        ((0..count).map(node).collect(), (0..count).map(link).collect())
+    }
+
+    #[test]
+    fn reroutes_are_followed_however_many() {
+        for count in [1, 63, 64, 65, 500, 20_000] {
+            let (nodes, links) = chain(count);
+            let prompt = decoder(nodes, links, count - 1);
+            let origin = Given::Link { node: "e".to_owned(), slot: 0 };
+            assert_eq!(prompt.nodes["d"].inputs["samples"], origin, "{count}");
+        }
+    }
+
+    #[test]
+    fn loops_and_loose_ends_say_so() {
+        for count in [1, 2, 200] {
+            let (mut nodes, links) = chain(count);
+            nodes[0]["inputs"][0]["link"] = json!(count - 1);
+            let prompt = decoder(nodes, links, 0);
+            assert!(prompt.nodes["d"].inputs.is_empty());
+            let reason = &prompt.nodes["d"].unresolved["samples"];
+            assert!(reason.contains("circle: Reroute r"), "{reason}");
+        }
+        let (mut nodes, links) = chain(100);
+        nodes[3]["inputs"][0]["link"] = Json::Null;
+        let prompt = decoder(nodes, links.clone(), 99);
+        let reason = &prompt.nodes["d"].unresolved["samples"];
+        assert_eq!(reason, "it is linked to Reroute r3, which nothing is linked to");
+        let (mut nodes, _) = chain(100);
+        nodes[5]["mode"] = json!(2);
+        let prompt = decoder(nodes, links, 99);
+        assert!(prompt.nodes["d"].unresolved["samples"].contains("Reroute r5, which is muted"));
+        let prompt = decoder(Vec::new(), Vec::new(), 77);
+        assert!(prompt.nodes["d"].unresolved["samples"].contains("link 77 is not in the file"));
     }
 }

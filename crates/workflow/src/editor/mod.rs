@@ -1,33 +1,146 @@
 //! Workflows as ComfyUI's editor saves them, read as prompts.
 //!
-//! The editor keeps drawn with lists of widget values and numbered links between slots; what it sends
+//! The editor keeps nodes with lists of widget values and numbered links between slots; what it sends
 //! to a server has named inputs. The way from one to the other, which the editor's own export
-//! goes, is gone here: values get the names of the class's widgets, and links are followed through
-//! what only the editor knows: reroutes, primitives, named wires, bypassed nodes, subgraphs.
+//! goes, is gone here: values get the names of the class's widgets, links are followed through
+//! what only the editor knows (reroutes, primitives, named wires, bypassed nodes, subgraphs, group
+//! nodes), and texts are expanded as the editor does it.
 
+mod dynamic_prompts;
 mod file;
+mod group_nodes;
 mod links;
+mod subgraphs;
 mod widgets;
 
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
-use file::File;
-use links::Scope;
+use file::{EditorNode, File};
+use links::{Graphs, Path, full_id};
+use subgraphs::Insides;
 
-use crate::graph::{Prompt, PromptError};
+use crate::graph::{Prompt, PromptError, PromptNode, ReadOptions, join};
+use crate::nodes;
+
+/// Subgraphs in subgraphs, at most.
+const DEEPEST: usize = 64;
+
+/// Nodes after all subgraphs were laid out flat, at most.
+const MOST_NODES: usize = 100_000;
 
 /// Reads what the editor saved.
 ///
 /// # Errors
 /// When it has not the editor's form, or a subgraph contains itself.
-pub(crate) fn read(workflow: &Json) -> Result<Prompt, PromptError> {
+pub(crate) fn read(workflow: &Json, options: ReadOptions) -> Result<Prompt, PromptError> {
     let file: File = serde_json::from_value(workflow.clone()).map_err(PromptError::Editor)?;
-    let subgraphs = file.definitions.subgraphs.iter().map(|s| (s.id.as_str(), &s.graph)).collect();
-    let top = Scope { graph: &file.graph, subgraphs: &subgraphs, outer: None, depth: 0 };
-    let mut nodes = IndexMap::new();
-    top.collect(&mut nodes)?;
-    Ok(Prompt { nodes, workflow: Some(workflow.clone()) })
+    let mut insides = Insides::new();
+    subgraphs::add_subgraphs(file.definitions, &mut insides);
+    group_nodes::add_group_nodes(&file.extra.group_nodes, &mut insides);
+    let graphs = Graphs { top: &file.graph, insides: &insides };
+    let (nodes, chosen, loose) = Default::default();
+    let mut reader = Reader { graphs, options, nodes, chosen, loose };
+    reader.collect(&mut Path::new())?;
+    Ok(reader.prompt(workflow))
+}
+
+struct Reader<'a> {
+    graphs: Graphs<'a>,
+    options: ReadOptions,
+    nodes: IndexMap<String, PromptNode>,
+    /// Nodes in whose texts something was chosen.
+    chosen: Vec<String>,
+    /// Nodes that this program has not and that nothing is linked to: labels and switches of packs,
+    /// which only the editor needs.
+    loose: IndexMap<String, PromptNode>,
+}
+
+impl<'a> Reader<'a> {
+    /// The nodes that run, in the editor's order.
+    fn collect(&mut self, path: &mut Path<'a>) -> Result<(), PromptError> {
+        let graph = self.graphs.graph(path);
+        let mut nodes: Vec<&EditorNode> = graph.nodes().iter().collect();
+        nodes.sort_by_key(|node| node.order);
+        for node in nodes {
+            if node.is_virtual() || node.is_muted() || node.is_bypassed() {
+                continue;
+            }
+            let id = full_id(path, &node.id);
+            let place = || format!("node `{id}`");
+            if let Some(level) = self.graphs.enter(path, node) {
+                if path.len() >= DEEPEST {
+                    return Err(PromptError::Shape {
+                        place: place(),
+                        expected: "a subgraph that does not contain itself",
+                        found: format!("`{}` within itself", node.class),
+                    });
+                }
+                path.push(level);
+                self.collect(path)?;
+                path.pop();
+                continue;
+            }
+            if self.nodes.len() >= MOST_NODES {
+                return Err(PromptError::Shape {
+                    place: place(),
+                    expected: "at most 100000 nodes, with those in subgraphs",
+                    found: "more".to_owned(),
+                });
+            }
+            let read = self.node(path, node, &id);
+            let is_needed = nodes::find(&read.class).is_some() || graph.is_linked(node);
+            let nodes = if is_needed { &mut self.nodes } else { &mut self.loose };
+            nodes.insert(id, read);
+        }
+        Ok(())
+    }
+
+    fn prompt(self, workflow: &Json) -> Prompt {
+        let (mut nodes, mut notes) = (self.nodes, Vec::new());
+        if nodes.is_empty() {
+            nodes = self.loose;
+        } else if !self.loose.is_empty() {
+            let names = self.loose.iter().map(|(id, node)| format!("{id} ({})", node.class));
+            notes.push(format!("left out, since nothing is linked to them: node {}", join(names)));
+        }
+        if !self.chosen.is_empty() {
+            let (seed, ids) = (self.options.prompt_seed, join(self.chosen.iter()));
+            notes.push(format!(
+                "the text of node {ids} has choices (`{{a|b}}`), which were made with the prompt seed \
+                 {seed}"
+            ));
+        }
+        Prompt { nodes, workflow: Some(workflow.clone()), notes }
+    }
+
+    fn node(&mut self, path: &Path<'a>, node: &EditorNode, id: &str) -> PromptNode {
+        let name = nodes::canonical(&node.class);
+        let class = nodes::find(name);
+        let given = path.last().and_then(|level| level.widgets.get(&node.id));
+        let inputs = class.map_or_else(IndexMap::new, |class| widgets::widgets(class, node, given));
+        let title = node.title.clone().or_else(|| class.map(|class| class.title.to_owned()));
+        let mut read = PromptNode { title, inputs, ..PromptNode::new(name) };
+        for slot in &node.inputs {
+            let Some(link) = slot.link else { continue };
+            match self.graphs.follow(path, link) {
+                Ok(given) => {
+                    read.inputs.insert(slot.name.clone(), given);
+                }
+                Err(reason) if !read.inputs.contains_key(&slot.name) => {
+                    read.unresolved.insert(slot.name.clone(), reason);
+                }
+                Err(_) => {}
+            }
+        }
+        widgets::renew(&mut read.inputs);
+        if let Some(class) = class
+            && dynamic_prompts::expand(&mut read, class, id, self.options.prompt_seed)
+        {
+            self.chosen.push(id.to_owned());
+        }
+        read
+    }
 }
 
 #[cfg(test)]

@@ -76,6 +76,7 @@ pub const EMPTY_IMAGE: Node = Node {
         Input::int("height", 512, 1, MAX_SIDE).tooltip("The height in pixels."),
         Input::int("batch_size", 1, 1, 4096).tooltip("How many pictures."),
         Input::int("color", 0, 0, 0x00ff_ffff)
+            .added_later()
             .tooltip("The colour: red times 65536, green times 256 and blue, each up to 255."),
     ],
     outputs: &[Output::new(Type::Image).tooltip("The pictures.")],

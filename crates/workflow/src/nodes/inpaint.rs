@@ -22,7 +22,7 @@ pub const INPAINT_MODEL_CONDITIONING: Node = Node {
         Input::link("vae", Type::Vae).tooltip("The VAE that encodes the picture."),
         Input::link("pixels", Type::Image).tooltip("The picture."),
         Input::link("mask", Type::Mask).tooltip("1 where it is to be filled in."),
-        Input::boolean("noise_mask", true).tooltip(
+        Input::boolean("noise_mask", true).added_later().tooltip(
             "Whether the rest is kept as it is. Without, the model may change it a little, which \
              can look better.",
         ),

@@ -135,6 +135,12 @@ pub fn find(class: &str) -> Option<&'static Node> {
     NODES.iter().find(|node| node.class == class).copied()
 }
 
+/// A class's name as this program has it: without the blanks around that ComfyUI once wrote.
+pub fn canonical(class: &str) -> &str {
+    let trimmed = class.trim();
+    if find(class).is_none() && find(trimmed).is_some() { trimmed } else { class }
+}
+
 /// The class whose name is nearest to one that is not there.
 pub fn near(class: &str) -> Option<&'static str> {
     let likeness = |node: &&&Node| strsim::jaro_winkler(class, node.class);

@@ -18,6 +18,7 @@ const OUTPUT: &[Output] = &[Output::new(Type::Sigmas).tooltip("The noise levels.
 const SIGMAS: Input = Input::link("sigmas", Type::Sigmas).tooltip("The noise levels.");
 
 const DENOISE: Input = Input::float("denoise", 1.0, 0.0, 1.0, 0.01)
+    .added_later()
     .tooltip("How much of the whole way is gone: below 1, only its last part.");
 
 const SIGMA_MAX: Input = Input::float("sigma_max", 14.614642, 0.0, 5000.0, 0.01)

@@ -18,7 +18,7 @@ pub const ENCODE_FOR_INPAINT: Node = Node {
         Input::link("pixels", Type::Image).tooltip("The pictures."),
         Input::link("vae", Type::Vae).tooltip("The VAE that encodes them."),
         Input::link("mask", Type::Mask).tooltip("1 where the picture is made anew."),
-        Input::int("grow_mask_by", 6, 0, 64).tooltip(
+        Input::int("grow_mask_by", 6, 0, 64).added_later().tooltip(
             "Pixels that the part to be made anew is wider than the mask, so that it fits in.",
         ),
     ],

@@ -3,7 +3,10 @@
 //! Kinds of errors and their JSON are ComfyUI's, since its clients read them: `node_errors` by node
 //! id, each error with `type`, `message`, `details` and `extra_info`.
 
-use std::collections::{BTreeSet, HashMap};
+mod cycles;
+mod literal;
+
+use std::collections::HashMap;
 use std::fmt;
 
 use indexmap::IndexMap;
@@ -11,11 +14,14 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::environment::Environment;
-use crate::graph::{Given, Prompt, PromptNode, describe, join};
+use crate::graph::{Given, Prompt, PromptNode, join};
 use crate::inputs::Inputs;
 use crate::nodes::{self, describe::input_config};
-use crate::signature::{Input, Kind, Node, Options};
+use crate::signature::{Input, Node};
 use crate::value::{Type, Value};
+use cycles::on_cycles;
+
+pub(crate) use literal::{linked, literal};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -100,20 +106,32 @@ pub fn lines(node_errors: &IndexMap<String, NodeProblems>) -> String {
 
 /// Looks at every node that an output needs.
 ///
+/// Outputs that need a node of an unknown class cannot be run; the others can.
+///
 /// # Errors
-/// When a class is unknown, there is no output, or no output can be run.
+/// When there is no output, or no output can be run.
 pub fn validate(prompt: &Prompt, environment: &Environment) -> Result<Valid, Invalid> {
-    known_classes(prompt)?;
     let is_output =
         |node: &PromptNode| nodes::find(&node.class).is_some_and(|class| class.is_output);
     let outputs: Vec<&String> =
         prompt.nodes.iter().filter(|(_, node)| is_output(node)).map(|(id, _)| id).collect();
+    let (good, mut node_errors) = check(prompt, environment, outputs.iter().map(|id| id.as_str()));
+    if good.is_empty() {
+        known_classes(prompt)?;
+    }
     if outputs.is_empty() {
         let details = "add a node that saves or shows something, such as SaveImage";
         let error = Problem::new("prompt_no_outputs", "Prompt has no outputs", details);
         return Err(Invalid { error, node_errors: IndexMap::new() });
     }
-    let (good, node_errors) = check(prompt, environment, outputs.iter().map(|id| id.as_str()));
+    // Those that no known output needs may be outputs themselves.
+    for (id, node) in unknown_classes(prompt) {
+        node_errors.entry(id.clone()).or_insert_with(|| NodeProblems {
+            errors: vec![unknown_class(id, node)],
+            dependent_outputs: vec![id.clone()],
+            class_type: node.class.clone(),
+        });
+    }
     if good.is_empty() {
         let kind = "prompt_outputs_failed_validation";
         let error = Problem::new(kind, "Prompt outputs failed validation", "");
@@ -137,7 +155,7 @@ pub fn check<'a>(
         for id in ancestors(prompt, target) {
             let Some(node) = prompt.nodes.get(&id) else { continue };
             let problems = seen.entry(id.clone()).or_insert_with(|| {
-                let mut problems = check_node(node, prompt, environment);
+                let mut problems = check_node(&id, node, prompt, environment);
                 problems.extend(cyclic.contains(&id).then(|| cycle(&id)));
                 problems
             });
@@ -162,34 +180,46 @@ pub fn check<'a>(
 /// Classes that say something to people only. They are left out of what runs.
 const NOTES: &[&str] = &["Note", "MarkdownNote"];
 
-fn known_classes(prompt: &Prompt) -> Result<(), Invalid> {
-    let mut unknown = prompt.nodes.iter().filter(|(_, node)| {
+fn unknown_classes(prompt: &Prompt) -> impl Iterator<Item = (&String, &PromptNode)> {
+    prompt.nodes.iter().filter(|(_, node)| {
         nodes::find(&node.class).is_none() && !NOTES.contains(&node.class.as_str())
-    });
-    let Some((id, node)) = unknown.next() else { return Ok(()) };
-    let all: Vec<_> = std::iter::once((id, node)).chain(unknown).collect();
-    let details = join(all.iter().map(|(id, node)| {
-        let origin = nodes::known_elsewhere(&node.class);
-        let hint = origin.map_or_else(
-            || match nodes::near(&node.class) {
-                Some(near) => format!(": did you mean {near}?"),
-                None => String::new(),
-            },
-            |pack| format!(", which is of {pack}"),
-        );
-        format!("node {id} is a `{}`{hint}", node.class)
-    }));
+    })
+}
+
+fn unknown_class(id: &str, node: &PromptNode) -> Problem {
     let extra = json!({
         "node_id": id, "class_type": node.class,
         "node_title": node.title.as_deref().unwrap_or(&node.class),
     });
     let message = format!("This program has no node `{}`", node.class);
-    let error = Problem::new("missing_node_type", message, details).with(extra);
+    Problem::new("missing_node_type", message, hint(id, node)).with(extra)
+}
+
+/// What is known of a class that this program has not.
+fn hint(id: &str, node: &PromptNode) -> String {
+    let class = &node.class;
+    let hint = match nodes::known_elsewhere(class) {
+        Some(pack) => format!(", which is of {pack}"),
+        None if class.starts_with("workflow>") || class.starts_with("workflow/") => {
+            ", a group node, and the file does not say what is inside".to_owned()
+        }
+        None => {
+            nodes::near(class).map_or_else(String::new, |near| format!(": did you mean {near}?"))
+        }
+    };
+    format!("node {id} is a `{class}`{hint}")
+}
+
+fn known_classes(prompt: &Prompt) -> Result<(), Invalid> {
+    let all: Vec<_> = unknown_classes(prompt).collect();
+    let Some((id, node)) = all.first() else { return Ok(()) };
+    let details = join(all.iter().map(|(id, node)| hint(id, node)));
+    let error = Problem { details, ..unknown_class(id, node) };
     Err(Invalid { error, node_errors: IndexMap::new() })
 }
 
 /// A node and all that it needs, each once, in no special order.
-pub(crate) fn ancestors(prompt: &Prompt, target: &str) -> Vec<String> {
+pub fn ancestors(prompt: &Prompt, target: &str) -> Vec<String> {
     let mut found = indexmap::IndexSet::from([target.to_owned()]);
     let mut next = 0;
     while let Some(id) = found.get_index(next).cloned() {
@@ -211,40 +241,18 @@ pub(crate) fn needed<'a>(prompt: &'a Prompt, id: &str) -> impl Iterator<Item = &
     })
 }
 
-/// The nodes that need themselves: what is left when nodes without unmet needs are taken away.
-fn on_cycles(prompt: &Prompt) -> BTreeSet<String> {
-    let mut needs: HashMap<&str, usize> = HashMap::new();
-    let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
-    for id in prompt.nodes.keys() {
-        let mut count = 0;
-        for needed in needed(prompt, id) {
-            users.entry(needed).or_default().push(id);
-            count += 1;
-        }
-        needs.insert(id, count);
-    }
-    let mut free: Vec<&str> = needs.iter().filter(|(_, n)| **n == 0).map(|(id, _)| *id).collect();
-    while let Some(id) = free.pop() {
-        needs.remove(id);
-        for user in users.get(id).into_iter().flatten() {
-            if let Some(count) = needs.get_mut(user) {
-                *count -= 1;
-                if *count == 0 {
-                    free.push(user);
-                }
-            }
-        }
-    }
-    needs.into_keys().map(str::to_owned).collect()
-}
-
 fn cycle(id: &str) -> Problem {
     let details = format!("node {id} needs its own result, by way of its links");
     Problem::new("dependency_cycle", "The links go in a circle", details)
 }
 
-fn check_node(node: &PromptNode, prompt: &Prompt, environment: &Environment) -> Vec<Problem> {
-    let Some(class) = nodes::find(&node.class) else { return Vec::new() };
+fn check_node(
+    id: &str,
+    node: &PromptNode,
+    prompt: &Prompt,
+    environment: &Environment,
+) -> Vec<Problem> {
+    let Some(class) = nodes::find(&node.class) else { return vec![unknown_class(id, node)] };
     let mut problems = Vec::new();
     let mut literals = Vec::new();
     for input in class.inputs {
@@ -281,7 +289,11 @@ fn check_input(
     match node.inputs.get(input.name) {
         None if input.optional => Ok(None),
         None => {
-            Err(Problem::new("required_input_missing", "Required input is missing", input.name)
+            let details = match node.unresolved.get(input.name) {
+                Some(reason) => format!("{}: {reason}", input.name),
+                None => input.name.to_owned(),
+            };
+            Err(Problem::new("required_input_missing", "Required input is missing", details)
                 .with(json!({ "input_name": input.name })))
         }
         Some(Given::Link { node, slot }) => {
@@ -312,10 +324,8 @@ fn check_link(
     let Some(node) = prompt.nodes.get(from) else {
         return Err(bad(format!("{}: there is no node {from}", input.name)));
     };
-    let Some(class) = nodes::find(&node.class) else {
-        let class = &node.class;
-        return Err(bad(format!("{}: node {from} ({class}) has no outputs here", input.name)));
-    };
+    // What is wrong with that node is told of it.
+    let Some(class) = nodes::find(&node.class) else { return Ok(()) };
     let Some(output) = class.outputs.get(slot) else {
         let count = class.outputs.len();
         let details = format!(
@@ -337,159 +347,6 @@ fn check_link(
 /// Whether an input of one type takes a value of another.
 fn accepts(input: Type, value: Type) -> bool {
     input == value || matches!((input, value), (Type::Combo, Type::String))
-}
-
-/// The value of a literal, or what is wrong with it.
-pub(crate) fn literal(
-    input: &Input,
-    value: &Json,
-    environment: &Environment,
-) -> Result<Value, Problem> {
-    let name = input.name;
-    let wrong_type = || {
-        let kind = input.kind.value_type();
-        let details = format!("{name}: {} is no {kind}", describe(value));
-        Problem::new("invalid_input_type", format!("Not a {kind} value"), details)
-    };
-    match input.kind {
-        Kind::Int { min, max, .. } => {
-            let number = whole(value).ok_or_else(wrong_type)?;
-            in_range(name, &number, &min, &max)?;
-            Ok(Value::Int(number))
-        }
-        Kind::Float { min, max, .. } => {
-            let number = real(value).ok_or_else(wrong_type)?;
-            in_range(name, &number, &min, &max)?;
-            Ok(Value::Float(number))
-        }
-        Kind::Boolean { .. } => truth(value).map(Value::Boolean).ok_or_else(wrong_type),
-        Kind::String { .. } => match value {
-            Json::String(text) => Ok(Value::String(text.as_str().into())),
-            Json::Number(_) | Json::Bool(_) => Ok(Value::String(value.to_string().into())),
-            _ => Err(wrong_type()),
-        },
-        Kind::Choice { options, .. } => {
-            let given = match value {
-                Json::String(text) => text.clone(),
-                Json::Number(_) | Json::Bool(_) => value.to_string(),
-                _ => return Err(wrong_type()),
-            };
-            if matches!(options, Options::Files { .. }) {
-                return Ok(Value::String(given.into()));
-            }
-            choose(name, &given, &options.list(environment)).map(|name| Value::String(name.into()))
-        }
-        Kind::Link(kind) => {
-            let details =
-                format!("{name}: {} is no link to a node that gives {kind}", describe(value));
-            Err(Problem::new("bad_linked_input", "A link is needed here", details))
-        }
-    }
-}
-
-/// Whether a number that another node gives is one that the input takes. Known only when that node
-/// has run.
-pub(crate) fn linked(input: &Input, value: &Value) -> Result<(), Problem> {
-    match (input.kind, value) {
-        (Kind::Int { min, max, .. }, Value::Int(number)) => {
-            in_range(input.name, number, &min, &max)
-        }
-        (Kind::Float { min, max, .. }, Value::Float(number)) => {
-            in_range(input.name, number, &min, &max)
-        }
-        _ => Ok(()),
-    }
-}
-
-fn in_range<T: PartialOrd + fmt::Display>(
-    name: &str,
-    value: &T,
-    min: &T,
-    max: &T,
-) -> Result<(), Problem> {
-    let (kind, word, bound) = if value < min {
-        ("value_smaller_than_min", "smaller than min", min)
-    } else if value > max {
-        ("value_bigger_than_max", "bigger than max", max)
-    } else {
-        return Ok(());
-    };
-    Err(Problem::new(kind, format!("Value {value} {word} of {bound}"), name))
-}
-
-fn whole(value: &Json) -> Option<i128> {
-    match value {
-        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(number), _, _) => Some(number.into()),
-            (_, Some(number), _) => Some(number.into()),
-            (_, _, Some(number)) if number.abs() < 1e30 => Some(number as i128),
-            _ => None,
-        },
-        Json::String(text) => text.trim().parse().ok(),
-        Json::Bool(yes) => Some((*yes).into()),
-        _ => None,
-    }
-}
-
-fn real(value: &Json) -> Option<f64> {
-    let number = match value {
-        Json::Number(number) => number.as_f64(),
-        Json::String(text) => text.trim().parse().ok(),
-        Json::Bool(yes) => Some(f64::from(u8::from(*yes))),
-        _ => None,
-    };
-    number.filter(|number| number.is_finite())
-}
-
-fn truth(value: &Json) -> Option<bool> {
-    match value {
-        Json::Bool(yes) => Some(*yes),
-        Json::Number(number) => number.as_f64().map(|number| number != 0.0),
-        Json::String(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => Some(true),
-            "false" | "no" | "off" | "0" | "" => Some(false),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// The name in the list that is meant; Windows' separators are taken for others.
-fn choose(input: &str, given: &str, list: &[String]) -> Result<String, Problem> {
-    let slashes = given.replace('\\', "/");
-    if let Some(name) =
-        list.iter().find(|name| *name == given || name.replace('\\', "/") == slashes)
-    {
-        return Ok(name.clone());
-    }
-    let message = "Value not in list";
-    Err(Problem::new(
-        "value_not_in_list",
-        message,
-        format!("{input}: '{given}' {}", known(given, list)),
-    ))
-}
-
-/// Names near to the given one, or all of a short list.
-fn known(given: &str, list: &[String]) -> String {
-    const SHORT: usize = 20;
-    if list.is_empty() {
-        return "is not there: there is none to choose from".to_owned();
-    }
-    let mut near: Vec<(f64, &String)> = list
-        .iter()
-        .map(|name| (strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let near = match near.is_empty() {
-        true => String::new(),
-        false => format!("; near: {}", join(near.iter().take(5).map(|(_, name)| name))),
-    };
-    match list.len() <= SHORT {
-        true => format!("not in [{}]{near}", join(list.iter().map(|name| format!("'{name}'")))),
-        false => format!("not in a list of {}{near}", list.len()),
-    }
 }
 
 /// The class of a node of a checked prompt.

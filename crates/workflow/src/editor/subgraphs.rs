@@ -1,0 +1,168 @@
+//! Nodes that stand for a graph: what they have inside, and the values that one of them gives to it.
+//!
+//! A subgraph's widgets lie on the node that stands for it in three ways, by the age of the file: as
+//! inputs with a widget, in the order of these; by `properties.proxyWidgets`, a list of nodes and
+//! widgets inside, in its order; and, in group nodes, in the order of what is inside.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use indexmap::IndexMap;
+use serde_json::Value as Json;
+
+use super::file::{Definitions, EditorNode, Graph, Slot};
+use super::widgets::is_control;
+
+/// How `proxyWidgets` names the subgraph's own inputs, instead of a node inside.
+const OWN: &str = "-1";
+
+/// What nodes of a class have inside.
+#[derive(Default)]
+pub(super) struct Inside {
+    pub(super) graph: Graph,
+    /// The names of what comes in, by the slot that links inside come from.
+    pub(super) inputs: Vec<String>,
+    /// The widgets of a group node, in the order of their values.
+    pub(super) widgets: Option<Vec<GroupWidget>>,
+}
+
+/// A widget of a group node, which stands for one inside.
+pub(super) struct GroupWidget {
+    /// What the group node calls it.
+    pub(super) name: String,
+    /// The node inside.
+    pub(super) node: String,
+    /// The input of that node.
+    pub(super) input: String,
+    /// Whether a widget that changes it after each run may stand behind.
+    pub(super) has_control: bool,
+}
+
+/// What there is inside, by class.
+pub(super) type Insides = HashMap<String, Inside>;
+
+/// Adds subgraphs and those that are defined in them.
+pub(super) fn add_subgraphs(definitions: Definitions, into: &mut Insides) {
+    for subgraph in definitions.subgraphs {
+        let inputs = subgraph.inputs.into_iter().map(|slot| slot.name).collect();
+        into.entry(subgraph.id).or_insert(Inside { graph: subgraph.graph, inputs, widgets: None });
+        add_subgraphs(subgraph.definitions, into);
+    }
+}
+
+/// Values by the names of widgets.
+pub(super) type Named = IndexMap<String, Json>;
+
+/// The inside of one node.
+pub(super) struct Level<'a> {
+    /// The node that stands for it.
+    pub(super) node: &'a EditorNode,
+    pub(super) inside: &'a Inside,
+    /// What the node's own inputs have, where nothing is linked to them.
+    pub(super) inputs: Named,
+    /// What widgets of nodes inside have instead of their own values, by the node's id.
+    pub(super) widgets: HashMap<String, Named>,
+    /// Before the ids of nodes inside: `5:3:`.
+    pub(super) prefix: String,
+}
+
+impl<'a> Level<'a> {
+    /// The inside of a node in the graph that `outer` is the way to.
+    pub(super) fn enter(outer: &[Rc<Level<'a>>], node: &'a EditorNode, inside: &'a Inside) -> Self {
+        let around = outer.last();
+        let prefix = around.map_or("", |level| &level.prefix);
+        let prefix = format!("{prefix}{}:", node.id);
+        let mut level =
+            Self { node, inside, inputs: Named::new(), widgets: HashMap::new(), prefix };
+        let given = around.and_then(|level| level.widgets.get(&node.id));
+        match &inside.widgets {
+            Some(widgets) => level.group_widgets(widgets, given),
+            None => level.subgraph_widgets(given),
+        }
+        level
+    }
+
+    fn group_widgets(&mut self, widgets: &[GroupWidget], given: Option<&Named>) {
+        let node = self.node;
+        let mut place = 0;
+        for widget in widgets {
+            let own = match &node.widgets_values {
+                Json::Object(named) => named.get(&widget.name),
+                _ => node.value(place),
+            };
+            place += 1;
+            if widget.has_control && node.value(place).is_some_and(is_control) {
+                place += 1;
+            }
+            let value = given.and_then(|given| given.get(&widget.name)).or(own);
+            self.set(&widget.node, &widget.input, value);
+        }
+    }
+
+    fn subgraph_widgets(&mut self, given: Option<&Named>) {
+        let node = self.node;
+        let proxies = proxies(node);
+        for (place, (source, name)) in proxies.iter().enumerate() {
+            let value = given.and_then(|given| given.get(name)).or_else(|| node.value(place));
+            if source == OWN {
+                self.set_input(name, value);
+            } else {
+                self.set(source, name, value);
+            }
+        }
+        if proxies.is_empty() {
+            let slots = node.inputs.iter().filter(|slot| !slot.widget.is_null());
+            for (place, slot) in slots.enumerate() {
+                self.set_input(&slot.name, node.value(place));
+            }
+        }
+        for (name, value) in given.into_iter().flatten() {
+            self.set_input(name, Some(value));
+        }
+    }
+
+    fn set_input(&mut self, name: &str, value: Option<&Json>) {
+        if let Some(value) = value.filter(|value| !value.is_null()) {
+            self.inputs.insert(name.to_owned(), value.clone());
+        }
+    }
+
+    fn set(&mut self, node: &str, input: &str, value: Option<&Json>) {
+        if let Some(value) = value.filter(|value| !value.is_null()) {
+            let widgets = self.widgets.entry(node.to_owned()).or_default();
+            widgets.insert(input.to_owned(), value.clone());
+        }
+    }
+
+    /// The input of the node for what comes in at a slot inside, and its name. Editors leave inputs
+    /// out that are nothing but widgets, so that names count before places.
+    pub(super) fn outer_input(&self, slot: usize) -> (Option<&'a Slot>, Option<&'a str>) {
+        let (inputs, name) = (&self.node.inputs, self.inside.inputs.get(slot));
+        let named = |name: &String| inputs.iter().find(|input| input.name == *name);
+        let found = match name {
+            None => inputs.get(slot),
+            Some(name) => named(name).or_else(|| {
+                let is_whole = inputs.len() == self.inside.inputs.len();
+                is_whole.then(|| inputs.get(slot)).flatten()
+            }),
+        };
+        (found, name.map(String::as_str).or_else(|| found.map(|input| input.name.as_str())))
+    }
+}
+
+/// `[["3", "seed"], …]`: the nodes and widgets inside that a node shows, or text that says so.
+fn proxies(node: &EditorNode) -> Vec<(String, String)> {
+    let list = match node.properties.get("proxyWidgets") {
+        Some(Json::String(text)) => serde_json::from_str(text).unwrap_or_default(),
+        Some(list) => list.clone(),
+        None => return Vec::new(),
+    };
+    let entry = |entry: &Json| {
+        let part = |place| match entry.get(place)? {
+            Json::Number(number) => Some(number.to_string()),
+            part => part.as_str().map(str::to_owned),
+        };
+        Some((part(0)?, part(1)?))
+    };
+    list.as_array().into_iter().flatten().filter_map(entry).collect()
+}

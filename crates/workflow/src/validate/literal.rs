@@ -1,0 +1,165 @@
+//! Whether a value is one that an input takes.
+
+use std::fmt;
+
+use serde_json::Value as Json;
+
+use super::Problem;
+use crate::environment::Environment;
+use crate::graph::{describe, join};
+use crate::signature::{Input, Kind, Options};
+use crate::value::Value;
+
+/// The value of a literal, or what is wrong with it.
+pub(crate) fn literal(
+    input: &Input,
+    value: &Json,
+    environment: &Environment,
+) -> Result<Value, Problem> {
+    let name = input.name;
+    let wrong_type = || {
+        let kind = input.kind.value_type();
+        let details = format!("{name}: {} is no {kind}", describe(value));
+        Problem::new("invalid_input_type", format!("Not a {kind} value"), details)
+    };
+    match input.kind {
+        Kind::Int { min, max, .. } => {
+            let number = whole(value).ok_or_else(wrong_type)?;
+            in_range(name, &number, &min, &max)?;
+            Ok(Value::Int(number))
+        }
+        Kind::Float { min, max, .. } => {
+            let number = real(value).ok_or_else(wrong_type)?;
+            in_range(name, &number, &min, &max)?;
+            Ok(Value::Float(number))
+        }
+        Kind::Boolean { .. } => truth(value).map(Value::Boolean).ok_or_else(wrong_type),
+        Kind::String { .. } => match value {
+            Json::String(text) => Ok(Value::String(text.as_str().into())),
+            Json::Null => Ok(Value::String("".into())),
+            Json::Number(_) | Json::Bool(_) => Ok(Value::String(value.to_string().into())),
+            _ => Err(wrong_type()),
+        },
+        Kind::Choice { options, .. } => {
+            let given = match value {
+                Json::String(text) => text.clone(),
+                Json::Number(_) | Json::Bool(_) => value.to_string(),
+                _ => return Err(wrong_type()),
+            };
+            if matches!(options, Options::Files { .. }) {
+                return Ok(Value::String(given.into()));
+            }
+            choose(name, &given, &options.list(environment)).map(|name| Value::String(name.into()))
+        }
+        Kind::Link(kind) => {
+            let details =
+                format!("{name}: {} is no link to a node that gives {kind}", describe(value));
+            Err(Problem::new("bad_linked_input", "A link is needed here", details))
+        }
+    }
+}
+
+/// Whether a number that another node gives is one that the input takes. Known only when that node
+/// has run.
+pub(crate) fn linked(input: &Input, value: &Value) -> Result<(), Problem> {
+    match (input.kind, value) {
+        (Kind::Int { min, max, .. }, Value::Int(number)) => {
+            in_range(input.name, number, &min, &max)
+        }
+        (Kind::Float { min, max, .. }, Value::Float(number)) => {
+            in_range(input.name, number, &min, &max)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn in_range<T: PartialOrd + fmt::Display>(
+    name: &str,
+    value: &T,
+    min: &T,
+    max: &T,
+) -> Result<(), Problem> {
+    let (kind, word, bound) = if value < min {
+        ("value_smaller_than_min", "smaller than min", min)
+    } else if value > max {
+        ("value_bigger_than_max", "bigger than max", max)
+    } else {
+        return Ok(());
+    };
+    Err(Problem::new(kind, format!("Value {value} {word} of {bound}"), name))
+}
+
+fn whole(value: &Json) -> Option<i128> {
+    match value {
+        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), _, _) => Some(number.into()),
+            (_, Some(number), _) => Some(number.into()),
+            (_, _, Some(number)) if number.abs() < 1e30 => Some(number as i128),
+            _ => None,
+        },
+        Json::String(text) => text.trim().parse().ok(),
+        Json::Bool(yes) => Some((*yes).into()),
+        _ => None,
+    }
+}
+
+fn real(value: &Json) -> Option<f64> {
+    let number = match value {
+        Json::Number(number) => number.as_f64(),
+        Json::String(text) => text.trim().parse().ok(),
+        Json::Bool(yes) => Some(f64::from(u8::from(*yes))),
+        _ => None,
+    };
+    number.filter(|number| number.is_finite())
+}
+
+fn truth(value: &Json) -> Option<bool> {
+    match value {
+        Json::Bool(yes) => Some(*yes),
+        Json::Number(number) => number.as_f64().map(|number| number != 0.0),
+        Json::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" | "" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The name in the list that is meant; Windows' separators are taken for others.
+fn choose(input: &str, given: &str, list: &[String]) -> Result<String, Problem> {
+    let slashes = given.replace('\\', "/");
+    if let Some(name) =
+        list.iter().find(|name| *name == given || name.replace('\\', "/") == slashes)
+    {
+        return Ok(name.clone());
+    }
+    let message = "Value not in list";
+    Err(Problem::new(
+        "value_not_in_list",
+        message,
+        format!("{input}: '{given}' {}", known(given, list)),
+    ))
+}
+
+/// Names near to the given one, or all of a short list.
+fn known(given: &str, list: &[String]) -> String {
+    const SHORT: usize = 20;
+    if list.is_empty() {
+        return "is not there: there is none to choose from".to_owned();
+    }
+    let mut near: Vec<(f64, &String)> = list
+        .iter()
+        .map(|name| (strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase()), name))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let near = match near.is_empty() {
+        true => String::new(),
+        false => format!("; near: {}", join(near.iter().take(5).map(|(_, name)| name))),
+    };
+    match list.len() <= SHORT {
+        true => format!("not in [{}]{near}", join(list.iter().map(|name| format!("'{name}'")))),
+        false => format!("not in a list of {}{near}", list.len()),
+    }
+}
