@@ -27,6 +27,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "NODE.INPUT=VALUE", action = ArgAction::Append)]
     pub set: Vec<String>,
 
+    /// What the choices in an editor file's texts (`{red|blue}`) follow from
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub prompt_seed: u64,
+
     /// Check the workflow and print what goes where, without loading anything
     #[arg(long)]
     pub dry_run: bool,

@@ -1,28 +1,28 @@
 //! `distorch run`: a workflow as ComfyUI exports it.
 
-use std::path::Path;
+use std::collections::HashSet;
 
-use distorch_workflow::graph::Prompt;
+use distorch_workflow::graph::{Missing, Prompt, ReadOptions};
+use distorch_workflow::json_text;
 use distorch_workflow::nodes;
 use distorch_workflow::picture::png_file;
 use distorch_workflow::signature::Kind;
+use distorch_workflow::validate::{Invalid, Valid, ancestors};
 use distorch_workflow::value::Type;
-use distorch_workflow::{Executor, validate};
-use serde_json::Value as Json;
+use distorch_workflow::{Environment, Executor, validate};
+use serde_json::{Value as Json, json};
 
 use super::{print_json, print_text};
 use crate::args::{RunArgs, Shared};
 use crate::failure::Failure;
 use crate::given_file;
+use crate::machine;
 use crate::studio;
 use crate::watch::Watch;
 
-/// Runs a workflow, or tells what it would do.
+/// Runs a workflow, or tells what it would do. Outputs that cannot be run do not stop the others.
 pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
-    let mut prompt = read(&args.workflow)?;
-    for given in &args.set {
-        prompt.set(given).map_err(|error| Failure::input(format!("`--set` {error}")))?;
-    }
+    let forms = read(args)?;
     let mut executor = studio::executor(shared, &args.compute)?;
     let environment = executor.environment_mut();
     environment.save_metadata = !args.disable_metadata;
@@ -32,61 +32,162 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     if let Some(dir) = &args.input_dir {
         environment.input_dir.clone_from(dir);
     }
-    // A command ends in one way: what is wrong anywhere is told before anything runs.
-    let valid = validate::validate(&prompt, executor.environment()).map_err(Failure::input)?;
-    if !valid.node_errors.is_empty() {
+    let (prompt, validated) = choose(forms, executor.environment());
+    prompt.notes.iter().for_each(|note| machine::warn(note));
+    let valid = match validated {
+        Ok(valid) => valid,
+        Err(invalid) => {
+            if args.json {
+                print_json(&invalid)?;
+            }
+            return Err(Failure::input(invalid));
+        }
+    };
+    let broken = broken(&valid);
+    if let Some(broken) = &broken {
         let lines = validate::lines(&valid.node_errors);
-        return Err(Failure::input(format!("the workflow cannot run as it is{lines}")));
+        machine::warn(&format!("{broken}; the others run{lines}"));
     }
     let watch = Watch::new(args.json);
     if args.dry_run {
-        return dry_run(&mut executor, &prompt, &watch);
+        dry_run(&mut executor, &prompt, &valid, &watch)?;
+        return broken.map_or(Ok(()), |broken| Err(Failure::input(broken)));
     }
-    let result = executor.run(&prompt, &watch);
+    let result = executor.run_nodes(&prompt, &valid.outputs, &watch);
     watch.finish();
     let report = result.map_err(studio::failure)?;
     if args.json {
-        return print_json(&report.outputs);
-    }
-    let mut text = studio::memory(&executor);
-    for ui in report.outputs.values() {
-        for path in saved(&executor, ui) {
-            text += &format!("\nsaved {path}");
+        let mut shown = json!(report.outputs);
+        if broken.is_some() {
+            shown["node_errors"] = json!(valid.node_errors);
         }
+        print_json(&shown)?;
+    } else {
+        let mut text = studio::memory(&executor);
+        for ui in report.outputs.values() {
+            for path in saved(&executor, ui) {
+                text += &format!("\nsaved {path}");
+            }
+        }
+        print_text(text.trim_start_matches('\n'))?;
     }
-    print_text(text.trim_start_matches('\n'))
+    broken.map_or(Ok(()), |broken| Err(Failure::input(broken)))
 }
 
-/// The workflow in a file: JSON, or a picture that carries the one that made it.
-fn read(path: &Path) -> Result<Prompt, Failure> {
+/// Which outputs cannot be run, in words.
+fn broken(valid: &Valid) -> Option<String> {
+    let outputs = valid.node_errors.values().flat_map(|node| &node.dependent_outputs);
+    let ids: std::collections::BTreeSet<&str> = outputs.map(String::as_str).collect();
+    let list = ids.iter().copied().collect::<Vec<_>>().join(", ");
+    match ids.len() {
+        0 => None,
+        1 => Some(format!("the output {list} cannot be run")),
+        _ => Some(format!("the outputs {list} cannot be run")),
+    }
+}
+
+/// The first form of the workflow that can be run as it is; else that of which a part can; else the
+/// first, with all that is wrong with it.
+fn choose(forms: Vec<Prompt>, environment: &Environment) -> (Prompt, Result<Valid, Invalid>) {
+    let mut best: Option<(Prompt, Result<Valid, Invalid>)> = None;
+    for mut prompt in forms {
+        let validated = validate::validate(&prompt, environment);
+        let is_whole = validated.as_ref().is_ok_and(|valid| valid.node_errors.is_empty());
+        let is_better = match &best {
+            None => true,
+            Some((_, best)) => is_whole || (best.is_err() && validated.is_ok()),
+        };
+        if is_better && best.is_some() {
+            let note = "the picture's `prompt` cannot be run as it is; its `workflow` is used";
+            prompt.notes.insert(0, note.to_owned());
+        }
+        if is_better {
+            best = Some((prompt, validated));
+        }
+        if is_whole {
+            break;
+        }
+    }
+    best.unwrap_or_else(|| {
+        let prompt = Prompt::default();
+        let validated = validate::validate(&prompt, environment);
+        (prompt, validated)
+    })
+}
+
+/// The forms of the workflow that a file has, with the overrides, the one that is meant first: one
+/// form, or of a picture the prompt that was run and the workflow as the editor had it.
+fn read(args: &RunArgs) -> Result<Vec<Prompt>, Failure> {
+    let path = &args.workflow;
     let name = path.display();
     let wrong = |problem: String| Failure::input(format!("`{name}`: {problem}"));
+    let options = ReadOptions { prompt_seed: args.prompt_seed };
     let read = match path.to_str() {
         Some("-") => given_file::all_of(std::io::stdin()),
         _ => given_file::read(path),
     };
     let bytes = read.map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
-    let text = match bytes.starts_with(PNG) {
-        true => in_picture(&bytes).map_err(wrong)?,
-        false => String::from_utf8(bytes).map_err(|error| wrong(format!("no text: {error}")))?,
+    let (texts, missing) = match bytes.starts_with(PNG) {
+        true => (in_picture(&bytes).map_err(wrong)?, Missing::Any),
+        false => {
+            let text = json_text::decode(&bytes).map_err(|error| wrong(error.to_string()))?;
+            (vec![text], Missing::AddedLater)
+        }
     };
-    Prompt::from_json(&text).map_err(|error| wrong(error.to_string()))
+    let mut forms: Vec<Prompt> = Vec::new();
+    let mut unreadable = None;
+    for text in &texts {
+        let mut prompt = match Prompt::read(text, options) {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                unreadable = unreadable.or(Some(wrong(error.to_string())));
+                continue;
+            }
+        };
+        if unreadable.is_some() {
+            let note = "the picture's `prompt` cannot be read; its `workflow` is used";
+            prompt.notes.insert(0, note.to_owned());
+        }
+        prompt.fill_in(missing);
+        let mut overrides = args.set.iter().map(|given| prompt.set(given));
+        match overrides.find_map(Result::err) {
+            None => forms.push(prompt),
+            Some(error) if forms.is_empty() => {
+                return Err(Failure::input(format!("`--set` {error}")));
+            }
+            Some(_) => {}
+        }
+    }
+    match unreadable {
+        Some(problem) if forms.is_empty() => Err(problem),
+        _ => Ok(forms),
+    }
 }
 
 /// What every PNG file begins with.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// The workflow that a picture carries: as it was run, else as the editor had it.
-fn in_picture(file: &[u8]) -> Result<String, String> {
+/// What a picture carries: the prompt as it was run, and the workflow as the editor had it.
+fn in_picture(file: &[u8]) -> Result<Vec<String>, String> {
     let texts = png_file::texts(file).map_err(|error| error.to_string())?;
     let find = |wanted: &str| texts.iter().find(|(keyword, _)| keyword == wanted);
-    let found = find("prompt").or_else(|| find("workflow"));
-    let none = "this picture carries no workflow; those that SaveImage saves do";
-    found.map(|(_, text)| text.clone()).ok_or_else(|| none.to_owned())
+    let found = ["prompt", "workflow"].into_iter().filter_map(find);
+    let found: Vec<String> = found.map(|(_, text)| text.clone()).collect();
+    match found.is_empty() {
+        true => Err("this picture carries no workflow; those that SaveImage saves do".to_owned()),
+        false => Ok(found),
+    }
 }
 
 /// Runs the loaders alone, which plan and open but read no weights.
-fn dry_run(executor: &mut Executor, prompt: &Prompt, watch: &Watch) -> Result<(), Failure> {
+fn dry_run(
+    executor: &mut Executor,
+    prompt: &Prompt,
+    valid: &Valid,
+    watch: &Watch,
+) -> Result<(), Failure> {
+    let needed: HashSet<String> =
+        valid.outputs.iter().flat_map(|output| ancestors(prompt, output)).collect();
     let loads = |class: &str| {
         nodes::find(class).is_some_and(|node| {
             let gives = |kind| node.outputs.iter().any(|output| output.kind == kind);
@@ -94,14 +195,18 @@ fn dry_run(executor: &mut Executor, prompt: &Prompt, watch: &Watch) -> Result<()
             !takes_links && (gives(Type::Model) || gives(Type::Clip) || gives(Type::Vae))
         })
     };
-    let loaders: Vec<&str> = prompt
+    let loaders: Vec<&String> = prompt
         .nodes
         .iter()
-        .filter(|(_, node)| loads(&node.class))
-        .map(|(id, _)| id.as_str())
+        .filter(|(id, node)| needed.contains(*id) && loads(&node.class))
+        .map(|(id, _)| id)
         .collect();
     executor.run_nodes(prompt, &loaders, watch).map_err(studio::failure)?;
-    print_text("the workflow is sound; nothing was loaded")
+    let sound = match valid.node_errors.is_empty() {
+        true => "the workflow is sound",
+        false => "the rest of the workflow is sound",
+    };
+    print_text(&format!("{sound}; nothing was loaded"))
 }
 
 /// The paths of the files that an output node shows.
