@@ -553,3 +553,34 @@ fn no_name_escapes() {
         }
     });
 }
+
+#[test]
+fn a_file_from_anywhere_is_a_model_like_others() {
+    let install = Install::new();
+    install
+        .file("base/models/checkpoints/sub/a.safetensors", "1")
+        .file("base/models/checkpoints/b.safetensors", "12")
+        .file("down/b.safetensors", "123")
+        .file("other/b.safetensors", "1234");
+    let folders = install.folders();
+    let add = |path: &str| folders.add_file(CHECKPOINTS, &install.path(path)).unwrap();
+    let read =
+        |name: &str| fs::read_to_string(folders.resolve(CHECKPOINTS, name).unwrap()).unwrap();
+
+    assert_eq!(add("base/models/checkpoints/sub/a.safetensors"), "sub/a.safetensors");
+    assert_eq!(add("base/models/checkpoints/../checkpoints/b.safetensors"), "b.safetensors");
+    assert_eq!(read("b.safetensors"), "12");
+    // The one that was added by path is meant, and two of one name are told apart.
+    assert_eq!(add("down/b.safetensors"), "b.safetensors");
+    assert_eq!(add("down/b.safetensors"), "b.safetensors");
+    assert_eq!(add("other/b.safetensors"), "other/b.safetensors");
+    assert_eq!((read("b.safetensors"), read("other/b.safetensors")), ("123".into(), "1234".into()));
+    let listing = folders.list(CHECKPOINTS).unwrap();
+    let names: Vec<_> = listing.entries.iter().map(|e| (e.name.as_str(), e.bytes)).collect();
+    let expected = [("b.safetensors", 3), ("other/b.safetensors", 4), ("sub/a.safetensors", 1)];
+    assert_eq!(names, expected);
+    // Other kinds don't have it, nor anybody once it is gone.
+    assert!(folders.resolve(ModelKind::Loras, "b.safetensors").is_err());
+    fs::remove_file(install.path("down/b.safetensors")).unwrap();
+    assert_eq!(read("b.safetensors"), "12");
+}

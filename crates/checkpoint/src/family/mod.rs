@@ -11,6 +11,7 @@
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
 //! | `blank` | the other way round: from configurations to the tensors of a file |
+//! | `resolution` | the size of the pictures that a file was trained on, where it says so |
 //! | `prediction`, `ignorable`, `foreign` | what the output means; leftovers; files that are something else |
 
 mod blank;
@@ -26,6 +27,7 @@ mod matching;
 mod mmdit;
 mod model;
 mod prediction;
+mod resolution;
 #[cfg(test)]
 mod round_trip;
 mod t5;
@@ -36,6 +38,7 @@ mod vae;
 pub use blank::{Configs, blank};
 pub use error::FamilyError;
 pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant};
+pub use resolution::trained_resolution;
 
 use crate::config::{DiffusionConfig, TextEncoderConfig, VaeConfig};
 use crate::file::Checkpoint;

@@ -14,6 +14,7 @@ mod extra_paths;
 mod kind;
 mod name;
 mod scan;
+mod single;
 mod suggest;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,8 +28,10 @@ use std::{fs, io};
 pub use error::{FolderError, FolderWarning};
 pub use extra_paths::{ExtraFolder, ExtraPaths, MAX_EXTRA_PATHS_BYTES, parse_extra_paths};
 pub use kind::{ModelKind, UnknownKind};
+pub use suggest::near_names;
 
 use scan::Scan;
+use single::SingleFile;
 
 /// The file that [`ModelFolders::new`] reads in the base directory when it is there.
 pub const EXTRA_PATHS_FILE: &str = "extra_model_paths.yaml";
@@ -169,6 +172,9 @@ impl ModelFolders {
         let roots = state.roots(&self.base_dir, kind);
         let mut warnings = Vec::new();
         let mut entries = BTreeMap::new();
+        for entry in state.single_files.iter().filter_map(|file| file.entry(kind)) {
+            entries.insert(entry.name.clone(), entry);
+        }
         for root in roots {
             for entry in state.list_root(kind, &root, &mut warnings) {
                 entries.entry(entry.name.clone()).or_insert(entry);
@@ -190,6 +196,10 @@ impl ModelFolders {
     pub fn resolve(&self, kind: ModelKind, name: &str) -> Result<PathBuf, FolderError> {
         let relative = name::relative_path(name)
             .map_err(|reason| FolderError::BadName { name: name.to_owned(), reason })?;
+        let added = |file: &SingleFile| file.path(kind, &relative);
+        if let Some(path) = self.state()?.single_files.iter().find_map(added) {
+            return Ok(path);
+        }
         let roots = self.roots(kind)?;
         let mut broken_link = None;
         for root in &roots {
@@ -243,6 +253,8 @@ pub fn default_base_dir(working_dir: &Path, comfyui_path: Option<&Path>) -> Path
 #[derive(Default)]
 struct State {
     yaml_files: Vec<YamlFile>,
+    /// Files that no root holds, before those of roots.
+    single_files: Vec<SingleFile>,
     scans: HashMap<PathBuf, Scan>,
     /// Roots that existed at some listing, so that the absence of a built-in one is news.
     seen: HashSet<PathBuf>,

@@ -10,7 +10,7 @@ const MOST: usize = 5;
 ///
 /// The same file in another folder, in another case or with another extension counts as near;
 /// otherwise the whole name or the file's own name must be within a third of its length in edits.
-pub(super) fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let wanted = wanted.replace('\\', "/").to_lowercase();
     if wanted.len() > LONGEST {
         return Vec::new();
