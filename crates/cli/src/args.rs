@@ -2,6 +2,7 @@
 
 mod bench;
 mod make;
+mod number;
 
 use std::path::PathBuf;
 
@@ -9,8 +10,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use distorch_allocation::Layout;
 
+use number::whole;
+
 pub use bench::{BenchArgs, BenchCommand, OffloadArgs, RandomModel};
-pub use make::{ComputeArgs, GenerateArgs, LoraArg, NodesArgs, RunArgs};
+pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
+pub use number::SeedArg;
 
 /// Runs diffusion checkpoints that do not fit on one device.
 #[derive(Debug, Parser)]
@@ -150,15 +154,31 @@ pub struct PlanArgs {
     pub loader: LoaderArgs,
 
     /// Width of the picture in pixels, for the estimate of activations [default: the family's own]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=16384), help_heading = "Estimate")]
+    #[arg(
+        long,
+        value_parser = whole(16..=16384),
+        allow_hyphen_values = true,
+        help_heading = "Estimate"
+    )]
     pub width: Option<u32>,
 
     /// Height of the picture in pixels
-    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=16384), help_heading = "Estimate")]
+    #[arg(
+        long,
+        value_parser = whole(16..=16384),
+        allow_hyphen_values = true,
+        help_heading = "Estimate"
+    )]
     pub height: Option<u32>,
 
     /// Pictures at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Estimate")]
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_parser = whole(1..=4096),
+        allow_hyphen_values = true,
+        help_heading = "Estimate"
+    )]
     pub batch: u32,
 
     /// Print JSON, with the placement block by block
@@ -176,7 +196,7 @@ pub struct LoaderArgs {
 
     /// GiB of the diffusion model that move to the donors, 0.0 to 128.0, or `auto`: the least
     /// that fits
-    #[arg(long, value_name = "GIB", default_value = "4.0")]
+    #[arg(long, value_name = "GIB", default_value = "4.0", allow_hyphen_values = true)]
     pub unet_virtual_vram_gb: String,
 
     /// Devices that lend their memory to the diffusion model, in order: `cuda:1,cpu`
@@ -188,7 +208,7 @@ pub struct LoaderArgs {
     pub clip_compute_device: String,
 
     /// GiB of the text encoders that move to the donors, 0.0 to 128.0, or `auto`
-    #[arg(long, value_name = "GIB", default_value = "2.0")]
+    #[arg(long, value_name = "GIB", default_value = "2.0", allow_hyphen_values = true)]
     pub clip_virtual_vram_gb: String,
 
     /// Devices that lend their memory to the text encoders, in order

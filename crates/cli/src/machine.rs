@@ -1,10 +1,10 @@
 //! The machine as the shared options describe it: its devices and its model folders.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use distorch_allocation::{DeviceInfo, Topology, UnknownDevice};
-use distorch_checkpoint::folders::{FolderWarning, ModelFolders, ModelKind, default_base_dir};
+use distorch_allocation::{DeviceId, DeviceInfo, Topology};
+use distorch_checkpoint::folders::{FolderWarning, ModelFolders, default_base_dir};
 use distorch_runtime::devices::{self, Hardware, Survey};
 
 use crate::args::Shared;
@@ -42,28 +42,24 @@ fn simulated(info: DeviceInfo) -> Hardware {
     }
 }
 
-/// What to do about a device that is not there.
-pub fn advice(unknown: &UnknownDevice) -> Option<String> {
-    let kind = unknown.device.kind();
-    if !devices::is_built(kind) {
-        return Some(format!(
-            "this build has no {kind} backend: build it with `--features {kind}`, or declare the \
-             device with `--simulate {}=8GiB`",
-            unknown.device
-        ));
+/// What to do about devices that are not there.
+pub fn advice(absent: &[DeviceId]) -> String {
+    let declared: Vec<String> = absent.iter().map(|device| format!("{device}=8GiB")).collect();
+    let declare = format!("declare what is not there with `--simulate {}`", declared.join(","));
+    match absent.iter().map(|device| device.kind()).find(|kind| !devices::is_built(*kind)) {
+        None => format!("`distorch devices` says why a device may be missing; or {declare}"),
+        Some(kind) => format!(
+            "this build has no {kind} backend: build it with `--features {kind}`, or {declare}"
+        ),
     }
-    let tells = "`distorch devices` tells why a device may be missing";
-    (!unknown.device.is_cpu()).then(|| tells.to_owned())
 }
 
 /// The model folders below the base folder and those of the extra files.
 pub fn folders(shared: &Shared) -> Result<ModelFolders, Failure> {
     let base = match &shared.base_dir {
         Some(dir) if !dir.is_dir() => {
-            return Err(Failure::input(format!(
-                "`--base-dir {}` is not a folder; it should hold `models/`",
-                dir.display()
-            )));
+            return Err(Failure::input(format!("`--base-dir {}` is not a folder", dir.display()))
+                .hint("name the folder that holds `models/`"));
         }
         Some(dir) => dir.clone(),
         None => {
@@ -72,15 +68,6 @@ pub fn folders(shared: &Shared) -> Result<ModelFolders, Failure> {
         }
     };
     ModelFolders::new(&base, &shared.extra_model_paths).map_err(Failure::input)
-}
-
-/// The path of a checkpoint by its name in the model folders, or by a path that leads to a file.
-pub fn checkpoint_path(folders: &ModelFolders, name: &str) -> Result<PathBuf, Failure> {
-    match folders.resolve(ModelKind::Checkpoints, name) {
-        Ok(path) => Ok(path),
-        Err(_) if Path::new(name).is_file() => Ok(PathBuf::from(name)),
-        Err(error) => Err(Failure::input(error)),
-    }
 }
 
 /// Prints what was noticed while looking for models.

@@ -12,8 +12,10 @@ mod ending;
 mod failure;
 mod given_file;
 mod machine;
+mod model_file;
 mod progress;
 mod studio;
+mod terminal;
 mod threads;
 mod watch;
 
@@ -33,11 +35,16 @@ static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
 fn main() -> ExitCode {
     distorch_runtime::heap::keep_freed();
     ending::prepare();
-    let arguments = Arguments::parse();
+    // Programs that ask for JSON find errors there too, also where the arguments cannot be read.
+    let as_json = std::env::args_os().any(|argument| argument == "--json");
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::usage(error, as_json),
+    };
     let result = catch_unwind(AssertUnwindSafe(|| run(&arguments)));
     match result.unwrap_or_else(|panic| Err(Failure::machine(ending::panic_message(&*panic)))) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(as_json),
     }
 }
 

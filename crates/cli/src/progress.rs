@@ -6,6 +6,9 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use unicode_width::UnicodeWidthStr;
+
+use crate::terminal;
 
 /// Between two lines of one stage.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -45,12 +48,27 @@ impl Progress {
 }
 
 fn visible(stage: &str, parts: u64) -> ProgressBar {
-    let template = "{msg:28} [{bar:30}] {pos}/{len} {elapsed} {per_sec}";
-    // The template is this constant; a bar in the default style would still be one.
-    let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
+    let style = bar_style("{pos}/{len} {elapsed} {per_sec}", stage, 30);
     let bar = ProgressBar::new(parts).with_message(stage.to_owned()).with_style(style);
     bar.tick();
     bar
+}
+
+/// Columns of the longest bar.
+const BAR: usize = 30;
+
+/// A stage's name, a bar and the figures of this template, which take about so many columns, on one line of
+/// the terminal: a narrow one has a shorter bar, or none.
+pub fn bar_style(figures: &str, stage: &str, figure_columns: usize) -> ProgressStyle {
+    // The last column stays free: terminals go to the next line after it.
+    let columns = terminal::error_columns().unwrap_or(usize::MAX).saturating_sub(1);
+    let beside = stage.width() + " [] ".len() + figure_columns;
+    let template = match columns.saturating_sub(beside).min(BAR) {
+        0..5 => format!("{{wide_msg}} {figures}"),
+        bar => format!("{{msg}} [{{bar:{bar}}}] {figures}"),
+    };
+    // Every template is one of these two; a bar in the default style would still be one.
+    ProgressStyle::with_template(&template).unwrap_or(ProgressStyle::default_bar())
 }
 
 impl Drop for Progress {

@@ -1,13 +1,16 @@
 //! An executor as the shared options describe it, and its failures as a user reads them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use distorch_allocation::{ByteSize, report};
+use distorch_allocation::{ByteSize, DeviceId, Topology, report};
 use distorch_runtime::DType;
+use distorch_workflow::validate::{Invalid, NodeProblems};
 use distorch_workflow::{Environment, ExecutionError, Executor, NodeError};
+use indexmap::IndexMap;
 
 use crate::args::{ComputeArgs, Shared};
-use crate::commands::table;
+use crate::commands::Table;
 use crate::ending;
 use crate::failure::Failure;
 use crate::machine;
@@ -37,12 +40,40 @@ pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Fail
     Ok(Executor::new(environment))
 }
 
+/// What to do about devices that a workflow names and this machine does not have.
+pub fn absent_devices(
+    node_errors: &IndexMap<String, NodeProblems>,
+    topology: &Topology,
+) -> Option<String> {
+    let problems = node_errors.values().flat_map(|node| &node.errors);
+    let named = problems.filter_map(|problem| match problem.kind {
+        "value_not_in_list" => problem.extra_info["received_value"].as_str()?.parse().ok(),
+        // Of an allocation only the message names the device.
+        "custom_validation_failed" => {
+            let after = problem.details.split_once("no device `")?.1;
+            after.split('`').next()?.parse().ok()
+        }
+        _ => None,
+    });
+    let absent: BTreeSet<DeviceId> = named.filter(|id| topology.get(*id).is_err()).collect();
+    let absent: Vec<DeviceId> = absent.into_iter().collect();
+    (!absent.is_empty()).then(|| machine::advice(&absent))
+}
+
+/// A workflow that cannot be run, as a failure of the command.
+pub fn invalid(invalid: &Invalid, topology: &Topology) -> Failure {
+    let hint = absent_devices(&invalid.node_errors, topology);
+    Failure::input(invalid.to_string()).maybe_hint(hint).with_json(invalid)
+}
+
 /// A failed run as a failure of the command.
 pub fn failure(error: ExecutionError) -> Failure {
     match error {
         ExecutionError::Interrupted { .. } => Failure::interrupted(error),
-        ExecutionError::Invalid(_)
-        | ExecutionError::Node { source: NodeError::Input { .. }, .. } => Failure::input(error),
+        ExecutionError::Invalid(ref invalid) => {
+            Failure::input(invalid.to_string()).with_json(invalid)
+        }
+        ExecutionError::Node { source: NodeError::Input { .. }, .. } => Failure::input(error),
         ExecutionError::Node { .. } => match ending::raised() {
             Some(place) => Failure::machine(format!("{error} ({place})")),
             None => Failure::machine(error),
@@ -53,20 +84,18 @@ pub fn failure(error: ExecutionError) -> Failure {
 /// What each device was to hold for each model and what it held at most; empty where nothing is
 /// loaded.
 pub fn memory(executor: &Executor) -> String {
-    let mut table = table(
-        [
-            "component",
-            "device",
-            "planned",
-            "peak",
-            "weights",
-            "window",
-            "activations",
-            "moved",
-            "waited",
-        ],
-        &[2, 3, 4, 5, 6, 7, 8],
-    );
+    let header = [
+        "component",
+        "device",
+        "planned",
+        "peak",
+        "weights",
+        "window",
+        "activations",
+        "moved",
+        "waited",
+    ];
+    let mut table = Table::new(header, &[2, 3, 4, 5, 6, 7, 8]).optional(&[5, 6, 4, 8, 7]);
     let (mut rows, mut estimated) = (0, false);
     for (part, stats) in executor.environment().models.stats() {
         for held in &stats.devices {

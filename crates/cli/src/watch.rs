@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use distorch_allocation::report;
 use distorch_workflow::observe::{Event, Observer};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::machine;
+use crate::progress::bar_style;
 
 /// Lines in a pipe come no more often than this, but for the last of each stage.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -73,11 +74,10 @@ impl State {
         if !terminal {
             return;
         }
-        let template = match unit {
-            Unit::Steps => "{msg} [{bar:30}] {pos}/{len} {elapsed} {per_sec}",
-            Unit::Bytes => "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec}",
+        let style = match unit {
+            Unit::Steps => bar_style("{pos}/{len} {elapsed} {per_sec}", stage, 24),
+            Unit::Bytes => bar_style("{bytes}/{total_bytes} {binary_bytes_per_sec}", stage, 38),
         };
-        let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
         let style = style.with_key(
             "per_sec",
             |state: &indicatif::ProgressState, to: &mut dyn std::fmt::Write| {

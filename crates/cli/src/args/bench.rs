@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::LayoutArg;
 use super::make::DtypeArg;
+use super::number::{side, whole};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -34,24 +35,24 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_name = "MODEL")]
     pub random: Option<RandomModel>,
 
-    /// Width of the picture in pixels [default: the family's own]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    /// Width of the picture in pixels [default: what the model was made for]
+    #[arg(long, value_parser = side(64..=16384), allow_hyphen_values = true)]
     pub width: Option<u32>,
 
     /// Height of the picture in pixels
-    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    #[arg(long, value_parser = side(64..=16384), allow_hyphen_values = true)]
     pub height: Option<u32>,
 
     /// Pictures at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 1, value_parser = whole(1..=4096), allow_hyphen_values = true)]
     pub batch: u32,
 
     /// Calls of each stage that are timed
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 3, value_parser = whole(1..=1000), allow_hyphen_values = true)]
     pub steps: u32,
 
     /// Threads that compute on the CPU [default: one for each core]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_parser = whole(1..=1024), allow_hyphen_values = true)]
     pub threads: Option<u32>,
 
     /// Dtype of weights and activations
@@ -100,7 +101,7 @@ pub struct OffloadArgs {
         value_name = "PERCENT",
         value_delimiter = ',',
         default_values_t = [0, 25, 50, 75, 100],
-        value_parser = clap::value_parser!(u32).range(0..=100)
+        value_parser = whole(0..=100)
     )]
     pub shares: Vec<u32>,
 
@@ -114,7 +115,7 @@ pub struct OffloadArgs {
     pub dtype: Option<DtypeArg>,
 
     /// Keep what lives on the host in memory, pinned where the device has that, instead of the file
-    #[arg(long, requires = "device")]
+    #[arg(long)]
     pub pin: bool,
 
     /// Speeds of the link: `4GB/s` [default: moving takes from a quarter of computing to four times
@@ -130,24 +131,24 @@ pub struct OffloadArgs {
     #[arg(long, value_enum)]
     pub layout: Option<LayoutArg>,
 
-    /// Width of the picture in pixels [default: the family's own]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    /// Width of the picture in pixels [default: what the model was made for]
+    #[arg(long, value_parser = side(64..=16384), allow_hyphen_values = true)]
     pub width: Option<u32>,
 
     /// Height of the picture in pixels
-    #[arg(long, value_parser = clap::value_parser!(u32).range(64..=16384))]
+    #[arg(long, value_parser = side(64..=16384), allow_hyphen_values = true)]
     pub height: Option<u32>,
 
     /// Pictures at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 1, value_parser = whole(1..=4096), allow_hyphen_values = true)]
     pub batch: u32,
 
     /// Steps that are timed at each point, after one that isn't
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 2, value_parser = whole(1..=1000), allow_hyphen_values = true)]
     pub steps: u32,
 
     /// Threads that compute on the CPU [default: one for each core]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_parser = whole(1..=1024), allow_hyphen_values = true)]
     pub threads: Option<u32>,
 
     /// Compute one step with everything on the device, and in the others let its time pass instead:

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use distorch_runtime::DType;
 
 use super::LayoutArg;
+use super::number::{SeedArg, side, whole, within};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -107,37 +108,50 @@ Examples:
   distorch generate --ckpt v1-5-pruned.ckpt --prompt 'oil painting' --image photo.png --denoise 0.6
   distorch generate --ckpt v1-5-pruned.ckpt --prompt 'a fox' --lora ink.safetensors:0.8")]
 pub struct GenerateArgs {
-    /// Name of a checkpoint in the model folders
+    /// Name of a checkpoint in the model folders, or the path of one
     #[arg(long, value_name = "CKPT")]
     pub ckpt: String,
 
     /// What the picture should show; `(word:1.2)` weighs, `embedding:name` inserts an embedding
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub prompt: String,
 
     /// What the picture should not show
-    #[arg(long, short, default_value = "", hide_default_value = true)]
+    #[arg(long, short, default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     pub negative: String,
 
-    /// Width in pixels [default: the family's own]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=16384))]
+    /// Width in pixels, a multiple of 8 [default: what the checkpoint was made for]
+    #[arg(long, value_name = "PIXELS", value_parser = side(16..=16384), allow_hyphen_values = true)]
     pub width: Option<u32>,
 
-    /// Height in pixels [default: the family's own]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=16384))]
+    /// Height in pixels, a multiple of 8 [default: what the checkpoint was made for]
+    #[arg(long, value_name = "PIXELS", value_parser = side(16..=16384), allow_hyphen_values = true)]
     pub height: Option<u32>,
 
     /// Steps of the sampler
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 20,
+        value_parser = whole(1..=10000),
+        allow_hyphen_values = true
+    )]
     pub steps: u32,
 
-    /// How closely to follow the prompt; 1 leaves the negative prompt out
-    #[arg(long, default_value_t = 8.0)]
+    /// How closely to follow the prompt, 0 to 100; 1 leaves the negative prompt out
+    #[arg(
+        long,
+        value_name = "SCALE",
+        default_value_t = 8.0,
+        value_parser = within(0.0..=100.0),
+        allow_hyphen_values = true
+    )]
     pub cfg: f64,
 
-    /// Seed of the noise: the same one gives the same picture
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// Seed of the noise, a whole number: the same one gives the same picture. `random`, or -1, draws
+    /// another one each time and prints it
+    #[arg(long, default_value = "0", allow_hyphen_values = true)]
+    pub seed: SeedArg,
 
     /// Sampler: euler, dpmpp_2m, … (`distorch nodes KSampler` lists them)
     #[arg(long, default_value = "euler")]
@@ -148,7 +162,13 @@ pub struct GenerateArgs {
     pub scheduler: String,
 
     /// Pictures at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = whole(1..=4096),
+        allow_hyphen_values = true
+    )]
     pub batch: u32,
 
     /// Start from this picture instead of nothing
@@ -156,14 +176,21 @@ pub struct GenerateArgs {
     pub image: Option<PathBuf>,
 
     /// How much of the picture is replaced, 0 to 1
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "PART",
+        default_value_t = 1.0,
+        value_parser = within(0.0..=1.0),
+        allow_hyphen_values = true
+    )]
     pub denoise: f64,
 
     /// Layer of the text encoder to read, counted from the last, which is 1
-    #[arg(long, value_name = "LAYER", value_parser = clap::value_parser!(u32).range(1..=24))]
+    #[arg(long, value_name = "LAYER", value_parser = whole(1..=24), allow_hyphen_values = true)]
     pub clip_skip: Option<u32>,
 
-    /// A LoRA and how much it counts, for the diffusion model and the text encoders; may repeat
+    /// A LoRA by name or path, and how much it counts, for the diffusion model and the text encoders; may
+    /// repeat
     #[arg(long, value_name = "NAME[:STRENGTH]", action = ArgAction::Append)]
     pub lora: Vec<LoraArg>,
 
@@ -175,8 +202,14 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "DEVICE", help_heading = "Devices")]
     pub device: Option<String>,
 
-    /// GiB of the diffusion model that move to the donor
-    #[arg(long, value_name = "GIB", help_heading = "Devices")]
+    /// GiB of the diffusion model that move to the donor, 0 to 128
+    #[arg(
+        long,
+        value_name = "GIB",
+        help_heading = "Devices",
+        value_parser = within(0.0..=128.0),
+        allow_hyphen_values = true
+    )]
     pub virtual_vram_gb: Option<f64>,
 
     /// Device that lends its memory
@@ -198,15 +231,23 @@ pub struct LoraArg {
     pub strength: f64,
 }
 
+/// The largest strength that the node for LoRAs takes.
+const MAX_STRENGTH: f64 = 100.0;
+
 impl FromStr for LoraArg {
     type Err = String;
 
     fn from_str(given: &str) -> Result<Self, String> {
         // A colon may also be a part of the name.
-        let parts = given.rsplit_once(':').and_then(|(name, strength)| {
-            Some((name, strength.trim().parse().ok().filter(|s: &f64| s.is_finite())?))
-        });
+        let parts = given
+            .rsplit_once(':')
+            .and_then(|(name, strength)| Some((name, strength.trim().parse::<f64>().ok()?)));
         let (name, strength) = parts.unwrap_or((given, 1.0));
+        if !(-MAX_STRENGTH..=MAX_STRENGTH).contains(&strength) {
+            return Err(format!(
+                "the strength after the colon is a number from -{MAX_STRENGTH} to {MAX_STRENGTH}"
+            ));
+        }
         match name.trim() {
             "" => Err("write the name of a LoRA file, such as `style.safetensors:0.8`".to_owned()),
             name => Ok(Self { name: name.to_owned(), strength }),
@@ -239,7 +280,10 @@ mod tests {
         assert_eq!(lora("a/ink.safetensors"), Ok(("a/ink.safetensors".to_owned(), 1.0)));
         assert_eq!(lora("ink.safetensors:-0.5"), Ok(("ink.safetensors".to_owned(), -0.5)));
         assert_eq!(lora("a:b.safetensors"), Ok(("a:b.safetensors".to_owned(), 1.0)));
-        assert_eq!(lora("x:inf").map(|(_, strength)| strength), Ok(1.0), "a name after all");
+        for strength in ["inf", "nan", "100.5", "-101"] {
+            let error = lora(&format!("x:{strength}")).unwrap_err();
+            assert!(error.contains("from -100 to 100"), "{error}");
+        }
         assert!(lora(":1").is_err() && lora("").is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use distorch_allocation::{ByteSize, report};
 
-use super::{print_json, print_text, table};
+use super::{Table, print_json, print_text};
 use crate::args::{DevicesArgs, Shared};
 use crate::failure::Failure;
 use crate::machine;
@@ -14,7 +14,7 @@ pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), Failure> {
         return print_json(&survey);
     }
     let header = ["Device", "Hardware", "Total", "Free", "Link", "Interface", "Computes in"];
-    let mut devices = table(header, &[2, 3, 4]);
+    let mut devices = Table::new(header, &[2, 3, 4]).optional(&[6, 5, 4]).unbroken(&[0]);
     for device in &survey.devices {
         let info = &device.info;
         devices.add_row([

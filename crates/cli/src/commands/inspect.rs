@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 
 use distorch_allocation::ByteSize;
-use distorch_checkpoint::family::{self, Ignored, Model};
+use distorch_checkpoint::family::{self, Ignored, Model, trained_resolution};
+use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype};
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::{print_json, print_text, recognise, table};
+use super::{Table, print_json, print_text, recognise};
 use crate::args::{InspectArgs, Shared};
 use crate::failure::Failure;
 use crate::machine;
+use crate::model_file;
 
 /// Prints what a checkpoint is and what is in it.
 pub fn run(shared: &Shared, args: &InspectArgs) -> Result<(), Failure> {
     let folders = machine::folders(shared)?;
-    let path = machine::checkpoint_path(&folders, &args.checkpoint)?;
+    let path = model_file::path(&folders, ModelKind::Checkpoints, &args.checkpoint)?;
     let (checkpoint, model) = recognise(&path)?;
     let report = Report::new(&checkpoint, &model);
     if args.json {
@@ -39,6 +41,8 @@ struct Report<'a> {
     label: String,
     family: Option<family::Family>,
     parameters: u64,
+    /// Width and height of the pictures that it was trained on, where its metadata say so.
+    trained_resolution: Option<[u32; 2]>,
     dtypes: BTreeMap<Dtype, Count>,
     sizes: Vec<Size>,
     missing: Vec<ComponentKind>,
@@ -78,6 +82,7 @@ impl<'a> Report<'a> {
             label: model.label(),
             family: model.family(),
             parameters: sizes.iter().map(|size| size.parameters).sum(),
+            trained_resolution: trained_resolution(checkpoint.metadata()),
             dtypes,
             sizes,
             missing: model.missing(),
@@ -96,16 +101,20 @@ impl<'a> Report<'a> {
     }
 
     fn text(&self) -> String {
+        let made_for = |[width, height]: [u32; 2]| format!("  made for {width}×{height} pixels\n");
+        let resolution = self.trained_resolution.map(made_for);
         let mut text = format!(
-            "{}\n  {}\n  {}, {}, {} tensors, {} parameters\n\n",
+            "{}\n  {}\n  {}, {}, {} tensors, {} parameters\n{}\n",
             self.label,
             self.path,
             self.format,
             ByteSize(self.file_bytes),
             self.tensors,
-            with_commas(self.parameters)
+            with_commas(self.parameters),
+            resolution.unwrap_or_default(),
         );
-        let mut rows = table(["Component", "Layers", "Parameters", "Bytes", "Dtypes"], &[1, 2, 3]);
+        let header = ["Component", "Layers", "Parameters", "Bytes", "Dtypes"];
+        let mut rows = Table::new(header, &[1, 2, 3]).optional(&[1, 2]);
         for size in &self.sizes {
             rows.add_row([
                 component_name(size.component, self.model),
@@ -197,7 +206,7 @@ fn layers(components: &[Component]) -> String {
     let mut text = String::new();
     for component in components {
         let header = ["#", "Used", "Layer", "Kind", "Shape", "Dtype", "Bytes"];
-        let mut rows = table(header, &[0, 1, 6]);
+        let mut rows = Table::new(header, &[0, 1, 6]).optional(&[1, 0, 5, 4, 3]);
         for (index, layer) in component.layers.iter().enumerate() {
             let first = layer.params.first();
             rows.add_row([

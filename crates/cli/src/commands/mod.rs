@@ -9,17 +9,17 @@ pub mod models;
 pub mod nodes;
 pub mod plan;
 pub mod run;
+mod table;
 
 use std::io::Write;
 use std::path::Path;
 
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Table};
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::family::{self, Model};
 use serde::Serialize;
 
 use crate::failure::Failure;
+pub use table::Table;
 
 /// Writes a value to standard output as JSON for people and programs.
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
@@ -34,18 +34,6 @@ fn print_text(text: &str) -> Result<(), Failure> {
     writeln!(stdout, "{}", text.trim_end_matches('\n'))?;
     stdout.flush()?;
     Ok(())
-}
-
-/// An empty table in the style of all commands; the columns of numbers are right-aligned.
-pub fn table<const N: usize>(header: [&str; N], numbers: &[usize]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
-    for &column in numbers {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
 }
 
 /// Opens a model file and recognises what it holds.

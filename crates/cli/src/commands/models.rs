@@ -4,7 +4,7 @@ use distorch_allocation::ByteSize;
 use distorch_checkpoint::folders::{Entry, FolderWarning, ModelFolders, ModelKind};
 use serde::{Serialize, Serializer};
 
-use super::{print_json, print_text, table};
+use super::{Table, print_json, print_text};
 use crate::args::{ModelsArgs, Shared};
 use crate::failure::Failure;
 use crate::machine;
@@ -49,7 +49,8 @@ pub fn run(shared: &Shared, args: &ModelsArgs) -> Result<(), Failure> {
     if found.iter().all(|models| models.entries.is_empty()) {
         return nothing(&folders, &found);
     }
-    let mut files = table(["Kind", "Name", "Size", "Folder"], &[2]);
+    let mut files =
+        Table::new(["Kind", "Name", "Size", "Folder"], &[2]).optional(&[3, 2]).unbroken(&[0]);
     for models in &found {
         for entry in &models.entries {
             files.add_row([

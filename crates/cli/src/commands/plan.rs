@@ -6,6 +6,7 @@ use distorch_allocation::{
     BlockFile, ComponentBlocks, ComponentSettings, DeviceInfo, Ledger, LoaderInputs,
     LoaderSettings, Plan, Topology, plan_model, report,
 };
+use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Component, ComponentKind};
 use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::placement;
@@ -16,6 +17,7 @@ use crate::args::{LoaderArgs, PlanArgs, Shared};
 use crate::failure::Failure;
 use crate::given_file;
 use crate::machine;
+use crate::model_file;
 
 /// What `plan --json` prints.
 #[derive(Serialize)]
@@ -72,11 +74,9 @@ fn settings(args: &LoaderArgs, topology: &Topology) -> Result<LoaderSettings, Fa
         layout: args.layout.into(),
     };
     inputs.settings(topology).map_err(|error| {
-        let advice = error.unknown_device.as_ref().and_then(machine::advice);
-        match advice {
-            Some(advice) => Failure::input(format!("{error}; {advice}")),
-            None => Failure::input(error),
-        }
+        let hint = error.unknown_device.as_ref();
+        let hint = hint.map(|unknown| machine::advice(&[unknown.device]));
+        Failure::input(error).maybe_hint(hint)
     })
 }
 
@@ -100,7 +100,7 @@ fn components(
 ) -> Result<(String, Vec<ComponentBlocks>), Failure> {
     match (&args.ckpt_name, &args.blocks) {
         (Some(name), _) => {
-            let path = machine::checkpoint_path(&machine::folders(shared)?, name)?;
+            let path = model_file::path(&machine::folders(shared)?, ModelKind::Checkpoints, name)?;
             Ok((name.clone(), checkpoint_components(&path, args, settings, topology)?))
         }
         (None, Some(path)) => {

@@ -34,15 +34,9 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     }
     let (prompt, validated) = choose(forms, executor.environment());
     prompt.notes.iter().for_each(|note| machine::warn(note));
-    let valid = match validated {
-        Ok(valid) => valid,
-        Err(invalid) => {
-            if args.json {
-                print_json(&invalid)?;
-            }
-            return Err(Failure::input(invalid));
-        }
-    };
+    let topology = executor.environment().topology.clone();
+    let valid = validated.map_err(|invalid| studio::invalid(&invalid, &topology))?;
+    let hint = studio::absent_devices(&valid.node_errors, &topology);
     let broken = broken(&valid);
     if let Some(broken) = &broken {
         let lines = validate::lines(&valid.node_errors);
@@ -51,7 +45,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     let watch = Watch::new(args.json);
     if args.dry_run {
         dry_run(&mut executor, &prompt, &valid, &watch)?;
-        return broken.map_or(Ok(()), |broken| Err(Failure::input(broken)));
+        return broken.map_or(Ok(()), |broken| Err(Failure::input(broken).maybe_hint(hint)));
     }
     let result = executor.run_nodes(&prompt, &valid.outputs, &watch);
     watch.finish();
@@ -71,7 +65,9 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
         }
         print_text(text.trim_start_matches('\n'))?;
     }
-    broken.map_or(Ok(()), |broken| Err(Failure::input(broken)))
+    // What is wrong is in the JSON already.
+    let failure = |broken| Failure::input(broken).maybe_hint(hint).with_json(&Json::Null);
+    broken.map_or(Ok(()), |broken| Err(failure(broken)))
 }
 
 /// Which outputs cannot be run, in words.

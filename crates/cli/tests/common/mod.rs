@@ -37,9 +37,19 @@ pub fn refused(args: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Writes a safetensors file of `shapes` in `dtype` whose data is a hole in the file.
-pub fn sparse_safetensors(path: &Path, shapes: &[(String, Vec<u64>)], dtype: (&str, u64)) {
+/// Writes a safetensors file of `shapes` in `dtype` whose data is a hole in the file. Its metadata say what
+/// size of pictures it is for, where that is given.
+pub fn sparse_safetensors(
+    path: &Path,
+    shapes: &[(String, Vec<u64>)],
+    dtype: (&str, u64),
+    resolution: Option<&str>,
+) {
     let mut header = serde_json::Map::new();
+    if let Some(resolution) = resolution {
+        let metadata = serde_json::json!({ "modelspec.resolution": resolution });
+        header.insert("__metadata__".into(), metadata);
+    }
     let mut end = 0;
     for (name, shape) in shapes {
         let start = end;
@@ -62,15 +72,20 @@ struct KeyList {
     tensors: BTreeMap<String, Vec<u64>>,
 }
 
-/// A base folder whose checkpoints folder holds a file with the keys of `list`.
-pub fn base_with(list: &str, dtype: (&str, u64)) -> TempDir {
+/// Writes a file with the keys of `list` at `path`.
+pub fn sparse_list(list: &str, dtype: (&str, u64), path: &Path, resolution: Option<&str>) {
     let keys = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join(format!("../checkpoint/tests/fixtures/keys/{list}.json.gz"));
     let list: KeyList = serde_json::from_reader(GzDecoder::new(File::open(keys).unwrap())).unwrap();
+    let shapes: Vec<_> = list.tensors.into_iter().collect();
+    sparse_safetensors(path, &shapes, dtype, resolution);
+}
+
+/// A base folder whose checkpoints folder holds a file with the keys of `list`.
+pub fn base_with(list: &str, dtype: (&str, u64)) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("models/checkpoints/real");
     std::fs::create_dir_all(&folder).unwrap();
-    let shapes: Vec<_> = list.tensors.into_iter().collect();
-    sparse_safetensors(&folder.join("model.safetensors"), &shapes, dtype);
+    sparse_list(list, dtype, &folder.join("model.safetensors"), None);
     dir
 }

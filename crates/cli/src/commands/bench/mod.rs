@@ -11,8 +11,9 @@ mod stages;
 
 use std::time::Instant;
 
-use distorch_allocation::{DeviceId, DeviceInfo, Topology};
-use distorch_checkpoint::family::Model;
+use distorch_allocation::{DeviceId, DeviceIdError, DeviceInfo, Topology};
+use distorch_checkpoint::Checkpoint;
+use distorch_checkpoint::family::{Model, trained_resolution};
 use distorch_models::estimate::Picture;
 use distorch_runtime::{DType, Device, devices, usage};
 
@@ -37,7 +38,8 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
     let threads = set_threads(args.threads)?;
     let start = Instant::now();
     let subject = Subject::open(shared, args)?;
-    let picture = picture([args.width, args.height], args.batch, &subject.model)?;
+    let size = [args.width, args.height];
+    let picture = picture(size, args.batch, &subject.checkpoint, &subject.model);
     let dtype = DType::from(args.dtype);
     let stages = Stages::load(&subject, &device, dtype, picture)?;
     let load_seconds = start.elapsed().as_secs_f64();
@@ -63,11 +65,12 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
 /// The device of this name, with the machine that has it.
 fn listed(shared: &Shared, name: &str) -> Result<(DeviceInfo, Topology), Failure> {
     let topology = machine::topology(&machine::survey(shared)?)?;
-    let id: DeviceId = name.parse().map_err(Failure::input)?;
-    let info = topology.get(id).cloned().map_err(|unknown| {
-        let advice = machine::advice(&unknown).unwrap_or_default();
-        Failure::input(format!("`--device`: {unknown}; {advice}"))
-    })?;
+    let wrong = |error| Failure::input(format!("`--device {name}`: {error}"));
+    let id: DeviceId = name.parse().map_err(|error: DeviceIdError| wrong(error.to_string()))?;
+    let info = topology
+        .get(id)
+        .cloned()
+        .map_err(|unknown| wrong(unknown.to_string()).hint(machine::advice(&[unknown.device])))?;
     Ok((info, topology))
 }
 
@@ -82,24 +85,15 @@ fn set_threads(count: Option<u32>) -> Result<usize, Failure> {
     Ok(rayon::current_num_threads())
 }
 
-/// The picture that is asked for, else one of the family's own size.
+/// The picture that is asked for, else one of the size that the model was made for.
 fn picture(
     [width, height]: [Option<u32>; 2],
     batch: u32,
+    checkpoint: &Checkpoint,
     model: &Model,
-) -> Result<Picture, Failure> {
+) -> Picture {
     let native = Picture::native(model);
-    let side = |name: &str, asked: Option<u32>, native: u32| match asked {
-        Some(side) if !side.is_multiple_of(LATENT_CELL) => Err(Failure::input(format!(
-            "`--{name} {side}`: a picture's sides are multiples of {LATENT_CELL} pixels; try {}",
-            side.next_multiple_of(LATENT_CELL)
-        ))),
-        asked => Ok(asked.unwrap_or(native)),
-    };
-    Ok(Picture {
-        width: side("width", width, native.width)?,
-        height: side("height", height, native.height)?,
-        batch,
-        ..native
-    })
+    let trained = trained_resolution(checkpoint.metadata());
+    let [w, h] = trained.unwrap_or([native.width, native.height]);
+    Picture { width: width.unwrap_or(w), height: height.unwrap_or(h), batch, ..native }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use distorch_checkpoint::family::{self, Model};
+use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
 use distorch_runtime::{DType, Device, Resident, Scope};
 
@@ -11,12 +12,13 @@ use crate::args::{BenchArgs, RandomModel, Shared};
 use crate::commands::recognise;
 use crate::failure::Failure;
 use crate::machine;
+use crate::model_file;
 use crate::progress::Progress;
 
 /// A recognised model and where its weights come from.
 pub struct Subject {
     pub model: Model,
-    checkpoint: Checkpoint,
+    pub checkpoint: Checkpoint,
     random: Option<RandomModel>,
 }
 
@@ -32,7 +34,7 @@ impl Subject {
         }
         let folders = machine::folders(shared)?;
         let name = args.ckpt.as_deref().unwrap_or_default();
-        let path = machine::checkpoint_path(&folders, name)?;
+        let path = model_file::path(&folders, ModelKind::Checkpoints, name)?;
         let (checkpoint, model) = recognise(&path)?;
         Ok(Self { model, checkpoint, random: None })
     }

@@ -4,7 +4,7 @@ use distorch_allocation::ByteSize;
 use serde::Serialize;
 
 use super::stages::Stage;
-use crate::commands::table;
+use crate::commands::Table;
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
@@ -37,10 +37,8 @@ impl Report {
             "{model}, {weights}\n{device}, {threads} threads, {dtype}, {width}×{height}, batch \
              {batch}\n\n"
         );
-        let mut rows = table(
-            ["Stage", "First", "Min", "Median", "CPU", "Activations", "Estimate"],
-            &[1, 2, 3, 4, 5, 6],
-        );
+        let header = ["Stage", "First", "Min", "Median", "CPU", "Activations", "Estimate"];
+        let mut rows = Table::new(header, &[1, 2, 3, 4, 5, 6]).optional(&[1, 4, 6, 5]);
         for stage in &self.stages {
             let seconds = |value: f64| format!("{value:.3} s");
             rows.add_row([

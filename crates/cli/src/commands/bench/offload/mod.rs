@@ -16,15 +16,17 @@ use std::fs;
 use std::path::PathBuf;
 
 use distorch_allocation::{ByteSize, DeviceId, DeviceInfo, Layout, Topology};
+use distorch_checkpoint::folders::ModelKind;
 use serde::Serialize;
 
 use self::device::ComputeDevice;
 use self::subject::{Subject, Times};
 use super::{picture, set_threads};
 use crate::args::{OffloadArgs, Shared};
-use crate::commands::{print_json, print_text, recognise, table};
+use crate::commands::{Table, print_json, print_text, recognise};
 use crate::failure::Failure;
 use crate::machine;
+use crate::model_file;
 use crate::progress::Progress;
 
 /// Link seconds in parts of compute seconds, of the bandwidths that are tried when none is named.
@@ -86,7 +88,7 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
     let threads = set_threads(args.threads)?;
     let (path, file) = path(shared, args)?;
     let (checkpoint, model) = recognise(&path)?;
-    let picture = picture([args.width, args.height], args.batch, &model)?;
+    let picture = picture([args.width, args.height], args.batch, &checkpoint, &model);
     let times = Times { steps: args.steps, window, pin: args.pin };
     let mut subject = Subject::new((checkpoint, &model), picture, device, times, file)?;
     if args.paced {
@@ -136,7 +138,7 @@ fn path(
     }
     let folders = machine::folders(shared)?;
     let name = args.ckpt.as_deref().unwrap_or_default();
-    Ok((machine::checkpoint_path(&folders, name)?, None))
+    Ok((model_file::path(&folders, ModelKind::Checkpoints, name)?, None))
 }
 
 /// The bandwidths that are asked for.
@@ -182,7 +184,8 @@ fn text(sweep: &Sweep) -> String {
         "Stalled",
         "Window",
     ];
-    let mut rows = table(header, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    let numbers = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+    let mut rows = Table::new(header, numbers).optional(&[10, 7, 9, 8, 5, 4]);
     for point in &sweep.points {
         let seconds = |value: f64| format!("{value:.2} s");
         rows.add_row([
