@@ -219,24 +219,14 @@ impl Executor {
                 }
             }
             if let Some(fingerprint) = class.fingerprint {
-                part(&fingerprint(&self.environment, &self.literals(node, class)));
+                part(&fingerprint(
+                    &self.environment,
+                    &validate::literals(node, class, &self.environment),
+                ));
             }
             keys.insert(id.clone(), hash.finalize().into());
         }
         keys
-    }
-
-    /// The literal inputs of a checked node.
-    fn literals(&self, node: &PromptNode, class: &Node) -> Inputs {
-        let literal = |input: &crate::signature::Input| match node.inputs.get(input.name)? {
-            Given::Literal(Json::Null) if input.optional => None,
-            Given::Literal(value) => {
-                let value = validate::literal(input, value, &self.environment).ok()?;
-                Some((input.name.to_owned(), value))
-            }
-            Given::Link { .. } => None,
-        };
-        class.inputs.iter().filter_map(literal).collect()
     }
 
     fn run_node(
@@ -293,7 +283,7 @@ impl Executor {
                 inputs.push((input.name.to_owned(), value.clone()));
             }
         }
-        let literals = self.literals(node, class);
+        let literals = validate::literals(node, class, &self.environment);
         for input in class.inputs {
             if let Some(value) = literals.get(input.name) {
                 inputs.push((input.name.to_owned(), value.clone()));

@@ -5,7 +5,7 @@
 //! | [`json_text`] | the text of a workflow file |
 //! | [`graph`] | a prompt: nodes and what their inputs come from |
 //! | [`signature`], [`nodes`] | what a node is; every node of this program, one table |
-//! | [`validate`] | everything that is wrong with a prompt, before anything runs |
+//! | [`validate`], [`preflight`] | everything that is wrong with a prompt, before anything runs |
 //! | [`execute`], [`cache`] | running what the outputs need, and nothing twice |
 //! | [`value`] | what goes from node to node |
 //! | [`models`] | checkpoints that are open, their plans and weights |
@@ -38,6 +38,7 @@ pub mod models;
 pub mod nodes;
 pub mod observe;
 pub mod picture;
+pub mod preflight;
 pub mod signature;
 pub mod validate;
 pub mod value;

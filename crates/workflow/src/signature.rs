@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use crate::environment::Environment;
 use crate::execute::Context;
 use crate::inputs::{Inputs, NodeError};
+use crate::preflight::PreflightCheck;
 use crate::value::{Type, Value};
 
 /// The largest width or height of a picture, in pixels.
@@ -39,6 +40,8 @@ pub struct Node {
     pub fingerprint: Option<fn(&Environment, &Inputs) -> String>,
     /// A rule that no single input can tell: what is wrong, in words. Sees literal inputs only.
     pub check: Option<Check>,
+    /// What is looked at before the first node of a run is run, where the prompt is sound so far.
+    pub preflight: Option<PreflightCheck>,
 }
 
 impl Node {
@@ -54,6 +57,7 @@ impl Node {
         run: |_, _| Ok(Vec::new()),
         fingerprint: None,
         check: None,
+        preflight: None,
     };
 
     /// The input of this name.

@@ -17,6 +17,7 @@ use crate::environment::Environment;
 use crate::graph::{Given, Prompt, PromptNode, join};
 use crate::inputs::Inputs;
 use crate::nodes::{self, describe::input_config};
+use crate::preflight::Preflight;
 use crate::signature::{Input, Node};
 use crate::value::{Type, Value};
 use cycles::on_cycles;
@@ -148,29 +149,41 @@ pub fn check<'a>(
 ) -> (Vec<String>, IndexMap<String, NodeProblems>) {
     let cyclic = on_cycles(prompt);
     let mut seen: HashMap<String, Vec<Problem>> = HashMap::new();
+    let mut looked: HashMap<String, Option<Problem>> = HashMap::new();
     let mut errors: IndexMap<String, NodeProblems> = IndexMap::new();
     let mut good = Vec::new();
     for target in targets {
-        let mut sound = true;
-        for id in ancestors(prompt, target) {
-            let Some(node) = prompt.nodes.get(&id) else { continue };
-            let problems = seen.entry(id.clone()).or_insert_with(|| {
-                let mut problems = check_node(&id, node, prompt, environment);
-                problems.extend(cyclic.contains(&id).then(|| cycle(&id)));
-                problems
-            });
+        let needed = ancestors(prompt, target);
+        // Whether there is nothing to report.
+        let mut report = |id: &str, node: &PromptNode, problems: &[Problem]| {
             if problems.is_empty() {
-                continue;
+                return true;
             }
-            sound = false;
-            let entry = errors.entry(id).or_insert_with(|| NodeProblems {
-                errors: problems.clone(),
+            let entry = errors.entry(id.to_owned()).or_insert_with(|| NodeProblems {
+                errors: problems.to_vec(),
                 dependent_outputs: Vec::new(),
                 class_type: node.class.clone(),
             });
             entry.dependent_outputs.push(target.to_owned());
+            false
+        };
+        let nodes = || needed.iter().filter_map(|id| Some((id, prompt.nodes.get(id)?)));
+        let (mut sound, mut ready) = (true, true);
+        for (id, node) in nodes() {
+            let problems = seen.entry(id.clone()).or_insert_with(|| {
+                let mut problems = check_node(id, node, prompt, environment);
+                problems.extend(cyclic.contains(id).then(|| cycle(id)));
+                problems
+            });
+            sound &= report(id, node, problems);
         }
-        if sound {
+        for (id, node) in nodes().take_while(|_| sound) {
+            let problem = looked
+                .entry(id.clone())
+                .or_insert_with(|| preflight(id, node, prompt, environment));
+            ready &= report(id, node, problem.as_slice());
+        }
+        if sound && ready {
             good.push(target.to_owned());
         }
     }
@@ -269,6 +282,32 @@ fn check_node(
         problems.push(Problem::new("custom_validation_failed", message, problem));
     }
     problems
+}
+
+/// What the node would fail at, as far as that can be seen before a run.
+fn preflight(
+    id: &str,
+    node: &PromptNode,
+    prompt: &Prompt,
+    environment: &Environment,
+) -> Option<Problem> {
+    let class = class_of(node)?;
+    let look = class.preflight?;
+    let inputs = literals(node, class, environment);
+    let problem = look(&Preflight { environment, prompt, node: id, inputs: &inputs }).err()?;
+    Some(Problem::new("custom_validation_failed", "The node could not do its work", problem))
+}
+
+/// The literal inputs of a checked node.
+pub(crate) fn literals(node: &PromptNode, class: &Node, environment: &Environment) -> Inputs {
+    let value = |input: &Input| match node.inputs.get(input.name)? {
+        Given::Literal(Json::Null) if input.optional => None,
+        Given::Literal(value) => {
+            Some((input.name.to_owned(), literal(input, value, environment).ok()?))
+        }
+        Given::Link { .. } => None,
+    };
+    class.inputs.iter().filter_map(value).collect()
 }
 
 /// The value of a literal input; `None` for a link, or an optional input that is left out.
