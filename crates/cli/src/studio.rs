@@ -126,9 +126,18 @@ pub fn memory(executor: &Executor) -> String {
     }
 }
 
-/// A path as a user reads it: from the working directory where it lies below.
+/// A path as a user reads it: from the working directory where it lies below. Characters that would
+/// control a terminal are written out.
 pub fn shown(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let relative = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
-    relative.unwrap_or_else(|| path.to_owned()).display().to_string()
+    let text = relative.unwrap_or_else(|| path.to_owned()).display().to_string();
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
+        }
+    }
+    shown
 }

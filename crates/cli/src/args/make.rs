@@ -18,8 +18,8 @@ Examples:
   distorch run workflow_api.json --simulate 'cuda:0=8GiB,cuda:1=6GiB@12GB/s'
   distorch run picture.png --set KSampler.seed=8
 
-The workflow is what ComfyUI saves or exports (API), or a PNG picture that carries the one that made
-it. Pictures go to the output folder.")]
+The workflow is what ComfyUI saves or exports (API), or a picture (PNG, WebP, JPEG) that carries the
+one that made it. Pictures go to the output folder.")]
 pub struct RunArgs {
     /// The workflow or a picture that carries one, or `-` for standard input
     pub workflow: PathBuf,
@@ -194,9 +194,14 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "NAME[:STRENGTH]", action = ArgAction::Append)]
     pub lora: Vec<LoraArg>,
 
-    /// Where the picture goes; with `--batch`, `out_00001.png` and so on
+    /// Where the picture goes. A file that is there stays: the next free name of `out_00001.png`,
+    /// `out_00002.png`, … is taken then, as always with `--batch`. Several runs at once lose nothing
     #[arg(long, short, value_name = "FILE", default_value = "out.png")]
     pub output: PathBuf,
+
+    /// Replace a file of this name, or of these numbers, that is there
+    #[arg(long)]
+    pub overwrite: bool,
 
     /// Device that computes everything [default: the first accelerator, else cpu]
     #[arg(long, value_name = "DEVICE", help_heading = "Devices")]

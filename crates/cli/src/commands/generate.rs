@@ -4,15 +4,16 @@
 //! opened in ComfyUI, or run again.
 
 mod options;
+mod target;
 mod workflow;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::nodes::eight_bit;
 use distorch_workflow::picture::Pictures;
-use distorch_workflow::picture::png_file::ascii_json;
+use distorch_workflow::picture::png_file::{Picture8, ascii_json};
 use distorch_workflow::value::Value;
 
 use super::print_text;
@@ -21,11 +22,12 @@ use crate::failure::Failure;
 use crate::studio;
 use crate::watch::Watch;
 use options::Meaning;
+use target::Target;
 use workflow::DECODE;
 
 /// Makes pictures.
 pub fn run(shared: &Shared, args: &GenerateArgs) -> Result<(), Failure> {
-    let paths = paths(args)?;
+    let target = Target::new(args)?;
     let mut executor = studio::executor(shared, &args.compute)?;
     let meaning = Meaning::new(executor.environment(), args)?;
     let prompt = workflow::workflow(&mut executor, args, &meaning)?;
@@ -37,65 +39,35 @@ pub fn run(shared: &Shared, args: &GenerateArgs) -> Result<(), Failure> {
     let Some(Value::Image(pictures)) = values.first() else {
         return Err(Failure::machine("the workflow gave no picture"));
     };
-    save(pictures, &paths, &prompt, args, &meaning)?;
+    let saved = save(pictures, &target, &prompt, args, &meaning)?;
     let mut text = studio::memory(&executor);
     if args.seed == SeedArg::Random {
         text += &format!("\nseed {}", meaning.seed);
     }
-    for path in &paths {
+    for path in saved {
         text += &format!("\nsaved {}", path.display());
     }
     print_text(text.trim_start_matches('\n'))
 }
 
-/// Where the pictures go.
-fn paths(args: &GenerateArgs) -> Result<Vec<PathBuf>, Failure> {
-    let output = &args.output;
-    let wrong =
-        |problem: &str| Failure::input(format!("`--output {}`: {problem}", output.display()));
-    if output.is_dir() {
-        return Err(wrong("this is a folder; name a file in it, such as `out.png`"));
-    }
-    let is_png = output.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("png"));
-    let stem = output
-        .file_stem()
-        .filter(|_| is_png)
-        .ok_or_else(|| wrong("pictures are saved as PNG; name a file that ends in `.png`"))?;
-    writable(output).map_err(|(folder, error)| {
-        wrong(&format!("no file can be made in `{}`: {error}", folder.display()))
-    })?;
-    if args.batch == 1 {
-        return Ok(vec![output.clone()]);
-    }
-    let stem = stem.to_string_lossy();
-    Ok((1..=args.batch).map(|n| output.with_file_name(format!("{stem}_{n:05}.png"))).collect())
-}
-
-/// Fails, with the folder that is to blame, where no file of this path could be made: better now than
-/// after the last step. Folders that are missing are made when the file is.
-fn writable(path: &Path) -> Result<(), (PathBuf, io::Error)> {
-    let mut folders = path.ancestors().skip(1);
-    let there = folders.find(|folder| folder.as_os_str().is_empty() || folder.exists());
-    let folder = there.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let wrong = |error| (folder.to_owned(), error);
-    tempfile::Builder::new().prefix(".distorch-").tempfile_in(folder).map(drop).map_err(wrong)
-}
-
 fn save(
     pictures: &Pictures,
-    paths: &[PathBuf],
+    target: &Target,
     prompt: &Prompt,
     args: &GenerateArgs,
     meaning: &Meaning,
-) -> Result<(), Failure> {
+) -> Result<Vec<PathBuf>, Failure> {
     let texts = [
         ("parameters".to_owned(), parameters(args, meaning, pictures)),
         ("prompt".to_owned(), ascii_json(&prompt.to_json())),
     ];
-    for (picture, path) in eight_bit(pictures).zip(paths) {
-        picture.save(path, &texts, true).map_err(Failure::machine)?;
-    }
-    Ok(())
+    let save = |(place, picture): (usize, Picture8)| {
+        let write = |file: &mut dyn Write| picture.write(file, &texts);
+        target.save(args, place, write).map_err(|error| {
+            Failure::machine(format!("cannot save `{}`: {error}", args.output.display()))
+        })
+    };
+    eight_bit(pictures).enumerate().map(save).collect()
 }
 
 /// The parameters as other programs write them into pictures.

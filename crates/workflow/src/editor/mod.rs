@@ -10,6 +10,7 @@ mod dynamic_prompts;
 mod file;
 mod group_nodes;
 mod links;
+mod named;
 mod subgraphs;
 mod widgets;
 
@@ -19,6 +20,8 @@ use serde_json::Value as Json;
 use file::{EditorNode, File};
 use links::{Graphs, Path, full_id};
 use subgraphs::Insides;
+
+pub(crate) use named::{find_named, widget_value};
 
 use crate::graph::{Prompt, PromptError, PromptNode, ReadOptions, join};
 use crate::nodes;

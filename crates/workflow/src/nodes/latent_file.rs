@@ -4,7 +4,7 @@
 //! without it, of ComfyUI's first days, hold them as Stable Diffusion 1 samples them.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::Write;
 
 use chrono::Local;
 use distorch_checkpoint::Checkpoint;
@@ -13,11 +13,11 @@ use distorch_runtime::tensor::{DType, Tensor, TensorData, cpu};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use super::save_image::can_save;
 use crate::environment::Environment;
 use crate::execute::Context;
 use crate::inputs::{Inputs, NodeError};
 use crate::picture::file_name::{Series, Tokens};
-use crate::picture::png_file::beside;
 use crate::picture::{input_file, room};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Latent, Type, Value};
@@ -43,6 +43,10 @@ pub const SAVE_LATENT: Node = Node {
     ],
     outputs: &[Output::new(Type::Latent).tooltip("The latents, as they came.")],
     is_output: true,
+    preflight: Some(|look| {
+        let prefix = look.inputs().text("filename_prefix").unwrap_or_default();
+        can_save(look, &look.environment().output_dir, prefix, "latent")
+    }),
     run: |context, inputs| save(context, inputs),
     ..Node::EMPTY
 };
@@ -108,10 +112,8 @@ fn save(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, NodeEr
         .map_err(|error| NodeError::input("filename_prefix", error))?;
     let metadata = super::save_image::metadata(context).into_iter().collect();
     let bytes = serialized(&latent.samples, metadata).map_err(NodeError::failed)?;
-    let name = write_next(&bytes, &series).map_err(|error| {
-        let folder = series.folder.display();
-        NodeError::failed(format!("cannot save a latent in `{folder}`: {error}"))
-    })?;
+    let write = |file: &mut dyn Write| file.write_all(&bytes);
+    let name = series.save("latent", write).map_err(NodeError::failed)?;
     let saved = json!({ "filename": name, "subfolder": series.subfolder, "type": "output" });
     context.show("latents", vec![saved]);
     Ok(vec![Value::Latent(latent)])
@@ -128,20 +130,4 @@ fn serialized(samples: &Tensor<4>, metadata: HashMap<String, String>) -> Result<
     ];
     let metadata = (!metadata.is_empty()).then_some(metadata);
     safetensors::serialize(tensors, metadata).map_err(|error| error.to_string())
-}
-
-/// Writes under the next number that no other program has taken meanwhile.
-fn write_next(bytes: &[u8], series: &Series) -> io::Result<String> {
-    let mut number = series.next();
-    loop {
-        let name = series.file_name(number, "latent");
-        let path = series.folder.join(&name);
-        let mut file = beside(&path)?;
-        io::Write::write_all(&mut file, bytes)?;
-        match file.persist_noclobber(&path) {
-            Ok(_) => return Ok(name),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(error.error),
-        }
-    }
 }

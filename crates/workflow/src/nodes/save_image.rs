@@ -1,6 +1,6 @@
 //! Pictures to files.
 
-use std::io;
+use std::io::Write;
 use std::path::Path;
 
 use chrono::Local;
@@ -11,10 +11,14 @@ use crate::inputs::{Inputs, NodeError};
 use crate::picture::Pictures;
 use crate::picture::file_name::{Series, Tokens};
 use crate::picture::png_file::{Picture8, ascii_json};
+use crate::preflight::Preflight;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 
 const OUTPUTS: &[Output] = &[Output::new(Type::Image).tooltip("The pictures, as they came.")];
+
+/// The prefix of previews.
+const TEMPORARY: &str = "ComfyUI_temp";
 
 const IMAGES: Input = Input::link("images", Type::Image).tooltip("The pictures.");
 
@@ -33,6 +37,10 @@ pub const SAVE_IMAGE: Node = Node {
     ],
     outputs: OUTPUTS,
     is_output: true,
+    preflight: Some(|look| {
+        let prefix = look.inputs().text("filename_prefix").unwrap_or_default();
+        can_save(look, &look.environment().output_dir, prefix, "png")
+    }),
     run: |context, inputs| {
         let folder = context.environment().output_dir.clone();
         save(context, inputs, &folder, "output", inputs.text("filename_prefix")?)
@@ -49,9 +57,10 @@ pub const PREVIEW_IMAGE: Node = Node {
     inputs: &[IMAGES],
     outputs: OUTPUTS,
     is_output: true,
+    preflight: Some(|look| can_save(look, &look.environment().temp_dir, TEMPORARY, "png")),
     run: |context, inputs| {
         let folder = context.environment().temp_dir.clone();
-        save(context, inputs, &folder, "temp", "ComfyUI_temp")
+        save(context, inputs, &folder, "temp", TEMPORARY)
     },
     ..Node::EMPTY
 };
@@ -73,28 +82,27 @@ fn save(
         let prefix = prefix.replace("%batch_num%", &place.to_string());
         let series = Series::new(folder, &prefix)
             .map_err(|error| NodeError::input("filename_prefix", error))?;
-        let name = save_next(&picture, &series, &texts)?;
+        let write = |file: &mut dyn Write| picture.write(file, &texts);
+        let name = series.save("png", write).map_err(NodeError::failed)?;
         saved.push(json!({ "filename": name, "subfolder": series.subfolder, "type": kind }));
     }
     context.show("images", saved);
     Ok(vec![Value::Image(pictures)])
 }
 
-/// Saves under the next number that no other program has taken meanwhile.
-fn save_next(
-    picture: &Picture8,
-    series: &Series,
-    texts: &[(String, String)],
-) -> Result<String, NodeError> {
-    let mut number = series.next();
-    loop {
-        let name = series.file_name(number, "png");
-        match picture.save(&series.folder.join(&name), texts, false) {
-            Ok(()) => return Ok(name),
-            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(NodeError::failed(error)),
-        }
-    }
+/// Whether pictures of this prefix could be saved in the folder, as far as that is known before the
+/// run: the prefix's tokens have other values then, and a prefix may come from another node.
+pub(super) fn can_save(
+    look: &Preflight<'_>,
+    folder: &Path,
+    prefix: &str,
+    extension: &str,
+) -> Result<(), String> {
+    let (width, height) = (512, 512);
+    let tokens = Tokens { prompt: look.prompt(), width, height, time: Local::now() };
+    let series = Series::new(folder, &tokens.replace(prefix))
+        .map_err(|error| format!("filename_prefix: {error}"))?;
+    series.check(extension).map_err(|error| error.to_string())
 }
 
 /// What a picture carries: the prompt, and the workflow where the client sent it.

@@ -4,6 +4,7 @@ mod bislerp;
 pub mod file_name;
 pub mod input_file;
 mod lanczos;
+pub mod output_file;
 pub mod picture_file;
 pub mod png_file;
 pub mod resize;

@@ -1,21 +1,6 @@
-//! Pictures as PNG files that carry what made them.
+//! Pictures to PNG files that carry what made them.
 
-use std::fs;
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
-use thiserror::Error;
-
-/// Why a picture was not saved.
-#[derive(Debug, Error)]
-#[error("cannot save `{}`: {source}", path.display())]
-pub struct SaveError {
-    /// The file.
-    pub path: PathBuf,
-    /// What went wrong.
-    pub source: io::Error,
-}
+use std::io::{self, Write};
 
 /// One picture with 8 bits a channel.
 #[derive(Clone, Debug)]
@@ -67,33 +52,6 @@ impl Picture8 {
         writer.finish()?;
         Ok(())
     }
-
-    /// Saves the picture: under another name first, so that a file of this name is whole or is not
-    /// there. Folders are made. A file that is there is replaced only where `replace` says so.
-    ///
-    /// # Errors
-    /// When it cannot be written; of the kind `AlreadyExists` when it is there and not to be
-    /// replaced.
-    pub fn save(
-        &self,
-        path: &Path,
-        texts: &[(String, String)],
-        replace: bool,
-    ) -> Result<(), SaveError> {
-        self.try_save(path, texts, replace)
-            .map_err(|source| SaveError { path: path.to_owned(), source })
-    }
-
-    fn try_save(&self, path: &Path, texts: &[(String, String)], replace: bool) -> io::Result<()> {
-        let mut file = beside(path)?;
-        self.write(BufWriter::new(&mut file), texts)?;
-        file.flush()?;
-        match replace {
-            true => file.persist(path).map_err(|error| error.error)?,
-            false => file.persist_noclobber(path).map_err(|error| error.error)?,
-        };
-        Ok(())
-    }
 }
 
 /// The texts that a PNG file carries before its picture, by keyword.
@@ -112,19 +70,6 @@ pub fn texts(file: &[u8]) -> io::Result<Vec<(String, String)>> {
         texts.push((text.keyword.clone(), text.get_text()?));
     }
     Ok(texts)
-}
-
-/// A temporary file in the folder of `path`, which is made.
-pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".distorch-");
-    // Readable as the user's mask says, not only by its owner as is usual for temporary files.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
 }
 
 /// JSON with ASCII characters only, as Python writes it: what readers of pictures expect.
@@ -151,13 +96,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_saved_picture_is_whole_and_carries_its_texts() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b/c.png");
+    fn a_picture_is_whole_and_carries_its_texts() {
         let picture = Picture8::new(&[0.0, 0.5, 1.0, -1.0, 2.0, 0.999], [1, 2, 3]);
         let texts = [("prompt".to_owned(), "{\"1\": 2}".to_owned()), ("k".into(), "лис".into())];
-        picture.save(&path, &texts, false).unwrap();
-        let decoder = png::Decoder::new(io::BufReader::new(fs::File::open(&path).unwrap()));
+        let mut file = Vec::new();
+        picture.write(&mut file, &texts).unwrap();
+        let decoder = png::Decoder::new(io::Cursor::new(&file));
         let mut reader = decoder.read_info().unwrap();
         let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut bytes).unwrap();
@@ -166,13 +110,6 @@ mod tests {
         let info = reader.info();
         assert_eq!(info.uncompressed_latin1_text[0].text, "{\"1\": 2}");
         assert_eq!(info.utf8_text[0].get_text().unwrap(), "лис");
-        let again = picture.save(&path, &[], false).unwrap_err();
-        assert_eq!(again.source.kind(), io::ErrorKind::AlreadyExists);
-        let read = super::texts(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!(read, texts);
-        assert!(super::texts(b"GIF89a").is_err());
-        picture.save(&path, &[], true).unwrap();
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]

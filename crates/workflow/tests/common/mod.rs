@@ -43,6 +43,7 @@ impl Workplace {
     }
 
     /// Copies a fixture into the input folder.
+    #[allow(dead_code)] // not every test has some
     pub fn put(&self, fixture: &str) -> String {
         let from = fixtures().join(fixture);
         let name = from.file_name().unwrap().to_str().unwrap().to_owned();
