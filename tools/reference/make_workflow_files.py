@@ -1,10 +1,8 @@
 """Makes the files that the tests of crates/workflow load, and what is in them.
 
-    pip install torch numpy pillow safetensors
+    pip install torch numpy safetensors
     python tools/reference/make_workflow_files.py
 
-- pictures/*: small pictures of many kinds, saved with PIL, and pictures.json: their colours and
-  transparency as PIL reads them, frame by frame.
 - latents/*: latents saved with safetensors.torch.
 - inpaint.json: the picture and mask of VAEEncodeForInpaint, and the mask of ImagePadForOutpaint,
   computed with PyTorch.
@@ -16,75 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence
 from safetensors.torch import save_file
 
 FIXTURES = Path(__file__).resolve().parents[2] / "crates/workflow/tests/fixtures"
-PICTURES = FIXTURES / "pictures"
-ORIENTATION = 0x0112
-
-
-def noise(shape, seed, high=256, dtype=np.uint8):
-    return np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
-
-
-def smooth(height, width):
-    """JPEG and lossy formats keep this."""
-    y, x = np.mgrid[0:height, 0:width]
-    red = 40 + 150 * x // width
-    return np.stack([red, 60 + 120 * y // height, 200 - red // 2], -1).astype(np.uint8)
-
-
-def turned(name, orientation, **options):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.fromarray(smooth(16, 24)).save(PICTURES / name, exif=exif, **options)
-
-
-def make_pictures():
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for old in PICTURES.iterdir():
-        old.unlink()
-    Image.fromarray(noise((3, 5, 3), 1)).save(PICTURES / "rgb.png")
-    Image.fromarray(noise((3, 5, 4), 2)).save(PICTURES / "rgba.png")
-    Image.fromarray(noise((4, 3, 2), 3)).save(PICTURES / "grey_alpha.png")
-    Image.fromarray(noise((4, 3), 4)).save(PICTURES / "grey.png")
-    Image.fromarray(noise((4, 3), 5, 65536, np.uint16)).save(PICTURES / "grey16.png")
-    Image.fromarray(noise((3, 11), 6, 2).astype(bool)).save(PICTURES / "bits.png")
-    palette = Image.fromarray(noise((4, 5), 7, 4))
-    palette = palette.convert("P")
-    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 8, 7])
-    palette.save(PICTURES / "palette.png")
-    palette.save(PICTURES / "palette_alpha.png", transparency=bytes([255, 0, 128, 255]))
-    palette.save(PICTURES / "palette.bmp")
-    Image.fromarray(noise((3, 5, 3), 8)).save(PICTURES / "rgb.tiff")
-    Image.fromarray(noise((3, 5, 3), 9)).save(PICTURES / "lossless.webp", lossless=True)
-    for orientation in (1, 3, 6, 8):
-        turned(f"turned{orientation}.jpg", orientation, quality=98, subsampling=0)
-    turned("turned5.png", 5)
-    frames = [Image.fromarray(noise((4, 6), seed, 200)).convert("RGB") for seed in (10, 11, 12)]
-    frames[0].save(PICTURES / "frames.webp", save_all=True, append_images=frames[1:], lossless=True)
-    frames[0].save(PICTURES / "frames.apng", format="PNG", save_all=True, append_images=frames[1:])
-    few = [Image.fromarray(noise((4, 6), seed, 3) * 100).convert("RGB") for seed in (13, 14)]
-    few[0].save(PICTURES / "frames.gif", save_all=True, append_images=few[1:])
-
-
-def content(path):
-    """Colours and transparency of each frame, 0 to 255; 16-bit grey by its high bits."""
-    frames, alphas = [], []
-    with Image.open(path) as picture:
-        for frame in ImageSequence.Iterator(picture):
-            frame = ImageOps.exif_transpose(frame)
-            has_alpha = "A" in frame.getbands() or "transparency" in frame.info
-            if frame.mode in ("I", "I;16"):
-                frame = Image.fromarray((np.array(frame) / 257).round().astype(np.uint8))
-            frames.append(np.array(frame.convert("RGB")))
-            alphas.append(np.array(frame.convert("RGBA").getchannel("A")) if has_alpha else None)
-    colours = np.stack(frames)
-    out = {"shape": colours.shape, "colours": colours.flatten().tolist()}
-    if alphas[0] is not None:
-        out["transparency"] = (255 - np.stack(alphas)).flatten().tolist()
-    return out
 
 
 def make_latents():
@@ -145,9 +77,7 @@ def outpaint_case(height, width, border, feathering):
 
 
 def main():
-    make_pictures()
     make_latents()
-    pictures = {path.name: content(path) for path in sorted(PICTURES.iterdir())}
     inpaint = {
         "inpaint": [
             inpaint_case(16, 24, (16, 24), 6, 1),
@@ -162,7 +92,7 @@ def main():
             outpaint_case(6, 6, (0, 0, 0, 0), 2),
         ],
     }
-    for name, value in {"pictures.json": pictures, "inpaint.json": inpaint}.items():
+    for name, value in {"inpaint.json": inpaint}.items():
         path = FIXTURES / name
         path.write_text(json.dumps(value, separators=(",", ":")) + "\n")
         print(name, path.stat().st_size)

@@ -74,6 +74,87 @@ fn a_batch_has_numbered_files() {
 }
 
 #[test]
+fn files_that_are_there_stay_unless_they_are_to_be_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let generate = |more: &[&str]| {
+        let mut command = distorch(folder.path());
+        command.args(["generate", "--ckpt", CKPT, "--prompt", "a", "--steps", "1"]);
+        command.args(["--width", "64", "--height", "64", "-o", "x.png"]).args(more);
+        let output = command.assert().success();
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    fs::write(folder.path().join("x.png"), "mine").unwrap();
+    assert!(generate(&[]).contains("saved x_00001.png"));
+    assert!(generate(&["--batch", "2"]).contains("saved x_00003.png"));
+    assert_eq!(fs::read(folder.path().join("x.png")).unwrap(), b"mine");
+    assert!(generate(&["--overwrite"]).contains("saved x.png"));
+    assert_ne!(fs::read(folder.path().join("x.png")).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_is_told_before_sampling() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("file");
+    fs::write(&output, "x").unwrap();
+    let workflow = root().join("examples/txt2img_distorch2.json");
+    for more in [&[][..], &["--dry-run"]] {
+        let mut command = distorch(folder.path());
+        command.arg("run").arg(&workflow).arg("--output-dir").arg(&output).args(more);
+        let output = command.assert().code(2);
+        let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+        assert!(stderr.contains("file` is not a folder"), "{stderr}");
+        assert!(!stderr.contains("loading") && !stderr.contains("step 1"), "{stderr}");
+    }
+}
+
+#[test]
+fn pictures_of_every_kind_run_when_they_carry_a_workflow() {
+    let folder = tempfile::tempdir().unwrap();
+    let carried = root().join("crates/workflow/tests/fixtures/carried");
+    let run = |name: &str| {
+        let mut command = distorch(folder.path());
+        command.arg("run").arg(carried.join(name)).args(["--output-dir", "out"]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let with = ["both.webp", "workflow.webp", "prompt.jpg", "comment.jpg", "behind.png"];
+    for (place, name) in with.into_iter().enumerate() {
+        assert_eq!(run(name).0, Some(0), "{name}: {}", run(name).1);
+        let saved = folder.path().join(format!("out/é_0000{}_.png", place + 1));
+        assert!(saved.is_file(), "{name}");
+    }
+    for name in ["none.webp", "other.jpg"] {
+        let (code, stderr) = run(name);
+        assert_eq!(code, Some(2), "{name}");
+        assert!(stderr.contains("carries no workflow"), "{name}: {stderr}");
+    }
+}
+
+/// Opening a pipe that nobody writes to would wait for ever, and a device has no end.
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused_where_a_file_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [pipe.as_path(), Path::new("/dev/zero")] {
+        for args in [
+            vec!["inspect"],
+            vec!["models", "--extra-model-paths"],
+            vec!["generate", "--ckpt", CKPT, "--prompt", "a", "--steps", "1", "--image"],
+        ] {
+            let mut command = distorch(folder.path());
+            let output = command.args(&args).arg(path).timeout(std::time::Duration::from_secs(60));
+            let output = output.output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{args:?} {path:?}: {stderr}");
+            assert!(stderr.contains("pipe") || stderr.contains("file"), "{args:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
 fn wrong_options_are_told_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     for (args, says) in [

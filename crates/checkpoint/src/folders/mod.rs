@@ -366,7 +366,13 @@ impl YamlFile {
 
 fn read_yaml(path: &Path) -> Result<String, FolderError> {
     let failed = |source| FolderError::ReadExtraPaths { path: path.to_owned(), source };
-    let bytes = fs::metadata(path).map_err(failed)?.len();
+    let metadata = fs::metadata(path).map_err(failed)?;
+    // A pipe would be waited for, and a device may have no end.
+    if !metadata.is_file() && !metadata.is_dir() {
+        let problem = "this is a device or a pipe, and no file";
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, problem)));
+    }
+    let bytes = metadata.len();
     if bytes > MAX_EXTRA_PATHS_BYTES {
         return Err(FolderError::ExtraPathsTooLarge { path: path.to_owned(), bytes });
     }

@@ -1,11 +1,12 @@
 //! `distorch run`: a workflow as ComfyUI exports it.
 
 use std::collections::HashSet;
+use std::io::Cursor;
 
 use distorch_workflow::graph::{Missing, Prompt, ReadOptions};
 use distorch_workflow::json_text;
 use distorch_workflow::nodes;
-use distorch_workflow::picture::png_file;
+use distorch_workflow::picture::embedded::Embedded;
 use distorch_workflow::signature::Kind;
 use distorch_workflow::validate::{Invalid, Valid, ancestors};
 use distorch_workflow::value::Type;
@@ -123,9 +124,9 @@ fn read(args: &RunArgs) -> Result<Vec<Prompt>, Failure> {
         _ => given_file::read(path),
     };
     let bytes = read.map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
-    let (texts, missing) = match bytes.starts_with(PNG) {
-        true => (in_picture(&bytes).map_err(wrong)?, Missing::Any),
-        false => {
+    let (texts, missing) = match in_picture(&bytes).map_err(wrong)? {
+        Some(texts) => (texts, Missing::Any),
+        None => {
             let text = json_text::decode(&bytes).map_err(|error| wrong(error.to_string()))?;
             (vec![text], Missing::AddedLater)
         }
@@ -160,18 +161,15 @@ fn read(args: &RunArgs) -> Result<Vec<Prompt>, Failure> {
     }
 }
 
-/// What every PNG file begins with.
-const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
-
-/// What a picture carries: the prompt as it was run, and the workflow as the editor had it.
-fn in_picture(file: &[u8]) -> Result<Vec<String>, String> {
-    let texts = png_file::texts(file).map_err(|error| error.to_string())?;
-    let find = |wanted: &str| texts.iter().find(|(keyword, _)| keyword == wanted);
-    let found = ["prompt", "workflow"].into_iter().filter_map(find);
-    let found: Vec<String> = found.map(|(_, text)| text.clone()).collect();
+/// What a picture carries: the prompt as it was run, and the workflow as the editor had it. `None`
+/// where the file is no picture.
+fn in_picture(file: &[u8]) -> Result<Option<Vec<String>>, String> {
+    let found = Embedded::read(&mut Cursor::new(file)).map_err(|error| error.to_string())?;
+    let Some(Embedded { prompt, workflow }) = found else { return Ok(None) };
+    let found: Vec<String> = prompt.into_iter().chain(workflow).collect();
     match found.is_empty() {
         true => Err("this picture carries no workflow; those that SaveImage saves do".to_owned()),
-        false => Ok(found),
+        false => Ok(Some(found)),
     }
 }
 

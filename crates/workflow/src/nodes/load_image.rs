@@ -3,8 +3,8 @@
 use crate::environment::Environment;
 use crate::execute::Context;
 use crate::inputs::{Inputs, NodeError};
-use crate::picture::picture_file::{ENDINGS, Loaded, load};
-use crate::picture::{Mask, input_file};
+use crate::picture::decode::{ENDINGS, Loaded, load};
+use crate::picture::input_file;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 
@@ -12,9 +12,6 @@ const IMAGE: Input = Input::uploaded("image", pictures).tooltip(
     "A file of the input folder, or of a folder below it. At the end of its name, [output] or \
      [temp] are for the other folders.",
 );
-
-/// What a mask is where a picture has no alpha.
-const NO_ALPHA: [usize; 3] = [1, 64, 64];
 
 /// A picture and its mask.
 pub const LOAD_IMAGE: Node = Node {
@@ -26,18 +23,16 @@ pub const LOAD_IMAGE: Node = Node {
     inputs: &[IMAGE],
     outputs: &[
         Output::new(Type::Image).tooltip("The picture."),
-        Output::new(Type::Mask)
-            .tooltip("1 where the picture is transparent; 64 by 64 zeros if it has no alpha."),
+        Output::new(Type::Mask).tooltip(
+            "1 where the picture is transparent; 64 by 64 zeros if it has no alpha. One a frame.",
+        ),
     ],
     fingerprint: Some(fingerprint),
     check: Some(check),
     run: |context, inputs| {
         let loaded = read(context, inputs)?;
-        let mask = match loaded.has_alpha {
-            true => loaded.transparency(),
-            false => Mask::from_fn(NO_ALPHA, |_, _, _| 0.0),
-        };
-        Ok(vec![Value::Image(loaded.colours()), Value::Mask(mask)])
+        let mask = loaded.mask();
+        Ok(vec![Value::Image(loaded.colours), Value::Mask(mask)])
     },
     ..Node::EMPTY
 };
@@ -58,12 +53,12 @@ pub const LOAD_IMAGE_MASK: Node = Node {
     run: |context, inputs| {
         let loaded = read(context, inputs)?;
         let mask = match inputs.text("channel")? {
-            "red" => loaded.rgba.channel(0),
-            "green" => loaded.rgba.channel(1),
-            "blue" => loaded.rgba.channel(2),
-            _ => loaded.transparency(),
+            "red" => loaded.colours.channel(0),
+            "green" => loaded.colours.channel(1),
+            "blue" => loaded.colours.channel(2),
+            _ => loaded.mask(),
         };
-        Ok(vec![Value::Mask(mask.select([0]))])
+        Ok(vec![Value::Mask(mask)])
     },
     ..Node::EMPTY
 };

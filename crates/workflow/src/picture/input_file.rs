@@ -1,7 +1,8 @@
 //! The files that a prompt names to be read: in the input folder, or in another that the name is
 //! marked with (`picture.png [output]`), and never outside it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
@@ -20,6 +21,14 @@ pub enum InputFileError {
         folder: &'static str,
         /// Files that are there with names like it, in words; empty without any.
         near: String,
+    },
+    /// It is a folder, a device or a pipe.
+    #[error("`{name}` in the {folder} folder is no file with contents: name one that is")]
+    NotAFile {
+        /// The name, without its mark.
+        name: String,
+        /// The folder: `input`, `output` or `temp`.
+        folder: &'static str,
     },
     /// It is somewhere else.
     #[error(
@@ -51,9 +60,32 @@ pub fn find(environment: &Environment, marked: &str) -> Result<PathBuf, InputFil
         return Err(outside());
     }
     let there = [name, &slashes].into_iter().find_map(|name| root.join(name).canonicalize().ok());
-    let path = there.filter(|path| path.is_file()).ok_or_else(missing)?;
+    let path = there.ok_or_else(missing)?;
     let root = root.canonicalize().map_err(|_| missing())?;
-    if path.starts_with(root) { Ok(path) } else { Err(outside()) }
+    match path.starts_with(root) {
+        true if path.is_file() => Ok(path),
+        true if path.is_dir() => Err(missing()),
+        true => Err(InputFileError::NotAFile { name: name.to_owned(), folder }),
+        false => Err(outside()),
+    }
+}
+
+/// Opens a file to be read, which must be one with an end: opening a pipe waits for whoever writes to
+/// it, and a device may never end.
+///
+/// # Errors
+/// When it cannot be opened, or is something else; of the kind `InvalidInput` then.
+pub fn open(path: &Path) -> io::Result<File> {
+    match fs::metadata(path)? {
+        data if data.is_file() => File::open(path),
+        data if data.is_dir() => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "this is a folder"))
+        }
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this is a device or a pipe, and no file: save it as one first",
+        )),
+    }
 }
 
 /// The files right in the input folder with one of these endings, in order.
@@ -154,6 +186,18 @@ mod tests {
         }
         assert!(found("A.pgn").unwrap_err().to_string().ends_with("near: `a.png`"));
         assert_eq!(list(&environment, &["png"]), ["a.png"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_are_no_files() {
+        let error = open(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().contains("device"), "{error}");
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join("input")).unwrap();
+        std::os::unix::net::UnixListener::bind(base.path().join("input/a.png")).unwrap();
+        let error = find(&environment(base.path()), "a.png").unwrap_err();
+        assert!(matches!(error, InputFileError::NotAFile { .. }), "{error}");
     }
 
     #[cfg(unix)]

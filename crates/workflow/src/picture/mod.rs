@@ -1,11 +1,14 @@
 //! Pictures and masks in the host's memory, and as files.
 
 mod bislerp;
+pub mod decode;
+pub mod embedded;
+mod exif;
 pub mod file_name;
 pub mod input_file;
+mod jpeg_file;
 mod lanczos;
 pub mod output_file;
-pub mod picture_file;
 pub mod png_file;
 pub mod resize;
 
@@ -43,21 +46,21 @@ pub fn room(shape: [usize; 4]) -> Result<usize, TooLarge> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pictures {
     shape: [usize; 4],
-    values: Arc<[f32]>,
+    values: Arc<Vec<f32>>,
 }
 
 /// Masks of one size: `[batch, height, width]`, values from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mask {
     shape: [usize; 3],
-    values: Arc<[f32]>,
+    values: Arc<Vec<f32>>,
 }
 
 impl Pictures {
     /// Pictures of these values, row by row; `None` where their number does not fit the shape.
     pub fn new(shape: [usize; 4], values: Vec<f32>) -> Option<Self> {
         let count = shape.iter().try_fold(1_usize, |count, side| count.checked_mul(*side))?;
-        (count == values.len()).then(|| Self { shape, values: values.into() })
+        (count == values.len()).then(|| Self { shape, values: Arc::new(values) })
     }
 
     /// Pictures computed value by value: `value(picture, y, x, channel)`.
@@ -74,7 +77,7 @@ impl Pictures {
                 }
             }
         }
-        Self { shape, values: values.into() }
+        Self { shape, values: Arc::new(values) }
     }
 
     /// `[batch, height, width, channels]`.
@@ -140,12 +143,13 @@ impl Pictures {
                 values.extend_from_slice(&self.values[start..start + width * channels]);
             }
         }
-        Self { shape: [batch, height, width, channels], values: values.into() }
+        Self { shape: [batch, height, width, channels], values: Arc::new(values) }
     }
 
     /// All values changed.
     pub fn map(&self, change: impl Fn(f32) -> f32) -> Self {
-        Self { shape: self.shape, values: self.values.iter().map(|value| change(*value)).collect() }
+        let values = self.values.iter().map(|value| change(*value)).collect();
+        Self { shape: self.shape, values: Arc::new(values) }
     }
 
     /// One channel as masks; the last where there are fewer.
@@ -153,7 +157,7 @@ impl Pictures {
         let [batch, height, width, channels] = self.shape;
         let channel = channel.min(channels.saturating_sub(1));
         let values = self.values.iter().skip(channel).step_by(channels.max(1)).copied().collect();
-        Mask { shape: [batch, height, width], values }
+        Mask { shape: [batch, height, width], values: Arc::new(values) }
     }
 
     /// The same pictures with their colours only: three channels.
@@ -172,7 +176,7 @@ impl Mask {
     /// Masks of these values, row by row; `None` where their number does not fit the shape.
     pub fn new(shape: [usize; 3], values: Vec<f32>) -> Option<Self> {
         let count = shape.iter().try_fold(1_usize, |count, side| count.checked_mul(*side))?;
-        (count == values.len()).then(|| Self { shape, values: values.into() })
+        (count == values.len()).then(|| Self { shape, values: Arc::new(values) })
     }
 
     /// Masks computed value by value: `value(mask, y, x)`.
@@ -184,7 +188,7 @@ impl Mask {
                 values.extend((0..width).map(|x| value(mask, y, x)));
             }
         }
-        Self { shape, values: values.into() }
+        Self { shape, values: Arc::new(values) }
     }
 
     /// `[batch, height, width]`.
@@ -211,7 +215,8 @@ impl Mask {
 
     /// All values changed.
     pub fn map(&self, change: impl Fn(f32) -> f32) -> Self {
-        Self { shape: self.shape, values: self.values.iter().map(|value| change(*value)).collect() }
+        let values = self.values.iter().map(|value| change(*value)).collect();
+        Self { shape: self.shape, values: Arc::new(values) }
     }
 
     /// Some of the masks, in this order; counted round where there are fewer.
@@ -225,6 +230,6 @@ impl Mask {
             values.extend_from_slice(&self.values[start..start + size]);
             count += 1;
         }
-        Self { shape: [count, height, width], values: values.into() }
+        Self { shape: [count, height, width], values: Arc::new(values) }
     }
 }

@@ -54,24 +54,6 @@ impl Picture8 {
     }
 }
 
-/// The texts that a PNG file carries before its picture, by keyword.
-///
-/// # Errors
-/// When the bytes are no PNG file.
-pub fn texts(file: &[u8]) -> io::Result<Vec<(String, String)>> {
-    let reader = png::Decoder::new(io::Cursor::new(file)).read_info()?;
-    let info = reader.info();
-    let plain = info.uncompressed_latin1_text.iter();
-    let mut texts: Vec<_> = plain.map(|text| (text.keyword.clone(), text.text.clone())).collect();
-    for text in &info.compressed_latin1_text {
-        texts.push((text.keyword.clone(), text.get_text()?));
-    }
-    for text in &info.utf8_text {
-        texts.push((text.keyword.clone(), text.get_text()?));
-    }
-    Ok(texts)
-}
-
 /// JSON with ASCII characters only, as Python writes it: what readers of pictures expect.
 pub fn ascii_json(value: &serde_json::Value) -> String {
     let text = value.to_string();
