@@ -9,8 +9,9 @@ use rayon::{ThreadBuilder, ThreadPoolBuilder};
 
 use crate::failure::Failure;
 
-/// More threads than any machine has processors for.
-const MOST: usize = 1024;
+/// So many threads may be asked for on every machine, and [`EACH`] for each of its processors.
+const ANYWHERE: usize = 64;
+const EACH: usize = 4;
 
 /// Starts the threads that compute: `count`, or one for each processor; where the system gives fewer,
 /// half of as many as it gives.
@@ -20,8 +21,9 @@ const MOST: usize = 1024;
 pub fn start(count: Option<usize>) -> Result<(), Failure> {
     let named = || std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
     let wanted = count.or_else(named);
-    let processors = || thread::available_parallelism().map_or(1, NonZero::get);
-    let wanted = wanted.filter(|&count: &usize| count > 0).unwrap_or_else(processors).min(MOST);
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let wanted = wanted.filter(|&count: &usize| count > 0).unwrap_or(processors);
+    let wanted = wanted.min(processors.saturating_mul(EACH).max(ANYWHERE));
     // A pool that cannot start its threads cannot be tried again, so they are there before it.
     let mut waiting: VecDeque<(Sender<ThreadBuilder>, JoinHandle<()>)> = VecDeque::new();
     while waiting.len() < wanted {
