@@ -227,6 +227,26 @@ fn nodes_are_listed_and_described() {
     let loader = &info["CheckpointLoaderAdvancedDisTorch2MultiGPU"];
     assert_eq!(loader["output"], json!(["MODEL", "CLIP", "VAE"]));
     assert_eq!(loader["input"]["required"]["unet_virtual_vram_gb"][1]["max"], 128.0);
+    let simple = &info["CheckpointLoaderSimpleDisTorch2MultiGPU"]["input_order"];
+    assert_eq!(simple["required"], json!(["ckpt_name"]));
+    assert_eq!(simple["optional"][1], "virtual_vram_gb");
+    let save = &info["SaveImage"];
+    assert_eq!(
+        save["input"]["hidden"],
+        json!({"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"})
+    );
+    assert_eq!((&save["output"], &save["output_name"]), (&json!(["IMAGE"]), &json!(["images"])));
+    assert_eq!(save["deprecated"], false);
+    assert_eq!(info["ImageBatch"]["deprecated"], true);
+    let tiled = &info["VAEDecodeTiled"];
+    assert_eq!(
+        (&tiled["category"], &tiled["output_node"]),
+        (&json!("model/latent"), &json!(false))
+    );
+    let tile = &tiled["input"]["required"]["tile_size"][1];
+    assert_eq!((&tile["step"], &tile["advanced"]), (&json!(32), &json!(true)));
+    let index = &info["LatentFromBatch"]["input"]["required"]["batch_index"][1];
+    assert_eq!((&index["min"], &index["max"]), (&json!(-16384), &json!(16384)));
     let output = distorch(folder.path()).args(["nodes", "KSamplr"]).assert().code(2);
     let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
     assert!(stderr.contains("did you mean `KSampler`"), "{stderr}");

@@ -34,6 +34,10 @@ pub struct Node {
     pub outputs: &'static [Output],
     /// Whether a prompt may end here: what such nodes need is what runs.
     pub is_output: bool,
+    /// What ComfyUI's node is given by the server, by name: here, part of the run's context.
+    pub hidden: &'static [(&'static str, &'static str)],
+    /// Whether ComfyUI has another node in its place.
+    pub is_deprecated: bool,
     /// The work.
     pub run: fn(&mut Context<'_>, &Inputs) -> Result<Vec<Value>, NodeError>,
     /// What the result depends on besides the inputs: the state of a file. Part of the cache's key.
@@ -54,6 +58,8 @@ impl Node {
         inputs: &[],
         outputs: &[],
         is_output: false,
+        hidden: &[],
+        is_deprecated: false,
         run: |_, _| Ok(Vec::new()),
         fingerprint: None,
         check: None,
@@ -65,6 +71,9 @@ impl Node {
         self.inputs.iter().find(|input| input.name == name)
     }
 }
+
+/// What ComfyUI gives a node that saves the workflow with its result.
+pub const METADATA: &[(&str, &str)] = &[("prompt", "PROMPT"), ("extra_pnginfo", "EXTRA_PNGINFO")];
 
 /// Says what is wrong with inputs, in words.
 pub type Check = fn(&Environment, &Inputs) -> Result<(), String>;

@@ -156,7 +156,7 @@ pub const SIMPLE_MULTI_GPU: Node = Node {
 pub const SIMPLE: Node = Node {
     class: "CheckpointLoaderSimple",
     title: "Load Checkpoint",
-    category: "loaders",
+    category: "model/loaders",
     about: "Loads a checkpoint: a diffusion model with its text encoders and VAE.",
     inputs: &[CKPT_NAME],
     outputs: MODEL_OUTPUTS,

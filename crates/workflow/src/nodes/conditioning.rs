@@ -17,7 +17,7 @@ pub(super) const CONDITIONING: Input =
 pub const COMBINE: Node = Node {
     class: "ConditioningCombine",
     title: "Conditioning (Combine)",
-    category: "conditioning",
+    category: "model/conditioning/transform",
     about: "Lets two conditionings count side by side: the model is asked for both, and the mean \
             of its guesses is taken.",
     inputs: &[
@@ -37,7 +37,7 @@ pub const COMBINE: Node = Node {
 pub const CONCAT: Node = Node {
     class: "ConditioningConcat",
     title: "Conditioning (Concat)",
-    category: "conditioning",
+    category: "model/conditioning/transform",
     about: "Puts the tokens of one conditioning after those of another, as if they were one long \
             prompt.",
     inputs: &[
@@ -64,7 +64,7 @@ pub const CONCAT: Node = Node {
 pub const AVERAGE: Node = Node {
     class: "ConditioningAverage",
     title: "Conditioning (Average)",
-    category: "conditioning",
+    category: "model/conditioning/transform",
     about: "Mixes two conditionings token by token into one.",
     inputs: &[
         Input::link("conditioning_to", Type::Conditioning)
@@ -93,7 +93,7 @@ pub const AVERAGE: Node = Node {
 pub const SET_TIMESTEP_RANGE: Node = Node {
     class: "ConditioningSetTimestepRange",
     title: "ConditioningSetTimestepRange",
-    category: "advanced/conditioning",
+    category: "model/conditioning/transform",
     about: "Lets a conditioning count for a part of the way from noise (0) to picture (1) only.",
     inputs: &[
         CONDITIONING,
@@ -112,8 +112,8 @@ pub const SET_TIMESTEP_RANGE: Node = Node {
 /// A conditioning that says nothing.
 pub const ZERO_OUT: Node = Node {
     class: "ConditioningZeroOut",
-    title: "ConditioningZeroOut",
-    category: "advanced/conditioning",
+    title: "Conditioning Zero Out",
+    category: "model/conditioning/transform",
     about: "Sets all values of a conditioning to 0, which is not what an empty prompt encodes to.",
     inputs: &[CONDITIONING],
     outputs: OUTPUT,

@@ -20,7 +20,7 @@ const fn part(name: &'static str, default: f64) -> Input {
 pub const SET_AREA: Node = Node {
     class: "ConditioningSetArea",
     title: "Conditioning (Set Area)",
-    category: "conditioning",
+    category: "model/conditioning/transform",
     about: "Lets a conditioning count for a rectangle of the picture only.",
     inputs: &[
         CONDITIONING,
@@ -44,7 +44,7 @@ pub const SET_AREA: Node = Node {
 pub const SET_AREA_PERCENTAGE: Node = Node {
     class: "ConditioningSetAreaPercentage",
     title: "Conditioning (Set Area with Percentage)",
-    category: "conditioning",
+    category: "model/conditioning/transform",
     about: "Lets a conditioning count for a rectangle only, given in parts of the picture.",
     inputs: &[
         CONDITIONING,
@@ -66,8 +66,8 @@ pub const SET_AREA_PERCENTAGE: Node = Node {
 /// How much a conditioning counts.
 pub const SET_AREA_STRENGTH: Node = Node {
     class: "ConditioningSetAreaStrength",
-    title: "ConditioningSetAreaStrength",
-    category: "conditioning",
+    title: "Conditioning (Set Area Strength)",
+    category: "model/conditioning/transform",
     about: "Sets how much a conditioning counts beside others.",
     inputs: &[CONDITIONING, STRENGTH],
     outputs: OUTPUT,
@@ -85,7 +85,7 @@ const MASK_BOUNDS: &str = "mask bounds";
 pub const SET_MASK: Node = Node {
     class: "ConditioningSetMask",
     title: "Conditioning (Set Mask)",
-    category: "conditioning",
+    category: "model/conditioning/transform",
     about: "Lets a conditioning count where a mask says.",
     inputs: &[
         CONDITIONING,

@@ -1,4 +1,6 @@
 //! Signatures as a web client reads them: the answer to `/object_info`.
+//!
+//! Menu names, categories and what is advanced or deprecated are those of ComfyUI 0.38.1.
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json, json};
@@ -31,6 +33,11 @@ pub fn describe(node: &Node, environment: &Environment) -> Json {
         input["optional"] = Json::Object(configs(&optional));
         order["optional"] = json!(names(&optional));
     }
+    if !node.hidden.is_empty() {
+        let hidden = node.hidden.iter().map(|&(name, kind)| (name.to_owned(), json!(kind)));
+        input["hidden"] = Json::Object(hidden.collect());
+        order["hidden"] = json!(node.hidden.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    }
     let outputs = node.outputs;
     json!({
         "input": input,
@@ -45,6 +52,8 @@ pub fn describe(node: &Node, environment: &Environment) -> Json {
         "python_module": "nodes",
         "category": node.category,
         "output_node": node.is_output,
+        "deprecated": node.is_deprecated,
+        "experimental": false,
     })
 }
 
@@ -60,9 +69,7 @@ pub fn input_config(input: &Input, environment: &Environment) -> Json {
             set("default", whole(default));
             set("min", whole(min));
             set("max", whole(max));
-            if step != 1 {
-                set("step", whole(step));
-            }
+            set("step", whole(step));
             if control_after_generate {
                 set("control_after_generate", json!(true));
             }
@@ -109,6 +116,9 @@ pub fn input_config(input: &Input, environment: &Environment) -> Json {
         }
         Kind::Link(kind) => json!(kind.name()),
     };
+    if input.advanced {
+        set("advanced", json!(true));
+    }
     if !input.tooltip.is_empty() {
         set("tooltip", json!(input.tooltip));
     }

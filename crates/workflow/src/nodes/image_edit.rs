@@ -6,14 +6,13 @@ use crate::picture::{Pictures, room};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 
-const CATEGORY: &str = "image";
 const IMAGE: Input = Input::link("image", Type::Image).tooltip("The pictures.");
 
 /// Negatives.
 pub const IMAGE_INVERT: Node = Node {
     class: "ImageInvert",
-    title: "Invert Image",
-    category: CATEGORY,
+    title: "Invert Image Colors",
+    category: "image/color",
     about: "Inverts the colours of pictures.",
     inputs: &[IMAGE],
     outputs: &[Output::new(Type::Image).tooltip("The inverted pictures.")],
@@ -24,8 +23,8 @@ pub const IMAGE_INVERT: Node = Node {
 /// Two batches in one.
 pub const IMAGE_BATCH: Node = Node {
     class: "ImageBatch",
-    title: "Batch Images",
-    category: CATEGORY,
+    title: "Batch Images (DEPRECATED)",
+    category: "image/batch",
     about: "Joins two batches of pictures. The second gets the size of the first: its middle is \
             cut out and resized.",
     inputs: &[
@@ -37,13 +36,14 @@ pub const IMAGE_BATCH: Node = Node {
         let joined = joined(&inputs.image("image1")?, &inputs.image("image2")?)?;
         Ok(vec![Value::Image(joined)])
     },
+    is_deprecated: true,
     ..Node::EMPTY
 };
 
 /// A part of pictures.
 pub const IMAGE_CROP: Node = Node {
     class: "ImageCrop",
-    title: "Image Crop",
+    title: "Crop Image (DEPRECATED)",
     category: "image/transform",
     about: "Cuts a part out of pictures, as far as they reach.",
     inputs: &[
@@ -62,14 +62,15 @@ pub const IMAGE_CROP: Node = Node {
         let size = [inputs.count("height")?, inputs.count("width")?];
         Ok(vec![Value::Image(pictures.crop([y, x], size))])
     },
+    is_deprecated: true,
     ..Node::EMPTY
 };
 
 /// Pictures of one colour.
 pub const EMPTY_IMAGE: Node = Node {
     class: "EmptyImage",
-    title: "EmptyImage",
-    category: CATEGORY,
+    title: "Empty Image",
+    category: "image",
     about: "Makes pictures of one colour.",
     inputs: &[
         Input::int("width", 512, 1, MAX_SIDE).tooltip("The width in pixels."),

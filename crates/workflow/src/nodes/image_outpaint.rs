@@ -13,7 +13,7 @@ const fn side(name: &'static str) -> Input {
 pub const IMAGE_PAD_FOR_OUTPAINT: Node = Node {
     class: "ImagePadForOutpaint",
     title: "Pad Image for Outpainting",
-    category: "image",
+    category: "image/transform",
     about: "Adds grey room around pictures, with a mask for a sampler to fill it.",
     inputs: &[
         Input::link("image", Type::Image).tooltip("The pictures."),
@@ -22,6 +22,7 @@ pub const IMAGE_PAD_FOR_OUTPAINT: Node = Node {
         side("right"),
         side("bottom"),
         Input::int("feathering", 40, 0, MAX_SIDE)
+            .advanced()
             .tooltip("Pixels over which the mask fades into the picture."),
     ],
     outputs: &[

@@ -13,7 +13,7 @@ use crate::value::{Latent, Type, Value};
 pub const INPAINT_MODEL_CONDITIONING: Node = Node {
     class: "InpaintModelConditioning",
     title: "InpaintModelConditioning",
-    category: "conditioning/inpaint",
+    category: "model/conditioning",
     about: "Tells an inpainting model what is around the part to be filled in, and makes the \
             latents to start from.",
     inputs: &[

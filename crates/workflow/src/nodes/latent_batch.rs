@@ -13,7 +13,7 @@ const SAMPLES: Input = Input::link("samples", Type::Latent).tooltip("The latents
 pub const REPEAT_LATENT_BATCH: Node = Node {
     class: "RepeatLatentBatch",
     title: "Repeat Latent Batch",
-    category: "latent/batch",
+    category: "model/latent/batch",
     about: "Repeats a batch of latents, each time with other noise.",
     inputs: &[SAMPLES, Input::int("amount", 1, 1, 64).tooltip("How many times.")],
     outputs: &[Output::new(Type::Latent).tooltip("The larger batch.")],
@@ -27,8 +27,8 @@ pub const REPEAT_LATENT_BATCH: Node = Node {
 /// A part of a batch.
 pub const LATENT_FROM_BATCH: Node = Node {
     class: "LatentFromBatch",
-    title: "Latent From Batch",
-    category: "latent/batch",
+    title: "Get Latent From Batch",
+    category: "model/latent/batch",
     about: "Takes latents out of a batch. They keep the noise that they have in the whole batch, \
             so that sampling them again gives the same pictures.",
     inputs: &[

@@ -11,7 +11,7 @@ use crate::value::{Type, Value};
 pub const LATENT_COMPOSITE: Node = Node {
     class: "LatentComposite",
     title: "Latent Composite",
-    category: "latent",
+    category: "model/latent",
     about: "Puts latents on others at a place, with edges that fade if asked.",
     inputs: &[
         Input::link("samples_to", Type::Latent).tooltip("The latents below."),

@@ -10,7 +10,7 @@ use crate::value::{Latent, Type, Value};
 pub const EMPTY_LATENT_IMAGE: Node = Node {
     class: "EmptyLatentImage",
     title: "Empty Latent Image",
-    category: "latent",
+    category: "model/latent",
     about: "Makes a batch of empty latents, to be filled by a sampler.",
     inputs: &[
         Input::side("width", 512, 16).tooltip("The width of the pictures in pixels."),

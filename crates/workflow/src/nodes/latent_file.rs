@@ -19,10 +19,10 @@ use crate::execute::Context;
 use crate::inputs::{Inputs, NodeError};
 use crate::picture::file_name::{Series, Tokens};
 use crate::picture::{input_file, room};
-use crate::signature::{Input, Node, Output};
+use crate::signature::{Input, METADATA, Node, Output};
 use crate::value::{Latent, Type, Value};
 
-const CATEGORY: &str = "_for_testing";
+const CATEGORY: &str = "model/latent";
 const TENSOR: &str = "latent_tensor";
 const VERSION: &str = "latent_format_version_0";
 
@@ -32,7 +32,7 @@ const OLD_SCALE: f32 = 0.18215;
 /// Latents to a file in the output folder.
 pub const SAVE_LATENT: Node = Node {
     class: "SaveLatent",
-    title: "SaveLatent",
+    title: "Save Latent",
     category: CATEGORY,
     about: "Saves latents in the output folder, with the workflow that made them.",
     inputs: &[
@@ -41,8 +41,9 @@ pub const SAVE_LATENT: Node = Node {
             "What the name begins with. May have folders and tokens in it, as SaveImage's.",
         ),
     ],
-    outputs: &[Output::new(Type::Latent).tooltip("The latents, as they came.")],
+    outputs: &[Output::new(Type::Latent).named("samples").tooltip("The latents, as they came.")],
     is_output: true,
+    hidden: METADATA,
     preflight: Some(|look| {
         let prefix = look.inputs().text("filename_prefix").unwrap_or_default();
         can_save(look, &look.environment().output_dir, prefix, "latent")
@@ -54,7 +55,7 @@ pub const SAVE_LATENT: Node = Node {
 /// Latents from a file of the input folder.
 pub const LOAD_LATENT: Node = Node {
     class: "LoadLatent",
-    title: "LoadLatent",
+    title: "Load Latent",
     category: CATEGORY,
     about: "Loads latents that SaveLatent saved and that were put into the input folder.",
     inputs: &[Input::file("latent", latents).tooltip("The file, which ends in .latent.")],

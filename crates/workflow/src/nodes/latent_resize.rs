@@ -18,7 +18,7 @@ const LEAST_SIDE: usize = 64;
 pub const LATENT_UPSCALE: Node = Node {
     class: "LatentUpscale",
     title: "Upscale Latent",
-    category: "latent",
+    category: "model/latent",
     about: "Brings latents to another size, with or without cutting them to its ratio first. A \
             side of 0 follows from the other one.",
     inputs: &[
@@ -51,7 +51,7 @@ pub const LATENT_UPSCALE: Node = Node {
 pub const LATENT_UPSCALE_BY: Node = Node {
     class: "LatentUpscaleBy",
     title: "Upscale Latent By",
-    category: "latent",
+    category: "model/latent",
     about: "Makes latents larger or smaller by a factor.",
     inputs: &[
         SAMPLES,

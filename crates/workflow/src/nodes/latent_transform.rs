@@ -5,7 +5,7 @@ use distorch_runtime::Tensor;
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 
-const CATEGORY: &str = "latent/transform";
+const CATEGORY: &str = "model/latent/transform";
 const SAMPLES: Input = Input::link("samples", Type::Latent).tooltip("The latents.");
 const OUTPUT: &[Output] = &[Output::new(Type::Latent).tooltip("The changed latents.")];
 

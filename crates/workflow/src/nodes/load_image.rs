@@ -41,7 +41,7 @@ pub const LOAD_IMAGE: Node = Node {
 pub const LOAD_IMAGE_MASK: Node = Node {
     class: "LoadImageMask",
     title: "Load Image (as Mask)",
-    category: "mask",
+    category: "image",
     about: "Loads one channel of a picture as a mask. Alpha is turned round: transparent is 1.",
     inputs: &[
         IMAGE,

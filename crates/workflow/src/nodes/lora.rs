@@ -39,8 +39,8 @@ fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
 /// A LoRA on a diffusion model and text encoders.
 pub const LORA_LOADER: Node = Node {
     class: "LoraLoader",
-    title: "Load LoRA",
-    category: "loaders",
+    title: "Load LoRA (Model and CLIP)",
+    category: "model/loaders",
     about: "Changes a diffusion model and its text encoders by a LoRA. Several can follow one \
             another.",
     inputs: &[
@@ -76,8 +76,8 @@ pub const LORA_LOADER: Node = Node {
 /// A LoRA on a diffusion model.
 pub const LORA_LOADER_MODEL_ONLY: Node = Node {
     class: "LoraLoaderModelOnly",
-    title: "LoraLoaderModelOnly",
-    category: "loaders",
+    title: "Load LoRA",
+    category: "model/loaders",
     about: "Changes a diffusion model by a LoRA. Several can follow one another.",
     inputs: &[MODEL, LORA_NAME, STRENGTH_MODEL],
     outputs: &[MODEL_OUTPUT],

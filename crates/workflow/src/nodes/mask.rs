@@ -5,13 +5,13 @@ use crate::picture::{Mask, Pictures, room};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 
-const CATEGORY: &str = "mask";
+const CATEGORY: &str = "image/mask";
 const MASK: Input = Input::link("mask", Type::Mask).tooltip("The mask.");
 
 /// A mask of one value.
 pub const SOLID_MASK: Node = Node {
     class: "SolidMask",
-    title: "SolidMask",
+    title: "Create Solid Mask",
     category: CATEGORY,
     about: "Makes a mask of one value.",
     inputs: &[
@@ -31,7 +31,7 @@ pub const SOLID_MASK: Node = Node {
 /// The other part.
 pub const INVERT_MASK: Node = Node {
     class: "InvertMask",
-    title: "InvertMask",
+    title: "Invert Mask",
     category: CATEGORY,
     about: "Inverts a mask.",
     inputs: &[MASK],

@@ -18,7 +18,7 @@ const OUTPUT: &[Output] = &[Output::new(Type::Model).tooltip("The changed model.
 pub const MODEL_SAMPLING_DISCRETE: Node = Node {
     class: "ModelSamplingDiscrete",
     title: "ModelSamplingDiscrete",
-    category: "advanced/model",
+    category: "model/patch",
     about: "Sets what a model's output means and which noise levels it knows, where its file does \
             not tell or tells wrong.",
     inputs: &[
@@ -28,6 +28,7 @@ pub const MODEL_SAMPLING_DISCRETE: Node = Node {
              latent, or the clean latent of a model from picture to picture.",
         ),
         Input::boolean("zsnr", false)
+            .advanced()
             .tooltip("Whether the model was trained with pure noise at the last timestep."),
     ],
     outputs: OUTPUT,
@@ -43,7 +44,7 @@ pub const MODEL_SAMPLING_DISCRETE: Node = Node {
 pub const RESCALE_CFG: Node = Node {
     class: "RescaleCFG",
     title: "RescaleCFG",
-    category: "advanced/model",
+    category: "model/patch",
     about: "Brings the contrast of a guided picture back to that of the positive guess, in part.",
     inputs: &[
         MODEL,
@@ -60,7 +61,7 @@ pub const RESCALE_CFG: Node = Node {
 };
 
 const fn factor(name: &'static str, default: f64) -> Input {
-    Input::float(name, default, 0.0, 10.0, 0.01)
+    Input::float(name, default, 0.0, 10.0, 0.01).advanced()
 }
 
 const B1: &str = "The backbone's factor in the widest stages.";

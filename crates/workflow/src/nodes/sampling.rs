@@ -53,7 +53,7 @@ fn schedulers(_: &Environment) -> Vec<String> {
 pub const K_SAMPLER: Node = Node {
     class: "KSampler",
     title: "KSampler",
-    category: "sampling",
+    category: "model/sampling",
     about: "Denoises latents with a model, following the positive and avoiding the negative \
             conditioning.",
     inputs: &[
@@ -83,12 +83,13 @@ pub const K_SAMPLER: Node = Node {
 pub const K_SAMPLER_ADVANCED: Node = Node {
     class: "KSamplerAdvanced",
     title: "KSampler (Advanced)",
-    category: "sampling",
+    category: "model/sampling",
     about: "Denoises latents over a part of a schedule, with or without adding noise first, and \
             with or without leaving the rest of the noise in.",
     inputs: &[
         MODEL,
         Input::choice("add_noise", &["enable", "disable"])
+            .advanced()
             .tooltip("Whether noise is added before the first step."),
         Input::seed("noise_seed")
             .tooltip("The seed of the noise: the same one gives the same picture."),
@@ -99,9 +100,12 @@ pub const K_SAMPLER_ADVANCED: Node = Node {
         POSITIVE,
         NEGATIVE,
         LATENT,
-        Input::int("start_at_step", 0, 0, 10000).tooltip("The first step that is run."),
-        Input::int("end_at_step", 10000, 0, 10000).tooltip("The step before which the run ends."),
+        Input::int("start_at_step", 0, 0, 10000).advanced().tooltip("The first step that is run."),
+        Input::int("end_at_step", 10000, 0, 10000)
+            .advanced()
+            .tooltip("The step before which the run ends."),
         Input::choice("return_with_leftover_noise", &["disable", "enable"])
+            .advanced()
             .tooltip("Whether the noise of the steps that are not run stays in."),
     ],
     outputs: OUTPUT,

@@ -14,7 +14,7 @@ use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 
-const CATEGORY: &str = "sampling/custom_sampling";
+const CATEGORY: &str = "model/sampling/custom";
 
 const OUTPUTS: &[Output] = &[
     Output::new(Type::Latent).named("output").tooltip("The latents, with what noise is left."),
@@ -83,7 +83,7 @@ pub const SAMPLER_CUSTOM_ADVANCED: Node = Node {
 pub const K_SAMPLER_SELECT: Node = Node {
     class: "KSamplerSelect",
     title: "KSamplerSelect",
-    category: "sampling/custom_sampling/samplers",
+    category: "model/sampling/samplers",
     about: "Chooses a sampler by its name.",
     inputs: &[SAMPLER],
     outputs: &[Output::new(Type::Sampler).tooltip("The sampler.")],
@@ -99,7 +99,7 @@ pub const K_SAMPLER_SELECT: Node = Node {
 pub const RANDOM_NOISE: Node = Node {
     class: "RandomNoise",
     title: "RandomNoise",
-    category: "sampling/custom_sampling/noise",
+    category: "model/sampling/noise",
     about: "Gives the noise of a seed.",
     inputs: &[NOISE_SEED],
     outputs: NOISE,
@@ -111,7 +111,7 @@ pub const RANDOM_NOISE: Node = Node {
 pub const DISABLE_NOISE: Node = Node {
     class: "DisableNoise",
     title: "DisableNoise",
-    category: "sampling/custom_sampling/noise",
+    category: "model/sampling/noise",
     about: "Gives no noise, for latents that have theirs already.",
     inputs: &[],
     outputs: NOISE,
@@ -123,7 +123,7 @@ pub const DISABLE_NOISE: Node = Node {
 pub const BASIC_GUIDER: Node = Node {
     class: "BasicGuider",
     title: "BasicGuider",
-    category: "sampling/custom_sampling/guiders",
+    category: "model/sampling/guiders",
     about: "Lets a model follow one conditioning as it is.",
     inputs: &[
         MODEL,
@@ -140,8 +140,8 @@ pub const BASIC_GUIDER: Node = Node {
 /// A model with classifier-free guidance.
 pub const CFG_GUIDER: Node = Node {
     class: "CFGGuider",
-    title: "CFGGuider",
-    category: "sampling/custom_sampling/guiders",
+    title: "CFG Guider",
+    category: "model/sampling/guiders",
     about: "Lets a model follow the positive and avoid the negative conditioning.",
     inputs: &[MODEL, POSITIVE, NEGATIVE, CFG],
     outputs: GUIDER,

@@ -12,10 +12,11 @@ use crate::picture::Pictures;
 use crate::picture::file_name::{Series, Tokens};
 use crate::picture::png_file::{Picture8, ascii_json};
 use crate::preflight::Preflight;
-use crate::signature::{Input, Node, Output};
+use crate::signature::{Input, METADATA, Node, Output};
 use crate::value::{Type, Value};
 
-const OUTPUTS: &[Output] = &[Output::new(Type::Image).tooltip("The pictures, as they came.")];
+const OUTPUTS: &[Output] =
+    &[Output::new(Type::Image).named("images").tooltip("The pictures, as they came.")];
 
 /// The prefix of previews.
 const TEMPORARY: &str = "ComfyUI_temp";
@@ -37,6 +38,7 @@ pub const SAVE_IMAGE: Node = Node {
     ],
     outputs: OUTPUTS,
     is_output: true,
+    hidden: METADATA,
     preflight: Some(|look| {
         let prefix = look.inputs().text("filename_prefix").unwrap_or_default();
         can_save(look, &look.environment().output_dir, prefix, "png")
@@ -57,6 +59,7 @@ pub const PREVIEW_IMAGE: Node = Node {
     inputs: &[IMAGES],
     outputs: OUTPUTS,
     is_output: true,
+    hidden: METADATA,
     preflight: Some(|look| can_save(look, &look.environment().temp_dir, TEMPORARY, "png")),
     run: |context, inputs| {
         let folder = context.environment().temp_dir.clone();

@@ -10,8 +10,8 @@ use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 
-const SCHEDULERS: &str = "sampling/custom_sampling/schedulers";
-const CATEGORY: &str = "sampling/custom_sampling/sigmas";
+const SCHEDULERS: &str = "model/sampling/schedulers";
+const CATEGORY: &str = "model/sampling/sigmas";
 
 const OUTPUT: &[Output] = &[Output::new(Type::Sigmas).tooltip("The noise levels.")];
 
@@ -22,10 +22,12 @@ const DENOISE: Input = Input::float("denoise", 1.0, 0.0, 1.0, 0.01)
     .tooltip("How much of the whole way is gone: below 1, only its last part.");
 
 const SIGMA_MAX: Input = Input::float("sigma_max", 14.614642, 0.0, 5000.0, 0.01)
+    .advanced()
     .unrounded()
     .tooltip("The largest noise level.");
 
 const SIGMA_MIN: Input = Input::float("sigma_min", 0.0291675, 0.0, 5000.0, 0.01)
+    .advanced()
     .unrounded()
     .tooltip("The smallest noise level above 0.");
 
@@ -66,6 +68,7 @@ pub const KARRAS_SCHEDULER: Node = Node {
         SIGMA_MAX,
         SIGMA_MIN,
         Input::float("rho", 7.0, 0.0, 100.0, 0.01)
+            .advanced()
             .unrounded()
             .tooltip("The degree of the root: more of it is more steps at low noise."),
     ],
@@ -107,6 +110,7 @@ pub const POLYEXPONENTIAL_SCHEDULER: Node = Node {
         SIGMA_MAX,
         SIGMA_MIN,
         Input::float("rho", 1.0, 0.0, 100.0, 0.01)
+            .advanced()
             .unrounded()
             .tooltip("The power: 1 spaces the logarithms evenly."),
     ],
@@ -128,12 +132,15 @@ pub const VP_SCHEDULER: Node = Node {
     inputs: &[
         STEPS,
         Input::float("beta_d", 19.9, 0.0, 5000.0, 0.01)
+            .advanced()
             .unrounded()
             .tooltip("How fast the rate of noise grows."),
         Input::float("beta_min", 0.1, 0.0, 5000.0, 0.01)
+            .advanced()
             .unrounded()
             .tooltip("The rate of noise at the beginning."),
         Input::float("eps_s", 0.001, 0.0, 1.0, 0.0001)
+            .advanced()
             .unrounded()
             .tooltip("The earliest time of the process that is used."),
     ],

@@ -17,7 +17,7 @@ const OUTPUT: &[Output] =
 pub const CLIP_TEXT_ENCODE: Node = Node {
     class: "CLIPTextEncode",
     title: "CLIP Text Encode (Prompt)",
-    category: "conditioning",
+    category: "model/conditioning",
     about: "Encodes a prompt with text encoders, as what a diffusion model is to follow.",
     inputs: &[Input::prompt("text").tooltip("The text to be encoded."), CLIP],
     outputs: OUTPUT,
@@ -29,11 +29,12 @@ pub const CLIP_TEXT_ENCODE: Node = Node {
 pub const CLIP_SET_LAST_LAYER: Node = Node {
     class: "CLIPSetLastLayer",
     title: "CLIP Set Last Layer",
-    category: "conditioning",
+    category: "model/conditioning",
     about: "Sets the layer of the text encoders that is read: -1 is the last, -2 the one before.",
     inputs: &[
         CLIP,
         Input::int("stop_at_clip_layer", -1, -24, -1)
+            .advanced()
             .tooltip("The layer, counted back from the end."),
     ],
     outputs: &[Output::new(Type::Clip).tooltip("The text encoders that are read at this layer.")],

@@ -7,7 +7,7 @@ use crate::value::{Latent, Type, Value};
 pub const DECODE: Node = Node {
     class: "VAEDecode",
     title: "VAE Decode",
-    category: "latent",
+    category: "model/latent",
     about: "Decodes latents back into pictures.",
     inputs: &[
         Input::link("samples", Type::Latent).tooltip("The latents."),
@@ -25,7 +25,7 @@ pub const DECODE: Node = Node {
 pub const ENCODE: Node = Node {
     class: "VAEEncode",
     title: "VAE Encode",
-    category: "latent",
+    category: "model/latent",
     about: "Encodes pictures as latents.",
     inputs: &[
         Input::link("pixels", Type::Image).tooltip("The pictures."),

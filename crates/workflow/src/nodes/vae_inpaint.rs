@@ -6,7 +6,7 @@ use crate::picture::{Mask, Pictures};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Latent, Type, Value};
 
-const CATEGORY: &str = "latent/inpaint";
+const CATEGORY: &str = "model/latent";
 
 /// Pictures to latents, grey where they are to be made anew.
 pub const ENCODE_FOR_INPAINT: Node = Node {

@@ -29,7 +29,7 @@ fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
 pub const VAE_LOADER: Node = Node {
     class: "VAELoader",
     title: "Load VAE",
-    category: "loaders",
+    category: "model/loaders",
     about: "Loads a VAE from a file of its own.",
     inputs: &[VAE_NAME],
     outputs: OUTPUT,

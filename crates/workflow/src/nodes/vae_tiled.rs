@@ -6,23 +6,25 @@ use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Latent, Type, Value};
 
-const CATEGORY: &str = "_for_testing";
-
 const OVERLAP: Input = Input::int("overlap", 64, 0, 4096)
+    .advanced()
     .added_later()
     .step(32)
     .tooltip("How many pixels neighbouring tiles share, so that no seam shows.");
 const TEMPORAL_SIZE: Input = Input::int("temporal_size", 64, 8, 4096)
+    .advanced()
     .added_later()
     .step(4)
     .tooltip("Frames at a time with a VAE for videos. Pictures do not heed it.");
 const TEMPORAL_OVERLAP: Input = Input::int("temporal_overlap", 8, 4, 4096)
+    .advanced()
     .added_later()
     .step(4)
     .tooltip("Frames that are shared with a VAE for videos. Pictures do not heed it.");
 
 const fn tile_size(step: i128) -> Input {
     Input::int("tile_size", 512, 64, 4096)
+        .advanced()
         .added_later()
         .step(step)
         .tooltip("The side of a tile in pixels: smaller ones take less memory.")
@@ -32,7 +34,7 @@ const fn tile_size(step: i128) -> Input {
 pub const DECODE_TILED: Node = Node {
     class: "VAEDecodeTiled",
     title: "VAE Decode (Tiled)",
-    category: CATEGORY,
+    category: "model/latent",
     about: "Decodes latents tile by tile, which takes less memory.",
     inputs: &[
         Input::link("samples", Type::Latent).tooltip("The latents."),
@@ -59,7 +61,7 @@ pub const DECODE_TILED: Node = Node {
 pub const ENCODE_TILED: Node = Node {
     class: "VAEEncodeTiled",
     title: "VAE Encode (Tiled)",
-    category: CATEGORY,
+    category: "model/latent",
     about: "Encodes pictures tile by tile, which takes less memory.",
     inputs: &[
         Input::link("pixels", Type::Image).tooltip("The pictures."),
