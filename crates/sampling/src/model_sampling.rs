@@ -18,6 +18,9 @@ pub enum Prediction {
     /// The clean latent, of a model that is given the noisy one as it is: one from picture to
     /// picture, which knows no noise.
     ImageToImage,
+    /// As [`ImageToImage`](Self::ImageToImage), but the run puts no noise on the latent and its
+    /// result is `1 - latent`.
+    ImageToImageFlow,
     /// The noise, of a latent consistency model (Luo and others 2023): what `Eps` means is mixed
     /// with the noisy latent so that nothing changes at timestep 0.
     Lcm,
@@ -38,6 +41,9 @@ enum Clock {
 }
 
 /// A model's noise levels and the meaning of its output.
+///
+/// Tables and what is looked up in them are float32, step by step as in ComfyUI: a run often asks
+/// for a timestep half way between two of the table, and the last bit decides which one it gets.
 #[derive(Clone, Debug)]
 pub struct ModelSampling {
     prediction: Prediction,
@@ -99,17 +105,18 @@ impl ModelSampling {
     /// The table rescaled so that its last level is nearly pure noise (Lin and others 2023, algorithm
     /// 1), with ComfyUI's convention for that level: `ᾱ = 4.8973451890853435e-8`, sigma 4518.8.
     pub fn zero_terminal_snr(&self) -> Self {
-        const LAST_ALPHA_BAR: f64 = 4.897_345_189_085_343_5e-8;
-        let root = |sigma: &f64| (1.0 / (sigma * sigma + 1.0)).sqrt();
-        let (first, last) = (root(&self.sigma_min()), root(&self.sigma_max()));
+        const LAST_ALPHA_BAR: f32 = 4.897_345_2e-8;
+        let root = |sigma: f64| (1.0 / (sigma as f32 * sigma as f32 + 1.0)).sqrt();
+        let (first, last) = (root(self.sigma_min()), root(self.sigma_max()));
         let count = self.sigmas.len();
         let sigmas = self.sigmas.iter().enumerate().map(|(place, sigma)| {
             let alpha_bar = if place + 1 == count {
                 LAST_ALPHA_BAR
             } else {
-                ((root(sigma) - last) * (first / (first - last))).powi(2)
+                let scaled = (root(*sigma) - last) * (first / (first - last));
+                scaled * scaled
             };
-            ((1.0 - alpha_bar) / alpha_bar).sqrt()
+            f64::from(((1.0 - alpha_bar) / alpha_bar).sqrt())
         });
         Self::new(self.prediction, self.clock, sigmas.collect())
     }
@@ -152,31 +159,29 @@ impl ModelSampling {
             return sigma;
         }
         let Clock::Table { stride } = self.clock else { return 0.0 };
-        let (low, weight) = self.place((timestep - (stride - 1) as f64) / stride as f64);
-        let at = |place: usize| self.log_sigmas.get(place).copied().unwrap_or(0.0);
-        let high = (low + 1).min(self.log_sigmas.len() - 1);
-        ((1.0 - weight) * at(low) + weight * at(high)).exp()
-    }
-
-    /// A fractional place kept inside the table, as a place and the way to the next.
-    fn place(&self, place: f64) -> (usize, f64) {
-        let last = (self.sigmas.len() - 1) as f64;
+        let last = self.log_sigmas.len().saturating_sub(1);
+        let place = (timestep as f32 - (stride - 1) as f32) / stride as f32;
         // `max` first, so that a NaN becomes the first place.
-        let place = place.max(0.0).min(last);
-        (place as usize, place.fract())
+        let place = place.max(0.0).min(last as f32);
+        let (low, high) = (place.floor() as usize, place.ceil() as usize);
+        let weight = place.fract();
+        let at = |place: usize| self.log_sigmas.get(place).map_or(0.0, |log| *log as f32);
+        let log = (1.0 - weight) * at(low) + weight * at(high);
+        single(f64::from(log).exp())
     }
 
     /// The timestep that the model is told for a sigma: the place of the nearest logarithm in the
-    /// table, as ComfyUI takes it; for flows, the timestep of that sigma.
+    /// table, the first of two that are equally near; for flows, the timestep of that sigma.
     pub fn timestep(&self, sigma: f64) -> f64 {
         match self.clock {
             Clock::Shift { multiplier, .. } => sigma * multiplier,
             Clock::Exponential { .. } => sigma,
             Clock::Table { stride } => {
-                let log = sigma.ln();
+                let log = single(single(sigma).ln());
                 let above = self.log_sigmas.partition_point(|entry| *entry < log);
-                let distance =
-                    |place: usize| self.log_sigmas.get(place).map(|entry| (log - entry).abs());
+                let distance = |place: usize| {
+                    self.log_sigmas.get(place).map(|entry| (log as f32 - *entry as f32).abs())
+                };
                 let below = above.saturating_sub(1);
                 let nearest = match (distance(below), distance(above)) {
                     (Some(low), Some(high)) if high < low => above,
@@ -223,7 +228,7 @@ impl ModelSampling {
     /// What the model is given for a noisy latent: of unit deviation, but for flows.
     pub fn scale_input(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
         match self.prediction {
-            Prediction::Flow | Prediction::ImageToImage => x,
+            Prediction::Flow | Prediction::ImageToImage | Prediction::ImageToImageFlow => x,
             _ => x * (1.0 / (sigma * sigma + 1.0).sqrt()),
         }
     }
@@ -235,7 +240,7 @@ impl ModelSampling {
         match self.prediction {
             Prediction::Eps | Prediction::Flow => x - output * sigma,
             Prediction::V => x * (1.0 / variance) - output * (sigma / variance.sqrt()),
-            Prediction::X0 | Prediction::ImageToImage => output,
+            Prediction::X0 | Prediction::ImageToImage | Prediction::ImageToImageFlow => output,
             Prediction::Lcm => {
                 let (skip, out) = consistency_scales(self.timestep(sigma));
                 (x.clone() - output * sigma) * out + x * skip
@@ -243,16 +248,22 @@ impl ModelSampling {
         }
     }
 
-    /// A latent with unit `noise` added up to `sigma`.
+    /// A latent with unit `noise` added up to `sigma`. From picture to picture, in the way of flows,
+    /// the latent is left as it is.
     pub fn add_noise(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
-        self.process().add_noise(latent, noise, sigma)
+        match self.prediction {
+            Prediction::ImageToImageFlow => latent,
+            _ => self.process().add_noise(latent, noise, sigma),
+        }
     }
 
     /// What noise does to a latent of this model.
     pub fn process(&self) -> NoiseProcess {
         match self.prediction {
             // Where ComfyUI begins, too, if a sampler cannot begin at pure noise.
-            Prediction::Flow => NoiseProcess::Mix { largest: self.percent_to_sigma(1e-4) },
+            Prediction::Flow | Prediction::ImageToImageFlow => {
+                NoiseProcess::Mix { largest: self.percent_to_sigma(1e-4) }
+            }
             _ => NoiseProcess::Add,
         }
     }
@@ -263,17 +274,18 @@ impl ModelSampling {
     pub fn start(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
         let largest = self.sigma_max();
         let full = sigma > largest || (sigma - largest).abs() <= 1e-5 * largest.max(sigma);
-        if full && self.prediction != Prediction::Flow {
+        if full && self.process() == NoiseProcess::Add {
             return latent + noise * (1.0 + sigma * sigma).sqrt();
         }
         self.add_noise(latent, noise, sigma)
     }
 
-    /// What a run that ends at `sigma` hands on: flows are divided by the latent's share, so that
+    /// What a run that ends at `sigma` returns: flows are divided by the latent's share, so that
     /// adding no noise to it continues the run.
     pub fn finish(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
         match self.prediction {
             Prediction::Flow if sigma < 1.0 => x * (1.0 / (1.0 - sigma)),
+            Prediction::ImageToImageFlow => x.neg() + 1.0,
             _ => x,
         }
     }

@@ -178,6 +178,20 @@ fn linspace(first: f64, last: f64, count: usize) -> impl Iterator<Item = f64> {
     (0..count).map(move |place| first + stride * place as f64)
 }
 
+/// `count` timesteps from `first` to `last`, with the bits of `torch.linspace` in float32: counted
+/// from the nearer end, with a fused multiply-add (as PyTorch does on processors that have one).
+fn timesteps(first: f64, last: f64, count: usize) -> impl Iterator<Item = f64> {
+    let (first, last) = (first as f32, last as f32);
+    let stride = (last - first) / count.saturating_sub(1).max(1) as f32;
+    (0..count).map(move |place| {
+        f64::from(if place < count / 2 || count == 1 {
+            stride.mul_add(place as f32, first)
+        } else {
+            (-stride).mul_add((count - 1 - place) as f32, last)
+        })
+    })
+}
+
 fn with_zero(sigmas: impl Iterator<Item = f64>) -> Vec<f64> {
     sigmas.chain([0.0]).map(|sigma| f64::from(sigma as f32)).collect()
 }
@@ -192,15 +206,15 @@ fn normal(model: &ModelSampling, steps: usize) -> Vec<f64> {
     let (start, end) = (model.timestep(model.sigma_max()), model.timestep(model.sigma_min()));
     let sigma = |timestep| model.sigma(timestep);
     if is_zero(model.sigma(end)) {
-        return linspace(start, end, steps + 1).map(sigma).collect();
+        return timesteps(start, end, steps + 1).map(sigma).collect();
     }
-    with_zero(linspace(start, end, steps).map(sigma))
+    with_zero(timesteps(start, end, steps).map(sigma))
 }
 
 /// As [`normal`], over one step more, whose last (at the first timestep) gives way to 0.
 fn sgm_uniform(model: &ModelSampling, steps: usize) -> Vec<f64> {
     let (start, end) = (model.timestep(model.sigma_max()), model.timestep(model.sigma_min()));
-    with_zero(linspace(start, end, steps + 1).take(steps).map(|timestep| model.sigma(timestep)))
+    with_zero(timesteps(start, end, steps + 1).take(steps).map(|timestep| model.sigma(timestep)))
 }
 
 /// Karras's over all of a model's sigmas.

@@ -82,6 +82,31 @@ fn timesteps_are_those_of_k_diffusion() {
     }
 }
 
+/// Schedules in timesteps often ask for one half way between two of the table; the last bit of
+/// float32 decides.
+#[test]
+fn models_are_told_the_timesteps_that_pytorch_finds() {
+    let fixture: Value = serde_json::from_str(include_str!("fixtures/timesteps.json")).unwrap();
+    let models = [
+        ("plain", stable_diffusion()),
+        ("zero_terminal_snr", stable_diffusion().zero_terminal_snr()),
+        ("distilled", stable_diffusion().distilled(50)),
+    ];
+    for (name, model) in &models {
+        for scheduler in ["normal", "sgm_uniform"] {
+            let cases = fixture[name][scheduler].as_array().unwrap();
+            assert_eq!(cases.len(), 45);
+            for (steps, expected) in (1..).zip(cases) {
+                let mut sigmas =
+                    Scheduler::by_name(scheduler).unwrap().sigmas(model, steps).unwrap();
+                assert_eq!(sigmas.pop(), Some(0.0));
+                let found: Vec<_> = sigmas.iter().map(|sigma| model.timestep(*sigma)).collect();
+                assert_eq!(found, numbers(expected), "{name} {scheduler} {steps}");
+            }
+        }
+    }
+}
+
 /// The reference rescales in float64 and from the betas: 1e-4.
 #[test]
 fn zero_terminal_snr_is_that_of_the_paper() {

@@ -23,9 +23,14 @@ pub const MODEL_SAMPLING_DISCRETE: Node = Node {
             not tell or tells wrong.",
     inputs: &[
         MODEL,
-        Input::choice("sampling", &["eps", "v_prediction", "lcm", "x0", "img_to_img"]).tooltip(
+        Input::choice(
+            "sampling",
+            &["eps", "v_prediction", "lcm", "x0", "img_to_img", "img_to_img_flow"],
+        )
+        .tooltip(
             "What the output is: noise, velocity, noise of a latent consistency model, the clean \
-             latent, or the clean latent of a model from picture to picture.",
+             latent, or the clean latent of a model from picture to picture; with `flow`, such a \
+             model gets no noise and its result is turned over.",
         ),
         Input::boolean("zsnr", false)
             .advanced()
@@ -123,6 +128,7 @@ fn discrete(name: &str, zero_terminal_snr: bool) -> Result<ModelSampling, NodeEr
         "lcm" => Prediction::Lcm,
         "x0" => Prediction::X0,
         "img_to_img" => Prediction::ImageToImage,
+        "img_to_img_flow" => Prediction::ImageToImageFlow,
         _ => return Err(NodeError::input("sampling", format!("no sampling is named `{name}`"))),
     };
     let mut sampling = ModelSampling::stable_diffusion(prediction);

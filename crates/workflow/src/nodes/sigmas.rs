@@ -253,8 +253,10 @@ pub const SET_FIRST_SIGMA: Node = Node {
     ..Node::EMPTY
 };
 
+/// Sigmas in float32, as ComfyUI keeps them.
 fn output(sigmas: Vec<f64>) -> Vec<Value> {
-    vec![Value::Sigmas(sigmas.into())]
+    let single = sigmas.into_iter().map(|sigma| f64::from(sigma as f32));
+    vec![Value::Sigmas(single.collect())]
 }
 
 fn above_zero(inputs: &Inputs) -> Result<(f64, f64), NodeError> {
