@@ -4,10 +4,11 @@
     python tools/reference/make_sampling.py
 
 - noise.json: torch.randn on the CPU, torchsde's Brownian tree.
+- timesteps.json: PyTorch in float32, of the published formulas.
 - schedules.json: k-diffusion, diffusers and SciPy; formulas in float64 where no library has them.
 - model_sampling.json: diffusers' LCM scheduler; k-diffusion's schedules between sigmas of one's choice.
 - guidance.json: PyTorch's interpolation of masks; diffusers' rescaled guidance.
-- samplers.json: 20 steps of k-diffusion's samplers and diffusers' UniPC, and of published formulas in
+- samplers.json (more in make_sampler_formulas.py): 20 steps of k-diffusion's samplers and diffusers' UniPC, and of published formulas in
   float64 where no library has the sampler, all of one analytic denoiser.
 """
 
@@ -164,6 +165,45 @@ def schedules():
     }
 
 
+def timesteps():
+    """The timesteps of schedules in timesteps, in float32 step by step: many are half way between two
+    of the table."""
+    steps = 45
+    table = sd_sigmas()
+    plain = (table.float(), table.log().float(), 1)
+
+    # Lin and others 2023, algorithm 1, with ComfyUI's convention for the last level.
+    share = (1 / (plain[0] ** 2 + 1)).sqrt()
+    share = (share - share[-1]) * (share[0] / (share[0] - share[-1]))
+    share = share**2
+    share[-1] = 4.8973451890853435e-08
+    rescaled = ((1 - share) / share) ** 0.5
+    distilled = plain[0][19::20]
+    models = {
+        "plain": plain,
+        "zero_terminal_snr": (rescaled, rescaled.log(), 1),
+        "distilled": (distilled, distilled.log(), 20),
+    }
+    out = {}
+    for name, (sigmas, logs, stride) in models.items():
+
+        def timestep(sigma):
+            return (sigma.log() - logs).abs().argmin().item() * stride + stride - 1
+
+        def sigma(timestep):
+            place = ((timestep - (stride - 1)) / stride).clamp(0, len(logs) - 1)
+            low, high, weight = place.floor().long(), place.ceil().long(), place.frac()
+            return ((1 - weight) * logs[low] + weight * logs[high]).exp()
+
+        ends = timestep(sigmas[-1]), timestep(sigmas[0])
+        told = lambda ts: [timestep(sigma(t)) for t in ts]
+        out[name] = {
+            "normal": [told(torch.linspace(*ends, n)) for n in range(1, steps + 1)],
+            "sgm_uniform": [told(torch.linspace(*ends, n + 1)[:-1]) for n in range(1, steps + 1)],
+        }
+    return out
+
+
 SHAPE = [1, 4, 4, 4]
 DATA_STD = 0.7
 
@@ -216,20 +256,6 @@ def published(name, x, sigmas):
             table[3] = [55 / 24, -59 / 24, 37 / 24, -9 / 24]
             past = [d, *reversed(ds)]
             x = x + sum(c * p for c, p in zip(table[min(i, 3)], past)) * dt
-        elif name == "ipndm_v":
-            # Newton's divided differences instead of Lagrange's polynomials.
-            nodes, past = s[i :: -1][:4], [d, *reversed(ds)][:4]
-            columns = list(past)
-            integral, basis = 0, np.poly1d([1.0])
-            for order in range(len(nodes)):
-                antiderivative = basis.integ()
-                integral = integral + columns[0] * (antiderivative(s[i + 1]) - antiderivative(s[i]))
-                basis = basis * np.poly1d([1.0, -nodes[order]])
-                columns = [
-                    (columns[k] - columns[k + 1]) / (nodes[k] - nodes[k + order + 1])
-                    for k in range(len(columns) - 1)
-                ]
-            x = x + integral
         elif name == "res_multistep":
             # The exact integral of a clean latent linear in t = -log sigma.
             t, t_next = -np.log(s[i]), -np.log(s[i + 1])
@@ -362,7 +388,7 @@ def samplers():
             sample = getattr(sampling, f"sample_{name}")
             x = sample(model, start, sigmas, disable=True, noise_sampler=noise)
             add(name, sigmas, x, "k-diffusion")
-        for name in ("heunpp2", "ipndm", "ipndm_v", "res_multistep", "gradient_estimation"):
+        for name in ("heunpp2", "ipndm", "res_multistep", "gradient_estimation"):
             add(name, sigmas, published(name, start, sigmas), "published formula, float64")
         add("deis", sigmas, deis(start, sigmas), "published formula, SciPy's quadrature")
         add("ddpm", sigmas, ddpm(start, sigmas, seed), "published formula, float64")
@@ -480,6 +506,7 @@ if __name__ == "__main__":
     FIXTURES.mkdir(parents=True, exist_ok=True)
     write("noise.json", {"torch": torch.__version__, "randn": torch_randn(), "brownian": brownian()})
     write("schedules.json", schedules())
+    write("timesteps.json", timesteps())
     write("samplers.json", samplers())
     write("model_sampling.json", model_sampling())
     write("guidance.json", guidance())

@@ -45,7 +45,8 @@ impl Watch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn advance(&self, stage: &str, unit: Unit, done: u64, total: u64) {
+    /// `total` is none where it is known at the end only.
+    fn advance(&self, stage: &str, unit: Unit, done: u64, total: Option<u64>) {
         let mut state = self.state();
         if state.stage != stage {
             state.begin(stage, unit, total, self.terminal);
@@ -54,7 +55,7 @@ impl Watch {
             Some(bar) => bar.set_position(done),
             None => state.line(unit, done, total),
         }
-        if done >= total {
+        if total.is_some_and(|total| done >= total) {
             state.end();
         }
     }
@@ -67,7 +68,7 @@ enum Unit {
 }
 
 impl State {
-    fn begin(&mut self, stage: &str, unit: Unit, total: u64, terminal: bool) {
+    fn begin(&mut self, stage: &str, unit: Unit, total: Option<u64>, terminal: bool) {
         self.end();
         stage.clone_into(&mut self.stage);
         (self.begun, self.told) = (Some(Instant::now()), None);
@@ -75,6 +76,9 @@ impl State {
             return;
         }
         let style = match unit {
+            Unit::Steps if total.is_none() => {
+                bar_style("step {pos} {elapsed} {per_sec}", stage, 24)
+            }
             Unit::Steps => bar_style("{pos}/{len} {elapsed} {per_sec}", stage, 24),
             Unit::Bytes => bar_style("{bytes}/{total_bytes} {binary_bytes_per_sec}", stage, 38),
         };
@@ -85,7 +89,8 @@ impl State {
                 let _ = write!(to, "{:.2} it/s", state.per_sec());
             },
         );
-        let bar = ProgressBar::new(total).with_message(stage.to_owned()).with_style(style);
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        let bar = bar.with_message(stage.to_owned()).with_style(style);
         self.bar = Some(bar);
     }
 
@@ -96,16 +101,17 @@ impl State {
         self.stage.clear();
     }
 
-    fn line(&mut self, unit: Unit, done: u64, total: u64) {
+    fn line(&mut self, unit: Unit, done: u64, total: Option<u64>) {
         let soon = self.told.is_some_and(|told| told.elapsed() < PAUSE);
-        if soon && done < total {
+        if soon && total.is_none_or(|total| done < total) {
             return;
         }
         self.told = Some(Instant::now());
         let stage = &self.stage;
         match unit {
             Unit::Bytes => {
-                let [done, total] = [done, total].map(|bytes| bytes as f64 / f64::from(1 << 20));
+                let [done, total] =
+                    [done, total.unwrap_or(done)].map(|bytes| bytes as f64 / f64::from(1 << 20));
                 tell!("{stage}: {done:.1} of {total:.1} MiB");
             }
             Unit::Steps => {
@@ -113,7 +119,8 @@ impl State {
                 // The clock starts as the first step ends.
                 let rate = (done > 1 && seconds > 0.0)
                     .then(|| format!(", {:.2} it/s", (done - 1) as f64 / seconds));
-                tell!("{stage}: step {done} of {total}{}", rate.unwrap_or_default());
+                let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
+                tell!("{stage}: step {done}{of}{}", rate.unwrap_or_default());
             }
         }
     }
@@ -125,10 +132,10 @@ impl Observer for Watch {
             Event::Node { class, .. } => class.clone_into(&mut self.state().class),
             Event::Step { done, total, .. } => {
                 let class = self.state().class.clone();
-                self.advance(&class, Unit::Steps, done as u64, total as u64);
+                self.advance(&class, Unit::Steps, done as u64, total.map(|total| total as u64));
             }
             Event::Loading { what, done, total, .. } => {
-                self.advance(&format!("loading the {what}"), Unit::Bytes, done, total);
+                self.advance(&format!("loading the {what}"), Unit::Bytes, done, Some(total));
             }
             Event::Done { .. } => self.state().end(),
             Event::Planned { model, plans, .. } if !self.quiet => {

@@ -46,7 +46,7 @@ pub struct Guided<M> {
     /// The model.
     pub model: M,
     /// How far to go from the negative guess towards the positive one and past it. At 1 the
-    /// negative half is not computed.
+    /// negative half is computed only where a sampler asks for both.
     pub scale: f64,
     /// The part of the guess whose deviation is brought back to that of the positive guess (Lin and
     /// others 2023, section 3.4; ComfyUI's RescaleCFG), from 0 to 1. `None` leaves it.
@@ -81,11 +81,22 @@ impl<M: Conditioned> Denoiser for Guided<M> {
         if (self.scale - 1.0).abs() <= 1e-9 {
             return self.model.denoise(x, sigma, Halves::Positive);
         }
+        Ok(self.denoise_both(x, sigma)?.0)
+    }
+
+    /// The second guess is the negative one. It is computed at every scale, and 0 where there is no
+    /// negative conditioning, as in ComfyUI.
+    fn denoise_both(
+        &mut self,
+        x: Tensor<4>,
+        sigma: f64,
+    ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
         let (positive, negative) = self.halves(x.clone(), sigma)?;
-        Ok(match self.rescale {
-            None => combine(positive, negative, self.scale),
-            Some(part) => rescaled(x, positive, negative, sigma, self.scale, part),
-        })
+        let guided = match self.rescale {
+            None => combine(positive, negative.clone(), self.scale),
+            Some(part) => rescaled(x, positive, negative.clone(), sigma, self.scale, part),
+        };
+        Ok((guided, negative))
     }
 
     fn process(&self) -> NoiseProcess {

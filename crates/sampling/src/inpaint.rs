@@ -27,13 +27,30 @@ pub struct Inpaint<'a> {
 
 impl Denoiser for Inpaint<'_> {
     fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
-        let kept = self.sampling.add_noise(self.latent.clone(), self.noise.clone(), sigma);
-        let guess = self.model.denoise(blend(x, kept, &self.mask), sigma)?;
+        let guess = self.model.denoise(self.seen(x, sigma), sigma)?;
         Ok(blend(guess, self.latent.clone(), &self.mask))
+    }
+
+    /// The negative guess is left as the model gives it, as in ComfyUI.
+    fn denoise_both(
+        &mut self,
+        x: Tensor<4>,
+        sigma: f64,
+    ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
+        let (guess, negative) = self.model.denoise_both(self.seen(x, sigma), sigma)?;
+        Ok((blend(guess, self.latent.clone(), &self.mask), negative))
     }
 
     fn process(&self) -> NoiseProcess {
         self.model.process()
+    }
+}
+
+impl Inpaint<'_> {
+    /// What the model sees of `x`: the kept part with its noise.
+    fn seen(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+        let kept = self.sampling.add_noise(self.latent.clone(), self.noise.clone(), sigma);
+        blend(x, kept, &self.mask)
     }
 }
 

@@ -4,7 +4,7 @@ use distorch_runtime::Tensor;
 
 use crate::inpaint::Inpaint;
 use crate::model_sampling::ModelSampling;
-use crate::noise::Generator;
+use crate::noise::{Generator, NoiseDevice};
 use crate::sampler::{Callback, Denoiser, Options, Run, SampleError, Sampler};
 
 /// What a run goes from and through.
@@ -16,11 +16,13 @@ pub struct KSampler<'a> {
     pub options: Options,
     /// How the model sees noise.
     pub sampling: &'a ModelSampling,
-    /// The schedule, as [`Span::sigmas`](crate::schedule::Span::sigmas) gives it. Of one sigma or
-    /// none, the run changes nothing.
+    /// The schedule, as [`Span::sigmas`](crate::schedule::Span::sigmas) gives it. With one sigma the
+    /// run takes no step, but adds the noise; without any, the latent is the result.
     pub sigmas: &'a [f64],
     /// The seed of the noise that the sampler puts in.
     pub seed: u64,
+    /// Whose generator makes that noise.
+    pub noise_device: NoiseDevice,
     /// The latent to start from, scaled as the model has it: zeros for a picture from nothing, a
     /// picture's for img2img, another run's result to go on with the noise that it left.
     pub latent: Tensor<4>,
@@ -38,9 +40,7 @@ impl KSampler<'_> {
         model: &'a mut dyn Denoiser,
         callback: &'a mut Callback<'a>,
     ) -> Result<Tensor<4>, SampleError> {
-        let (Some(&first), Some(&last), 2..) =
-            (self.sigmas.first(), self.sigmas.last(), self.sigmas.len())
-        else {
+        let (Some(&first), Some(&last)) = (self.sigmas.first(), self.sigmas.last()) else {
             return Ok(self.latent);
         };
         let x = self.sampling.start(self.latent.clone(), self.noise.clone(), first);
@@ -67,7 +67,11 @@ impl KSampler<'_> {
         callback: &mut Callback<'_>,
         x: Tensor<4>,
     ) -> Result<Tensor<4>, SampleError> {
-        let run = Run::new(model, self.seed, callback).with_options(self.options);
+        let percent = |percent| self.sampling.percent_to_sigma(percent);
+        let run = Run::new(model, self.seed, callback)
+            .with_options(self.options)
+            .with_noise_device(self.noise_device)
+            .with_stochastic_sigmas(percent(0.8)..=percent(0.2));
         self.sampler.sample(run, x, self.sigmas)
     }
 }

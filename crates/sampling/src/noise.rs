@@ -1,13 +1,16 @@
-//! Noise, with the bits that PyTorch's CPU generator gives.
+//! Noise, with the bits that PyTorch's generators give.
 //!
 //! A seed means the same picture here as in ComfyUI only if the numbers are the same ones, so this
-//! follows `torch.manual_seed` and `torch.randn` for float32 exactly, on any machine.
+//! follows `torch.manual_seed` and `torch.randn` for float32 exactly, on any machine: the CPU's
+//! generator to the last bit, CUDA's but for what is a GPU's own ([`CudaGenerator`]).
 
 mod box_muller;
 mod brownian;
+mod philox;
 mod seed_sequence;
 
 pub use brownian::{BrownianNoise, BrownianTree};
+pub use philox::CudaGenerator;
 
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{Device, Tensor};
@@ -110,22 +113,77 @@ pub fn batch_noise(
     Tensor::from_data(TensorData::new(noise, [batch_index.len(), channels, height, width]), device)
 }
 
-/// Noise that ancestral samplers add between steps: one generator, one call a step.
+/// Whose generator makes the noise that samplers add between steps. The noise that a run starts from
+/// is the CPU's with either.
 ///
-/// ComfyUI seeds it with the run's seed plus one where the latent is on the CPU, so that it differs
-/// from the noise that the run starts from. On a GPU ComfyUI draws from the GPU's generator, which
-/// gives other numbers on each kind of device; here every device has the CPU's.
-#[derive(Debug)]
-pub struct AncestralNoise(Generator);
+/// ComfyUI draws it where the latent is, so a seed gives one picture on its CPU and another on its
+/// GPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NoiseDevice {
+    /// PyTorch's CPU generator.
+    #[default]
+    Cpu,
+    /// PyTorch's CUDA generator.
+    Cuda {
+        /// The blocks that the GPU runs at once: [`CudaGenerator::new`].
+        blocks: u32,
+    },
+}
 
-impl AncestralNoise {
-    /// Noise for a run of this seed.
-    pub fn new(seed: u64) -> Self {
-        Self(Generator::new(seed.wrapping_add(1)))
+impl NoiseDevice {
+    /// The blocks of an RTX 4090 (128 multiprocessors of 1536 threads): all latents of up to 196,608
+    /// values are the same on every GPU that runs as many or more.
+    pub const BLOCKS: u32 = 128 * 1536 / 256;
+
+    /// `torch.randn(n)` of a new generator of this seed.
+    fn randn(self, seed: u64, n: usize) -> Vec<f32> {
+        Source::new(self, seed).randn(n)
+    }
+}
+
+/// A generator of either kind.
+#[derive(Debug)]
+enum Source {
+    Cpu(Generator),
+    Cuda(CudaGenerator),
+}
+
+impl Source {
+    fn new(device: NoiseDevice, seed: u64) -> Self {
+        match device {
+            NoiseDevice::Cpu => Self::Cpu(Generator::new(seed)),
+            NoiseDevice::Cuda { blocks } => Self::Cuda(CudaGenerator::new(seed, blocks)),
+        }
     }
 
-    /// The next step's noise, of the shape, dtype and device of `x`.
+    fn randn(&mut self, n: usize) -> Vec<f32> {
+        match self {
+            Self::Cpu(generator) => generator.randn(n),
+            Self::Cuda(generator) => generator.randn(n),
+        }
+    }
+}
+
+/// Noise that samplers add between steps: one generator for a run, one call a draw.
+///
+/// As in ComfyUI, the CPU's is seeded with the run's seed plus one, so that it differs from the noise
+/// that the run starts from; CUDA's, which differs anyway, with the run's seed.
+#[derive(Debug)]
+pub struct StepNoise(Source);
+
+impl StepNoise {
+    /// Noise for a run of this seed.
+    pub fn new(seed: u64, device: NoiseDevice) -> Self {
+        let seed = match device {
+            NoiseDevice::Cpu => seed.wrapping_add(1),
+            NoiseDevice::Cuda { .. } => seed,
+        };
+        Self(Source::new(device, seed))
+    }
+
+    /// The next draw, of the shape, dtype and device of `x`.
     pub fn like(&mut self, x: &Tensor<4>) -> Tensor<4> {
-        self.0.randn_tensor(x.dims(), &x.device()).cast(x.dtype())
+        let noise = self.0.randn(x.shape().num_elements());
+        Tensor::from_data(TensorData::new(noise, x.dims()), &x.device()).cast(x.dtype())
     }
 }

@@ -10,22 +10,29 @@ mod deis;
 mod dpm_2;
 mod dpm_solver;
 mod dpmpp;
+mod dpmpp_cfg_pp;
 mod dpmpp_sde;
+mod er_sde;
 mod euler;
+mod euler_cfg_pp;
+mod exponential;
 mod gradient_estimation;
 mod heun;
 mod lcm;
+mod polynomial;
 mod res_multistep;
+mod run;
+mod sa_solver;
+mod seeds;
 mod uni_pc;
-
-use std::ops::ControlFlow;
 
 use distorch_runtime::Tensor;
 use thiserror::Error;
 
 use crate::names::UnknownName;
-use crate::noise::{AncestralNoise, BrownianNoise};
-use crate::process::{Ancestral, NoiseProcess};
+use crate::process::NoiseProcess;
+
+pub use run::{Callback, Options, Run, Step};
 
 /// An error of the model, whatever it is.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +41,17 @@ pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Denoiser {
     /// The clean latent that `x`, noisy up to `sigma`, most likely comes from.
     fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError>;
+
+    /// The same guess, and the one that follows the negative conditioning alone, for the samplers
+    /// that step along the latter (`*_cfg_pp`). A model without guidance has one guess.
+    fn denoise_both(
+        &mut self,
+        x: Tensor<4>,
+        sigma: f64,
+    ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
+        let guess = self.denoise(x, sigma)?;
+        Ok((guess.clone(), guess))
+    }
 
     /// What noise does to a latent of this model, for the samplers that put noise in:
     /// [`ModelSampling::process`](crate::model_sampling::ModelSampling::process).
@@ -55,12 +73,12 @@ where
 #[derive(Debug, Error)]
 pub enum SampleError {
     /// The callback asked to stop.
-    #[error("stopped at step {} of {total}", .step + 1)]
+    #[error("stopped at step {}{}", .step + 1, .total.map(|total| format!(" of {total}")).unwrap_or_default())]
     Stopped {
         /// The step, counted from 0, whose callback stopped the run.
         step: usize,
-        /// The steps of the run.
-        total: usize,
+        /// The steps of the run, where they are known.
+        total: Option<usize>,
     },
     /// The model failed.
     #[error("the model failed at sigma {sigma}")]
@@ -106,123 +124,6 @@ pub enum SampleError {
     Read(String),
 }
 
-/// What the callback of a run sees after each evaluation that begins a step.
-#[derive(Debug)]
-pub struct Step<'a> {
-    /// The step, from 0.
-    pub index: usize,
-    /// The steps of the run. `dpm_adaptive` may take more or fewer.
-    pub total: usize,
-    /// The noise level of `x`.
-    pub sigma: f64,
-    /// The noisy latent.
-    pub x: &'a Tensor<4>,
-    /// The clean latent as guessed now: what a preview shows.
-    pub denoised: &'a Tensor<4>,
-}
-
-/// What is called at each step; `Break` stops the run.
-pub type Callback<'a> = dyn FnMut(&Step<'_>) -> ControlFlow<()> + 'a;
-
-/// The numbers that some samplers can be tuned by. The default is ComfyUI's KSampler.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Options {
-    /// How much noise ancestral and SDE samplers put back. Their default is 1, that of `dpm_fast`
-    /// and `dpm_adaptive` 0.
-    pub eta: Option<f64>,
-    /// Scale of the noise put in.
-    pub s_noise: f64,
-    /// Noise put in before each step of `euler`, `heun`, `heunpp2` and `dpm_2` (Karras and others
-    /// 2022, algorithm 2).
-    pub s_churn: f64,
-    /// The smallest sigma at which `s_churn` acts.
-    pub s_tmin: f64,
-    /// The largest sigma at which `s_churn` acts.
-    pub s_tmax: f64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { eta: None, s_noise: 1.0, s_churn: 0.0, s_tmin: 0.0, s_tmax: f64::INFINITY }
-    }
-}
-
-/// One run of a sampler: the model, the seed of what noise is put in, and who is told.
-pub struct Run<'a> {
-    model: &'a mut dyn Denoiser,
-    seed: u64,
-    options: Options,
-    callback: &'a mut Callback<'a>,
-    noise: AncestralNoise,
-    total: usize,
-}
-
-impl<'a> Run<'a> {
-    /// A run of `model`. `seed` is that of the picture.
-    pub fn new(model: &'a mut dyn Denoiser, seed: u64, callback: &'a mut Callback<'a>) -> Self {
-        let noise = AncestralNoise::new(seed);
-        Self { model, seed, options: Options::default(), callback, noise, total: 0 }
-    }
-
-    /// The same run with other options.
-    pub fn with_options(mut self, options: Options) -> Self {
-        self.options = options;
-        self
-    }
-
-    fn denoise(&mut self, x: &Tensor<4>, sigma: f64) -> Result<Tensor<4>, SampleError> {
-        self.model.denoise(x.clone(), sigma).map_err(|source| SampleError::Model { sigma, source })
-    }
-
-    /// Evaluates the model at the start of a step and tells the callback.
-    fn begin(&mut self, index: usize, x: &Tensor<4>, sigma: f64) -> Result<Tensor<4>, SampleError> {
-        let denoised = self.denoise(x, sigma)?;
-        self.tell(index, sigma, x, &denoised)?;
-        Ok(denoised)
-    }
-
-    fn tell(
-        &mut self,
-        index: usize,
-        sigma: f64,
-        x: &Tensor<4>,
-        denoised: &Tensor<4>,
-    ) -> Result<(), SampleError> {
-        let total = self.total;
-        match (self.callback)(&Step { index, total, sigma, x, denoised }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(SampleError::Stopped { step: index, total }),
-        }
-    }
-
-    /// The next noise of the run, as [`AncestralNoise`] gives it, times `s_noise`.
-    fn noise(&mut self, x: &Tensor<4>) -> Tensor<4> {
-        self.noise.like(x) * self.options.s_noise
-    }
-
-    /// Noise for an SDE over these sigmas.
-    fn brownian(&self, x: &Tensor<4>, sigmas: &[f64]) -> BrownianNoise {
-        BrownianNoise::new(x, sigmas, self.seed)
-    }
-
-    fn process(&self) -> NoiseProcess {
-        self.model.process()
-    }
-
-    /// Ends an ancestral step: noise for the next sigma, where that is not 0.
-    fn put_back(&mut self, x: Tensor<4>, step: Ancestral, next: f64) -> Tensor<4> {
-        if next == 0.0 {
-            return x;
-        }
-        let noise = self.noise(&x) * step.up;
-        if step.scale == 1.0 { x + noise } else { x * step.scale + noise }
-    }
-
-    fn eta(&self, default: f64) -> f64 {
-        self.options.eta.unwrap_or(default)
-    }
-}
-
 type SampleFn = fn(&mut Run<'_>, Tensor<4>, &[f64]) -> Result<Tensor<4>, SampleError>;
 
 /// A way from noise to a latent.
@@ -235,29 +136,52 @@ pub struct Sampler {
 /// Every sampler, in the order of ComfyUI's menu.
 pub const SAMPLERS: &[Sampler] = &[
     Sampler { name: "euler", sample: euler::euler },
+    Sampler { name: "euler_cfg_pp", sample: euler_cfg_pp::euler_cfg_pp },
     Sampler { name: "euler_ancestral", sample: euler::euler_ancestral },
+    Sampler { name: "euler_ancestral_cfg_pp", sample: euler_cfg_pp::euler_ancestral_cfg_pp },
     Sampler { name: "heun", sample: heun::heun },
     Sampler { name: "heunpp2", sample: heun::heunpp2 },
+    Sampler { name: "exp_heun_2_x0", sample: seeds::exp_heun_2_x0 },
+    Sampler { name: "exp_heun_2_x0_sde", sample: seeds::exp_heun_2_x0_sde },
     Sampler { name: "dpm_2", sample: dpm_2::dpm_2 },
     Sampler { name: "dpm_2_ancestral", sample: dpm_2::dpm_2_ancestral },
     Sampler { name: "lms", sample: adams::lms },
     Sampler { name: "dpm_fast", sample: dpm_solver::dpm_fast },
     Sampler { name: "dpm_adaptive", sample: dpm_solver::dpm_adaptive },
     Sampler { name: "dpmpp_2s_ancestral", sample: dpmpp::dpmpp_2s_ancestral },
+    Sampler { name: "dpmpp_2s_ancestral_cfg_pp", sample: dpmpp_cfg_pp::dpmpp_2s_ancestral_cfg_pp },
     Sampler { name: "dpmpp_sde", sample: dpmpp_sde::dpmpp_sde },
-    Sampler { name: "dpmpp_sde_gpu", sample: dpmpp_sde::dpmpp_sde },
+    Sampler { name: "dpmpp_sde_gpu", sample: dpmpp_sde::dpmpp_sde_gpu },
     Sampler { name: "dpmpp_2m", sample: dpmpp::dpmpp_2m },
+    Sampler { name: "dpmpp_2m_cfg_pp", sample: dpmpp_cfg_pp::dpmpp_2m_cfg_pp },
     Sampler { name: "dpmpp_2m_sde", sample: dpmpp_sde::dpmpp_2m_sde },
-    Sampler { name: "dpmpp_2m_sde_gpu", sample: dpmpp_sde::dpmpp_2m_sde },
+    Sampler { name: "dpmpp_2m_sde_gpu", sample: dpmpp_sde::dpmpp_2m_sde_gpu },
+    Sampler { name: "dpmpp_2m_sde_heun", sample: dpmpp_sde::dpmpp_2m_sde_heun },
+    Sampler { name: "dpmpp_2m_sde_heun_gpu", sample: dpmpp_sde::dpmpp_2m_sde_heun_gpu },
     Sampler { name: "dpmpp_3m_sde", sample: dpmpp_sde::dpmpp_3m_sde },
-    Sampler { name: "dpmpp_3m_sde_gpu", sample: dpmpp_sde::dpmpp_3m_sde },
+    Sampler { name: "dpmpp_3m_sde_gpu", sample: dpmpp_sde::dpmpp_3m_sde_gpu },
     Sampler { name: "ddpm", sample: ddpm::ddpm },
     Sampler { name: "lcm", sample: lcm::lcm },
     Sampler { name: "ipndm", sample: adams::ipndm },
     Sampler { name: "ipndm_v", sample: adams::ipndm_v },
     Sampler { name: "deis", sample: deis::deis },
     Sampler { name: "res_multistep", sample: res_multistep::res_multistep },
+    Sampler { name: "res_multistep_cfg_pp", sample: res_multistep::res_multistep_cfg_pp },
+    Sampler { name: "res_multistep_ancestral", sample: res_multistep::res_multistep_ancestral },
+    Sampler {
+        name: "res_multistep_ancestral_cfg_pp",
+        sample: res_multistep::res_multistep_ancestral_cfg_pp,
+    },
     Sampler { name: "gradient_estimation", sample: gradient_estimation::gradient_estimation },
+    Sampler {
+        name: "gradient_estimation_cfg_pp",
+        sample: gradient_estimation::gradient_estimation_cfg_pp,
+    },
+    Sampler { name: "er_sde", sample: er_sde::er_sde },
+    Sampler { name: "seeds_2", sample: seeds::seeds_2 },
+    Sampler { name: "seeds_3", sample: seeds::seeds_3 },
+    Sampler { name: "sa_solver", sample: sa_solver::sa_solver },
+    Sampler { name: "sa_solver_pece", sample: sa_solver::sa_solver_pece },
     // As in ComfyUI: Euler in sigma is DDIM at eta 0; only inpainting differs.
     Sampler { name: "ddim", sample: euler::euler },
     Sampler { name: "uni_pc", sample: uni_pc::uni_pc },
@@ -265,8 +189,8 @@ pub const SAMPLERS: &[Sampler] = &[
 ];
 
 impl Sampler {
-    /// The sampler of a name. The `*_gpu` names take their noise from the CPU all the same, so that
-    /// a seed means one picture on every device.
+    /// The sampler of a name. A `*_gpu` one is the other with the noise of the run's device
+    /// ([`NoiseDevice`](crate::noise::NoiseDevice)) instead of the CPU's.
     pub fn by_name(name: &str) -> Result<Self, UnknownName> {
         SAMPLERS
             .iter()
@@ -309,7 +233,7 @@ impl Sampler {
         if last == 0 {
             return Ok(x);
         }
-        run.total = last;
+        run.total = Some(last);
         (self.sample)(&mut run, x, sigmas)
     }
 }

@@ -8,11 +8,11 @@ use std::ops::ControlFlow;
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_sampling::guidance::{Conditioned, Guided, Halves, rescaled};
-use distorch_sampling::inpaint::latent_mask;
+use distorch_sampling::inpaint::{Inpaint, latent_mask};
 use distorch_sampling::ksampler::KSampler;
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
-use distorch_sampling::noise::latent_noise;
-use distorch_sampling::sampler::{Denoiser, ModelError, Options, Sampler, Step};
+use distorch_sampling::noise::{NoiseDevice, latent_noise};
+use distorch_sampling::sampler::{Denoiser, ModelError, Options, SAMPLERS, Sampler, Step};
 use distorch_sampling::schedule::{Scheduler, Span};
 use serde_json::Value;
 
@@ -140,6 +140,7 @@ fn ksampler<'a>(name: &str, sampling: &'a ModelSampling, sigmas: &'a [f64]) -> K
         sampling,
         sigmas,
         seed: 7,
+        noise_device: NoiseDevice::Cpu,
         latent: Tensor::ones(SHAPE, &cpu()) * 3.0,
         noise: latent_noise(SHAPE, 7, &cpu()),
         mask: None,
@@ -228,12 +229,90 @@ fn leftover_noise_is_taken_up_by_the_next_run() {
 }
 
 #[test]
-fn nothing_to_run_gives_the_latent_back() {
+fn without_a_sigma_the_latent_comes_back() {
     let sampling = ModelSampling::stable_diffusion(Prediction::V);
-    for sigmas in [&[][..], &[1.0]] {
-        let found = ksampler("dpmpp_sde", &sampling, sigmas).run(&mut { half }, &mut go_on);
-        assert_eq!(flat(found.unwrap()), vec![3.0; 8]);
+    let found = ksampler("dpmpp_sde", &sampling, &[]).run(&mut { half }, &mut go_on);
+    assert_eq!(flat(found.unwrap()), vec![3.0; 8]);
+}
+
+/// `latent + sigma·noise`, or `latent + sqrt(1 + sigma²)·noise` from the model's largest sigma on.
+#[test]
+fn one_sigma_adds_the_noise_and_takes_no_step() {
+    let sampling = ModelSampling::stable_diffusion(Prediction::Eps);
+    let noise = flat(latent_noise(SHAPE, 7, &cpu()));
+    let largest = sampling.sigma_max();
+    let full = |sigma: f64| (1.0 + sigma * sigma).sqrt();
+    for (sigma, scale) in [
+        (0.0, 0.0),
+        (2.5, 2.5),
+        (largest * (1.0 - 1e-3), largest * (1.0 - 1e-3)),
+        (largest, full(largest)),
+        (largest * (1.0 - 5e-6), full(largest * (1.0 - 5e-6))),
+        (40.0, full(40.0)),
+    ] {
+        for sampler in SAMPLERS {
+            let run = ksampler(sampler.name(), &sampling, std::slice::from_ref(&sigma));
+            let mut model = |_: Tensor<4>, _: f64| Err("asked".into());
+            let found = flat(run.run(&mut model, &mut go_on).unwrap());
+            let expected: Vec<f32> = noise.iter().map(|n| 3.0 + n * scale as f32).collect();
+            assert_close(&found, &expected, 1e-5);
+        }
     }
+    // A flow hands on what the next run adds nothing to.
+    let flow = ModelSampling::flow(1.0, 1000.0);
+    let found = flat(ksampler("euler", &flow, &[0.25]).run(&mut { half }, &mut go_on).unwrap());
+    let expected: Vec<f32> = noise.iter().map(|n| (0.75 * 3.0 + 0.25 * n) / 0.75).collect();
+    assert_close(&found, &expected, 1e-6);
+}
+
+/// From picture to picture in the way of flows: no noise, the input as it is, the output as it is, the
+/// result turned over.
+#[test]
+fn from_picture_to_picture_in_the_way_of_flows() {
+    let sampling = ModelSampling::stable_diffusion(Prediction::ImageToImageFlow);
+    let noise = latent_noise(SHAPE, 1, &cpu());
+    let latent = noise.clone() * 2.0;
+    assert_eq!(flat(sampling.start(latent.clone(), noise.clone(), 99.0)), flat(latent.clone()));
+    assert_eq!(flat(sampling.add_noise(latent.clone(), noise, 0.5)), flat(latent.clone()));
+    assert_eq!(flat(sampling.scale_input(latent.clone(), 3.0)), flat(latent.clone()));
+    assert_eq!(
+        flat(sampling.denoised(latent.clone() * 3.0, latent, 3.0))[0],
+        flat(noise_of(1))[0] * 6.0
+    );
+    let sigmas = sigmas(&sampling, Span::whole(4));
+    let found = ksampler("euler", &sampling, &sigmas).run(&mut { half }, &mut go_on);
+    assert_eq!(flat(found.unwrap()), vec![0.5; 8]);
+    // One sigma: the latent, turned over.
+    let found = ksampler("euler", &sampling, &[5.0]).run(&mut { half }, &mut go_on);
+    assert_eq!(flat(found.unwrap()), vec![-2.0; 8]);
+}
+
+fn noise_of(seed: u64) -> Tensor<4> {
+    latent_noise(SHAPE, seed, &cpu())
+}
+
+/// The samplers that step along the unconditional guess get it at scale 1 too, and it is not put
+/// together with what a mask keeps.
+#[test]
+fn both_guesses_are_there_at_every_scale() {
+    let x = Tensor::<4>::zeros([3, 1, 1, 2], &cpu());
+    for (together, scale) in [(true, 1.0), (false, 1.0), (true, 7.0)] {
+        let mut guided = Guided::new(TwoAndOne { together, asked: Vec::new() }, scale);
+        let (guess, negative) = guided.denoise_both(x.clone(), 1.0).unwrap();
+        assert_eq!((flat(guess), flat(negative)), (vec![1.0 + scale as f32; 6], vec![1.0; 6]));
+        assert_eq!(guided.model.asked.len(), if together { 1 } else { 2 });
+    }
+    let sampling = ModelSampling::stable_diffusion(Prediction::Eps);
+    let mut guided = Guided::new(TwoAndOne { together: true, asked: Vec::new() }, 7.0);
+    let mut inpaint = Inpaint {
+        model: &mut guided,
+        sampling: &sampling,
+        mask: x.clone(),
+        latent: x.clone() + 5.0,
+        noise: x.clone(),
+    };
+    let (guess, negative) = inpaint.denoise_both(x, 1.0).unwrap();
+    assert_eq!((flat(guess), flat(negative)), (vec![5.0; 6], vec![1.0; 6]));
 }
 
 /// Each prediction's output, made from a known noise and latent, leads back to the latent.

@@ -8,6 +8,7 @@ use distorch_runtime::devices;
 use distorch_runtime::placed::Interrupt;
 use thiserror::Error;
 
+use crate::diffusion::noise::NoiseChoice;
 use crate::models::ModelStore;
 
 /// Why there is no environment.
@@ -39,6 +40,8 @@ pub struct Environment {
     pub save_metadata: bool,
     /// Whether a run goes on, with a warning, where a model gives NaN or infinity.
     pub allow_nan: bool,
+    /// Whose generator makes the noise that samplers add between steps.
+    pub noise: NoiseChoice,
     /// The models.
     pub models: ModelStore,
     interrupt: Interrupt,
@@ -66,6 +69,7 @@ impl Environment {
             layout: Layout::default(),
             save_metadata: true,
             allow_nan: false,
+            noise: NoiseChoice::default(),
             interrupt,
             folders,
             topology,

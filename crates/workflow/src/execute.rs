@@ -373,7 +373,8 @@ impl<'a> Context<'a> {
     }
 
     /// Tells that the node is one step further.
-    pub fn step(&self, done: usize, total: usize, preview: Option<&Tensor<4>>) {
+    pub fn step(&self, done: usize, total: impl Into<Option<usize>>, preview: Option<&Tensor<4>>) {
+        let total = total.into();
         self.tell(Event::Step { node: self.node, done, total, preview });
     }
 

@@ -58,8 +58,8 @@ pub enum Event<'a> {
         node: &'a str,
         /// Steps done.
         done: usize,
-        /// All steps.
-        total: usize,
+        /// All steps, where that is known before the end.
+        total: Option<usize>,
         /// The clean latent as guessed now, where the node samples.
         preview: Option<&'a Tensor<4>>,
     },

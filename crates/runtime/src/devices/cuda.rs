@@ -26,6 +26,29 @@ pub(super) fn probe() -> Probe {
     Ok(found)
 }
 
+/// The blocks of 256 threads that a device runs at once.
+pub(super) fn thread_blocks(index: u32) -> Option<u32> {
+    const BLOCK: i32 = 256;
+    // SAFETY: looks for the driver's library on the loader's path and loads it.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    result::init().ok()?;
+    let handle = device::get(i32::try_from(index).ok()?).ok()?;
+    // SAFETY: `handle` comes from the driver just now, and devices are never freed.
+    let (processors, threads) = unsafe {
+        (
+            device::get_attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
+            device::get_attribute(
+                handle,
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
+            ),
+        )
+    };
+    let blocks = processors.ok()?.checked_mul(threads.ok()? / BLOCK)?;
+    u32::try_from(blocks).ok().filter(|blocks| *blocks > 0)
+}
+
 /// Whether one device can reach the other's memory, and Burn has the library that it copies with.
 pub(super) fn peers(from: usize, to: usize) -> Result<(), String> {
     let ordinal = |index: usize| i32::try_from(index).map_err(|error| error.to_string());

@@ -105,6 +105,16 @@ pub fn open(info: &DeviceInfo) -> Result<Device, OpenDeviceError> {
     }
 }
 
+/// The blocks of 256 threads that a CUDA device runs at once, where the driver tells: PyTorch's
+/// random numbers on that device depend on it.
+pub fn thread_blocks(device: DeviceId) -> Option<u32> {
+    match device.kind() {
+        #[cfg(feature = "cuda")]
+        DeviceKind::Cuda => cuda::thread_blocks(device.index()),
+        _ => None,
+    }
+}
+
 /// Whether tensors may go directly from one CUDA device to the other.
 ///
 /// # Errors

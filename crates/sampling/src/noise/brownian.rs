@@ -1,14 +1,14 @@
 //! Noise for SDE samplers: the increments of one Brownian motion over sigma.
 //!
 //! The motion depends on the seed alone, so a run with more steps follows the same path. It is the
-//! one that torchsde's `BrownianTree` gives on CPU tensors (and k-diffusion's
-//! `BrownianTreeNoiseSampler` scales): the interval is halved until a query's ends are ends of
+//! one that torchsde's `BrownianTree` gives (and k-diffusion's `BrownianTreeNoiseSampler` scales),
+//! with the CPU's generator or with CUDA's: the interval is halved until a query's ends are ends of
 //! pieces, and each halving draws its own noise from the seed and its place in the tree.
 
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::TensorData;
 
-use super::Generator;
+use super::NoiseDevice;
 use super::seed_sequence::generate_state;
 
 /// torchsde's pool size for seeds.
@@ -18,6 +18,7 @@ const POOL: usize = 24;
 #[derive(Clone, Debug)]
 pub struct BrownianTree {
     entropy: u64,
+    device: NoiseDevice,
     size: usize,
     start: f64,
     end: f64,
@@ -25,14 +26,15 @@ pub struct BrownianTree {
 }
 
 impl BrownianTree {
-    /// The motion of this entropy. Times are kept to 6 decimals; ends are put in order.
-    pub fn new(start: f64, end: f64, size: usize, entropy: u64) -> Self {
+    /// The motion of this entropy, drawn by the generator of `device`. Times are kept to 6 decimals;
+    /// ends are put in order.
+    pub fn new(start: f64, end: f64, size: usize, entropy: u64, device: NoiseDevice) -> Self {
         let (start, end) = if start <= end { (start, end) } else { (end, start) };
         let [seed, _, _] = generate_state::<POOL, 3>(entropy, &[]);
         let scale = (end - start).sqrt() as f32;
-        let mut whole = Generator::new(seed.into()).randn(size);
+        let mut whole = device.randn(seed.into(), size);
         whole.iter_mut().for_each(|w| *w *= scale);
-        Self { entropy, size, start: rounded(start), end: rounded(end), whole }
+        Self { entropy, device, size, start: rounded(start), end: rounded(end), whole }
     }
 
     /// The increment `W(to) - W(from)`. Times outside the motion count as its ends.
@@ -81,7 +83,7 @@ impl BrownianTree {
         let (left, right) = (middle - piece.start, piece.end - middle);
         let per_length = 1.0 / (piece.end - piece.start);
         let deviation = (left * right * per_length).sqrt() as f32;
-        let mut first = Generator::new(seed.into()).randn(self.size);
+        let mut first = self.device.randn(seed.into(), self.size);
         for (first, w) in first.iter_mut().zip(w) {
             // The order of torchsde's products, for its bits.
             *first = (left as f32 * w) * per_length as f32 + deviation * *first;
@@ -119,13 +121,13 @@ pub struct BrownianNoise {
 
 impl BrownianNoise {
     /// Noise of the shape of `x` for a schedule, from its smallest sigma above 0 to its largest.
-    pub fn new(x: &Tensor<4>, sigmas: &[f64], seed: u64) -> Self {
+    pub fn new(x: &Tensor<4>, sigmas: &[f64], seed: u64, device: NoiseDevice) -> Self {
         let positive = sigmas.iter().copied().filter(|sigma| *sigma > 0.0 && sigma.is_finite());
         let (low, high) = positive.fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), sigma| {
             (low.min(sigma), high.max(sigma))
         });
         let low = if low.is_finite() { low } else { high };
-        Self { tree: BrownianTree::new(low, high, x.dims().iter().product(), seed) }
+        Self { tree: BrownianTree::new(low, high, x.shape().num_elements(), seed, device) }
     }
 
     /// The noise between two different sigmas, of the shape, dtype and device of `x`.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use distorch_runtime::Tensor;
 
+use super::polynomial::lagrange;
 use super::{Run, SampleError, slope, steps};
 
 /// How many slopes are kept: methods of order 4.
@@ -37,18 +38,17 @@ pub(super) fn ipndm(
     })
 }
 
-/// Improved PNDM for uneven steps: its published coefficients are, written out, the same integrals
-/// as those of [`lms`].
+/// Improved PNDM for uneven steps, as ComfyUI has it.
 pub(super) fn ipndm_v(
     run: &mut Run<'_>,
     x: Tensor<4>,
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
-    adams(run, x, sigmas, variable_coefficients)
+    adams(run, x, sigmas, published_coefficients)
 }
 
 /// The loop of all three. `coefficients` are given the sigmas up to the next and an order, and
-/// weigh the slopes, the newest first; their sum is 1. The step to sigma 0 takes the guess itself.
+/// weigh the slopes, the newest first. The step to sigma 0 takes the guess itself.
 fn adams(
     run: &mut Run<'_>,
     mut x: Tensor<4>,
@@ -85,9 +85,49 @@ fn variable_coefficients(sigmas: &[f64], order: usize) -> Vec<f64> {
         .collect()
 }
 
-/// The polynomial that is 1 at node `j` and 0 at the others.
-pub(super) fn lagrange(nodes: &[f64], j: usize, at: f64) -> f64 {
-    let Some(own) = nodes.get(j) else { return 0.0 };
-    let others = nodes.iter().enumerate().filter(|(k, _)| *k != j);
-    others.map(|(_, other)| (at - other) / (own - other)).product()
+/// The coefficients of `ipndm_v` as ComfyUI has them, which are its authors': [`variable_coefficients`]
+/// written out, but for a bracket of the third order that closes too early and a step's quotient of the
+/// fourth that is another's. With uneven steps their sum is not quite 1.
+fn published_coefficients(sigmas: &[f64], order: usize) -> Vec<f64> {
+    let mut newest_first = sigmas.iter().rev().copied();
+    let mut last = newest_first.next().unwrap_or(0.0);
+    let mut length = || {
+        let next = newest_first.next().unwrap_or(last);
+        std::mem::replace(&mut last, next) - next
+    };
+    let (h, h1) = (length(), length());
+    let mut weights = vec![1.0];
+    if order >= 2 {
+        let half = h / (2.0 * h1);
+        weights = vec![1.0 + half, -half];
+    }
+    if order >= 3 {
+        let h2 = length();
+        let ratio = h * (h + h1) / (h1 * (h1 + h2));
+        let bend = (1.0 - h / (3.0 * (h + h1)) * ratio) / 2.0;
+        let back = h1 / h2;
+        add(&mut weights, &[bend, -(1.0 + back) * bend, back * bend]);
+        if order >= 4 {
+            let h3 = length();
+            let part = h / (h + h1);
+            let bend = ((1.0 - part / 3.0) / 2.0 + (1.0 - part / 2.0) * h / (6.0 * (h + h1 + h2)))
+                * ratio
+                * ((h + h1 + h2) / (h1 + h2 + h3));
+            let further = h1 * (h1 + h2) / (h2 * (h2 + h3));
+            let weighted = [
+                bend,
+                -(1.0 + back + further) * bend,
+                (back + further * (1.0 + h2 / h3)) * bend,
+                -further * back * bend,
+            ];
+            add(&mut weights, &weighted);
+        }
+    }
+    weights
+}
+
+/// Adds term by term; the sum is as long as what is added.
+fn add(sum: &mut Vec<f64>, terms: &[f64]) {
+    sum.resize(terms.len(), 0.0);
+    sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
 }

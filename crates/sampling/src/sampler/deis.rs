@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use distorch_runtime::Tensor;
 
-use super::adams::lagrange;
+use super::polynomial::lagrange;
 use super::{Run, SampleError, slope, steps};
 
 const ORDER: usize = 3;

@@ -16,8 +16,8 @@ pub(super) fn dpm_fast(
 ) -> Result<Tensor<4>, SampleError> {
     let Some((start, end)) = ends(sigmas) else { return Ok(x) };
     let eta = added_noise(run, "dpm_fast")?;
-    let evaluations = run.total;
-    let orders = orders(evaluations);
+    let orders = orders(sigmas.len().saturating_sub(1));
+    run.total = Some(orders.len());
     let stride = (end - start) / orders.len().max(1) as f64;
     for (i, order) in orders.iter().enumerate() {
         let t = start + stride * i as f64;
@@ -56,7 +56,8 @@ fn orders(evaluations: usize) -> Vec<u8> {
     }
 }
 
-/// DPM-Solver-23: third-order steps as long as their difference from second-order ones allows.
+/// DPM-Solver-23: third-order steps as long as their difference from second-order ones allows. The
+/// steps told are those tried, also the ones that are taken back.
 pub(super) fn dpm_adaptive(
     run: &mut Run<'_>,
     mut x: Tensor<4>,
@@ -69,11 +70,13 @@ pub(super) fn dpm_adaptive(
     let eta = added_noise(run, "dpm_adaptive")?;
     let direction = if end > start { 1.0 } else { -1.0 };
     let mut size = StepSize::new(if eta > 0.0 { 1.5 } else { 3.0 });
-    let (mut t, mut before, mut accepted) = (start, x.clone(), 0);
+    let (mut t, mut before, mut tried) = (start, x.clone(), 0);
+    run.total = None;
     while (end - t) * direction > 1e-5 {
         let next = t + direction * size.h.min((end - t).abs());
         let noisy = Noisy::new(t, next, end, eta);
-        let step = SolverStep::begin(run, accepted, x.clone(), t)?;
+        let step = SolverStep::begin(run, tried, x.clone(), t)?;
+        tried += 1;
         let low = step.clone().second(run, noisy.down, 1.0 / 3.0)?;
         let high = step.third(run, noisy.down)?;
 
@@ -87,7 +90,6 @@ pub(super) fn dpm_adaptive(
             if noisy.up > 0.0 {
                 x = x.clone() + run.noise(&x) * noisy.up;
             }
-            accepted += 1;
         }
         if !error.is_finite() || size.h < SHORTEST {
             return Err(SampleError::Diverged { sigma: (-t).exp(), error });

@@ -6,16 +6,98 @@
 use distorch_runtime::Tensor;
 
 use super::{Run, SampleError, steps};
-use crate::noise::BrownianNoise;
+use crate::noise::{BrownianNoise, NoiseDevice};
 use crate::process::{NoiseProcess, ancestral};
 
-/// DPM-Solver++ (stochastic): the guess is taken again half way down, with noise there too.
+/// What the slope through two guesses counts for over a step.
+#[derive(Clone, Copy)]
+enum SecondOrder {
+    /// As if it acted from the middle of the step.
+    Midpoint,
+    /// Integrated over the step.
+    Heun,
+}
+
+/// DPM-Solver++ (stochastic), with the CPU's noise.
 pub(super) fn dpmpp_sde(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    singlestep(run, x, sigmas, NoiseDevice::Cpu)
+}
+
+/// The same with the noise of the run's device.
+pub(super) fn dpmpp_sde_gpu(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    singlestep(run, x, sigmas, run.noise_device)
+}
+
+/// DPM-Solver++(2M) SDE with the midpoint rule and the CPU's noise.
+pub(super) fn dpmpp_2m_sde(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    multistep_2(run, x, sigmas, NoiseDevice::Cpu, SecondOrder::Midpoint)
+}
+
+/// The same with the noise of the run's device.
+pub(super) fn dpmpp_2m_sde_gpu(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    multistep_2(run, x, sigmas, run.noise_device, SecondOrder::Midpoint)
+}
+
+/// DPM-Solver++(2M) SDE with Heun's rule and the CPU's noise.
+pub(super) fn dpmpp_2m_sde_heun(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    multistep_2(run, x, sigmas, NoiseDevice::Cpu, SecondOrder::Heun)
+}
+
+/// The same with the noise of the run's device.
+pub(super) fn dpmpp_2m_sde_heun_gpu(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    multistep_2(run, x, sigmas, run.noise_device, SecondOrder::Heun)
+}
+
+/// DPM-Solver++(3M) SDE with the CPU's noise.
+pub(super) fn dpmpp_3m_sde(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    multistep_3(run, x, sigmas, NoiseDevice::Cpu)
+}
+
+/// The same with the noise of the run's device.
+pub(super) fn dpmpp_3m_sde_gpu(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    multistep_3(run, x, sigmas, run.noise_device)
+}
+
+/// DPM-Solver++ (stochastic): the guess is taken again half way down, with noise there too.
+fn singlestep(
     run: &mut Run<'_>,
     mut x: Tensor<4>,
     sigmas: &[f64],
+    device: NoiseDevice,
 ) -> Result<Tensor<4>, SampleError> {
-    let sde = Sde::new(run, &x, sigmas);
+    let sde = Sde::new(run, &x, sigmas, device);
     for (i, sigma, next) in steps(sigmas) {
         let sigma = sde.process.bounded(sigma);
         let denoised = run.begin(i, &x, sigma)?;
@@ -44,13 +126,15 @@ fn middle_sigma(process: NoiseProcess, sigma: f64, next: f64) -> f64 {
 /// A past step's length in `lambda`, and its guess.
 type Past = (f64, Tensor<4>);
 
-/// DPM-Solver++(2M) SDE, with the midpoint rule.
-pub(super) fn dpmpp_2m_sde(
+/// DPM-Solver++(2M) SDE.
+fn multistep_2(
     run: &mut Run<'_>,
     mut x: Tensor<4>,
     sigmas: &[f64],
+    device: NoiseDevice,
+    second: SecondOrder,
 ) -> Result<Tensor<4>, SampleError> {
-    let sde = Sde::new(run, &x, sigmas);
+    let sde = Sde::new(run, &x, sigmas, device);
     let mut last: Option<Past> = None;
     for (i, sigma, next) in steps(sigmas) {
         let sigma = sde.process.bounded(sigma);
@@ -59,11 +143,15 @@ pub(super) fn dpmpp_2m_sde(
             return Ok(denoised);
         }
         let (h, pull) = (sde.length(sigma, next), sde.pull(sigma, next));
-        let mut guess = denoised.clone();
+        let mut gain = denoised.clone() * pull;
         if let Some((h_last, old)) = last {
-            guess = guess + (denoised.clone() - old) * (0.5 * h / h_last);
+            let weight = match second {
+                SecondOrder::Midpoint => 0.5 * pull,
+                SecondOrder::Heun => 1.0 - pull / (h * (1.0 + sde.eta)),
+            };
+            gain = gain + (denoised.clone() - old) * (weight * h / h_last);
         }
-        x = sde.first(x, sigma, next) + guess * (pull * sde.process.alpha(next));
+        x = sde.first(x, sigma, next) + gain * sde.process.alpha(next);
         x = sde.add_noise(x, sigma, next);
         last = Some((h, denoised));
     }
@@ -71,12 +159,13 @@ pub(super) fn dpmpp_2m_sde(
 }
 
 /// DPM-Solver++(3M) SDE: as many as three guesses, as a polynomial.
-pub(super) fn dpmpp_3m_sde(
+fn multistep_3(
     run: &mut Run<'_>,
     mut x: Tensor<4>,
     sigmas: &[f64],
+    device: NoiseDevice,
 ) -> Result<Tensor<4>, SampleError> {
-    let sde = Sde::new(run, &x, sigmas);
+    let sde = Sde::new(run, &x, sigmas, device);
     let (mut last, mut before): (Option<Past>, Option<Past>) = (None, None);
     for (i, sigma, next) in steps(sigmas) {
         let sigma = sde.process.bounded(sigma);
@@ -117,10 +206,10 @@ struct Sde {
 }
 
 impl Sde {
-    fn new(run: &Run<'_>, x: &Tensor<4>, sigmas: &[f64]) -> Self {
+    fn new(run: &Run<'_>, x: &Tensor<4>, sigmas: &[f64], device: NoiseDevice) -> Self {
         let process = run.process();
         let sigmas: Vec<_> = sigmas.iter().map(|sigma| process.bounded(*sigma)).collect();
-        let brownian = run.brownian(x, &sigmas);
+        let brownian = run.brownian(x, &sigmas, device);
         Self { process, brownian, eta: run.eta(1.0), s_noise: run.options.s_noise }
     }
 

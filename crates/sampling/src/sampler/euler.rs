@@ -40,7 +40,8 @@ pub(super) fn churn(run: &mut Run<'_>, x: Tensor<4>, sigma: f64) -> (Tensor<4>, 
     if options.s_churn <= 0.0 || sigma < options.s_tmin || sigma > options.s_tmax {
         return (x, sigma);
     }
-    let gamma = (options.s_churn / run.total as f64).min(std::f64::consts::SQRT_2 - 1.0);
+    let steps = run.total.unwrap_or(1) as f64;
+    let gamma = (options.s_churn / steps).min(std::f64::consts::SQRT_2 - 1.0);
     let raised = sigma * (gamma + 1.0);
     let noise = run.noise(&x);
     (x + noise * (raised * raised - sigma * sigma).sqrt(), raised)

@@ -3,32 +3,101 @@
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, carry, steps};
+use super::{Run, SampleError, steps};
 
 /// The clean latent, linear in `t = -log sigma` through the last two guesses, integrated exactly.
 pub(super) fn res_multistep(
     run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    x: Tensor<4>,
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
-    let mut last: Option<(f64, Tensor<4>)> = None;
+    sample(run, x, sigmas, 0.0, Along::Guided)
+}
+
+/// The same, going too far down and putting the noise back.
+pub(super) fn res_multistep_ancestral(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    let eta = run.eta(1.0);
+    sample(run, x, sigmas, eta, Along::Guided)
+}
+
+/// Along the unconditional guesses, from the guided one, as CFG++ steps (Chung and others 2024).
+pub(super) fn res_multistep_cfg_pp(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    sample(run, x, sigmas, 0.0, Along::Negative)
+}
+
+/// Both.
+pub(super) fn res_multistep_ancestral_cfg_pp(
+    run: &mut Run<'_>,
+    x: Tensor<4>,
+    sigmas: &[f64],
+) -> Result<Tensor<4>, SampleError> {
+    let eta = run.eta(1.0);
+    sample(run, x, sigmas, eta, Along::Negative)
+}
+
+/// The guesses that a step is integrated over.
+#[derive(Clone, Copy)]
+enum Along {
+    Guided,
+    Negative,
+}
+
+/// A step that is behind: how far it went, less the noise put back, and its guess.
+struct Past {
+    length: f64,
+    guess: Tensor<4>,
+}
+
+fn sample(
+    run: &mut Run<'_>,
+    mut x: Tensor<4>,
+    sigmas: &[f64],
+    eta: f64,
+    along: Along,
+) -> Result<Tensor<4>, SampleError> {
+    let mut last: Option<Past> = None;
     for (i, sigma, next) in steps(sigmas) {
-        let denoised = run.begin(i, &x, sigma)?;
+        let (denoised, guess) = match along {
+            Along::Guided => {
+                let denoised = run.begin(i, &x, sigma)?;
+                (denoised.clone(), denoised)
+            }
+            Along::Negative => run.begin_both(i, &x, sigma)?,
+        };
+        if next == 0.0 {
+            return Ok(denoised);
+        }
+        let step = run.process().ancestral(sigma, next, eta);
+        let h = (sigma / step.down).ln();
         x = match last {
-            Some((before, old)) if next > 0.0 => {
-                let h = (sigma / next).ln();
-                let c = (sigma / before).ln() / h;
+            Some(past) if step.down > 0.0 => {
+                let c = -past.length / h;
                 let phi_1 = (-h).exp_m1() / -h;
                 let phi_2 = (phi_1 - 1.0) / -h;
                 // Steps of no length have no slope.
-                let old_weight = Some(phi_2 / c).filter(|weight| weight.is_finite()).unwrap_or(0.0);
-                x * (-h).exp()
-                    + denoised.clone() * (h * (phi_1 - old_weight))
-                    + old * (h * old_weight)
+                let weight = Some(phi_2 / c).filter(|weight| weight.is_finite()).unwrap_or(0.0);
+                let from = match along {
+                    Along::Guided => x,
+                    Along::Negative => x + denoised - guess.clone(),
+                };
+                from * (-h).exp()
+                    + guess.clone() * (h * (phi_1 - weight))
+                    + past.guess * (h * weight)
             }
-            _ => carry(x, denoised.clone(), sigma, next),
+            _ => denoised + (x - guess.clone()) * (step.down / sigma),
         };
-        last = Some((sigma, denoised));
+        last = Some(Past { length: h, guess });
+        if eta > 0.0 {
+            x = run.put_back(x, step, next);
+        }
     }
     Ok(x)
 }

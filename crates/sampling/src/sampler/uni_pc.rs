@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use distorch_runtime::Tensor;
 
+use super::polynomial::lagrange_coefficients;
 use super::{Run, SampleError};
 
 /// The highest order, where the run has the steps for it.
@@ -189,18 +190,4 @@ fn solve_vandermonde(nodes: &[f64], right: &[f64]) -> Vec<f64> {
             coefficients.iter().zip(right).map(|(c, r)| c * r).sum()
         })
         .collect()
-}
-
-/// The coefficients, the constant first, of the polynomial that is 1 at node `j` and 0 at the others.
-fn lagrange_coefficients(nodes: &[f64], j: usize) -> Vec<f64> {
-    let own = nodes.get(j).copied().unwrap_or(0.0);
-    let others = nodes.iter().enumerate().filter(|(k, _)| *k != j);
-    others.fold(vec![1.0], |polynomial, (_, node)| {
-        let mut product = vec![0.0; polynomial.len() + 1];
-        for (power, coefficient) in polynomial.iter().enumerate() {
-            product[power] -= coefficient * node / (own - node);
-            product[power + 1] += coefficient / (own - node);
-        }
-        product
-    })
 }

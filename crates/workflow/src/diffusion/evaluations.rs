@@ -135,14 +135,33 @@ pub struct Watched<'a, M> {
     pub ends: bool,
 }
 
+impl<M> Watched<'_, M> {
+    /// Ends an evaluation: an error where its result ends the run.
+    fn end(&self, guided: &Tensor<4>) -> Result<(), ModelError> {
+        match self.evaluations.end(guided) {
+            Err(broken) if self.ends => Err(broken.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl<M: Denoiser> Denoiser for Watched<'_, M> {
     fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
         self.evaluations.begin(&x, sigma);
         let guided = self.model.denoise(x, sigma)?;
-        match self.evaluations.end(&guided) {
-            Err(broken) if self.ends => Err(broken.into()),
-            _ => Ok(guided),
-        }
+        self.end(&guided)?;
+        Ok(guided)
+    }
+
+    fn denoise_both(
+        &mut self,
+        x: Tensor<4>,
+        sigma: f64,
+    ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
+        self.evaluations.begin(&x, sigma);
+        let (guided, negative) = self.model.denoise_both(x, sigma)?;
+        self.end(&guided)?;
+        Ok((guided, negative))
     }
 
     fn process(&self) -> NoiseProcess {
@@ -186,6 +205,36 @@ mod tests {
         assert_eq!(evaluations.broken().is_some(), at_once && !guided.is_finite());
         let _ = evaluations.look();
         evaluations.broken()
+    }
+
+    #[test]
+    fn both_guesses_pass_through_and_are_looked_at() {
+        /// Guides to 1, away from 2.
+        struct Both<'a>(&'a Evaluations, f32);
+        impl Denoiser for Both<'_> {
+            fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
+                Ok(self.denoise_both(x, sigma)?.0)
+            }
+            fn denoise_both(
+                &mut self,
+                _: Tensor<4>,
+                _: f64,
+            ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
+                self.0.guess(&latent(self.1));
+                Ok((latent(self.1), latent(2.0)))
+            }
+        }
+        for (guess, breaks) in [(1.0, false), (f32::NAN, true)] {
+            let evaluations = Evaluations { at_once: true, ..Evaluations::on(&cpu()) };
+            let model = Both(&evaluations, guess);
+            let mut watched = Watched { model, evaluations: &evaluations, ends: true };
+            let both = watched.denoise_both(latent(0.0), 9.0);
+            assert_eq!(both.is_err(), breaks);
+            if let Ok((guided, negative)) = both {
+                let one = |x: Tensor<4>| x.into_data().to_vec::<f32>().unwrap()[0];
+                assert_eq!((one(guided), one(negative)), (1.0, 2.0));
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use distorch_runtime::tensor::{self, DType, cpu};
 use distorch_sampling::guidance::Guided;
 use distorch_sampling::inpaint::latent_mask;
 use distorch_sampling::ksampler::KSampler;
+use distorch_sampling::noise::NoiseDevice;
 use distorch_sampling::sampler::SampleError;
 
 use crate::diffusion::denoise::{Call, Denoise, Setting};
@@ -18,6 +19,7 @@ use crate::diffusion::sampler::SamplerChoice;
 use crate::execute::Context;
 use crate::finite::{self, NotFinite, odd_in};
 use crate::inputs::NodeError;
+use crate::models::Model;
 use crate::value::Latent;
 
 /// What comes out of a run.
@@ -43,9 +45,8 @@ pub fn sample(
     latent: &Latent,
 ) -> Result<Sampled, NodeError> {
     let model = &guider.model;
-    let unmasked = || latent.clone();
-    if sigmas.len() < 2 {
-        return Ok(Sampled { latent: unmasked(), denoised: unmasked() });
+    if sigmas.is_empty() {
+        return Ok(Sampled { latent: latent.clone(), denoised: latent.clone() });
     }
     let channels = latent.samples.dims()[1];
     if channels != model.latent_channels() {
@@ -63,6 +64,9 @@ pub fn sample(
         // What is multiplied with NaN is NaN.
         let nan = latent.with_samples(latent.samples.full_like(f32::NAN));
         return Ok(Sampled { latent: nan.clone(), denoised: nan });
+    }
+    if let [_] = sigmas {
+        return without_steps(model, noise, choice, sigmas, latent);
     }
     let mut picture = picture(latent, model.downscale());
     let has_room = |picture| context.environment().models.has_room(model.part(), picture);
@@ -117,13 +121,16 @@ pub fn sample(
         sampling: &setting.sampling,
         sigmas,
         seed: noise.seed,
+        noise_device: noise_device(context, model)?,
         latent: start.clone(),
         noise: noise.noise(latent).to_device(&device),
         mask,
     };
     let mut last: Option<Tensor<4>> = None;
+    let mut untold = None;
     let result = run.run(&mut watched, &mut |step| {
         last = Some(step.denoised.clone());
+        untold = step.total.is_none().then_some(step.index + 1);
         // A device that works off a queue is not as far as it was told: without this, progress
         // would run ahead of it and a stop would come too late.
         tensor::wait(&device);
@@ -150,9 +157,45 @@ pub fn sample(
         Err(SampleError::Stopped { .. }) => return Err(NodeError::Interrupted),
         Err(error) => return Err(NodeError::failed(error)),
     };
+    if let Some(steps) = untold {
+        context.step(steps, steps, last.as_ref());
+    }
     let out = |x: Tensor<4>| latent.with_samples((x / scale).cast(DType::F32).to_device(&cpu()));
     let denoised = last.unwrap_or_else(|| x.clone());
     Ok(Sampled { latent: out(x), denoised: out(denoised) })
+}
+
+/// A run of one sigma: the noise is added, and the model is not asked.
+fn without_steps(
+    model: &Model,
+    noise: NoiseSource,
+    choice: SamplerChoice,
+    sigmas: &[f64],
+    latent: &Latent,
+) -> Result<Sampled, NodeError> {
+    let (sampling, scale) = (model.sampling(), model.latent_scale());
+    let run = KSampler {
+        sampler: choice.sampler,
+        options: choice.options,
+        sampling: &sampling,
+        sigmas,
+        seed: noise.seed,
+        noise_device: NoiseDevice::Cpu,
+        latent: latent.samples.clone() * scale,
+        noise: noise.noise(latent),
+        mask: None,
+    };
+    let mut unasked = |x: Tensor<4>, _: f64| Ok(x);
+    let x = run.run(&mut unasked, &mut |_| ControlFlow::Continue(()));
+    let latent = latent.with_samples(x.map_err(NodeError::failed)? / scale);
+    Ok(Sampled { denoised: latent.clone(), latent })
+}
+
+/// Whose generator makes the noise between steps.
+fn noise_device(context: &Context<'_>, model: &Model) -> Result<NoiseDevice, NodeError> {
+    let environment = context.environment();
+    let device = environment.topology.get(model.part().compute_device());
+    Ok(environment.noise.on(device.map_err(NodeError::failed)?))
 }
 
 /// The picture that a latent becomes, as far as it matters to memory.

@@ -41,6 +41,11 @@ pub(super) const SAMPLER: Input = Input::found("sampler_name", samplers)
 pub(super) const SCHEDULER: Input =
     Input::found("scheduler", schedulers).tooltip("How the noise leaves over the steps.");
 
+/// What a sampled latent depends on besides the inputs.
+pub(super) fn noise(environment: &Environment, _: &Inputs) -> String {
+    format!("{:?}", environment.noise)
+}
+
 fn samplers(_: &Environment) -> Vec<String> {
     SAMPLERS.iter().map(|sampler| sampler.name().to_owned()).collect()
 }
@@ -76,6 +81,7 @@ pub const K_SAMPLER: Node = Node {
             Span { denoise: inputs.float("denoise")?, ..Span::whole(inputs.count("steps")?) };
         run(context, inputs, noise, span)
     },
+    fingerprint: Some(noise),
     ..Node::EMPTY
 };
 
@@ -120,6 +126,7 @@ pub const K_SAMPLER_ADVANCED: Node = Node {
         };
         run(context, inputs, noise, span)
     },
+    fingerprint: Some(noise),
     ..Node::EMPTY
 };
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use distorch_sampling::sampler::{Options, Sampler};
 
-use super::sampling::{CFG, LATENT, MODEL, NEGATIVE, POSITIVE, SAMPLER};
+use super::sampling::{CFG, LATENT, MODEL, NEGATIVE, POSITIVE, SAMPLER, noise};
 use crate::diffusion::guider::Guider;
 use crate::diffusion::noise::NoiseSource;
 use crate::diffusion::run::sample;
@@ -58,6 +58,7 @@ pub const SAMPLER_CUSTOM: Node = Node {
         let (seed, add) = (inputs.seed("noise_seed")?, inputs.boolean("add_noise")?);
         run(context, inputs, &guider, NoiseSource { seed, add })
     },
+    fingerprint: Some(noise),
     ..Node::EMPTY
 };
 
@@ -76,6 +77,7 @@ pub const SAMPLER_CUSTOM_ADVANCED: Node = Node {
     ],
     outputs: OUTPUTS,
     run: |context, inputs| run(context, inputs, &inputs.guider("guider")?, inputs.noise("noise")?),
+    fingerprint: Some(noise),
     ..Node::EMPTY
 };
 
