@@ -5,6 +5,7 @@ use std::path::Path;
 
 use distorch_allocation::{ByteSize, DeviceId, Topology, report};
 use distorch_runtime::DType;
+use distorch_workflow::diffusion::noise::NoiseChoice;
 use distorch_workflow::validate::{Invalid, NodeProblems};
 use distorch_workflow::{Environment, ExecutionError, Executor, NodeError};
 use indexmap::IndexMap;
@@ -27,6 +28,9 @@ pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Fail
     environment.allow_nan = compute.allow_nan;
     if let Some(layout) = compute.layout {
         environment.layout = layout.into();
+    }
+    if let Some(noise) = compute.noise {
+        environment.noise = NoiseChoice::Always(noise.0);
     }
     let interrupt = environment.interrupt();
     let stop = move || {

@@ -144,14 +144,14 @@ impl NoiseDevice {
 /// A generator of either kind.
 #[derive(Debug)]
 enum Source {
-    Cpu(Generator),
+    Cpu(Box<Generator>),
     Cuda(CudaGenerator),
 }
 
 impl Source {
     fn new(device: NoiseDevice, seed: u64) -> Self {
         match device {
-            NoiseDevice::Cpu => Self::Cpu(Generator::new(seed)),
+            NoiseDevice::Cpu => Self::Cpu(Box::new(Generator::new(seed))),
             NoiseDevice::Cuda { blocks } => Self::Cuda(CudaGenerator::new(seed, blocks)),
         }
     }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
 use distorch_runtime::DType;
+use distorch_workflow::diffusion::noise::NoiseDevice;
 
 use super::LayoutArg;
 use super::number::{SeedArg, side, whole, within};
@@ -68,6 +69,12 @@ pub struct ComputeArgs {
     #[arg(long, value_enum)]
     pub layout: Option<LayoutArg>,
 
+    /// Whose random numbers the noise between steps is: `cpu`, or `cuda` for those of an RTX 4090,
+    /// `cuda=BLOCKS` of another GPU (multiprocessors × threads of each ÷ 256; large latents differ)
+    /// [default: as ComfyUI on the device that computes]
+    #[arg(long, value_name = "cpu|cuda[=BLOCKS]")]
+    pub noise: Option<NoiseArg>,
+
     /// Keep weights that live on `cpu` in RAM, instead of in their file
     #[arg(long)]
     pub pin: bool,
@@ -79,6 +86,30 @@ pub struct ComputeArgs {
     /// Go on where a model gives NaN or infinity, with a warning: such pixels are saved as black
     #[arg(long)]
     pub allow_nan: bool,
+}
+
+/// Whose random numbers the noise between steps is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoiseArg(pub NoiseDevice);
+
+impl FromStr for NoiseArg {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        let wrong = || "write `cpu`, `cuda` or `cuda=BLOCKS`, such as `cuda=1056`".to_owned();
+        let noise = match given.trim().split_once('=') {
+            None if given.trim().eq_ignore_ascii_case("cpu") => NoiseDevice::Cpu,
+            None if given.trim().eq_ignore_ascii_case("cuda") => {
+                NoiseDevice::Cuda { blocks: NoiseDevice::BLOCKS }
+            }
+            Some((kind, blocks)) if kind.trim().eq_ignore_ascii_case("cuda") => {
+                let blocks = blocks.trim().parse().ok().filter(|blocks| *blocks > 0);
+                NoiseDevice::Cuda { blocks: blocks.ok_or_else(wrong)? }
+            }
+            _ => return Err(wrong()),
+        };
+        Ok(Self(noise))
+    }
 }
 
 /// A dtype to compute in.
@@ -278,6 +309,17 @@ pub struct NodesArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn noise_is_the_cpus_or_a_gpus() {
+        let noise = |given: &str| given.parse::<NoiseArg>().map(|noise| noise.0);
+        assert_eq!(noise("cpu"), Ok(NoiseDevice::Cpu));
+        assert_eq!(noise("CUDA"), Ok(NoiseDevice::Cuda { blocks: 768 }));
+        assert_eq!(noise("cuda=1056"), Ok(NoiseDevice::Cuda { blocks: 1056 }));
+        for wrong in ["", "gpu", "cpu=3", "cuda=", "cuda=0", "cuda=-1", "cuda=99999999999"] {
+            assert!(noise(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_lora_has_a_name_and_maybe_a_strength() {
