@@ -170,19 +170,19 @@ def timesteps():
     of the table."""
     steps = 45
     table = sd_sigmas()
-    plain = (table.float(), table.log().float(), 1)
 
     # Lin and others 2023, algorithm 1, with ComfyUI's convention for the last level.
-    share = (1 / (plain[0] ** 2 + 1)).sqrt()
+    share = (1 / (table**2 + 1)).sqrt()
     share = (share - share[-1]) * (share[0] / (share[0] - share[-1]))
     share = share**2
     share[-1] = 4.8973451890853435e-08
     rescaled = ((1 - share) / share) ** 0.5
-    distilled = plain[0][19::20]
+    # Tables are made in float64 and kept in float32.
+    kept = lambda table: (table.float(), table.log().float())
     models = {
-        "plain": plain,
-        "zero_terminal_snr": (rescaled, rescaled.log(), 1),
-        "distilled": (distilled, distilled.log(), 20),
+        "plain": (*kept(table), 1),
+        "zero_terminal_snr": (*kept(rescaled), 1),
+        "distilled": (*kept(table[19::20]), 20),
     }
     out = {}
     for name, (sigmas, logs, stride) in models.items():

@@ -42,14 +42,18 @@ enum Clock {
 
 /// A model's noise levels and the meaning of its output.
 ///
-/// Tables and what is looked up in them are float32, step by step as in ComfyUI: a run often asks
-/// for a timestep half way between two of the table, and the last bit decides which one it gets.
+/// Tables are made in float64 and kept in float32, and what is looked up in them is computed in
+/// float32, step by step as in ComfyUI: a run often asks for a timestep half way between two of the
+/// table, and the last bit decides which one it gets.
 #[derive(Clone, Debug)]
 pub struct ModelSampling {
     prediction: Prediction,
     clock: Clock,
-    /// Rising. Values are float32, as in the tables that ComfyUI keeps.
+    /// Rising.
+    exact: Vec<f64>,
+    /// The same in float32, as in the tables that ComfyUI keeps.
     sigmas: Vec<f64>,
+    /// The logarithms of the exact ones, in float32.
     log_sigmas: Vec<f64>,
 }
 
@@ -98,25 +102,26 @@ impl ModelSampling {
     fn new(prediction: Prediction, clock: Clock, sigmas: Vec<f64>) -> Self {
         let sigmas = if sigmas.is_empty() { vec![1.0] } else { sigmas };
         let log_sigmas = sigmas.iter().map(|sigma| single(sigma.ln())).collect();
-        let sigmas = sigmas.into_iter().map(single).collect();
-        Self { prediction, clock, sigmas, log_sigmas }
+        let exact = sigmas;
+        let sigmas = exact.iter().copied().map(single).collect();
+        Self { prediction, clock, exact, sigmas, log_sigmas }
     }
 
     /// The table rescaled so that its last level is nearly pure noise (Lin and others 2023, algorithm
     /// 1), with ComfyUI's convention for that level: `ᾱ = 4.8973451890853435e-8`, sigma 4518.8.
     pub fn zero_terminal_snr(&self) -> Self {
-        const LAST_ALPHA_BAR: f32 = 4.897_345_2e-8;
-        let root = |sigma: f64| (1.0 / (sigma as f32 * sigma as f32 + 1.0)).sqrt();
-        let (first, last) = (root(self.sigma_min()), root(self.sigma_max()));
-        let count = self.sigmas.len();
-        let sigmas = self.sigmas.iter().enumerate().map(|(place, sigma)| {
+        const LAST_ALPHA_BAR: f64 = 4.897_345_189_085_343_5e-8;
+        let root = |sigma: f64| (1.0 / (sigma * sigma + 1.0)).sqrt();
+        let end = |sigma: Option<&f64>| root(sigma.copied().unwrap_or(1.0));
+        let (first, last) = (end(self.exact.first()), end(self.exact.last()));
+        let count = self.exact.len();
+        let sigmas = self.exact.iter().enumerate().map(|(place, sigma)| {
             let alpha_bar = if place + 1 == count {
                 LAST_ALPHA_BAR
             } else {
-                let scaled = (root(*sigma) - last) * (first / (first - last));
-                scaled * scaled
+                ((root(*sigma) - last) * (first / (first - last))).powi(2)
             };
-            f64::from(((1.0 - alpha_bar) / alpha_bar).sqrt())
+            ((1.0 - alpha_bar) / alpha_bar).sqrt()
         });
         Self::new(self.prediction, self.clock, sigmas.collect())
     }
@@ -128,7 +133,7 @@ impl ModelSampling {
         let Clock::Table { stride } = self.clock else { return self.clone() };
         let thin = (self.sigmas.len() / count.max(1)).max(1);
         let mut sigmas: Vec<f64> =
-            self.sigmas.iter().rev().step_by(thin).take(count.max(1)).copied().collect();
+            self.exact.iter().rev().step_by(thin).take(count.max(1)).copied().collect();
         sigmas.reverse();
         Self::new(self.prediction, Clock::Table { stride: stride * thin }, sigmas)
     }

@@ -172,28 +172,28 @@ impl Span {
     }
 }
 
-/// `count` numbers from `first` to `last`, both among them.
-fn linspace(first: f64, last: f64, count: usize) -> impl Iterator<Item = f64> {
-    let stride = (last - first) / count.saturating_sub(1).max(1) as f64;
-    (0..count).map(move |place| first + stride * place as f64)
-}
-
-/// `count` timesteps from `first` to `last`, with the bits of `torch.linspace` in float32: counted
-/// from the nearer end, with a fused multiply-add (as PyTorch does on processors that have one).
-fn timesteps(first: f64, last: f64, count: usize) -> impl Iterator<Item = f64> {
+/// `count` numbers from `first` to `last`, both among them, with the bits of `torch.linspace` in
+/// float32: counted from the nearer end, with a fused multiply-add (as PyTorch does on processors that
+/// have one).
+fn linspace(first: f64, last: f64, count: usize) -> impl Iterator<Item = f32> {
     let (first, last) = (first as f32, last as f32);
     let stride = (last - first) / count.saturating_sub(1).max(1) as f32;
     (0..count).map(move |place| {
-        f64::from(if place < count / 2 || count == 1 {
+        if place < count / 2 || count == 1 {
             stride.mul_add(place as f32, first)
         } else {
             (-stride).mul_add((count - 1 - place) as f32, last)
-        })
+        }
     })
 }
 
-fn with_zero(sigmas: impl Iterator<Item = f64>) -> Vec<f64> {
-    sigmas.chain([0.0]).map(|sigma| f64::from(sigma as f32)).collect()
+/// A function in float64, rounded once: the nearest to what PyTorch's float32 ones approximate.
+fn single(value: f32, function: impl Fn(f64) -> f64) -> f32 {
+    function(f64::from(value)) as f32
+}
+
+fn with_zero(sigmas: impl Iterator<Item = f32>) -> Vec<f64> {
+    sigmas.chain([0.0]).map(f64::from).collect()
 }
 
 /// Whether a model's lowest sigma is 0 already.
@@ -204,17 +204,18 @@ fn is_zero(sigma: f64) -> bool {
 /// Timesteps evenly spaced from the model's last to its first, then 0.
 fn normal(model: &ModelSampling, steps: usize) -> Vec<f64> {
     let (start, end) = (model.timestep(model.sigma_max()), model.timestep(model.sigma_min()));
-    let sigma = |timestep| model.sigma(timestep);
+    let sigma = |timestep: f32| model.sigma(timestep.into()) as f32;
     if is_zero(model.sigma(end)) {
-        return timesteps(start, end, steps + 1).map(sigma).collect();
+        return linspace(start, end, steps + 1).map(sigma).map(f64::from).collect();
     }
-    with_zero(timesteps(start, end, steps).map(sigma))
+    with_zero(linspace(start, end, steps).map(sigma))
 }
 
 /// As [`normal`], over one step more, whose last (at the first timestep) gives way to 0.
 fn sgm_uniform(model: &ModelSampling, steps: usize) -> Vec<f64> {
     let (start, end) = (model.timestep(model.sigma_max()), model.timestep(model.sigma_min()));
-    with_zero(timesteps(start, end, steps + 1).take(steps).map(|timestep| model.sigma(timestep)))
+    let sigma = |timestep: f32| model.sigma(timestep.into()) as f32;
+    with_zero(linspace(start, end, steps + 1).take(steps).map(sigma))
 }
 
 /// Karras's over all of a model's sigmas.
@@ -226,7 +227,8 @@ fn karras(model: &ModelSampling, steps: usize) -> Vec<f64> {
 pub fn karras_between(steps: usize, max: f64, min: f64, rho: f64) -> Vec<f64> {
     let root = |sigma: f64| sigma.powf(1.0 / rho);
     let (max, min) = (root(max), root(min));
-    with_zero(linspace(0.0, 1.0, steps).map(|ramp| (max + ramp * (min - max)).powf(rho)))
+    let sigma = |ramp| single(max as f32 + ramp * (min - max) as f32, |root| root.powf(rho));
+    with_zero(linspace(0.0, 1.0, steps).map(sigma))
 }
 
 /// The exponential one over all of a model's sigmas.
@@ -236,20 +238,22 @@ fn exponential(model: &ModelSampling, steps: usize) -> Vec<f64> {
 
 /// Evenly spaced in the logarithm of sigma, then 0. Both sigmas are above 0.
 pub fn exponential_between(steps: usize, max: f64, min: f64) -> Vec<f64> {
-    with_zero(linspace(max.ln(), min.ln(), steps).map(f64::exp))
+    with_zero(linspace(max.ln(), min.ln(), steps).map(|log| single(log, f64::exp)))
 }
 
 /// Logarithms that fall with the power `rho` of what is left of the way, then 0. Both sigmas are
 /// above 0.
 pub fn polyexponential_between(steps: usize, max: f64, min: f64, rho: f64) -> Vec<f64> {
-    let sigma = |left: f64| (left.powf(rho) * (max.ln() - min.ln()) + min.ln()).exp();
+    let (way, end) = ((max.ln() - min.ln()) as f32, min.ln() as f32);
+    let sigma = |left| single(single(left, |left| left.powf(rho)) * way + end, f64::exp);
     with_zero(linspace(1.0, 0.0, steps).map(sigma))
 }
 
 /// Evenly spaced times, from 1 down to `first`, of the continuous process that keeps the variance
 /// (Song and others 2021): its rate of noise is `rate + growth·time`. Then 0.
 pub fn variance_preserving(steps: usize, growth: f64, rate: f64, first: f64) -> Vec<f64> {
-    let sigma = |time: f64| (growth * time * time / 2.0 + rate * time).exp_m1().sqrt();
+    let (growth, rate) = (growth as f32, rate as f32);
+    let sigma = |time: f32| single(growth * (time * time) / 2.0 + rate * time, f64::exp_m1).sqrt();
     with_zero(linspace(1.0, first, steps).map(sigma))
 }
 
@@ -258,14 +262,15 @@ pub fn variance_preserving(steps: usize, growth: f64, rate: f64, first: f64) -> 
 pub fn turbo(model: &ModelSampling, steps: usize, denoise: f64) -> Vec<f64> {
     let left = (10.0 * denoise.clamp(0.0, 1.0)) as usize;
     let timesteps = (1..=10).rev().skip(10 - left).take(steps);
-    with_zero(timesteps.map(|tenth| model.sigma(f64::from(tenth * 100 - 1))))
+    with_zero(timesteps.map(|tenth| model.sigma(f64::from(tenth * 100 - 1)) as f32))
 }
 
 /// Entries of the table at even strides from its end, rounded down.
 fn simple(model: &ModelSampling, steps: usize) -> Vec<f64> {
     let table = model.sigmas();
     let stride = table.len() as f64 / steps as f64;
-    let from_end = |step| table.iter().rev().nth((step as f64 * stride) as usize).copied();
+    let from_end =
+        |step| table.iter().rev().nth((step as f64 * stride) as usize).map(|sigma| *sigma as f32);
     with_zero((0..steps).filter_map(from_end))
 }
 
@@ -294,7 +299,7 @@ fn beta(model: &ModelSampling, steps: usize) -> Vec<f64> {
         .map(|part| (beta_quantile(part, 0.6) * last).round_ties_even() as usize)
         .collect();
     places.dedup();
-    with_zero(places.into_iter().filter_map(|place| table.get(place).copied()))
+    with_zero(places.into_iter().filter_map(|place| table.get(place).map(|sigma| *sigma as f32)))
 }
 
 /// The quantile of the beta distribution whose parameters are both `shape`, by bisection.
@@ -341,12 +346,14 @@ fn linear_quadratic(model: &ModelSampling, steps: usize) -> Vec<f64> {
             square * step * step + slope * step + square * linear * linear
         }
     };
-    with_zero((0..steps).map(|step| (1.0 - noise_gone(step)) * max))
+    with_zero((0..steps).map(|step| (1.0 - noise_gone(step)) as f32 * max as f32))
 }
 
 /// Evenly spaced in the arctangent of sigma (Sabour and others 2024, "Align your steps", theorem
 /// 3.1).
 fn kl_optimal(model: &ModelSampling, steps: usize) -> Vec<f64> {
-    let (max, min) = (model.sigma_max().atan(), model.sigma_min().atan());
-    with_zero(linspace(0.0, 1.0, steps).map(|part| (part * min + (1.0 - part) * max).tan()))
+    let (max, min) = (model.sigma_max().atan() as f32, model.sigma_min().atan() as f32);
+    let last = steps.saturating_sub(1).max(1) as f32;
+    let parts = (0..steps).map(|step| step as f32 / last);
+    with_zero(parts.map(|part| single(part * min + (1.0 - part) * max, f64::tan)))
 }

@@ -132,7 +132,9 @@ fn odd_step_counts_are_schedules_or_errors() {
                 let what = format!("{} {steps}", scheduler.name());
                 assert_eq!(sigmas.last(), Some(&0.0), "{what}");
                 assert!(sigmas.iter().all(|sigma| sigma.is_finite()), "{what}");
-                assert!(sigmas.len() >= 2 && sigmas[0] <= model.sigma_max(), "{what}");
+                // A tangent in float32 is coarse where the largest sigma is.
+                let largest = model.sigma_max() * (1.0 + 1e-3);
+                assert!(sigmas.len() >= 2 && sigmas[0] <= largest, "{what}");
                 assert!(sigmas.is_sorted_by(|a, b| a >= b), "{what}");
                 if !matches!(scheduler.name(), "ddim_uniform" | "beta") {
                     assert_eq!(sigmas.len(), steps + 1, "{what}");
