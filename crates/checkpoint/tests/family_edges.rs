@@ -6,7 +6,7 @@ mod common;
 use common::{Fixture, Tensors, parts};
 use distorch_checkpoint::config::{DiffusionConfig, Prediction};
 use distorch_checkpoint::family::{Family, FamilyError, Model, recognise};
-use distorch_checkpoint::{ComponentKind, Dtype};
+use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
 use proptest::prelude::*;
 
 const QUERY: &str = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight";
@@ -420,4 +420,112 @@ fn a_stray_number_does_not_ask_for_that_many_blocks() {
     let stray = "model.diffusion_model.double_blocks.4000000000.x";
     all.extend(keys(&[stray]));
     assert_eq!(recognised(all).unknown, [stray]);
+}
+
+/// A safetensors file of these dtypes (by their names in the format) and shapes, with data of zeros.
+fn file(tensors: &[(String, &str, Vec<usize>)]) -> Result<Checkpoint, String> {
+    let mut header = serde_json::Map::new();
+    let mut at = 0;
+    for (key, dtype, shape) in tensors {
+        let bits = match *dtype {
+            "F4" => 4,
+            "F8_E4M3" | "F8_E8M0" | "U8" | "I8" => 8,
+            "F16" | "BF16" | "U16" => 16,
+            "F32" | "U32" => 32,
+            _ => 64,
+        };
+        let end = at + shape.iter().product::<usize>() * bits / 8;
+        header.insert(
+            key.clone(),
+            serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] }),
+        );
+        at = end;
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    bytes.resize(bytes.len() + at, 0);
+    Checkpoint::from_bytes("file.safetensors", bytes).map_err(|error| error.to_string())
+}
+
+/// The tensors of a key list in F16, for [`file`].
+fn listed(fixture: &str) -> Vec<(String, &'static str, Vec<usize>)> {
+    let all = Fixture::load(fixture).tensors.into_iter();
+    all.map(|(key, shape)| (key, "F16", shape)).collect()
+}
+
+#[test]
+fn a_dtype_that_is_not_read_stands_in_nobodys_way_unless_it_is_needed() {
+    let base = recognise(&file(&listed("tiny-sd1")).unwrap()).unwrap();
+    for dtype in ["U16", "U32", "U64", "C64", "F8_E8M0", "F4", "SOMETHING_NEW"] {
+        let mut all = listed("tiny-sd1");
+        all.push(("note.unused".to_owned(), dtype, vec![4]));
+        let opened = file(&all).unwrap();
+        assert_eq!(opened.unread()["note.unused"].dtype, dtype);
+        let model = recognise(&opened).unwrap();
+        assert_eq!(model.components, base.components, "{dtype}");
+        let ignored = model.ignored.last().unwrap();
+        assert_eq!(ignored.key, "note.unused");
+        assert!(ignored.reason.contains("not read"), "{}", ignored.reason);
+    }
+    // Needed, it is told by name, with what it is a sign of.
+    for (dtype, sign) in [("U16", "U16"), ("F4", "NVFP4"), ("F8_E8M0", "MXFP8")] {
+        let mut all = listed("tiny-sd1");
+        let weight = all.iter_mut().find(|(key, ..)| key == QUERY).unwrap();
+        weight.1 = dtype;
+        let error = recognise(&file(&all).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(QUERY) && error.contains(sign), "{error}");
+    }
+    // Nothing that could be read at all.
+    let error = file(&[("a".to_owned(), "U16", vec![2])]).unwrap_err();
+    assert!(error.contains("`a`") && error.contains("U16"), "{error}");
+}
+
+/// Without its scales an MXFP8 weight would be read, and wrong.
+#[test]
+fn scales_of_other_quantisations_are_refused() {
+    for dtype in ["F8_E8M0", "U8"] {
+        let mut all = listed("tiny-sd1");
+        let weight = all.iter_mut().find(|(key, ..)| key == QUERY).unwrap();
+        weight.1 = "F8_E4M3";
+        let rows = weight.2[0];
+        all.push((QUERY.replace(".weight", ".weight_scale"), dtype, vec![rows, 2]));
+        let error = recognise(&file(&all).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("weight_scale") && error.contains("MXFP8"), "{dtype}: {error}");
+    }
+}
+
+#[test]
+fn files_are_called_by_what_they_are() {
+    let shaped = |tensors: &[(&str, &[usize])]| -> String {
+        let tensors =
+            tensors.iter().map(|(key, shape)| ((*key).to_owned(), (Dtype::F16, shape.to_vec())));
+        refused(tensors.collect()).to_string()
+    };
+    // PixArt's own layout, and Sana's, which also has norms of the text.
+    let pixart = [
+        ("x_embedder.proj.weight", &[1152, 4, 2, 2][..]),
+        ("blocks.0.cross_attn.q_linear.weight", &[1152, 1152]),
+        ("blocks.0.cross_attn.kv_linear.weight", &[2304, 1152]),
+    ];
+    assert!(shaped(&pixart).contains("recognised PixArt"), "{}", shaped(&pixart));
+    let sana = [&pixart[..], &[("attention_y_norm.weight", &[2240][..])]].concat();
+    assert!(shaped(&sana).contains("recognised Sana"), "{}", shaped(&sana));
+    let audio: [(&str, &[usize]); 2] = [
+        ("model.model.transformer.layers.0.self_attn.to_qkv.weight", &[4608, 1536]),
+        ("pretransform.model.encoder.layers.0.weight_v", &[128, 2, 7]),
+    ];
+    assert!(shaped(&audio).contains("Stable Audio"), "{}", shaped(&audio));
+    let embeddings: [&[(&str, &[usize])]; 4] = [
+        &[("clip_l", &[4, 768]), ("clip_g", &[4, 1280])],
+        &[("<cat-toy>", &[1, 768])],
+        &[("emb_params", &[2, 1024])],
+        &[("style", &[1280])],
+    ];
+    for embedding in embeddings {
+        let error = shaped(embedding);
+        assert!(error.contains("textual-inversion embedding"), "{error}");
+        assert!(error.contains("models/embeddings"), "{error}");
+    }
+    assert!(shaped(&[("weight", &[4096, 768])]).contains("none of the file's 1 tensors"));
 }

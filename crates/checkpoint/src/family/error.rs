@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::dtype::Dtype;
+use crate::file::Unread;
 
 /// Why a file could not be recognised or split.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -83,6 +84,21 @@ pub enum FamilyError {
         dtype: Dtype,
     },
 
+    /// A tensor that is needed is stored in a dtype that is not read.
+    #[error(
+        "`{key}` of the {part} is stored as {dtype}, which is not read{quantisation}: take the model's F16, BF16 or FP8 version"
+    )]
+    NotRead {
+        /// The part, such as "VAE".
+        part: String,
+        /// The full key.
+        key: String,
+        /// The dtype as the file names it.
+        dtype: String,
+        /// What the dtype is a sign of, in brackets; empty where nothing is known.
+        quantisation: String,
+    },
+
     /// Nothing in the file is known.
     #[error("none of the file's {tensors} tensors belongs to a diffusion model, text encoder or VAE that distorch knows; most of its keys start with {}", prefixes_listed(.prefixes))]
     Unknown {
@@ -91,6 +107,19 @@ pub enum FamilyError {
         /// The most frequent beginnings of keys with their counts.
         prefixes: Vec<(String, usize)>,
     },
+}
+
+impl FamilyError {
+    /// A tensor that is needed and not read.
+    pub(super) fn unread(part: &str, key: &str, unread: &Unread) -> Self {
+        let quantisation = unread.quantisation;
+        FamilyError::NotRead {
+            part: part.to_owned(),
+            key: key.to_owned(),
+            dtype: unread.dtype.clone(),
+            quantisation: quantisation.map_or_else(String::new, |kind| format!(" ({kind})")),
+        }
+    }
 }
 
 fn listed(keys: &[String], total: usize) -> String {

@@ -14,17 +14,21 @@ const PREFIXES_NAMED: usize = 5;
 enum Sign {
     /// A key of just this name, with or without `model.diffusion_model.` in front.
     Key(&'static str),
+    /// Keys of just these names, as [`Sign::Key`].
+    Keys(&'static [&'static str]),
     /// A key that holds this text.
     Within(&'static str),
 }
-use Sign::{Key, Within};
+use Sign::{Key, Keys, Within};
 
 impl Sign {
     fn is_in(&self, inventory: &Inventory<'_>) -> bool {
+        let has = |key: &str| {
+            inventory.has(key) || inventory.has(&format!("model.diffusion_model.{key}"))
+        };
         match self {
-            Key(key) => {
-                inventory.has(key) || inventory.has(&format!("model.diffusion_model.{key}"))
-            }
+            Key(key) => has(key),
+            Keys(keys) => keys.iter().all(|key| has(key)),
             Within(text) => inventory.keys().any(|key| key.contains(text)),
         }
     }
@@ -84,10 +88,28 @@ const OTHERS: &[(Sign, &str)] = &[
     (Key("clip_mapper.weight"), "Stable Cascade (stage B)"),
     (Key("double_stream_blocks.0.block.adaLN_modulation.1.bias"), "HiDream"),
     (Key("mlp_t5.0.weight"), "Hunyuan-DiT"),
-    (Key("blocks.0.cross_attn.q_linear.weight"), "Sana"),
+    (Keys(&["blocks.0.cross_attn.q_linear.weight", "attention_y_norm.weight"]), "Sana"),
+    (Key("blocks.0.cross_attn.kv_linear.weight"), "PixArt"),
     (Key("txt_norm.weight"), "Qwen-Image"),
     (Key("blocks.0.attn.qkv_x.weight"), "Mochi"),
     (Key("net.blocks.0.self_attn.q_proj.weight"), "Cosmos"),
+    (Within("model.model.transformer.layers.0."), "Stable Audio"),
+    (Key("genre_embedder.weight"), "ACE-Step"),
+    (Key("t5_yproj.weight"), "Mochi"),
+    (Key("time_caption_embed.timestep_embedder.linear_1.weight"), "OmniGen2"),
+    (Key("visual_embeddings.in_layer.bias"), "Kandinsky 5"),
+    (Key("latent_in.weight"), "Hunyuan3D"),
+];
+
+/// Autoencoders of other architectures: (sign, name).
+const OTHER_VAES: &[(Sign, &str)] = &[
+    (Within("decoder.middle.0.residual.0.gamma"), "the VAE of Wan or Qwen-Image"),
+    (Within("decoder.mid_block.resnets.0.norm1.gamma"), "the VAE of Wan or Qwen-Image"),
+    (Within("decoder.conv_in.conv.weight"), "a VAE for videos"),
+    (Within("decoder.up_blocks.0.res_blocks.0."), "a VAE for videos"),
+    (Within("decoder.stages."), "a DC-AE (Sana's VAE)"),
+    (Within("decoder.up_blocks.0.0."), "a DC-AE (Sana's VAE)"),
+    (Key("bn.running_mean"), "the VAE of Flux.2"),
 ];
 
 const TAKE_ORIGINAL: &str =
@@ -127,6 +149,11 @@ const FILES: &[(Sign, &str, &str)] = &[
         TAKE_ORIGINAL,
     ),
     (Within("mid_block.resnets.0."), "a model in the diffusers layout", TAKE_ORIGINAL),
+    (
+        Keys(&["clip_l", "clip_g"]),
+        "a textual-inversion embedding (of SDXL or SD3)",
+        "put it into models/embeddings",
+    ),
     (Key("string_to_param.*"), "a textual-inversion embedding", "put it into models/embeddings"),
     (Key("emb_params"), "a textual-inversion embedding", "put it into models/embeddings"),
     (
@@ -148,9 +175,30 @@ const FILES: &[(Sign, &str, &str)] = &[
     (
         Key("decoder.layers.1.weight"),
         "a tiny autoencoder (TAESD)",
-        "tiny autoencoders are not supported",
+        "tiny autoencoders are not supported; take a whole VAE",
+    ),
+    (
+        Within("taesd_decoder."),
+        "a tiny autoencoder (TAESD)",
+        "tiny autoencoders are not supported; take a whole VAE",
+    ),
+    (
+        Key("pixel_space_vae"),
+        "the mark of a model without an autoencoder (pixel space)",
+        "give it to VAELoader, or choose `pixel_space` there",
+    ),
+    (
+        Within("model.layers.0.self_attn.q_proj.weight"),
+        "a language model",
+        "language models are not supported",
     ),
 ];
+
+/// The widths of the vectors of a textual inversion: CLIP-L, CLIP-H, CLIP-G.
+const EMBEDDING_WIDTHS: [usize; 3] = [768, 1024, 1280];
+
+/// The most vectors that a textual inversion is believed to have.
+const MOST_VECTORS: usize = 256;
 
 /// Refuses models that would pass for a supported family and are not.
 pub(super) fn refuse_relatives(inventory: &Inventory<'_>) -> Result<(), FamilyError> {
@@ -176,11 +224,39 @@ pub(super) fn by_sight(inventory: &Inventory<'_>) -> Option<FamilyError> {
         let (what, way_out) = ((*what).to_owned(), (*way_out).to_owned());
         return Some(FamilyError::Foreign { what, way_out });
     }
-    let (_, what) = OTHERS.iter().find(|(sign, _)| sign.is_in(inventory))?;
-    Some(FamilyError::Unsupported {
-        what: (*what).to_owned(),
-        reason: "its architecture is not implemented".to_owned(),
+    let mut others = OTHERS.iter().chain(OTHER_VAES);
+    if let Some((_, what)) = others.find(|(sign, _)| sign.is_in(inventory)) {
+        return Some(FamilyError::Unsupported {
+            what: (*what).to_owned(),
+            reason: "its architecture is not implemented".to_owned(),
+        });
+    }
+    is_lone_embedding(inventory).then(|| FamilyError::Foreign {
+        what: "a textual-inversion embedding".to_owned(),
+        way_out: "put it into models/embeddings".to_owned(),
     })
+}
+
+/// A file with nothing but some vectors of a text encoder's width, as diffusers saves textual inversions.
+fn is_lone_embedding(inventory: &Inventory<'_>) -> bool {
+    let mut keys = inventory.keys();
+    let (Some(key), None) = (keys.next(), keys.next()) else { return false };
+    match inventory.get(key).map(|tensor| tensor.shape) {
+        Some([width]) => EMBEDDING_WIDTHS.contains(width),
+        Some([count, width]) => *count <= MOST_VECTORS && EMBEDDING_WIDTHS.contains(width),
+        _ => false,
+    }
+}
+
+/// Refuses autoencoders of other architectures that look like diffusers' at first sight.
+pub(super) fn refuse_other_vaes(inventory: &Inventory<'_>) -> Result<(), FamilyError> {
+    match OTHER_VAES.iter().find(|(sign, _)| sign.is_in(inventory)) {
+        None => Ok(()),
+        Some((_, what)) => Err(FamilyError::Unsupported {
+            what: (*what).to_owned(),
+            reason: "its architecture is not implemented".to_owned(),
+        }),
+    }
 }
 
 /// The most frequent first two segments of keys.

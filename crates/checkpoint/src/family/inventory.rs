@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::error::FamilyError;
 use crate::decode::to_f32;
 use crate::dtype::Dtype;
-use crate::file::Checkpoint;
+use crate::file::{Checkpoint, Unread};
 
 /// The largest dimension that is believed. The largest real one is a vocabulary (256,384); the
 /// bound keeps sums and products of dimensions far from overflow.
@@ -46,6 +46,16 @@ impl<'a> Inventory<'a> {
 
     pub fn has(&self, key: &str) -> bool {
         self.tensors.contains_key(key)
+    }
+
+    /// The tensor of this key, where the file has it in a dtype that is not read.
+    pub fn unread(&self, key: &str) -> Option<&'a Unread> {
+        self.checkpoint.unread().get(key)
+    }
+
+    /// The keys of all tensors in dtypes that are not read, in file order.
+    pub fn unread_keys(&self) -> impl Iterator<Item = &'a str> {
+        self.checkpoint.unread().keys().map(String::as_str)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &'a str> {
@@ -110,7 +120,10 @@ impl<'s> Scope<'s> {
     pub fn dim(&self, name: &str, axis: usize) -> Result<usize, FamilyError> {
         let key = format!("{}{name}", self.prefix);
         let Some(tensor) = self.inventory.get(&key) else {
-            return Err(FamilyError::NoConfig { key });
+            return Err(match self.inventory.unread(&key) {
+                Some(unread) => FamilyError::unread("model", &key, unread),
+                None => FamilyError::NoConfig { key },
+            });
         };
         match tensor.shape.get(axis) {
             Some(&n) if (1..=LARGEST_DIMENSION).contains(&n) => Ok(n),

@@ -3,6 +3,7 @@
 use super::error::FamilyError;
 use super::inventory::Inventory;
 use super::layout::{LayerSpec, ParamSpec};
+use crate::file::Unread;
 use crate::layer::{Layer, LayerKind, Param};
 
 /// Missing keys that an error names.
@@ -66,7 +67,7 @@ pub(super) fn match_layers(
                 None => missing.push(stored.key),
             }
         }
-        companions(inventory, &mut params);
+        companions(inventory, part.label, &mut params)?;
         for param in &params {
             inventory.take(&param.key);
         }
@@ -94,7 +95,12 @@ fn find(
     param: &ParamSpec,
     stored: &Stored,
 ) -> Result<Option<Param>, FamilyError> {
-    let Some(tensor) = inventory.get(&stored.key) else { return Ok(None) };
+    let Some(tensor) = inventory.get(&stored.key) else {
+        return match inventory.unread(&stored.key) {
+            Some(unread) => Err(FamilyError::unread(part, &stored.key, unread)),
+            None => Ok(None),
+        };
+    };
     if !same_shape(layer.kind, &stored.shape, tensor.shape) {
         return Err(FamilyError::Shape {
             part: part.to_owned(),
@@ -131,25 +137,38 @@ fn same_shape(kind: LayerKind, expected: &[usize], found: &[usize]) -> bool {
     expected == found || (kind == LayerKind::Conv && as_matrix())
 }
 
-/// Adds the scales of a weight that is stored in scaled FP8.
-fn companions(inventory: &Inventory<'_>, params: &mut Vec<Param>) {
+/// Adds the scales of a weight that is stored in scaled FP8. Scales of another kind are an error: without
+/// them, or read as plain numbers, the weights would be wrong.
+fn companions(
+    inventory: &Inventory<'_>,
+    part: &str,
+    params: &mut Vec<Param>,
+) -> Result<(), FamilyError> {
     let Some(base) = params.first().and_then(|weight| weight.key.strip_suffix(".weight")) else {
-        return;
+        return Ok(());
     };
-    let found: Vec<_> = COMPANIONS
-        .into_iter()
-        .filter_map(|name| {
-            let key = format!("{base}.{name}");
-            let tensor = inventory.get(&key)?;
-            Some(Param {
-                name: name.to_owned(),
-                key,
-                dtype: tensor.dtype,
-                shape: tensor.shape.to_vec(),
-                rows: None,
-                transposed: false,
-            })
-        })
-        .collect();
+    let mut found = Vec::new();
+    for name in COMPANIONS {
+        let key = format!("{base}.{name}");
+        if let Some(unread) = inventory.unread(&key) {
+            return Err(FamilyError::unread(part, &key, unread));
+        }
+        let Some(tensor) = inventory.get(&key) else { continue };
+        if !tensor.dtype.is_float() {
+            // MXFP8's scales are powers of two, kept in bytes where a format has no dtype for them.
+            let scales = Unread::new("F8_E8M0");
+            let unread = Unread { dtype: tensor.dtype.name().to_owned(), ..scales };
+            return Err(FamilyError::unread(part, &key, &unread));
+        }
+        found.push(Param {
+            name: name.to_owned(),
+            key,
+            dtype: tensor.dtype,
+            shape: tensor.shape.to_vec(),
+            rows: None,
+            transposed: false,
+        });
+    }
     params.extend(found);
+    Ok(())
 }

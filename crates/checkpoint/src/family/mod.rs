@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `unet`, `mmdit`, `flux`, `clip`, `t5`, `vae` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
+//! | `vae_names` | where diffusers keeps an autoencoder's layers |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
 //! | `blank` | the other way round: from configurations to the tensors of a file |
 //! | `resolution` | the size of the pictures that a file was trained on, where it says so |
@@ -34,6 +35,7 @@ mod t5;
 mod text;
 mod unet;
 mod vae;
+mod vae_names;
 
 pub use blank::{Configs, blank};
 pub use error::FamilyError;
@@ -46,6 +48,7 @@ use crate::layer::{Component, ComponentKind, Layer};
 use inventory::{Inventory, Scope};
 use matching::{Part, Stored, match_layers, plain_key};
 use text::TextEncoders;
+use vae_names::Names;
 
 /// Recognises what a checkpoint is and splits it.
 ///
@@ -64,8 +67,16 @@ pub fn recognise(checkpoint: &Checkpoint) -> Result<Model, FamilyError> {
         Err(error @ FamilyError::NoConfig { .. }) => {
             Err(foreign::by_sight(&inventory).unwrap_or(error))
         }
+        Err(error @ FamilyError::Unknown { .. }) => Err(unread(checkpoint).unwrap_or(error)),
         result => result,
     }
+}
+
+/// The error for a file of which nothing is known, where that may be because of tensors that are not read.
+fn unread(checkpoint: &Checkpoint) -> Option<FamilyError> {
+    let quantised = checkpoint.unread().iter().find(|(_, unread)| unread.quantisation.is_some());
+    let (key, unread) = quantised?;
+    Some(FamilyError::unread("model", key, unread))
 }
 
 fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
@@ -109,14 +120,16 @@ fn split_vae(
 ) -> Result<Option<(VaeConfig, Vec<Layer>)>, FamilyError> {
     let found = vae::PREFIXES
         .into_iter()
-        .find(|prefix| Scope::new(inventory, prefix).count(vae::LEVELS) > 0);
-    let Some(prefix) = found else { return Ok(None) };
-    let config = vae::infer(Scope::new(inventory, prefix), family)?;
+        .find_map(|prefix| Some((prefix, Names::detect(Scope::new(inventory, prefix))?)));
+    let Some((prefix, names)) = found else { return Ok(None) };
+    foreign::refuse_other_vaes(inventory)?;
+    let config = vae::infer(Scope::new(inventory, prefix), names, family)?;
     let part = Part { label: "VAE", root: "", use_start: 0 };
-    let layers =
-        match_layers(inventory, &part, vae::layout(&config).layers(), |_, layer, param| {
-            Stored::whole(plain_key(prefix, &layer.name, param), param)
-        })?;
+    let (layout, levels) = (vae::layout(&config).layers(), config.channel_mult.len());
+    let layers = match_layers(inventory, &part, layout, |inventory, layer, param| {
+        let name = names.of(Scope::new(inventory, prefix), &layer.name, levels);
+        Stored::whole(plain_key(prefix, &name, param), param)
+    })?;
     Ok(Some((config, layers)))
 }
 
@@ -165,5 +178,7 @@ fn leftovers(inventory: &Inventory<'_>, text_prefixes: &[&str]) -> (Vec<Ignored>
             None => unknown.push(key.to_owned()),
         }
     }
+    let reason = "in a dtype that is not read, and not needed";
+    ignored.extend(inventory.unread_keys().map(|key| Ignored { key: key.to_owned(), reason }));
     (ignored, unknown)
 }

@@ -1,15 +1,14 @@
 //! The autoencoder (`AutoencoderKL`) of latent diffusion, SD3 and Flux.
 //!
-//! Module names and their order are those of CompVis' latent-diffusion.
+//! Module names and their order are those of CompVis' latent-diffusion; [`Names`] says where diffusers
+//! keeps each.
 
 use super::error::FamilyError;
 use super::inventory::Scope;
 use super::layout::{Module, conv, norm};
 use super::model::Family;
+use super::vae_names::Names;
 use crate::config::VaeConfig;
-
-/// The list of levels by which an autoencoder is known.
-pub(super) const LEVELS: &str = "decoder.up";
 
 /// Where autoencoders are found in checkpoints and in files of their own.
 pub(super) const PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
@@ -29,11 +28,24 @@ pub(super) fn latent_scaling(family: Option<Family>, latent_channels: usize) -> 
 }
 
 /// Reads the configuration off the tensors under a prefix.
-pub(super) fn infer(scope: Scope<'_>, family: Option<Family>) -> Result<VaeConfig, FamilyError> {
+pub(super) fn infer(
+    scope: Scope<'_>,
+    names: Names,
+    family: Option<Family>,
+) -> Result<VaeConfig, FamilyError> {
+    for convolution in ["encoder.conv_in.weight", "decoder.conv_in.weight"] {
+        if scope.rank(convolution) == Some(5) {
+            return Err(FamilyError::Unsupported {
+                what: "a VAE for videos".to_owned(),
+                reason: "its convolutions run over frames too".to_owned(),
+            });
+        }
+    }
+    let (levels, blocks) = (names.levels(), names.blocks());
     let channels = scope.dim("encoder.conv_in.weight", 0)?;
     let mut channel_mult = Vec::new();
-    for level in 0..scope.count("encoder.down") {
-        let weight = format!("encoder.down.{level}.block.0.conv1.weight");
+    for level in 0..scope.count(levels) {
+        let weight = format!("{levels}.{level}.{blocks}.0.conv1.weight");
         let width = scope.dim(&weight, 0)?;
         if !width.is_multiple_of(channels) {
             return Err(FamilyError::Unsupported {
@@ -53,7 +65,7 @@ pub(super) fn infer(scope: Scope<'_>, family: Option<Family>) -> Result<VaeConfi
         latent_channels,
         channels,
         channel_mult,
-        num_res_blocks: scope.count("encoder.down.0.block"),
+        num_res_blocks: scope.count(&format!("{levels}.0.{blocks}")),
         quant_conv: scope.has("quant_conv.weight") || scope.has("post_quant_conv.weight"),
         scaling_factor,
         shift_factor,

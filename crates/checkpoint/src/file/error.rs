@@ -1,5 +1,6 @@
 //! What can be wrong with a model file, said so that its owner knows what to do.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::io;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ pub enum Problem {
     #[error("is not a checkpoint but {looks_like}: {way_out}")]
     NotACheckpoint {
         /// What the first bytes say it is.
-        looks_like: &'static str,
+        looks_like: Cow<'static, str>,
         /// What to do about it.
         way_out: &'static str,
     },
@@ -65,17 +66,17 @@ pub enum Problem {
         /// What is wrong with it.
         reason: String,
     },
-    /// A tensor of a dtype that this project does not carry.
+    /// A file whose tensors are all of dtypes that this project does not carry.
     #[error(
-        "tensor {}: dtype {} is not carried (carried: F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 \
-         I16 I8 U8 BOOL): convert the tensor and save the file anew",
+        "tensor {} is stored as {}, which is not carried (carried: F64 F32 F16 BF16 F8_E4M3 F8_E5M2 \
+         I64 I32 I16 I8 U8 BOOL), and there is no other: convert it and save the file anew",
         Quoted(key),
-        Quoted(dtype)
+        Shortened(dtype)
     )]
     DtypeNotCarried {
         /// The tensor's key, or where in the pickle it is built.
         key: String,
-        /// The dtype as the file names it.
+        /// The dtype as the file names it, or the kind of tensor.
         dtype: String,
     },
     /// A zip archive that is damaged or is no PyTorch checkpoint.

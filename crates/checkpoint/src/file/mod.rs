@@ -14,7 +14,9 @@ pub mod pickle;
 pub mod safetensors;
 mod sniff;
 mod tensor;
+mod text_file;
 mod torch;
+mod unread;
 mod view;
 
 use std::borrow::Cow;
@@ -27,6 +29,7 @@ use indexmap::IndexMap;
 pub(crate) use error::Quoted;
 pub use error::{OpenError, Problem};
 pub use tensor::TensorInfo;
+pub use unread::Unread;
 pub use view::View;
 
 use crate::dtype::Dtype;
@@ -79,6 +82,7 @@ pub struct Checkpoint {
     file: Source,
     metadata: IndexMap<String, String>,
     tensors: IndexMap<String, TensorInfo>,
+    unread: IndexMap<String, Unread>,
     /// What [`Place::Strided`] tensors are views of.
     storages: Vec<torch::Storage>,
 }
@@ -158,6 +162,7 @@ impl Checkpoint {
             file,
             metadata,
             tensors,
+            unread: IndexMap::new(),
             storages: Vec::new(),
         })
     }
@@ -172,9 +177,15 @@ impl Checkpoint {
             map.check_looks().map_err(|problem| problem.at(path.clone()))?;
         }
         match found {
-            Ok((_, contents)) if contents.tensors.is_empty() => Err(Problem::NoTensors.at(path)),
-            Ok((format, torch::Contents { metadata, tensors, storages })) => {
-                Ok(Checkpoint { path, format, file, metadata, tensors, storages })
+            Ok((_, contents)) if contents.tensors.is_empty() => {
+                let problem = match contents.unread.into_iter().next() {
+                    None => Problem::NoTensors,
+                    Some((key, unread)) => Problem::DtypeNotCarried { key, dtype: unread.dtype },
+                };
+                Err(problem.at(path))
+            }
+            Ok((format, torch::Contents { metadata, tensors, unread, storages })) => {
+                Ok(Checkpoint { path, format, file, metadata, tensors, unread, storages })
             }
             Err(problem) => Err(problem.at(path)),
         }
@@ -214,6 +225,12 @@ impl Checkpoint {
     /// The tensors and their keys, in the file's order.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorInfo)> {
         self.tensors.iter().map(|(key, info)| (key.as_str(), info))
+    }
+
+    /// The tensors of dtypes that are not read, by key in the file's order. They are not among
+    /// [`tensors`](Self::tensors), and have no data here.
+    pub fn unread(&self) -> &IndexMap<String, Unread> {
+        &self.unread
     }
 
     /// The tensor with this key.
@@ -376,9 +393,9 @@ impl fmt::Debug for Checkpoint {
 fn contents(file: &[u8], hint: bool) -> Result<(Format, torch::Contents), Problem> {
     Ok(match sniff::sniff(file, hint)? {
         Kind::Safetensors => {
-            let safetensors::Header { metadata, tensors } = safetensors::read_header(file)?;
+            let safetensors::Header { metadata, tensors, unread } = safetensors::read_header(file)?;
             let storages = Vec::new();
-            (Format::Safetensors, torch::Contents { metadata, tensors, storages })
+            (Format::Safetensors, torch::Contents { metadata, tensors, unread, storages })
         }
         Kind::TorchZip => (Format::TorchZip, torch::read_archive(file)?),
         Kind::TorchLegacy => (Format::TorchLegacy, torch::read_legacy(file)?),

@@ -13,8 +13,9 @@ use indexmap::map::Entry;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::error::{Problem, Quoted};
+use super::error::{Problem, Quoted, Shortened};
 use super::tensor::{Place, TensorInfo, data_bytes};
+use super::unread::{self, Unread};
 use crate::dtype::Dtype;
 
 /// The longest header that is read: the limit of the format's own reader.
@@ -30,6 +31,8 @@ pub struct Header {
     pub metadata: IndexMap<String, String>,
     /// The tensors in the header's order.
     pub tensors: IndexMap<String, TensorInfo>,
+    /// Those of dtypes that are not read.
+    pub unread: IndexMap<String, Unread>,
 }
 
 /// Reads and validates the header of a safetensors file whose whole content is `file`.
@@ -56,12 +59,21 @@ pub fn read_header(file: &[u8]) -> Result<Header, Problem> {
     let entries = parse(header)?;
     let data_start = file.len() - data.len();
     check_layout(&entries.tensors, data_start as u64, data.len() as u64)?;
-    let tensors = entries.tensors.into_iter().map(|(key, raw)| {
+    let (mut tensors, mut unread) = (IndexMap::new(), IndexMap::new());
+    for (key, raw) in entries.tensors {
         // In bounds of the data since check_layout.
         let span = data_start + raw.start as usize..data_start + raw.end as usize;
-        (key, TensorInfo { dtype: raw.dtype, shape: raw.shape, place: Place::Span(span) })
-    });
-    Ok(Header { tensors: tensors.collect(), metadata: entries.metadata })
+        match raw.dtype {
+            Ok(dtype) => {
+                let place = Place::Span(span);
+                tensors.insert(key, TensorInfo { dtype, shape: raw.shape, place });
+            }
+            Err(dtype) => {
+                unread.insert(key, Unread::new(dtype));
+            }
+        }
+    }
+    Ok(Header { tensors, unread, metadata: entries.metadata })
 }
 
 /// The header's JSON, its dtypes and sizes checked, its offsets not.
@@ -72,7 +84,8 @@ struct Entries {
 
 /// One tensor's entry; the offsets count from the start of the data.
 struct RawTensor {
-    dtype: Dtype,
+    /// Its name where it is not read.
+    dtype: Result<Dtype, String>,
     shape: Vec<usize>,
     start: u64,
     end: u64,
@@ -154,22 +167,30 @@ struct JsonTensor<'a> {
 impl JsonTensor<'_> {
     /// Checks the entry on its own: the dtype is known and the shape takes as many bytes as there are.
     fn check(self, key: &str) -> Result<RawTensor, Problem> {
-        let Some(dtype) = Dtype::from_name(&self.dtype) else {
-            let dtype = self.dtype.into_owned();
-            return Err(Problem::DtypeNotCarried { key: key.to_owned(), dtype });
-        };
         let (start, end) = self.data_offsets;
         let Some(stored) = end.checked_sub(start) else {
             return Err(Problem::tensor(key, format!("its data ends at {end}, before {start}")));
         };
         let shape = self.shape.0;
-        match data_bytes(dtype, &shape) {
-            Some(needed) if needed == stored => Ok(RawTensor { dtype, shape, start, end }),
-            Some(needed) => Err(Problem::tensor(
+        let dtype = Dtype::from_name(&self.dtype);
+        let needed = match dtype {
+            Some(dtype) => Some(data_bytes(dtype, &shape)),
+            None => unread::bits(&self.dtype).map(|bits| unread::bytes(bits, &shape)),
+        };
+        match needed {
+            Some(Some(needed)) if needed != stored => Err(Problem::tensor(
                 key,
-                format!("{dtype} {shape:?} takes {needed} bytes and has {stored}"),
+                format!(
+                    "{} {shape:?} takes {needed} bytes and has {stored}",
+                    Shortened(&self.dtype)
+                ),
             )),
-            None => Err(Problem::tensor(key, format!("its shape {shape:?} is too large"))),
+            Some(None) => Err(Problem::tensor(key, format!("its shape {shape:?} is too large"))),
+            // Of a dtype that nobody knows, only the bytes are known.
+            Some(Some(_)) | None => {
+                let dtype = dtype.ok_or_else(|| self.dtype.into_owned());
+                Ok(RawTensor { dtype, shape, start, end })
+            }
         }
     }
 }
@@ -324,7 +345,9 @@ mod tests {
             (one("F32", "[2]", "[0,12]"), 12, "`w`: F32 [2] takes 8 bytes and has 12"),
             (one("F32", "[2]", "[8,0]"), 8, "`w`: its data ends at 0, before 8"),
             (one("F32", "[2]", "[4,12]"), 12, "`w`: its data starts at 4, behind a gap of 4"),
-            (one("U16", "[2]", "[0,4]"), 4, "`w`: dtype `U16` is not carried"),
+            (one("U16", "[2]", "[0,8]"), 8, "`w`: U16 [2] takes 4 bytes and has 8"),
+            (one("F4", "[3]", "[0,2]"), 2, "`w`: its shape"),
+            (one("U17", "[2]", "[0,4]"), 3, "1 bytes short"),
             (one("F32", "[-2]", "[0,8]"), 8, "tensor `w`: invalid value: integer `-2`"),
             (one("F32", "[2.5]", "[0,8]"), 8, "tensor `w`: invalid type: floating point"),
             (one("F32", "2", "[0,8]"), 8, "tensor `w`: invalid type"),

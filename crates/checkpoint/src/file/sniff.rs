@@ -3,8 +3,15 @@
 //! Names lie: `.ckpt` files are mostly zip archives, sometimes safetensors; a failed download
 //! is often a web page that is named like the model.
 
-use super::error::Problem;
+use std::borrow::Cow;
+
+use super::error::{Problem, Quoted};
 use super::safetensors::MAX_HEADER;
+use super::text_file;
+
+/// What to do about a page or a message in place of a file.
+const FAILED_DOWNLOAD: &str =
+    "the download failed or asked for a log-in; download it again, logged in if need be";
 
 /// A kind of file that can be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +104,7 @@ pub(crate) fn sniff(bytes: &[u8], hint: bool) -> Result<Kind, Problem> {
 /// The problem with a file that is known to be something else than a checkpoint.
 fn known_other(bytes: &[u8]) -> Option<Problem> {
     if let Some((_, what, way_out)) = OTHERS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
-        return Some(other(what, way_out));
+        return Some(other(*what, way_out));
     }
     if bytes.get(257..262) == Some(b"ustar") {
         return Some(other(
@@ -107,13 +114,18 @@ fn known_other(bytes: &[u8]) -> Option<Problem> {
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     if text.starts_with(b"<") {
-        return Some(other(
-            "a web page or XML",
-            "the download gave an error or log-in page; download it again, logged in if need be",
-        ));
+        return Some(other("a web page or XML", FAILED_DOWNLOAD));
     }
-    if text.starts_with(b"{\"") || text.starts_with(b"{\n") || text.starts_with(b"{}") {
+    if let Some(answer) = text_file::refusal(text) {
+        let looks_like = format!("a server's answer ({})", Quoted(&answer));
+        return Some(other(looks_like, FAILED_DOWNLOAD));
+    }
+    if text_file::is_json(text) {
         return Some(other("JSON text", "name the model file, not its configuration or index"));
+    }
+    if let Some(words) = text_file::words(text) {
+        let looks_like = format!("text ({})", Quoted(words));
+        return Some(other(looks_like, "if it was downloaded, that failed: download it again"));
     }
     looks_like_onnx(bytes).then(|| other("an ONNX model", "get the .safetensors of the model"))
 }
@@ -124,8 +136,8 @@ fn looks_like_onnx(bytes: &[u8]) -> bool {
     matches!(bytes, [0x08, 1..=20, 0x12 | 0x42, length, rest @ ..] if rest.len() > usize::from(*length))
 }
 
-fn other(looks_like: &'static str, way_out: &'static str) -> Problem {
-    Problem::NotACheckpoint { looks_like, way_out }
+fn other(looks_like: impl Into<Cow<'static, str>>, way_out: &'static str) -> Problem {
+    Problem::NotACheckpoint { looks_like: looks_like.into(), way_out }
 }
 
 #[cfg(test)]
@@ -159,16 +171,18 @@ mod tests {
             (b"version https://git-lfs.github.com/spec/v1\noid", "git-LFS pointer"),
             (b"\n<!DOCTYPE html><html>", "a web page"),
             (b"\xef\xbb\xbf<html>", "a web page"),
-            (b"{\"error\":\"not found\"}", "JSON text"),
+            (b"{\"error\":\"not found\"}", "a server's answer (`not found`): the download failed"),
+            (b"{\"sd_model\": {\"width\": 3}}", "JSON text"),
+            (b"Entry not found", "text (`Entry not found`)"),
             (b"\x08\x08\x12\x07pytorch\x1a\x05", "an ONNX model"),
             (&tar, "a tar archive"),
-            (b"random bytes", "of an unknown kind"),
+            (b"\x01random bytes", "of an unknown kind"),
         ] {
             let message = sniff(bytes, false).unwrap_err().to_string();
             assert!(message.contains(expected), "{expected}: {message}");
         }
         // A web page that is named like a model is a web page all the same.
         assert!(sniff(b"<html>", true).is_err());
-        assert_eq!(sniff(b"random bytes", true).unwrap(), Kind::Safetensors);
+        assert_eq!(sniff(b"\x01random bytes", true).unwrap(), Kind::Safetensors);
     }
 }

@@ -49,7 +49,7 @@ fn find_folder<'a>(directory: &Directory<'a>) -> Result<&'a str, Problem> {
         }
         None => ("a zip archive without data.pkl", "name a file that torch.save wrote"),
     };
-    Err(Problem::NotACheckpoint { looks_like, way_out })
+    Err(Problem::NotACheckpoint { looks_like: looks_like.into(), way_out })
 }
 
 /// The bytes of a small entry, if it is there.

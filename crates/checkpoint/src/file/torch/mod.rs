@@ -17,6 +17,7 @@ pub(crate) use legacy::{read_bare, read_legacy};
 pub(crate) use storage::{Storage, Strided};
 
 use super::tensor::TensorInfo;
+use super::unread::Unread;
 
 /// What a PyTorch file holds.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct Contents {
     pub metadata: IndexMap<String, String>,
     /// The tensors in the order of their dict.
     pub tensors: IndexMap<String, TensorInfo>,
+    /// Those of dtypes and kinds that are not read.
+    pub unread: IndexMap<String, Unread>,
     /// What strided tensors are views of.
     pub storages: Vec<Storage>,
 }

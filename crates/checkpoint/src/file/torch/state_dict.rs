@@ -12,6 +12,7 @@ use crate::file::error::{Problem, Size};
 use crate::file::pickle::{Element, Global, Node, Object, Pickle, Value};
 use crate::file::safetensors::MAX_RANK;
 use crate::file::tensor::{Place, TensorInfo, data_bytes};
+use crate::file::unread::Unread;
 
 /// How deep dicts of tensors may be nested.
 const MAX_DEPTH: usize = 32;
@@ -109,10 +110,11 @@ pub(super) fn extract(
         items: MAX_ITEMS,
         key_bytes: MAX_KEY_BYTES,
         tensors: IndexMap::new(),
+        unread: IndexMap::new(),
     };
     extract.enter(&inner.unwrap_or(root), "", 0)?;
-    let tensors = extract.tensors;
-    Ok(Contents { metadata, tensors, storages })
+    let Extract { tensors, unread, .. } = extract;
+    Ok(Contents { metadata, tensors, unread, storages })
 }
 
 /// The simple values of the top level.
@@ -140,7 +142,11 @@ struct Extract<'p, 'a> {
     /// Bytes of keys that may still be made.
     key_bytes: usize,
     tensors: IndexMap<String, TensorInfo>,
+    unread: IndexMap<String, Unread>,
 }
+
+/// A tensor, or why it is not read.
+type Found<T> = Result<T, Unread>;
 
 impl<'a> Extract<'_, 'a> {
     /// Adds the tensors of a dict.
@@ -163,9 +169,17 @@ impl<'a> Extract<'_, 'a> {
                 && is_tensor(object.callee)
             {
                 let key = self.key(prefix, key)?;
-                let info = self.tensor(&key, object)?;
                 // As in Python, the last of two equal keys stays.
-                self.tensors.insert(key, info);
+                match self.tensor(&key, object)? {
+                    Ok(info) => {
+                        self.unread.shift_remove(&key);
+                        self.tensors.insert(key, info);
+                    }
+                    Err(unread) => {
+                        self.tensors.shift_remove(&key);
+                        self.unread.insert(key, unread);
+                    }
+                }
             } else if let Some(inner) = self.pickle.mapping(*value) {
                 let prefix = self.key(prefix, key)? + ".";
                 self.enter(&inner, &prefix, depth + 1)?;
@@ -182,8 +196,11 @@ impl<'a> Extract<'_, 'a> {
     }
 
     /// The tensor that a call would rebuild.
-    fn tensor(&self, key: &str, call: &Object<'a>) -> Result<TensorInfo, Problem> {
-        let (rebuild, args) = self.unwrap(key, call)?;
+    fn tensor(&self, key: &str, call: &Object<'a>) -> Result<Found<TensorInfo>, Problem> {
+        let (rebuild, args) = match self.unwrap(key, call)? {
+            Ok(found) => found,
+            Err(unread) => return Ok(Err(unread)),
+        };
         let bad = |what: &str| Problem::tensor(key, format!("its pickle has {what}"));
         let [storage, first, shape, strides, rest @ ..] = args else {
             return Err(bad("too few arguments"));
@@ -206,16 +223,13 @@ impl<'a> Extract<'_, 'a> {
         let dtype = match element {
             Element::Known(dtype) => dtype,
             Element::Untyped => return Err(bad("no dtype")),
-            Element::Foreign(name, _) => {
-                let dtype = name.to_owned();
-                return Err(Problem::DtypeNotCarried { key: key.to_owned(), dtype });
-            }
+            Element::Foreign(name, _) => return Ok(Err(Unread::new(name))),
         };
         let first = unsigned(*first).ok_or_else(|| bad("no valid offset"))?;
         let shape = self.sizes(*shape).ok_or_else(|| bad("no valid shape"))?;
         let strides = self.sizes(*strides).ok_or_else(|| bad("no valid strides"))?;
         let place = self.place(key, &storage, dtype, first, &shape, strides)?;
-        Ok(TensorInfo { dtype, shape, place })
+        Ok(Ok(TensorInfo { dtype, shape, place }))
     }
 
     /// Goes through wrappers, such as a parameter's, to the call that rebuilds the tensor itself.
@@ -223,13 +237,15 @@ impl<'a> Extract<'_, 'a> {
         &'s self,
         key: &str,
         call: &'s Object<'a>,
-    ) -> Result<(Global, &'s [Value<'a>]), Problem> {
+    ) -> Result<Found<(Global, &'s [Value<'a>])>, Problem> {
         let mut callee = call.callee;
         let mut args = self.pickle.tuple(call.args);
         for _ in 0..MAX_DEPTH {
             let Some(given) = args else { break };
             match (callee, given) {
-                (Global::RebuildTensor | Global::RebuildTensorV3, _) => return Ok((callee, given)),
+                (Global::RebuildTensor | Global::RebuildTensorV3, _) => {
+                    return Ok(Ok((callee, given)));
+                }
                 (Global::RebuildParameter, [inner, ..]) => {
                     let Some(inner) = self.pickle.object(*inner) else { break };
                     callee = inner.callee;
@@ -240,10 +256,7 @@ impl<'a> Extract<'_, 'a> {
                     args = self.pickle.tuple(*inner_args);
                 }
                 (Global::UnreadTensor(kind), _) => {
-                    return Err(Problem::tensor(
-                        key,
-                        format!("it is a {kind} tensor, which is not read"),
-                    ));
+                    return Ok(Err(Unread::new(format!("a {kind} tensor"))));
                 }
                 _ => break,
             }
