@@ -512,12 +512,9 @@ CASES = {case.__name__: case for case in [
     "tucker_sd1": lambda name: lycoris(
         name, SD1_UNET(), algo="locon", use_tucker=True, train_norm=True
     ),
+    # By outputs, ComfyUI divides by another norm than LyCORIS: make_lora_weightwise.py.
     "dora_in_sd2": lambda name: lycoris(
         name, {"unet": unet(keys.TINY_SD2)}, algo="locon", dora_wd=True, wd_on_out=False
-    ),
-    # Alpha is the rank: LyCORIS 4.1 forwards a LoHa with its scale and merges it with its square.
-    "dora_loha_sd1": lambda name: lycoris(
-        name, SD1_UNET(), gain=2, alpha=4, algo="loha", use_tucker=True, dora_wd=True, wd_on_out=True
     ),
     "full_sd1": lambda name: lycoris(name, SD1_UNET(), algo="full"),
     "flux": lambda name: transformer(name, flux(keys.TINY_FLUX), use_dora=True),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use common::{Fixture, diffusers_names};
 use distorch_checkpoint::family::{Model, recognise};
-use distorch_checkpoint::lora::{self, Axis, Delta, Factor, Lora, LoraError, RowSpan};
+use distorch_checkpoint::lora::{self, Axis, Delta, Factor, Lora, LoraError, RowSpan, Target};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
 use safetensors::tensor::TensorView;
 
@@ -334,7 +334,28 @@ fn what_does_not_fit_is_an_error_that_names_the_key() {
         (&[(Q, "diff_b", &[32])], "diff_b", "which has none"),
         (&[(CONV, "diff_b", &[31])], "diff_b", "[32]"),
         (&[(NORM, "w_norm", &[33])], "w_norm", "[32, 1]"),
-        (&[(Q, "oft_blocks", &[4, 8, 8])], "oft_blocks", "an OFT adapter"),
+        (&[(Q, "oft_diag", &[4, 8])], "oft_diag", "an OFT adapter"),
+        (&[(Q, "oft_blocks", &[4, 8, 7])], "oft_blocks", "blocks × n = 32"),
+        (&[(Q, "oft_blocks", &[5, 8, 8])], "oft_blocks", "blocks × n = 32"),
+        (&[(Q, "oft_blocks", &[0, 8, 8])], "oft_blocks", "blocks × n = 32"),
+        (&[(Q, "oft_blocks", &[4, 64])], "oft_blocks", "blocks × n = 32"),
+        // Stage 4 would take 64 rows together.
+        (&[(Q, "oft_blocks", &[5, 8, 4, 4])], "oft_blocks", "a multiple of 2ⁱ × n"),
+        (&[(Q, "oft_blocks", &[0, 8, 4, 4])], "oft_blocks", "a multiple of 2ⁱ × n"),
+        (&[(Q, "oft_blocks", &[1, 32, 1, 1])], "oft_blocks", "a multiple of 2ⁱ × n"),
+        (&[(Q, "rescale", &[32, 1])], "rescale", "`oft_blocks`"),
+        (&[(Q, "oft_blocks", &[2, 8, 4, 4]), (Q, "rescale", &[31, 1])], "rescale", "[32, 1]"),
+        (&[(Q, "a1.weight", &[2, 32]), (Q, "a2.weight", &[32, 2])], "a1.weight", "`b2`"),
+        (
+            &[
+                (Q, "a1.weight", &[2, 32]),
+                (Q, "a2.weight", &[31, 2]),
+                (Q, "b1.weight", &[2, 32]),
+                (Q, "b2.weight", &[32, 2]),
+            ],
+            "a2.weight",
+            "[32, rank]",
+        ),
         (
             &[(Q, "lora_up.weight", &[32, 1]), (Q, "lora_B.weight", &[32, 1])],
             "lora_B.weight",
@@ -364,4 +385,95 @@ fn other_files_are_no_loras() {
     let file = Checkpoint::from_parts("test", Default::default(), tensors).unwrap();
     let error = lora::read(&file, &model("tiny-sd1")).unwrap_err().to_string();
     assert!(error.contains("is stored as I8"), "{error}");
+}
+
+#[test]
+fn a_lora_of_which_nothing_fits_is_an_error_that_names_both_models() {
+    let low_rank = |module: &str, [out, input]: [usize; 2]| {
+        parts([
+            (format!("{module}.lora_up.weight"), vec![out, 4]),
+            (format!("{module}.lora_down.weight"), vec![4, input]),
+        ])
+    };
+    let (unet, text) = (ComponentKind::DiffusionModel, ComponentKind::TextEncoders);
+    let told = |file: &Checkpoint, on: &str, components: &[ComponentKind]| {
+        let model = model(on);
+        let target = |component: &ComponentKind| Target { model: &model, component: *component };
+        let targets: Vec<_> = components.iter().map(target).collect();
+        lora::check(file, &targets).map_err(|error| error.to_string())
+    };
+    let attention = "attentions_0_transformer_blocks_0_attn2_to_k";
+    let sd1 = low_rank(&format!("lora_unet_down_blocks_0_{attention}"), [320, 768]);
+    let flux = low_rank("transformer.single_transformer_blocks.3.attn.to_q", [3072, 3072]);
+    let sd3 = low_rank("transformer.transformer_blocks.0.attn.add_q_proj", [1536, 1536]);
+    let wan = parts([
+        ("diffusion_model.blocks.0.cross_attn.q.lora_A.weight", vec![4, 5120]),
+        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", vec![4, 5120]),
+    ]);
+    for (file, on, made_for, model) in [
+        (&sd1, "sdxl-base", "SD 1.x", "SDXL base"),
+        (&flux, "sd15", "Flux", "SD 1.x"),
+        (&sd3, "sd21-v", "SD3", "SD 2.x"),
+        (&wan, "sd3-medium", "Wan", "SD3"),
+    ] {
+        let error = told(file, on, &[unet, text]).unwrap_err();
+        for part in ["none of its 2 keys", &format!("made for {made_for})"), model] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+    let error = told(&sd3, "flux-dev", &[unet]).unwrap_err();
+    assert!(error.contains("made for SD3, it seems, and the model is Flux dev"), "{error}");
+    // The same places, other widths.
+    let mid = low_rank(&format!("lora_unet_mid_block_{attention}"), [1280, 768]);
+    let error = told(&mid, "sdxl-base", &[unet]).unwrap_err();
+    assert!(error.contains("made for SD 1.x, it seems, and the model is SDXL base"), "{error}");
+    // What fits another component than the one that is to be changed.
+    let te = low_rank("lora_te1_text_model_encoder_layers_0_mlp_fc1", [3072, 768]);
+    assert!(told(&te, "sdxl-base", &[unet]).unwrap_err().contains("another component"));
+    let fit = told(&te, "sdxl-base", &[unet, text]).unwrap();
+    assert_eq!((fit.layers, fit.unknown), (vec![0, 1], Vec::new()));
+    // What only the trainer's metadata tell.
+    let tensors: [(&str, &[usize]); 2] =
+        [("lora_unet_x.lora_up.weight", &[8, 4]), ("lora_unet_x.lora_down.weight", &[4, 8])];
+    for (name, value, expected) in [
+        ("ss_base_model_version", "sdxl_base_v1-0", "made for SDXL)"),
+        ("modelspec.architecture", "stable-diffusion-v1/lora", "made for SD 1.x)"),
+        ("modelspec.architecture", "something", "fits Flux dev;"),
+    ] {
+        let error = told(&file(&tensors, 0.0, &[(name, value)]), "flux-dev", &[unet]).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn shapes_tell_the_layouts_of_glora_and_of_rotations() {
+    let glora = |shapes: [&[usize]; 4]| {
+        let names = ["a1.weight", "a2.weight", "b1.weight", "b2.weight"];
+        let tensors = names.into_iter().zip(shapes).map(|(name, shape)| (Q, name, shape));
+        let lora = tiny(&tensors.collect::<Vec<_>>(), 0.0).unwrap();
+        let Some(Delta::Generalised { first, second, added }) = &lora.adapters[0].delta else {
+            panic!("{lora:?}")
+        };
+        let Factor::LowRank { up, down } = added else { panic!("{added:?}") };
+        let end =
+            |key: &str| key.trim_end_matches(".weight").rsplit('.').next().unwrap().to_owned();
+        [&first.key, &second.key, &up.key, &down.key].map(|key| end(key))
+    };
+    let (wide, high): (&[usize], &[usize]) = (&[2, 32], &[32, 2]);
+    let [older, newer] = [["a2", "a1", "b2", "b1"], ["a1", "a2", "b1", "b2"]];
+    assert_eq!(glora([wide, high, wide, high]), older);
+    assert_eq!(glora([high, wide, high, wide]), newer);
+    // A rank as large as the sides of a square weight fits both.
+    assert_eq!(glora([&[32, 32]; 4]), older);
+
+    let rotation = |shape: &[usize]| {
+        let lora = tiny(&[(Q, "oft_blocks", shape), (Q, "alpha", &[])], 0.25).unwrap();
+        let adapter = &lora.adapters[0];
+        assert_eq!((adapter.scale, lora.unknown.len()), (1.0, 0));
+        let Some(Delta::Rotation(rotation)) = &adapter.delta else { panic!("{adapter:?}") };
+        assert_eq!(rotation.limit, 0.25);
+        (rotation.stages, rotation.count, rotation.size)
+    };
+    assert_eq!(rotation(&[4, 8, 8]), (None, 4, 8));
+    assert_eq!(rotation(&[3, 8, 4, 4]), (Some(3), 8, 4));
 }

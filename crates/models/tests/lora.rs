@@ -1,5 +1,6 @@
 //! LoRA files against PEFT, diffusers and LyCORIS at seeded random weights
-//! (`tools/reference/make_lora.py`).
+//! (`tools/reference/make_lora.py`); GLoRA, OFT, BOFT and ComfyUI's DoRA against an independent computation
+//! (`tools/reference/make_lora_weightwise.py`).
 //!
 //! Tolerance: 1e-4 of a parameter's largest reference value. What is compared is the merged weight
 //! times a seeded vector, which is in f64 here and there; f32 sums of some ten to some thousand
@@ -213,7 +214,7 @@ cases! {
     lokr_sd1,
     tucker_sd1,
     dora_in_sd2,
-    dora_loha_sd1,
+    weightwise_sd1,
     full_sd1,
     flux,
     sd3,

@@ -163,8 +163,8 @@ fn dora_at_half_strength_is_half_way() {
         ("dora_scale", &[32, 1], vec![6.0 * 32_f32.sqrt(); 32]),
     ];
     let dora = lora(Q, Dtype::F32, &tensors);
-    // All weights are 1, then 3, then as long as 6 each.
-    for (strength, expected) in [(1.0, 6.0), (0.5, 3.5), (-1.0, -4.0)] {
+    // All weights are 1, then 3; the norm of a row is that of ones, so that each 3 becomes 18.
+    for (strength, expected) in [(1.0, 18.0), (0.5, 9.5), (-1.0, -16.0)] {
         let weights = patched(&patch(&[(&dora, strength)]), Q, &[32, 32], 1.0);
         assert!(weights.iter().all(|w| (w - expected).abs() < 1e-5), "{strength}: {weights:?}");
     }
@@ -237,7 +237,7 @@ fn a_file_that_is_cut_short_is_an_error() {
     assert!(error.contains("other.safetensors") && error.contains("no LoRA"), "{error}");
 }
 
-const ENDINGS: [&str; 23] = [
+const ENDINGS: [&str; 29] = [
     "lora_up.weight",
     "lora_down.weight",
     "lora_mid.weight",
@@ -261,6 +261,12 @@ const ENDINGS: [&str; 23] = [
     "diff",
     "diff_b",
     "w_norm",
+    "a1.weight",
+    "a2.weight",
+    "b1.weight",
+    "b2.weight",
+    "oft_blocks",
+    "rescale",
 ];
 
 /// Tensors of one kind of adapter, so that some fit, or of all kinds.
@@ -268,8 +274,14 @@ fn damaged() -> impl Strategy<Value = Vec<(&'static str, Vec<usize>)>> {
     let size = prop::sample::select(vec![0_usize, 1, 2, 3, 4, 8, 16, 32, 32, 32, 288]);
     let shape = prop::collection::vec(size, 0..5)
         .prop_filter("too large", |shape| shape.iter().product::<usize>() <= 1 << 16);
-    let kind =
-        prop::sample::select(vec![&ENDINGS[..7], &ENDINGS[7..13], &ENDINGS[13..20], &ENDINGS]);
+    let kind = prop::sample::select(vec![
+        &ENDINGS[..7],
+        &ENDINGS[7..13],
+        &ENDINGS[13..20],
+        &ENDINGS[23..27],
+        &ENDINGS[27..],
+        &ENDINGS,
+    ]);
     kind.prop_flat_map(move |endings| {
         let tensor = (prop::sample::select(endings.to_vec()), shape.clone());
         prop::collection::hash_map(tensor.0, tensor.1, 1..6)

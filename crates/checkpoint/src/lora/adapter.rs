@@ -8,7 +8,7 @@ use crate::layer::ComponentKind;
 ///
 /// With `Δ` the [`delta`](Adapter::delta), at strength `s`, the weight `W` becomes
 /// `W + s · scale · Δ`. With a [`magnitude`](Adapter::magnitude) `m` (DoRA), it becomes
-/// `W + s · (m · V / |V| − W)`, where `V = W + scale · Δ`.
+/// `W + s · (m · V / norm − W)`, where `V = W + scale · Δ`; see [`Norm`] for whose norm it is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Adapter {
     /// What the adapter's keys in the file start with.
@@ -25,7 +25,8 @@ pub struct Adapter {
     pub rows: Vec<RowSpan>,
     /// The change of the weight.
     pub delta: Option<Delta>,
-    /// What the change is multiplied with: alpha ÷ rank where the file has an alpha, else 1.
+    /// What the change is multiplied with: alpha ÷ rank where the file has an alpha and the change a rank,
+    /// else 1. An OFT's with a magnitude is its limit, as in ComfyUI.
     pub scale: f32,
     /// DoRA's magnitudes.
     pub magnitude: Option<Magnitude>,
@@ -78,18 +79,62 @@ pub enum Delta {
     /// The Kronecker product of two (LoKr), Yeh et al., <https://arxiv.org/abs/2309.14859>. The second
     /// factor's columns have the kernel innermost.
     Kronecker(Factor, Factor),
+    /// `W · first · second + added` (GLoRA), Chavan et al., <https://arxiv.org/abs/2306.07967>. `W` is the
+    /// weight as earlier adapters left it. Where `first` has as many rows as `W` has inputs without its
+    /// kernel, each place of the kernel is multiplied by itself.
+    Generalised {
+        /// `[in or in × kernel, rank]`.
+        first: Matrix,
+        /// `[rank, in or in × kernel]`.
+        second: Matrix,
+        /// What does not depend on the weight.
+        added: Factor,
+    },
+    /// A rotation of the weight's rows, block by block.
+    Rotation(Rotation),
+}
+
+/// A rotation of a weight's rows: OFT (Qiu et al., <https://arxiv.org/abs/2306.07280>) or BOFT (Liu et al.,
+/// <https://arxiv.org/abs/2311.06243>).
+///
+/// A stored block `B` stands for the rotation `R = (I + Q)(I − Q)⁻¹`, `Q = B − Bᵀ`. Where the norm of all `Q`
+/// together is more than `limit`, which is over 0, they are scaled to it.
+///
+/// At strength `s`, `Δ` of an OFT is `s · (Rᵀ − I) · W`, each block for its rows. A BOFT's is what its stages
+/// make of `W`, less `W`: stage `i` takes rows whose numbers differ by `2ⁱ · size / 2` together and multiplies
+/// each block of them by `s · R + (1 − s) · I`. So the strength enters twice, as in ComfyUI.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rotation {
+    /// The blocks' key: `[count, size, size]` for an OFT, `[stages, count, size, size]` for a BOFT.
+    pub blocks: Matrix,
+    /// A BOFT's stages; `None` for an OFT.
+    pub stages: Option<usize>,
+    /// Blocks of a stage; with `size` the rows of the weight.
+    pub count: usize,
+    /// Rows of a block.
+    pub size: usize,
+    /// The largest norm; 0 for none.
+    pub limit: f32,
+    /// A BOFT's lengths of the rows, or one for all of them.
+    pub rescale: Option<Matrix>,
 }
 
 impl Delta {
     /// The matrices in the file.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let (first, second) = match self {
-            Delta::Plain(factor) => (factor, None),
+        let matrices = match self {
+            Delta::Plain(factor) => factor.matrices(),
             Delta::Hadamard(first, second) | Delta::Kronecker(first, second) => {
-                (first, Some(second))
+                first.matrices().into_iter().chain(second.matrices()).collect()
+            }
+            Delta::Generalised { first, second, added } => {
+                [first, second].into_iter().chain(added.matrices()).collect()
+            }
+            Delta::Rotation(Rotation { blocks, rescale, .. }) => {
+                [blocks].into_iter().chain(rescale).collect()
             }
         };
-        first.matrices().into_iter().chain(second.into_iter().flat_map(Factor::matrices))
+        matrices.into_iter()
     }
 }
 
@@ -167,6 +212,21 @@ pub struct Magnitude {
     pub key: String,
     /// What a length belongs to.
     pub axis: Axis,
+    /// Whose lengths the weights are divided by.
+    pub norm: Norm,
+}
+
+/// Whose lengths DoRA's are put in the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// Those of the weight before this adapter, plus the ε of its dtype: `dora_scale` of outputs, as ComfyUI
+    /// applies it.
+    Before,
+    /// Those of the changed weight, plus the ε of its dtype: `dora_scale` of inputs, as ComfyUI applies it.
+    Changed,
+    /// Those of the changed weight: `lora_magnitude_vector`, as PEFT applies it. ComfyUI does not read it.
+    Exact,
 }
 
 /// What one of DoRA's lengths belongs to.

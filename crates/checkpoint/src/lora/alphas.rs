@@ -43,6 +43,11 @@ impl<'f> Alphas<'f> {
         Ok(scale as f32)
     }
 
+    /// The limit that a module's alpha puts on a rotation; 0, which is none, without an alpha.
+    pub fn limit(&self, alpha: Option<&str>) -> Result<f32, LoraError> {
+        alpha.map_or(Ok(0.0), |key| self.value(key))
+    }
+
     /// The value of an alpha, which is a scalar or a tensor of one element.
     fn value(&self, key: &str) -> Result<f32, LoraError> {
         let odd = |found: String| LoraError::Alpha { key: key.to_owned(), found };

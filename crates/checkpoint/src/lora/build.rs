@@ -3,7 +3,7 @@
 //! Everything is checked here, so that the runtime finds every matrix as large as it says: what is
 //! missing, of another kind or of another shape is an error that names the key.
 
-use super::adapter::{Adapter, Axis, BiasDelta, Delta, Factor, Magnitude, Matrix};
+use super::adapter::{Adapter, Axis, BiasDelta, Delta, Factor, Magnitude, Matrix, Norm, Rotation};
 use super::alphas::Alphas;
 use super::error::LoraError;
 use super::key::{Part, Role};
@@ -62,11 +62,13 @@ pub(super) fn adapter(
     target: &Target<'_>,
 ) -> Result<Adapter, LoraError> {
     module.check_roles()?;
-    let build = Build { file, module, target };
+    let build = Build { file, alphas, module, target };
     let delta = build.delta()?;
-    let scale = match delta.as_ref().and_then(rank) {
-        Some(rank) => alphas.scale(module.name, module.get(Role::Alpha), rank)?,
-        None => 1.0,
+    let magnitude = build.magnitude(delta.is_some())?;
+    let scale = match (&delta, delta.as_ref().and_then(rank)) {
+        (_, Some(rank)) => alphas.scale(module.name, module.get(Role::Alpha), rank)?,
+        (Some(Delta::Rotation(rotation)), None) if magnitude.is_some() => rotation.limit,
+        _ => 1.0,
     };
     let weight = target.layer.params.first();
     Ok(Adapter {
@@ -76,7 +78,7 @@ pub(super) fn adapter(
         param: weight.map(|param| param.name.clone()).unwrap_or_default(),
         shape: target.shape.clone(),
         rows: target.rows.clone(),
-        magnitude: build.magnitude(delta.is_some())?,
+        magnitude,
         bias: build.bias(delta.is_some())?,
         delta,
         scale,
@@ -85,6 +87,7 @@ pub(super) fn adapter(
 
 struct Build<'a> {
     file: &'a Checkpoint,
+    alphas: &'a Alphas<'a>,
     module: &'a Module<'a>,
     target: &'a Target<'a>,
 }
@@ -95,6 +98,8 @@ enum Kind {
     LowRank,
     Hadamard,
     Kronecker,
+    Generalised,
+    Rotation,
     Difference,
 }
 
@@ -104,6 +109,8 @@ impl Kind {
             Role::Up | Role::Down | Role::Mid => Some(Kind::LowRank),
             Role::Hada(..) => Some(Kind::Hadamard),
             Role::Lokr(..) => Some(Kind::Kronecker),
+            Role::Glora(_) => Some(Kind::Generalised),
+            Role::OftBlocks | Role::Rescale => Some(Kind::Rotation),
             Role::Diff => Some(Kind::Difference),
             _ => None,
         }
@@ -141,6 +148,8 @@ impl Build<'_> {
             Kind::LowRank => Delta::Plain(self.low_rank(key)?),
             Kind::Hadamard => Delta::Hadamard(self.hadamard(0, key)?, self.hadamard(1, key)?),
             Kind::Kronecker => self.kronecker(key)?,
+            Kind::Generalised => self.generalised(key)?,
+            Kind::Rotation => self.rotation(key)?,
             Kind::Difference => {
                 Delta::Plain(Factor::Whole(self.matrix(key, self.height(), self.width())?))
             }
@@ -214,6 +223,92 @@ impl Build<'_> {
             (None, Some(a), Some(b)) => self.product(a, b, self.sides(a)?.0, self.sides(b)?.1),
             (None, ..) => Err(incomplete(beside, "`lokr_w1`, or `lokr_w1_a` and `lokr_w1_b`")),
         }
+    }
+
+    /// GLoRA's four matrices, in the order of either layout: LyCORIS' first one multiplies by `a2 · a1` and adds
+    /// `b2 · b1`, its later one by `a1 · a2` and `b1 · b2`. The shapes tell them apart, but for a square weight
+    /// and a rank of its side, which is taken for the first, as in ComfyUI.
+    fn generalised(&self, beside: &str) -> Result<Delta, LoraError> {
+        let part = |at| self.need(Role::Glora(at), beside, "`a1`, `a2`, `b1` and `b2`");
+        let [a1, a2, b1, b2] = [part(0)?, part(1)?, part(2)?, part(3)?];
+        let (rows_of, columns_of) = (|key| Ok(self.sides(key)?.0), |key| Ok(self.sides(key)?.1));
+        let same = |ranks: [Result<usize, LoraError>; 4]| -> Result<bool, LoraError> {
+            let [a, b, c, d] = ranks;
+            let (a, b, c, d) = (a?, b?, c?, d?);
+            Ok(a == b && b == c && c == d)
+        };
+        let older = same([rows_of(a1), columns_of(a2), rows_of(b1), columns_of(b2)])?;
+        let newer = same([columns_of(a1), rows_of(a2), columns_of(b1), rows_of(b2)])?;
+        let square = self.height() == self.width() && rows_of(a2)? == self.height();
+        let ([first, second], [up, down]) = match older && (square || !newer) {
+            true => ([a2, a1], [b2, b1]),
+            false => ([a1, a2], [b1, b2]),
+        };
+        let (inner, rank) = self.sides(first)?;
+        if !self.is_rank(rank) || (inner != self.width() && inner != self.inputs()) {
+            let (inputs, highest) = (self.inputs(), self.highest_rank());
+            let expected = format!("[{inputs}, rank] of a rank from 1 to {highest}");
+            return Err(self.shape(first, expected));
+        }
+        Ok(Delta::Generalised {
+            first: self.matrix(first, inner, rank)?,
+            second: self.matrix(second, rank, inner)?,
+            added: self.product(up, down, self.height(), self.width())?,
+        })
+    }
+
+    /// The blocks of an OFT, which have three dimensions, or of a BOFT, which have four.
+    fn rotation(&self, beside: &str) -> Result<Delta, LoraError> {
+        let key = self.need(Role::OftBlocks, beside, "`oft_blocks`")?;
+        let Some(info) = self.file.get(key) else { return Err(incomplete(key, "its data")) };
+        let height = self.height();
+        let (stages, count, size, fits) = match *info.shape.as_slice() {
+            [count, size, other] => (None, count, size, size == other),
+            [stages, count, size, other] => {
+                let pairs = self.pairs(stages, size);
+                (Some(stages), count, size, size == other && pairs)
+            }
+            _ => (None, 0, 0, false),
+        };
+        if !fits || count.checked_mul(size) != Some(height) {
+            let expected = format!(
+                "[blocks, n, n], or [stages, blocks, n, n], with blocks × n = {height}, and for each \
+                 stage i a multiple of 2ⁱ × n"
+            );
+            return Err(self.shape(key, expected));
+        }
+        if self.target.rows.iter().map(|span| span.count).sum::<usize>() != height {
+            let kind = "an OFT or BOFT over fused layers";
+            return Err(LoraError::Unsupported { key: key.to_owned(), kind });
+        }
+        let (rows, columns) = self.sides(key)?;
+        let rescale = match (stages, self.module.get(Role::Rescale)) {
+            // An OFT's is not used, as in ComfyUI.
+            (None, _) | (_, None) => None,
+            (Some(_), Some(key)) => {
+                let (first, rest) = self.sides(key)?;
+                if first * rest != height && first * rest != 1 {
+                    return Err(self.shape(key, format!("[{height}, 1]")));
+                }
+                Some(self.matrix(key, first, rest)?)
+            }
+        };
+        Ok(Delta::Rotation(Rotation {
+            blocks: self.matrix(key, rows, columns)?,
+            stages,
+            count,
+            size,
+            limit: self.alphas.limit(self.module.get(Role::Alpha))?,
+            rescale,
+        }))
+    }
+
+    /// Whether the rows divide into the pairs that each of so many stages of a BOFT takes together.
+    fn pairs(&self, stages: usize, size: usize) -> bool {
+        let pair = u32::try_from(stages.saturating_sub(1))
+            .ok()
+            .and_then(|last| 2_usize.checked_pow(last)?.checked_mul(2 * (size / 2)));
+        stages > 0 && pair.is_some_and(|pair| divides(pair, self.height()))
     }
 
     /// `up · down` for a matrix of this size.
@@ -307,7 +402,12 @@ impl Build<'_> {
             let kind = "a DoRA over the inputs of fused layers";
             return Err(LoraError::Unsupported { key: key.to_owned(), kind });
         }
-        Ok(Some(Magnitude { key: key.to_owned(), axis }))
+        let norm = match axis {
+            _ if of_outputs => Norm::Exact,
+            Axis::Output => Norm::Before,
+            Axis::Input => Norm::Changed,
+        };
+        Ok(Some(Magnitude { key: key.to_owned(), axis, norm }))
     }
 
     fn bias(&self, has_delta: bool) -> Result<Option<BiasDelta>, LoraError> {
@@ -337,7 +437,8 @@ impl Build<'_> {
     fn sides(&self, key: &str) -> Result<(usize, usize), LoraError> {
         let Some(info) = self.file.get(key) else { return Err(incomplete(key, "its data")) };
         if !info.dtype.is_float() {
-            return Err(LoraError::Dtype { key: key.to_owned(), dtype: info.dtype });
+            let dtype = info.dtype.name().to_owned();
+            return Err(LoraError::Dtype { key: key.to_owned(), dtype });
         }
         match info.shape.as_slice() {
             [] => Ok((1, 1)),
@@ -356,7 +457,8 @@ impl Build<'_> {
     fn shape(&self, key: &str, expected: String) -> LoraError {
         let found = self.file.get(key).map(|info| info.shape.clone()).unwrap_or_default();
         let layer = self.target.layer.name.clone();
-        LoraError::Shape { key: key.to_owned(), layer, expected, found }
+        let made_for = "another model".to_owned();
+        LoraError::Shape { key: key.to_owned(), layer, expected, found, made_for }
     }
 }
 
@@ -383,5 +485,7 @@ fn rank(delta: &Delta) -> Option<usize> {
         Delta::Hadamard(first, second) | Delta::Kronecker(first, second) => {
             of(first).or_else(|| of(second))
         }
+        Delta::Generalised { first, .. } => Some(first.columns),
+        Delta::Rotation(_) => None,
     }
 }

@@ -1,7 +1,33 @@
 //! Why a file cannot be used as a LoRA.
 
-use crate::dtype::Dtype;
+use std::fmt;
+
+use crate::family::Model;
 use crate::file::{OpenError, Quoted};
+
+/// What is known of a LoRA that does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// Nothing.
+    Nothing,
+    /// The family that it seems to be made for.
+    MadeFor(&'static str),
+    /// It fits another component of the same model: text encoders, or the diffusion model.
+    OtherComponent,
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hint::Nothing => Ok(()),
+            Hint::MadeFor(family) => write!(f, " (the LoRA seems to be made for {family})"),
+            Hint::OtherComponent => f.write_str(
+                " here (it changes another component of the model: LoraLoader takes the model and \
+                 the text encoders)",
+            ),
+        }
+    }
+}
 
 /// Why a file cannot be used as a LoRA.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +51,24 @@ pub enum LoraError {
         needed: &'static str,
     },
 
+    /// Nothing of it changes what it is meant for.
+    #[error(
+        "none of its {keys} keys fits {models}{hint}; the first is {}: take a LoRA for this model",
+        Quoted(.first)
+    )]
+    NothingFits {
+        /// Tensors in the file.
+        keys: usize,
+        /// The first key of an adapter.
+        first: String,
+        /// What the models are.
+        models: String,
+        /// What the LoRA seems made for.
+        hint: Hint,
+    },
+
     /// A tensor does not fit the layer or the rest of its adapter.
-    #[error("{} has the shape {found:?} where `{layer}` asks for {expected}: this LoRA was made for another model", Quoted(.key))]
+    #[error("{} has the shape {found:?} where `{layer}` asks for {expected}: this LoRA was made for {made_for}", Quoted(.key))]
     Shape {
         /// The tensor's key.
         key: String,
@@ -36,6 +78,8 @@ pub enum LoraError {
         expected: String,
         /// The shape in the file.
         found: Vec<usize>,
+        /// What the LoRA seems to be made for, and what the model is.
+        made_for: String,
     },
 
     /// A weight is stored in a dtype that weights are never stored in.
@@ -43,8 +87,8 @@ pub enum LoraError {
     Dtype {
         /// The tensor's key.
         key: String,
-        /// The stored dtype.
-        dtype: Dtype,
+        /// The stored dtype as the file names it.
+        dtype: String,
     },
 
     /// An alpha that is no number to multiply with.
@@ -75,7 +119,7 @@ pub enum LoraError {
     },
 
     /// A kind of adapter that is known and not supported.
-    #[error("{} belongs to {kind}, which distorch does not apply: LoRA, LoCon, LoHa, LoKr, DoRA and full differences are supported", Quoted(.key))]
+    #[error("{} belongs to {kind}, which distorch does not apply: LoRA, LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, DoRA and full differences are supported", Quoted(.key))]
     Unsupported {
         /// The tensor's key.
         key: String,
@@ -95,4 +139,24 @@ pub enum LoraError {
     /// A tensor's data could not be had.
     #[error(transparent)]
     Data(#[from] OpenError),
+}
+
+impl LoraError {
+    /// The error with the family that the file seems to be made for, where it is about a shape and that
+    /// family is another one than the model's.
+    pub(super) fn made_for(
+        mut self,
+        family: impl FnOnce() -> Option<&'static str>,
+        model: &Model,
+    ) -> Self {
+        if let LoraError::Shape { made_for, .. } = &mut self
+            && let Some(family) = family()
+        {
+            let label = model.label();
+            if !label.starts_with(family) {
+                *made_for = format!("{family}, it seems, and the model is {label}");
+            }
+        }
+        self
+    }
 }

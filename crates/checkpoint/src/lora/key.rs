@@ -18,6 +18,12 @@ pub(super) enum Role {
     MagnitudeVector,
     Diff,
     DiffBias,
+    /// GLoRA's four: `a1`, `a2`, `b1`, `b2` are 0 to 3.
+    Glora(usize),
+    /// The blocks of an OFT or a BOFT.
+    OftBlocks,
+    /// The lengths that an OFT or a BOFT gives to the rows.
+    Rescale,
     /// A part of this kind of adapter, which is not supported.
     Foreign(&'static str),
 }
@@ -54,6 +60,12 @@ const ENDINGS: &[(&str, Role)] = &[
     (".lokr_t2", Role::Lokr(1, Part::Core)),
     (".diff", Role::Diff),
     (".diff_b", Role::DiffBias),
+    (".a1.weight", Role::Glora(0)),
+    (".a2.weight", Role::Glora(1)),
+    (".b1.weight", Role::Glora(2)),
+    (".b2.weight", Role::Glora(3)),
+    (".oft_blocks", Role::OftBlocks),
+    (".rescale", Role::Rescale),
     (".w_norm", Role::Diff),
     (".b_norm", Role::DiffBias),
     // diffusers before PEFT.
@@ -74,16 +86,11 @@ const ENDINGS: &[(&str, Role)] = &[
     (".lora_embedding_B", Role::Foreign("a LoRA of an embedding table")),
     (".set_weight", Role::Foreign("a replacement of weights")),
     (".reshape_weight", Role::Foreign("a LoRA that reshapes weights")),
-    (".oft_blocks", Role::Foreign("an OFT adapter")),
-    (".oft_diag", Role::Foreign("an OFT adapter")),
-    (".oft_R.weight", Role::Foreign("an OFT adapter")),
-    (".boft_R", Role::Foreign("a BOFT adapter")),
+    (".oft_diag", Role::Foreign("an OFT adapter of an older layout")),
+    (".oft_R.weight", Role::Foreign("an OFT adapter of PEFT's")),
+    (".boft_R", Role::Foreign("a BOFT adapter of PEFT's")),
     (".on_input", Role::Foreign("an IA³ adapter")),
     (".ia3_l", Role::Foreign("an IA³ adapter")),
-    (".a1.weight", Role::Foreign("a GLoRA")),
-    (".a2.weight", Role::Foreign("a GLoRA")),
-    (".b1.weight", Role::Foreign("a GLoRA")),
-    (".b2.weight", Role::Foreign("a GLoRA")),
 ];
 
 /// PEFT's tensors that carry the adapter's name in a state dict that was not saved by PEFT itself:
@@ -138,6 +145,8 @@ mod tests {
             ("x.lokr_w2", "x", Role::Lokr(1, Part::Whole)),
             ("x.diff_b", "x", Role::DiffBias),
             ("x.w_norm", "x", Role::Diff),
+            ("x.b1.weight", "x", Role::Glora(2)),
+            ("x.oft_blocks", "x", Role::OftBlocks),
         ];
         for (key, module, role) in cases {
             assert_eq!(split(key), Some((module, role)), "{key}");

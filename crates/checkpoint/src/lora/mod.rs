@@ -2,7 +2,7 @@
 //!
 //! [`read`] looks at keys and shapes, and at the alphas. It knows the names that kohya's sd-scripts,
 //! LyCORIS, diffusers, PEFT and ComfyUI write (see `docs/lora.md`), and the kinds LoRA, LoCon, LoHa,
-//! LoKr, DoRA and full differences. What a file does to a layer is an [`Adapter`]: a formula over the
+//! LoKr, GLoRA, OFT, BOFT, DoRA and full differences. What a file does to a layer is an [`Adapter`]: a formula over the
 //! file's tensors, every shape of which was checked against the layer. Doing the sums is the
 //! runtime's business.
 //!
@@ -12,6 +12,7 @@
 //! | `names` | the layer that a module's name means |
 //! | `build` | an adapter from the tensors of one module |
 //! | `alphas` | the scale of an adapter |
+//! | `origin` | the family that a file seems to be made for |
 
 mod adapter;
 mod alphas;
@@ -19,14 +20,18 @@ mod build;
 mod error;
 mod key;
 mod names;
+mod origin;
 
 use indexmap::IndexMap;
 
-pub use adapter::{Adapter, Axis, BiasDelta, Delta, Factor, Magnitude, Matrix, RowSpan};
-pub use error::LoraError;
+pub use adapter::{
+    Adapter, Axis, BiasDelta, Delta, Factor, Magnitude, Matrix, Norm, Rotation, RowSpan,
+};
+pub use error::{Hint, LoraError};
 
 use crate::family::Model;
 use crate::file::Checkpoint;
+use crate::layer::ComponentKind;
 use alphas::Alphas;
 use build::Module;
 use names::Names;
@@ -52,7 +57,14 @@ pub fn read(file: &Checkpoint, model: &Model) -> Result<Lora, LoraError> {
     let names = Names::new(model);
     let alphas = Alphas::new(file)?;
     let (modules, mut unknown) = modules(file)?;
+    for (key, unread) in file.unread() {
+        if key::split(key).is_some_and(|(module, _)| !names.find(module).is_empty()) {
+            let (key, dtype) = (key.clone(), unread.dtype.clone());
+            return Err(LoraError::Dtype { key, dtype });
+        }
+    }
     let mut adapters = Vec::new();
+    let other_model = |error: LoraError| error.made_for(|| origin::made_for(file), model);
     for module in modules.values() {
         let targets = names.find(module.name);
         if targets.is_empty() || module.is_empty() {
@@ -60,13 +72,73 @@ pub fn read(file: &Checkpoint, model: &Model) -> Result<Lora, LoraError> {
         }
         if !module.is_empty() {
             for target in targets {
-                adapters.push(build::adapter(file, &alphas, module, target)?);
+                let adapter = build::adapter(file, &alphas, module, target);
+                adapters.push(adapter.map_err(other_model)?);
             }
         }
     }
     unknown.sort_by_cached_key(|key| file.position(key));
     let unknown = unknown.into_iter().map(str::to_owned).collect();
     Ok(Lora { adapters, unknown })
+}
+
+/// A component of a model that a LoRA is meant to change.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'m> {
+    /// The model.
+    pub model: &'m Model,
+    /// The component: the diffusion model or the text encoders.
+    pub component: ComponentKind,
+}
+
+/// How a LoRA file fits what it is meant to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// The layers that it changes in each target, in the targets' order. One at least is not 0.
+    pub layers: Vec<usize>,
+    /// The keys that mean nothing for any of the targets' models, in file order.
+    pub unknown: Vec<String>,
+}
+
+/// Finds out whether a LoRA file changes anything of these components. As [`read`], it looks at keys, shapes
+/// and alphas only.
+///
+/// # Errors
+/// [`LoraError::NothingFits`] where it changes nothing of them; as [`read`] otherwise.
+pub fn check(file: &Checkpoint, targets: &[Target<'_>]) -> Result<Fit, LoraError> {
+    let mut layers = Vec::with_capacity(targets.len());
+    let mut unknown: Option<Vec<String>> = None;
+    let mut elsewhere = false;
+    for target in targets {
+        let lora = read(file, target.model)?;
+        let of = |component| move |adapter: &&Adapter| adapter.component == component;
+        layers.push(lora.adapters.iter().filter(of(target.component)).count());
+        elsewhere |= !lora.adapters.is_empty();
+        match &mut unknown {
+            Some(unknown) => unknown.retain(|key| lora.unknown.contains(key)),
+            None => unknown = Some(lora.unknown),
+        }
+    }
+    if layers.iter().any(|count| *count > 0) {
+        return Ok(Fit { layers, unknown: unknown.unwrap_or_default() });
+    }
+    let first = file.tensors().map(|(key, _)| key).find(|key| key::split(key).is_some());
+    let mut models: Vec<String> = Vec::new();
+    for target in targets {
+        let label = target.model.label();
+        if !models.contains(&label) {
+            models.push(label);
+        }
+    }
+    Err(LoraError::NothingFits {
+        keys: file.len(),
+        first: first.unwrap_or_default().to_owned(),
+        models: models.join(" and "),
+        hint: match elsewhere {
+            true => Hint::OtherComponent,
+            false => origin::made_for(file).map_or(Hint::Nothing, Hint::MadeFor),
+        },
+    })
 }
 
 type Modules<'f> = IndexMap<&'f str, Module<'f>>;

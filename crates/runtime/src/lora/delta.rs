@@ -7,6 +7,7 @@ use distorch_checkpoint::lora::{Adapter, Delta, Factor, Matrix, RowSpan};
 use distorch_checkpoint::{Checkpoint, OpenError};
 use rayon::prelude::*;
 
+use super::rotation;
 use crate::kernels::host;
 
 /// A product of fewer multiplications than this is not worth a second thread.
@@ -35,6 +36,18 @@ impl<'w> Weights<'w> {
             let (first, end) = (span.layer, span.layer.saturating_add(span.count));
             format!("it changes rows {first} to {end} of {width} in a parameter of {len} values")
         })
+    }
+
+    /// The weight in the rows of an adapter; rows that the layer does not have are 0.
+    pub fn gathered(&mut self, adapter: &Adapter) -> Result<Vec<f32>, String> {
+        let width = adapter.width();
+        let mut rows = vec![0.0; adapter.height().saturating_mul(width)];
+        for span in &adapter.rows {
+            let own = self.rows(span, width)?;
+            let to = rows.get_mut(elements(span.adapter, span.count, width));
+            to.ok_or("its rows lie outside of the layer")?.copy_from_slice(own);
+        }
+        Ok(rows)
     }
 
     /// Adds `factor` times the spans' rows of a change.
@@ -102,11 +115,13 @@ pub(super) fn add_product(
     multiply(up.view(), down.view(), &mut Place::whole(weights.values, down.columns), true)
 }
 
-/// An adapter's change of the weight, row-major: its `Δ` without scale and strength.
+/// An adapter's change of the weight, row-major: its `Δ` without scale and, but for rotations, strength.
 pub(super) fn evaluate(
     file: &Checkpoint,
     delta: &Delta,
     adapter: &Adapter,
+    strength: f32,
+    weights: &mut Weights<'_>,
 ) -> Result<Vec<f32>, String> {
     let kernel = adapter.shape.iter().skip(2).product();
     let change = match delta {
@@ -122,6 +137,16 @@ pub(super) fn evaluate(
             // The first has no kernel.
             let values = [factor(file, first, 1)?, factor(file, second, kernel)?];
             kronecker(&values[0], of(first), &values[1], of(second))
+        }
+        Delta::Generalised { first, second, added } => {
+            let mut change = factor(file, added, kernel)?;
+            let own = weights.gathered(adapter)?;
+            generalised(file, [first, second], &own, adapter, &mut change)?;
+            change
+        }
+        Delta::Rotation(rotation) => {
+            let own = weights.gathered(adapter)?;
+            rotation::evaluate(file, rotation, strength, &own, adapter.width())?
         }
     };
     let expected = adapter.height().saturating_mul(adapter.width());
@@ -165,6 +190,37 @@ fn tucker(up: &Values, core: &Values, down: &Values, kernel: usize) -> Result<Ve
         multiply(left, down.view(), &mut Place { values, steps: [width, kernel] }, false)?;
     }
     Ok(out)
+}
+
+/// `change += W · first · second`; for each place of the kernel by itself where `first` is for the inputs alone.
+fn generalised(
+    file: &Checkpoint,
+    [first, second]: [&Matrix; 2],
+    own: &[f32],
+    adapter: &Adapter,
+    change: &mut [f32],
+) -> Result<(), String> {
+    let (first, second) = (Values::read(file, first)?, Values::read(file, second)?);
+    let (height, width) = (adapter.height(), adapter.width());
+    let places = width.checked_div(first.rows).unwrap_or(0);
+    if own.len() != change.len() || places * first.rows != width {
+        return Err(format!("a product of {} inputs does not fit {width} values", first.rows));
+    }
+    let mut inner = vec![0.0; height * first.columns];
+    for place in 0..places {
+        let values = own.get(place..).unwrap_or_default();
+        let weight = View { values, rows: height, columns: first.rows, steps: [width, places] };
+        multiply(weight, first.view(), &mut Place::whole(&mut inner, first.columns), false)?;
+        let inner = View {
+            values: &inner,
+            rows: height,
+            columns: first.columns,
+            steps: [first.columns, 1],
+        };
+        let values = change.get_mut(place..).unwrap_or_default();
+        multiply(inner, second.view(), &mut Place { values, steps: [width, places] }, true)?;
+    }
+    Ok(())
 }
 
 /// The Kronecker product of two matrices.

@@ -7,6 +7,7 @@
 
 mod delta;
 mod dora;
+mod rotation;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -218,7 +219,7 @@ fn apply_to_weight(
 ) -> Result<(), String> {
     let width = adapter.width();
     if let Some(magnitude) = &adapter.magnitude {
-        let change = delta::evaluate(file, delta, adapter)?;
+        let change = delta::evaluate(file, delta, adapter, strength, weights)?;
         return dora::apply(file, adapter, magnitude, change, strength, weights);
     }
     let factor = strength * adapter.scale;
@@ -228,7 +229,7 @@ fn apply_to_weight(
             delta::add_product(file, up, down, factor, weights)
         }
         _ => {
-            let change = delta::evaluate(file, delta, adapter)?;
+            let change = delta::evaluate(file, delta, adapter, strength, weights)?;
             weights.add(&adapter.rows, width, &change, factor)
         }
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use distorch_checkpoint::folders::ModelKind;
+use distorch_checkpoint::lora::{self, Target};
+use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_runtime::lora::LoraFile;
 
 use super::checkpoint::models;
@@ -61,12 +63,12 @@ pub const LORA_LOADER: Node = Node {
             return Ok(vec![Value::Model(model), Value::Clip(clip)]);
         }
         let (of_model, of_clip) = (model.part().file(), clip.part().file());
-        let lora = open(context, inputs, of_model)?;
+        let file = open(context, inputs, &[target(of_model, UNET), target(of_clip, CLIP)])?;
+        let lora = fitted(&file, of_model)?;
         let lora_clip = match Arc::ptr_eq(of_model, of_clip) {
             true => Arc::clone(&lora),
-            false => open(context, inputs, of_clip)?,
+            false => fitted(&file, of_clip)?,
         };
-        warn(context, inputs, &[&lora, &lora_clip])?;
         let model = model.with_lora(&lora, strength);
         Ok(vec![Value::Model(model), Value::Clip(clip.with_lora(&lora_clip, strength_clip))])
     },
@@ -87,42 +89,49 @@ pub const LORA_LOADER_MODEL_ONLY: Node = Node {
         if strength == 0.0 {
             return Ok(vec![Value::Model(model)]);
         }
-        let lora = open(context, inputs, model.part().file())?;
-        warn(context, inputs, &[&lora])?;
+        let of_model = model.part().file();
+        let file = open(context, inputs, &[target(of_model, UNET)])?;
+        let lora = fitted(&file, of_model)?;
         Ok(vec![Value::Model(model.with_lora(&lora, strength))])
     },
     ..Node::EMPTY
 };
 
+const UNET: ComponentKind = ComponentKind::DiffusionModel;
+const CLIP: ComponentKind = ComponentKind::TextEncoders;
+
+fn target(file: &ModelFile, component: ComponentKind) -> Target<'_> {
+    Target { model: &file.model, component }
+}
+
+/// Opens the LoRA and tells of keys that mean nothing for any of the models. A LoRA that changes nothing of
+/// the targets is an error.
 fn open(
     context: &Context<'_>,
     inputs: &Inputs,
-    file: &ModelFile,
-) -> Result<Arc<LoraFile>, NodeError> {
+    targets: &[Target<'_>],
+) -> Result<Arc<Checkpoint>, NodeError> {
+    let name = inputs.text("lora_name")?;
     let path = context
         .environment()
         .folders
-        .resolve(ModelKind::Loras, inputs.text("lora_name")?)
+        .resolve(ModelKind::Loras, name)
         .map_err(|error| NodeError::input("lora_name", error))?;
-    LoraFile::open(&path, &file.model)
-        .map(Arc::new)
-        .map_err(|error| NodeError::input("lora_name", error))
-}
-
-/// Tells of keys that mean nothing for any of the models.
-fn warn(context: &Context<'_>, inputs: &Inputs, loras: &[&Arc<LoraFile>]) -> Result<(), NodeError> {
-    let Some((first, rest)) = loras.split_first() else { return Ok(()) };
-    let unknown: Vec<_> = first
-        .unknown()
-        .iter()
-        .filter(|key| rest.iter().all(|lora| lora.unknown().contains(key)))
-        .collect();
-    if let Some(key) = unknown.first() {
-        let (name, count) = (inputs.text("lora_name")?, unknown.len());
+    let file = Checkpoint::open(&path).map_err(|error| NodeError::input("lora_name", error))?;
+    let fit = lora::check(&file, targets)
+        .map_err(|error| NodeError::input("lora_name", format!("`{name}`: {error}")))?;
+    if let Some(key) = fit.unknown.first() {
+        let count = fit.unknown.len();
         context.warn(&format!(
             "{count} keys of the LoRA `{name}` are left out, since this model has nothing that \
              they could change; the first is `{key}`"
         ));
     }
-    Ok(())
+    Ok(Arc::new(file))
+}
+
+fn fitted(file: &Arc<Checkpoint>, model: &ModelFile) -> Result<Arc<LoraFile>, NodeError> {
+    LoraFile::new(Arc::clone(file), &model.model)
+        .map(Arc::new)
+        .map_err(|error| NodeError::input("lora_name", error))
 }
