@@ -8,7 +8,7 @@ use distorch_checkpoint::config::DiffusionConfig;
 use distorch_workflow::diffusion::conditioning::{Area, Place};
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
-use small_models::{Studio, distance, node, prompt, sd1, sdxl, values};
+use small_models::{Studio, distance, node, prompt, sd1, sdxl, values, write};
 
 fn base() -> Vec<(&'static str, Json)> {
     let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["ckpt", 1], "text": text }));
@@ -446,4 +446,62 @@ fn an_inpainting_model_is_told_of_the_picture() {
     // What is filled in whole, the model does not see.
     assert_eq!(latent("k_red_gone"), latent("k_blue_gone"));
     assert!(latent("k_plain").iter().all(|value| value.is_finite()));
+}
+
+/// SD 1.x and SDXL in one folder, each with a prompt of its own; `k_MODEL_PROMPT` samples one with the other's.
+#[test]
+fn a_prompt_of_another_family_is_told_before_the_weights_are_loaded() {
+    let mut studio = Studio::sd1();
+    write(&studio.model_path("checkpoints/xl.safetensors"), &sdxl());
+    let text = |clip: &str| node("CLIPTextEncode", json!({ "clip": [clip, 1], "text": "a cat" }));
+    let sampled = |model: &str, positive: &str, negative: &str, cfg: f64| {
+        let mut node = sampled(positive, negative);
+        node["inputs"]["model"] = json!([model, 0]);
+        node["inputs"]["cfg"] = json!(cfg);
+        node
+    };
+    let prompt = with(&[
+        ("xl", node("CheckpointLoaderSimple", json!({ "ckpt_name": "xl.safetensors" }))),
+        ("xl_one", text("xl")),
+        ("sd1_into_xl", sampled("xl", "one", "xl_one", 4.0)),
+        ("xl_into_sd1", sampled("ckpt", "xl_one", "one", 4.0)),
+        ("negative", sampled("ckpt", "one", "xl_one", 4.0)),
+        ("negative_unused", sampled("ckpt", "one", "xl_one", 1.0)),
+        ("own", sampled("xl", "xl_one", "xl_one", 4.0)),
+    ]);
+    for (id, input, parts) in [
+        ("sd1_into_xl", "`positive`", ["32 values a token", "SDXL base, which reads 40"]),
+        ("xl_into_sd1", "`positive`", ["40 values a token", "SD 1.x, which reads 32"]),
+        ("negative", "`negative`", ["40 values a token", "SD 1.x, which reads 32"]),
+    ] {
+        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        assert!(error.contains(input), "{id}: {error}");
+        for part in parts {
+            assert!(error.contains(part), "{id}: {error}");
+        }
+    }
+    studio.run(&prompt, "negative_unused");
+    studio.run(&prompt, "own");
+}
+
+#[test]
+fn an_area_outside_the_picture_is_an_error() {
+    let mut studio = Studio::sd1();
+    let parts = json!({
+        "conditioning": ["one", 0], "width": 0.5, "height": 0.5, "x": 1.0, "y": 0.0, "strength": 1.0,
+    });
+    let prompt = with(&[
+        ("outside", area("one", [128, 64])),
+        ("parts", node("ConditioningSetAreaPercentage", parts)),
+        ("over", area("one", [120, 64])),
+        ("k_outside", sampled("outside", "none")),
+        ("k_parts", sampled("parts", "none")),
+        ("k_over", sampled("over", "none")),
+    ]);
+    for id in ["k_outside", "k_parts"] {
+        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        assert!(error.contains("x 128, y 0, outside the picture of 128×96"), "{id}: {error}");
+    }
+    // What only reaches beyond it is cut.
+    studio.run(&prompt, "k_over");
 }

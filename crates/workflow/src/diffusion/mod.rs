@@ -4,6 +4,7 @@
 pub mod conditioning;
 pub mod denoise;
 pub mod evaluations;
+pub mod fit;
 pub mod guider;
 pub mod noise;
 pub mod region;

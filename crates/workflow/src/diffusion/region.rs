@@ -7,7 +7,8 @@ use distorch_sampling::inpaint::{MaskError, latent_mask};
 use crate::diffusion::conditioning::{Area, Cond};
 use crate::picture::Mask;
 
-/// Latent pixels over which a rectangle fades in at a side that is not the picture's.
+/// The most latent pixels over which a rectangle fades in at a side that is not the picture's. It is a
+/// quarter of the rectangle's side where that is less, as in ComfyUI.
 const FADE: usize = 8;
 
 /// A rectangle of a latent with the weight of each pixel.
@@ -115,7 +116,7 @@ fn bounds(mask: &Mask, whole: Area) -> Area {
 /// Weights of 1 that fade towards the sides that lie inside the picture.
 fn faded(area: Area, whole: Area) -> Vec<f32> {
     let along = |start: usize, length: usize, side: usize| -> Vec<f32> {
-        let fade = FADE.min(length);
+        let fade = FADE.min(length / 4);
         let step = |from_edge: usize| match from_edge < fade {
             true => (from_edge + 1) as f32 / fade as f32,
             false => 1.0,
@@ -147,6 +148,29 @@ mod tests {
         assert_eq!(&weights[..9], [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.0]);
         assert_eq!(weights[19], 1.0);
         assert!(faded(WHOLE, WHOLE).iter().all(|weight| *weight == 1.0));
+    }
+
+    /// Each axis by itself: over eight latent pixels, a quarter of the side, or not at all.
+    #[test]
+    fn short_rectangles_fade_over_a_quarter() {
+        let row = |width: usize, x: usize| {
+            let area = Area { height: 32, width, y: 0, x };
+            faded(area, WHOLE)[..width].to_vec()
+        };
+        assert_eq!(row(3, 8), [1.0; 3]);
+        assert_eq!(row(4, 8), [1.0; 4]);
+        let weights = row(14, 8);
+        let third = |k: usize| k as f32 / 3.0;
+        assert_eq!(weights[..4], [third(1), third(2), 1.0, 1.0]);
+        assert_eq!(weights[11..], [1.0, third(2), third(1)]);
+        // At the picture's edge there is no fade.
+        assert_eq!(row(14, 0)[..3], [1.0; 3]);
+        assert_eq!(row(14, 26)[11..], [1.0; 3]);
+        // One axis fades over 8, the other over 2.
+        let area = Area { height: 8, width: 32, y: 4, x: 8 };
+        let weights = faded(area, WHOLE);
+        assert_eq!(weights[0], 0.5 * 0.125);
+        assert_eq!(weights[2 * 32 + 8], 1.0);
     }
 
     #[test]

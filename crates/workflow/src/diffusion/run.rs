@@ -13,6 +13,7 @@ use distorch_sampling::sampler::SampleError;
 
 use crate::diffusion::denoise::{Call, Denoise, Setting};
 use crate::diffusion::evaluations::{Broken, Culprit, Evaluations, Watched};
+use crate::diffusion::fit;
 use crate::diffusion::guider::Guider;
 use crate::diffusion::noise::NoiseSource;
 use crate::diffusion::sampler::SamplerChoice;
@@ -58,6 +59,8 @@ pub fn sample(
         );
         return Err(NodeError::input("latent_image", problem));
     }
+    let [_, _, height, width] = latent.samples.dims();
+    fit::check(guider, [height, width])?;
     let context = &*context;
     if sigmas.iter().any(|sigma| sigma.is_nan()) {
         finite::refuse(context, no_schedule(sigmas.len() - 1))?;
