@@ -103,7 +103,7 @@ Examples:
   distorch models loras --base-dir ~/ComfyUI
   distorch models checkpoints --extra-model-paths ~/ComfyUI/extra_model_paths.yaml --json")]
 pub struct ModelsArgs {
-    /// Kind of model: checkpoints, loras, vae, text_encoders (clip), diffusion_models (unet),
+    /// Kind of model: checkpoints, loras, vae, vae_approx, text_encoders (clip), diffusion_models (unet),
     /// embeddings, upscale_models, controlnet [default: all]
     pub kind: Option<String>,
 

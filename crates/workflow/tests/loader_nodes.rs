@@ -6,11 +6,15 @@ mod small_models;
 
 use std::sync::Mutex;
 
+use distorch_checkpoint::Checkpoint;
+use distorch_checkpoint::config::VaeConfig;
+use distorch_checkpoint::decode::to_f32;
 use distorch_checkpoint::family::Configs;
 use distorch_workflow::graph::Prompt;
-use distorch_workflow::observe::{Event, Observer};
+use distorch_workflow::observe::{Event, Observer, Silent};
 use distorch_workflow::validate::validate;
 use distorch_workflow::value::Value;
+use distorch_workflow::{ExecutionError, NodeError};
 use serde_json::{Value as Json, json};
 use small_models::{Studio, distance, node, prompt, sd1, values, weight, write, write_tensors};
 
@@ -246,4 +250,269 @@ fn notes_are_left_out_but_other_unknown_classes_are_not() {
     nodes.push(("odd", node("Note!", json!({}))));
     let invalid = validate(&parse(&nodes), studio.executor.environment()).unwrap_err();
     assert_eq!(invalid.error.kind, "missing_node_type");
+}
+
+#[test]
+fn a_lora_for_another_model_is_an_error_before_anything_is_loaded() {
+    let mut studio = Studio::sd1();
+    let of_sdxl = [
+        (
+            "lora_unet_input_blocks_8_1_transformer_blocks_9_attn2_to_k.lora_up.weight",
+            vec![1280, 2],
+        ),
+        (
+            "lora_unet_input_blocks_8_1_transformer_blocks_9_attn2_to_k.lora_down.weight",
+            vec![2, 2048],
+        ),
+    ];
+    let text_only = [
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight", vec![64, 2]),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", vec![2, 32]),
+    ];
+    for (name, tensors) in [("xl", of_sdxl), ("text", text_only)] {
+        let tensors = tensors
+            .into_iter()
+            .map(|(key, shape)| (key.to_owned(), shape.clone(), vec![0.5; shape.iter().product()]));
+        write_tensors(&studio.model_path(&format!("loras/{name}.safetensors")), tensors);
+    }
+    let model_only = |name: &str| {
+        let inputs = json!({
+            "model": ["ckpt", 0], "lora_name": format!("{name}.safetensors"), "strength_model": 1.0,
+        });
+        node("LoraLoaderModelOnly", inputs)
+    };
+    let prompt = with(&[
+        ("xl", lora("ckpt", "xl", [1.0, 1.0])),
+        ("xl_model", model_only("xl")),
+        ("xl_off", lora("ckpt", "xl", [0.0, 0.0])),
+        ("text", lora("ckpt", "text", [1.0, 1.0])),
+        ("text_model", model_only("text")),
+    ]);
+    for node in ["xl", "xl_model"] {
+        let error = studio.try_run(&prompt, node).unwrap_err().to_string();
+        for part in ["`lora_name`", "xl.safetensors", "made for SDXL base", "fits SD 1.x"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+    studio.run(&prompt, "xl_off");
+    studio.run(&prompt, "text");
+    let error = studio.try_run(&prompt, "text_model").unwrap_err().to_string();
+    assert!(error.contains("another component"), "{error}");
+}
+
+/// The keys of an autoencoder as diffusers writes them, by the canonical ones.
+fn diffusers_name(key: &str, older: bool) -> String {
+    let mut name =
+        key.replace("nin_shortcut", "conv_shortcut").replace("norm_out", "conv_norm_out");
+    for half in ["encoder", "decoder"] {
+        for (from, to) in [
+            ("mid.block_1", "mid_block.resnets.0"),
+            ("mid.block_2", "mid_block.resnets.1"),
+            ("mid.attn_1.norm", "mid_block.attentions.0.group_norm"),
+        ] {
+            name = name.replace(&format!("{half}.{from}"), &format!("{half}.{to}"));
+        }
+    }
+    for (own, new, old) in [
+        ("q", "to_q", "query"),
+        ("k", "to_k", "key"),
+        ("v", "to_v", "value"),
+        ("proj_out", "to_out.0", "proj_attn"),
+    ] {
+        let to = if older { old } else { new };
+        name =
+            name.replace(&format!("mid.attn_1.{own}."), &format!("mid_block.attentions.0.{to}."));
+    }
+    for level in 0..4 {
+        for block in 0..3 {
+            let (down, up) =
+                (format!("down.{level}.block.{block}"), format!("up.{level}.block.{block}"));
+            name = name.replace(&down, &format!("down_blocks.{level}.resnets.{block}"));
+            name = name.replace(&up, &format!("up_blocks.{}.resnets.{block}", 3 - level));
+        }
+        let (down, up) =
+            (format!("down.{level}.downsample.conv"), format!("up.{level}.upsample.conv"));
+        name = name.replace(&down, &format!("down_blocks.{level}.downsamplers.0.conv"));
+        name = name.replace(&up, &format!("up_blocks.{}.upsamplers.0.conv", 3 - level));
+    }
+    name
+}
+
+#[test]
+fn a_vae_in_diffusers_layout_is_the_same_vae() {
+    let mut studio = Studio::sd1();
+    let vae = Configs {
+        vae: Some(VaeConfig { channel_mult: vec![1, 2, 2, 3], ..small_models::vae() }),
+        ..Configs::default()
+    };
+    let path = studio.model_path("vae/own.safetensors");
+    write(&path, &vae);
+    let own = Checkpoint::open(&path).unwrap();
+    let prefix = "first_stage_model.";
+    for (name, older, matrices) in
+        [("new", false, true), ("old", true, true), ("conv", false, false)]
+    {
+        let tensors = own.tensors().map(|(key, info)| {
+            let name = diffusers_name(key.strip_prefix(prefix).unwrap(), older);
+            let mut shape = info.shape.clone();
+            if matrices && name.contains(".attentions.") && shape.len() == 4 {
+                shape.truncate(2);
+            }
+            (name, shape, to_f32(&own.bytes(key).unwrap(), info.dtype))
+        });
+        write_tensors(&studio.model_path(&format!("vae/{name}.safetensors")), tensors);
+    }
+    let load = |name: &str| node("VAELoader", json!({ "vae_name": format!("{name}.safetensors") }));
+    let decode = |vae: &str| node("VAEDecode", json!({ "samples": ["noisy", 0], "vae": [vae, 0] }));
+    let encode = |vae: &str| node("VAEEncode", json!({ "pixels": ["d_own", 0], "vae": [vae, 0] }));
+    let names = ["own", "new", "old", "conv"];
+    let ids: Vec<[String; 2]> =
+        names.iter().map(|name| [format!("d_{name}"), format!("e_{name}")]).collect();
+    let mut prompt = with(&[("plain", text("ckpt")), ("noisy", sampled("ckpt", "plain"))]);
+    for (name, [d, e]) in names.iter().zip(&ids) {
+        prompt[*name] = load(name);
+        prompt[d.as_str()] = decode(name);
+        prompt[e.as_str()] = encode(name);
+    }
+    let mut picture = |id: &str| match &studio.run(&prompt, id)[0] {
+        Value::Image(pictures) => pictures.values().to_vec(),
+        Value::Latent(latent) => values(&latent.samples),
+        other => panic!("{other:?}"),
+    };
+    for half in [0, 1] {
+        let expected = picture(&ids[0][half]);
+        for [d, e] in &ids[1..] {
+            let id = if half == 0 { d } else { e };
+            assert_eq!(picture(id), expected, "{id}");
+        }
+    }
+}
+
+#[test]
+fn pixel_space_leaves_pictures_as_they_are() {
+    let mut studio = Studio::sd1();
+    let tensors = [("pixel_space_vae".to_owned(), vec![], vec![1.0])];
+    write_tensors(&studio.model_path("vae/pixels.safetensors"), tensors.into_iter());
+    for file in ["taesd_encoder.safetensors", "taesd_decoder.safetensors", "taef1_decoder.pth"] {
+        let tensors = [("1.weight".to_owned(), vec![1], vec![1.0])];
+        write_tensors(&studio.model_path(&format!("vae_approx/{file}")), tensors.into_iter());
+    }
+    let load = |name: &str| node("VAELoader", json!({ "vae_name": name }));
+    let prompt = prompt(&[
+        ("chosen", load("pixel_space")),
+        ("file", load("pixels.safetensors")),
+        ("taesd", load("taesd")),
+        ("taef1", load("taef1")),
+        (
+            "grey",
+            node(
+                "EmptyImage",
+                json!({ "width": 13, "height": 5, "batch_size": 2, "color": 0x40_80ff }),
+            ),
+        ),
+        ("chosen_e", node("VAEEncode", json!({ "pixels": ["grey", 0], "vae": ["chosen", 0] }))),
+        ("chosen_d", node("VAEDecode", json!({ "samples": ["chosen_e", 0], "vae": ["file", 0] }))),
+        (
+            "tiled",
+            node(
+                "VAEEncodeTiled",
+                json!({
+                    "pixels": ["grey", 0], "vae": ["chosen", 0], "tile_size": 64, "overlap": 64,
+                    "temporal_size": 64, "temporal_overlap": 8,
+                }),
+            ),
+        ),
+        ("latent", node("EmptyLatentImage", json!({ "width": 64, "height": 64, "batch_size": 1 }))),
+        ("wrong", node("VAEDecode", json!({ "samples": ["latent", 0], "vae": ["chosen", 0] }))),
+    ]);
+    let latent = studio.latent(&prompt, "chosen_e", 0);
+    assert_eq!(latent.len(), 2 * 3 * 5 * 13);
+    // From -1 to 1.
+    let channel = |value: f32| value / 255.0 * 2.0 - 1.0;
+    assert!((latent[0] - channel(64.0)).abs() < 1e-6, "{}", latent[0]);
+    assert!((latent[2 * 5 * 13] - 1.0).abs() < 1e-6);
+    assert_eq!(studio.latent(&prompt, "tiled", 0), latent);
+    let mut pictures = |id: &str| match &studio.run(&prompt, id)[0] {
+        Value::Image(pictures) => pictures.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (before, after) = (pictures("grey"), pictures("chosen_d"));
+    assert_eq!(before.shape(), after.shape());
+    assert!(distance(before.values(), after.values()) < 1e-6);
+    let error = studio.try_run(&prompt, "wrong").unwrap_err().to_string();
+    assert!(error.contains("latents of 4 channels, but this VAE decodes 3"), "{error}");
+    // Chosen, a tiny autoencoder says what it is; without both files it is no choice.
+    let error = studio.try_run(&prompt, "taesd").unwrap_err().to_string();
+    assert!(error.contains("tiny autoencoder"), "{error}");
+    let parsed = Prompt::from_json(&prompt.to_string()).unwrap();
+    let refused = studio.executor.run_nodes(&parsed, &["taef1"], &Silent).unwrap_err();
+    let ExecutionError::Invalid(invalid) = refused else { panic!("{refused}") };
+    let told = format!("{invalid:?}");
+    assert!(told.contains("taesd") && told.contains("pixel_space"), "{told}");
+}
+
+#[test]
+fn pictures_and_latents_that_no_vae_takes_are_errors_of_their_input() {
+    let mut studio = Studio::sd1();
+    let image = |width: u32, height: u32| {
+        node("EmptyImage", json!({ "width": width, "height": height, "batch_size": 1, "color": 0 }))
+    };
+    let encode =
+        |pixels: &str| node("VAEEncode", json!({ "pixels": [pixels, 0], "vae": ["ckpt", 2] }));
+    let tiled = |pixels: &str, tile: u32, overlap: u32| {
+        node(
+            "VAEEncodeTiled",
+            json!({
+                "pixels": [pixels, 0], "vae": ["ckpt", 2], "tile_size": tile, "overlap": overlap,
+                "temporal_size": 64, "temporal_overlap": 8,
+            }),
+        )
+    };
+    let prompt = with(&[
+        ("low", image(64, 7)),
+        ("thin", image(1, 64)),
+        ("dot", image(1, 1)),
+        ("wide", image(200, 64)),
+        ("just", image(8, 8)),
+        ("e_low", encode("low")),
+        ("e_thin", encode("thin")),
+        ("e_dot", encode("dot")),
+        ("e_just", encode("just")),
+        ("t_low", tiled("low", 512, 64)),
+        ("t_dot", tiled("dot", 64, 0)),
+        ("t_just", tiled("just", 4096, 4096)),
+        ("t_half", tiled("wide", 128, 64)),
+        ("t_more", tiled("wide", 64, 300)),
+        ("t_odd", tiled("wide", 100, 0)),
+    ]);
+    for id in ["e_low", "e_thin", "e_dot", "t_low", "t_dot"] {
+        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        assert!(error.contains("`pixels`") && error.contains("scale it up"), "{id}: {error}");
+    }
+    assert_eq!(studio.latent(&prompt, "e_just", 0).len(), 4);
+    assert_eq!(studio.latent(&prompt, "t_just", 0).len(), 4);
+    for id in ["t_half", "t_more", "t_odd"] {
+        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        assert!(error.contains("`tile_size`"), "{id}: {error}");
+    }
+}
+
+#[test]
+fn a_file_that_vae_loader_refuses_is_an_error_of_its_input() {
+    let mut studio = Studio::sd1();
+    std::fs::create_dir_all(studio.model_path("vae")).unwrap();
+    std::fs::write(studio.model_path("vae/page.safetensors"), "<html>").unwrap();
+    let other = [("a.b".to_owned(), vec![1], vec![0.0])];
+    write_tensors(&studio.model_path("vae/other.safetensors"), other.into_iter());
+    let prompt = prompt(&[
+        ("page", node("VAELoader", json!({ "vae_name": "page.safetensors" }))),
+        ("other", node("VAELoader", json!({ "vae_name": "other.safetensors" }))),
+    ]);
+    for id in ["page", "other"] {
+        let error = studio.try_run(&prompt, id).unwrap_err();
+        let ExecutionError::Node { source: NodeError::Input { input, .. }, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(input, "vae_name");
+    }
 }

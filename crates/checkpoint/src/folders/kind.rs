@@ -15,6 +15,8 @@ pub enum ModelKind {
     Loras,
     /// VAEs of their own.
     Vae,
+    /// Small stand-ins for VAEs, as previews use them (TAESD).
+    VaeApprox,
     /// Text encoders of their own; also called `clip`.
     TextEncoders,
     /// Diffusion models of their own; also called `unet`.
@@ -29,10 +31,11 @@ pub enum ModelKind {
 
 impl ModelKind {
     /// Every kind, in the order they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Checkpoints,
         Self::Loras,
         Self::Vae,
+        Self::VaeApprox,
         Self::TextEncoders,
         Self::DiffusionModels,
         Self::Embeddings,
@@ -50,6 +53,7 @@ impl ModelKind {
             Self::Checkpoints => "checkpoints",
             Self::Loras => "loras",
             Self::Vae => "vae",
+            Self::VaeApprox => "vae_approx",
             Self::TextEncoders => "text_encoders",
             Self::DiffusionModels => "diffusion_models",
             Self::Embeddings => "embeddings",
@@ -64,6 +68,7 @@ impl ModelKind {
             Self::Checkpoints => &["checkpoints"],
             Self::Loras => &["loras"],
             Self::Vae => &["vae"],
+            Self::VaeApprox => &["vae_approx"],
             Self::TextEncoders => &["text_encoders", "clip"],
             Self::DiffusionModels => &["unet", "diffusion_models"],
             Self::Embeddings => &["embeddings"],
@@ -78,6 +83,7 @@ impl ModelKind {
             Self::Checkpoints => "checkpoint",
             Self::Loras => "LoRA",
             Self::Vae => "VAE",
+            Self::VaeApprox => "tiny VAE",
             Self::TextEncoders => "text encoder",
             Self::DiffusionModels => "diffusion model",
             Self::Embeddings => "embedding",

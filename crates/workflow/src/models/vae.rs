@@ -22,12 +22,25 @@ use crate::picture::Pictures;
 
 /// An autoencoder.
 #[derive(Clone)]
-pub struct Vae {
-    part: Arc<Part>,
-    config: Arc<VaeConfig>,
+pub struct Vae(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    /// A network with its weights.
+    Network(Network),
+    /// No network: a latent is the picture itself, from -1 to 1, for models that sample pixels.
+    Pixels,
 }
 
+/// Channels of a picture.
+const COLOURS: usize = 3;
+
 impl Vae {
+    /// The one whose latents are the pictures themselves: `[batch, 3, height, width]`, from -1 to 1.
+    pub fn pixels() -> Self {
+        Self(Kind::Pixels)
+    }
+
     /// The autoencoder of a part.
     ///
     /// # Errors
@@ -39,36 +52,64 @@ impl Vae {
             .vae
             .clone()
             .ok_or_else(|| NodeError::failed(format!("`{}` has no VAE", file.name)))?;
-        Ok(Self { part, config: Arc::new(config) })
+        Ok(Self(Kind::Network(Network { part, config: Arc::new(config) })))
     }
 
     /// Pixels of a picture to one of the latent.
     pub fn downscale(&self) -> usize {
-        self.config.downscale()
+        match &self.0 {
+            Kind::Network(network) => network.config.downscale(),
+            Kind::Pixels => 1,
+        }
+    }
+
+    /// Channels of the latents.
+    pub fn latent_channels(&self) -> usize {
+        match &self.0 {
+            Kind::Network(network) => network.config.latent_channels,
+            Kind::Pixels => COLOURS,
+        }
     }
 
     /// The pictures of latents, one after the other; tile by tile where `tiling` says so.
     ///
     /// # Errors
-    /// When the weights cannot be had, or the latents do not fit.
+    /// When the latents are empty or have other channels than this VAE's, the tiling leaves gaps, or the
+    /// weights cannot be had.
     pub fn decode(
         &self,
         context: &Context<'_>,
         latents: &Tensor<4>,
         tiling: Option<Tiling>,
     ) -> Result<Pictures, NodeError> {
-        let [_, _, height, width] = latents.dims();
-        let sides = [height, width].map(|side| side * self.downscale());
-        let decoded = self.each(
-            context,
-            latents.clone(),
-            sides,
-            tiling,
-            |vae, latent, tiling| match tiling {
-                Some(tiling) => vae.decode_tiled(latent, tiling),
-                None => vae.decode(latent),
-            },
-        )?;
+        let [batch, channels, height, width] = latents.dims();
+        let wrong = |problem: String| Err(NodeError::input("samples", problem));
+        if batch == 0 || height == 0 || width == 0 {
+            return wrong(format!("{batch} latents of {width}×{height} have no pixel to decode"));
+        }
+        if channels != self.latent_channels() {
+            return wrong(format!(
+                "latents of {channels} channels, but this VAE decodes {}: take the VAE of the model \
+                 that made them",
+                self.latent_channels(),
+            ));
+        }
+        let Kind::Network(network) = &self.0 else {
+            return Pictures::from_decoded(latents.clone()).map_err(NodeError::failed);
+        };
+        if let Some(tiling) = tiling {
+            tiling
+                .check_decode([height, width], self.downscale())
+                .map_err(|error| NodeError::input("tile_size", error))?;
+        }
+        let sides = [height, width].map(|side| side.saturating_mul(self.downscale()));
+        let decoded =
+            network.each(context, latents.clone(), sides, tiling, |vae, latent, tiling| {
+                match tiling {
+                    Some(tiling) => vae.decode_tiled(latent, tiling),
+                    None => vae.decode(latent),
+                }
+            })?;
         Pictures::from_decoded(decoded).map_err(NodeError::failed)
     }
 
@@ -76,7 +117,8 @@ impl Vae {
     /// are cut to whole latent pixels, as much on either side.
     ///
     /// # Errors
-    /// When the weights cannot be had, or the pictures do not fit.
+    /// When there is no picture or one is smaller than a latent pixel, the tiling leaves gaps, or the
+    /// weights cannot be had.
     pub fn encode(
         &self,
         context: &Context<'_>,
@@ -84,14 +126,30 @@ impl Vae {
         tiling: Option<Tiling>,
     ) -> Result<Tensor<4>, NodeError> {
         let side = self.downscale();
+        let [batch, height, width, channels] = pictures.shape();
+        let wrong = |problem: String| Err(NodeError::input("pixels", problem));
+        if batch == 0 || channels == 0 {
+            return wrong("there is no picture in the batch".to_owned());
+        }
+        if height < side || width < side {
+            return wrong(format!(
+                "a picture of {width}×{height} pixels is smaller than one pixel of the VAE's latents, \
+                 which is {side}×{side}: scale it up first"
+            ));
+        }
+        if let Some(tiling) = tiling.filter(|_| matches!(self.0, Kind::Network(_))) {
+            tiling
+                .check_encode([height, width], side)
+                .map_err(|error| NodeError::input("tile_size", error))?;
+        }
         let pixels = pictures.colours().channels_first() * 2.0 - 1.0;
-        let [_, _, height, width] = pixels.dims();
+        let Kind::Network(network) = &self.0 else { return Ok(pixels) };
         let cut = |pixels: Tensor<4>, dim: usize, length: usize| {
             pixels.narrow(dim, length % side / 2, length / side * side)
         };
         let pixels = cut(cut(pixels, 2, height), 3, width);
         let [_, _, height, width] = pixels.dims();
-        self.each(context, pixels, [height, width], tiling, |vae, picture, tiling| {
+        network.each(context, pixels, [height, width], tiling, |vae, picture, tiling| {
             let posterior = match tiling {
                 Some(tiling) => vae.encode_tiled(picture, tiling),
                 None => vae.encode(picture),
@@ -99,7 +157,16 @@ impl Vae {
             posterior.map(Posterior::mode)
         })
     }
+}
 
+/// A network with its weights.
+#[derive(Clone)]
+struct Network {
+    part: Arc<Part>,
+    config: Arc<VaeConfig>,
+}
+
+impl Network {
     /// Runs over a batch of pictures of these sides one by one; in and out on the CPU in f32.
     fn each(
         &self,
@@ -219,6 +286,9 @@ struct TilesHelp {
 
 impl fmt::Debug for Vae {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VAE of {}", self.part.file().name)
+        match &self.0 {
+            Kind::Network(network) => write!(f, "VAE of {}", network.part.file().name),
+            Kind::Pixels => f.write_str("VAE that leaves pictures as they are"),
+        }
     }
 }

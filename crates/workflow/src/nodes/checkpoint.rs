@@ -7,7 +7,7 @@ use distorch_checkpoint::folders::ModelKind;
 use crate::environment::Environment;
 use crate::execute::Context;
 use crate::inputs::{Inputs, NodeError};
-use crate::models::{Clip, Loader, Model, Parts, Vae};
+use crate::models::{Clip, Loader, Model, OpenFailure, Parts, Vae};
 use crate::observe::Event;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
@@ -274,10 +274,18 @@ pub(super) fn place(
         high_precision_loras: inputs.boolean("high_precision_loras").unwrap_or(true),
         eject_models: ejects && inputs.boolean("eject_models").unwrap_or(true),
     };
-    let parts = environment.models.place(&loader)?;
+    let parts = environment.models.place(&loader).map_err(|error| of_file(file.input, error))?;
     let plans = parts.plans();
     context.tell(Event::Planned { node: context.node(), model: name, plans: &plans });
     Ok(parts)
+}
+
+/// A file that cannot be used is a matter of the input that names it.
+fn of_file(input: &str, error: NodeError) -> NodeError {
+    match error {
+        NodeError::Failed(error) if error.is::<OpenFailure>() => NodeError::input(input, error),
+        other => other,
+    }
 }
 
 /// A checkpoint without text encoders or VAE gives the rest, as ComfyUI does; one without a diffusion

@@ -1,7 +1,7 @@
 //! The loaders of VAEs that come without a model.
 
-use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::folders::ModelKind;
+use distorch_checkpoint::{Checkpoint, ComponentKind};
 
 use super::checkpoint::{File, compute_devices, models, place, resident};
 use crate::environment::Environment;
@@ -16,8 +16,29 @@ const VAE_NAME: Input = Input::found("vae_name", vaes).tooltip("The name of the 
 const OUTPUT: &[Output] =
     &[Output::new(Type::Vae).tooltip("The VAE used for encoding and decoding pictures.")];
 
+/// The choice of no network at all: a latent is the picture itself.
+const PIXEL_SPACE: &str = "pixel_space";
+
+/// Tiny autoencoders of pictures, each an encoder and a decoder in files of their own whose names start so.
+const TINY: [&str; 4] = ["taesd", "taesdxl", "taesd3", "taef1"];
+
+/// What the names of tiny autoencoders of videos start with.
+const TINY_OF_VIDEOS: [&str; 3] = ["taehv", "lighttae", "taeltx"];
+
+/// The files, then what there is besides: tiny autoencoders where their files are there, as in ComfyUI.
 fn vaes(environment: &Environment) -> Vec<String> {
-    models(environment, ModelKind::Vae)
+    let mut names = models(environment, ModelKind::Vae);
+    let tiny = models(environment, ModelKind::VaeApprox);
+    let has = |start: String| tiny.iter().any(|name| name.starts_with(&start));
+    let both = |name: &str| has(format!("{name}_encoder.")) && has(format!("{name}_decoder."));
+    names.extend(tiny.iter().filter(|name| is_of_videos(name)).cloned());
+    names.extend(TINY.iter().filter(|name| both(name)).map(|name| (*name).to_owned()));
+    names.push(PIXEL_SPACE.to_owned());
+    names
+}
+
+fn is_of_videos(name: &str) -> bool {
+    TINY_OF_VIDEOS.iter().any(|start| name.starts_with(start))
 }
 
 fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
@@ -51,7 +72,27 @@ pub const VAE_LOADER_MULTI_GPU: Node = Node {
     ..Node::EMPTY
 };
 
+/// Whether a file is the mark of a model that samples pixels, in place of a VAE. What cannot be opened is told
+/// of when it is loaded.
+fn marks_pixel_space(environment: &Environment, name: &str) -> bool {
+    let path = environment.folders.resolve(ModelKind::Vae, name).ok();
+    let file = path.and_then(|path| Checkpoint::open(&path).ok());
+    file.is_some_and(|file| file.get("pixel_space_vae").is_some())
+}
+
 fn load(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, NodeError> {
+    let name = inputs.text("vae_name")?;
+    let in_folder = models(context.environment(), ModelKind::Vae).iter().any(|own| own == name);
+    if (!in_folder && name == PIXEL_SPACE) || marks_pixel_space(context.environment(), name) {
+        return Ok(vec![Value::Vae(Vae::pixels())]);
+    }
+    if !in_folder && (TINY.contains(&name) || is_of_videos(name)) {
+        let problem = format!(
+            "`{name}` is a tiny autoencoder, which distorch does not run: take a whole VAE, such as \
+             the checkpoint's own"
+        );
+        return Err(NodeError::input("vae_name", problem));
+    }
     let device = inputs.text("device").ok().map(str::to_owned);
     let file =
         File { input: "vae_name", folder: ModelKind::Vae, components: &[ComponentKind::Vae] };
