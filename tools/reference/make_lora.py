@@ -512,10 +512,7 @@ CASES = {case.__name__: case for case in [
     "tucker_sd1": lambda name: lycoris(
         name, SD1_UNET(), algo="locon", use_tucker=True, train_norm=True
     ),
-    # By outputs, ComfyUI divides by another norm than LyCORIS: make_lora_weightwise.py.
-    "dora_in_sd2": lambda name: lycoris(
-        name, {"unet": unet(keys.TINY_SD2)}, algo="locon", dora_wd=True, wd_on_out=False
-    ),
+    # DoRA by LyCORIS has another norm than ComfyUI's: make_lora_weightwise.py.
     "full_sd1": lambda name: lycoris(name, SD1_UNET(), algo="full"),
     "flux": lambda name: transformer(name, flux(keys.TINY_FLUX), use_dora=True),
     "sd3": lambda name: transformer(name, sd3(keys.TINY_SD3)),

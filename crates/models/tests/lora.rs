@@ -213,7 +213,6 @@ cases! {
     loha_sd1,
     lokr_sd1,
     tucker_sd1,
-    dora_in_sd2,
     weightwise_sd1,
     full_sd1,
     flux,

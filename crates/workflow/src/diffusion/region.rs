@@ -142,11 +142,11 @@ mod tests {
 
     #[test]
     fn a_rectangle_fades_where_it_meets_the_rest() {
-        let area = Area { height: 32, width: 20, y: 0, x: 20 };
+        let area = Area { height: 32, width: 36, y: 0, x: 4 };
         let weights = faded(area, WHOLE);
-        assert_eq!(weights.len(), 32 * 20);
+        assert_eq!(weights.len(), 32 * 36);
         assert_eq!(&weights[..9], [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.0]);
-        assert_eq!(weights[19], 1.0);
+        assert_eq!(weights[35], 1.0);
         assert!(faded(WHOLE, WHOLE).iter().all(|weight| *weight == 1.0));
     }
 
