@@ -119,7 +119,7 @@ def api(place):
     circle["loop"] = node("VAEEncode", pixels=["decode", 0], vae=["ckpt", 2])
     yield place.run(kind, "circle", circle)
     # A chain of as many nodes as recursion could not follow.
-    for length in (2_000, 60_000):
+    for length in (2_000, 20_000):
         chain = text_to_image(sampler_latent_image=[f"n{length - 1}", 0])
         for at in range(length):
             before = [f"n{at - 1}", 0] if at else ["empty", 0]

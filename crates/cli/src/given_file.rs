@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use distorch_allocation::ByteSize;
+use distorch_runtime::heap;
 
 /// The most bytes of a workflow, or of a picture that carries one.
 const MOST: u64 = 1 << 30;
@@ -27,7 +28,8 @@ pub fn all_of(source: impl Read) -> io::Result<Vec<u8>> {
 
 fn up_to(most: u64, source: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    source.take(most + 1).read_to_end(&mut bytes)?;
+    // It asks for memory in a way that may fail.
+    heap::fallible(|| source.take(most + 1).read_to_end(&mut bytes))?;
     match bytes.len() as u64 > most {
         true => {
             let most = ByteSize(most);

@@ -50,12 +50,19 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let shared = &arguments.shared;
-    let computes = match &arguments.command {
-        Command::Devices(_) | Command::Nodes(_) | Command::Completions(_) => false,
-        // It starts as many as it is told to.
-        Command::Bench(_) => false,
-        _ => true,
+    let (name, computes) = match &arguments.command {
+        Command::Devices(_) => ("devices", false),
+        Command::Models(_) => ("models", true),
+        Command::Inspect(_) => ("inspect", true),
+        Command::Plan(_) => ("plan", true),
+        Command::Generate(_) => ("generate", true),
+        Command::Run(_) => ("run", true),
+        Command::Nodes(_) => ("nodes", false),
+        // It starts as many threads as it is told to.
+        Command::Bench(_) => ("bench", false),
+        Command::Completions(_) => ("completions", false),
     };
+    let _doing = distorch_runtime::heap::doing(&format!("`distorch {name}`"));
     if computes {
         threads::start(None)?;
     }

@@ -41,6 +41,15 @@ thread_local! {
 
 /// Runs code that handles failed allocations itself, such as `Vec::try_reserve`. Nothing else in it
 /// may allocate much.
+///
+/// ```
+/// #[global_allocator]
+/// static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
+///
+/// let mut bytes = Vec::<u8>::new();
+/// let reserved = distorch_runtime::heap::fallible(|| bytes.try_reserve_exact(1 << 60));
+/// assert!(reserved.is_err());
+/// ```
 pub fn fallible<T>(run: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
