@@ -167,7 +167,7 @@ const LINES: usize = 60;
 
 /// The message without the middle of lines, and of all of it, that are longer than anybody reads:
 /// users give prompts of a megabyte, and messages repeat what they were given.
-fn cut(message: &str) -> String {
+pub fn cut(message: &str) -> String {
     let lines: Vec<&str> = message.lines().collect();
     let short = |line: &&str| shortened(line, LINE);
     if lines.len() <= LINES {

@@ -8,7 +8,7 @@ use distorch_checkpoint::folders::{FolderWarning, ModelFolders, default_base_dir
 use distorch_runtime::devices::{self, Hardware, Survey};
 
 use crate::args::Shared;
-use crate::failure::Failure;
+use crate::failure::{Failure, cut};
 
 /// The devices that are really there, and those that `--simulate` declares.
 pub fn survey(shared: &Shared) -> Result<Survey, Failure> {
@@ -80,5 +80,5 @@ pub fn print_warnings(warnings: &[FolderWarning]) {
 /// Prints a warning to standard error.
 pub fn warn(message: &str) {
     let style = clap::builder::styling::AnsiColor::Yellow.on_default().bold();
-    tell!("{style}warning{style:#}: {message}");
+    tell!("{style}warning{style:#}: {}", cut(message));
 }

@@ -18,16 +18,18 @@ use common::{distorch, sparse_list};
 use documents::{Shown, documents, shown_by, shown_in, subcommands};
 
 /// What is not a command line of this program, by how it begins, and why it is not run here.
-const OTHERS: [(&str, &str); 12] = [
+const OTHERS: [(&str, &str); 14] = [
     ("cargo test", "runs these tests"),
     ("cargo build", "builds"),
     ("cargo bench", "measures, for minutes"),
+    ("cargo install", "installs"),
     ("cargo fmt", "CI runs it"),
     ("cargo clippy", "CI runs it"),
     ("cargo deny", "CI runs it"),
     (".ci/run", "is CI"),
     ("pip install", "installs"),
     ("python ", "needs PyTorch"),
+    ("python3 tools/hostile", "is a stage of CI"),
     ("export RUSTC_BOOTSTRAP", "is for fuzzing, which takes nightly features and minutes"),
     ("for target in", "is for fuzzing"),
     ("done", "ends the loop of fuzzing"),
