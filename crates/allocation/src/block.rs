@@ -18,6 +18,10 @@ pub struct Block {
     pub kind: String,
     /// Bytes of all its tensors, as stored.
     pub bytes: u64,
+    /// Bytes that it takes at home on the compute device, where these are others: on the host,
+    /// which keeps layers in the dtype that it computes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
     /// Whether it is a token or position embedding of a text encoder, which stays on the compute
     /// device.
     #[serde(default)]
@@ -31,7 +35,13 @@ pub struct Block {
 impl Block {
     /// A block that is no head and is used where it is listed.
     pub fn new(name: impl Into<String>, kind: impl Into<String>, bytes: u64) -> Block {
-        Block { name: name.into(), kind: kind.into(), bytes, head: false, use_index: None }
+        let (name, kind) = (name.into(), kind.into());
+        Block { name, kind, bytes, resident_bytes: None, head: false, use_index: None }
+    }
+
+    /// Bytes that it takes at home on the compute device.
+    pub(crate) fn at_home(&self) -> u64 {
+        self.resident_bytes.unwrap_or(self.bytes)
     }
 
     /// Whether it holds parameters that a parent module owns itself.
@@ -49,6 +59,8 @@ pub struct ComponentBlocks {
     blocks: Vec<Block>,
     #[serde(skip)]
     bytes: u64,
+    #[serde(skip)]
+    at_home: u64,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +123,7 @@ impl ComponentBlocks {
             return Err(BlockError::EmptyName("a component".to_owned()));
         }
         let mut names = HashSet::with_capacity(blocks.len());
-        let mut bytes = 0_u64;
+        let (mut bytes, mut at_home) = (0_u64, 0_u64);
         for block in &blocks {
             if block.name.is_empty() {
                 return Err(BlockError::EmptyName(format!("a block of component `{name}`")));
@@ -120,12 +132,13 @@ impl ComponentBlocks {
                 let block = block.name.clone();
                 return Err(BlockError::DuplicateBlock { component: name, block });
             }
-            let Some(sum) = bytes.checked_add(block.bytes) else {
+            let sums = (bytes.checked_add(block.bytes), at_home.checked_add(block.at_home()));
+            let (Some(stored), Some(held)) = sums else {
                 return Err(BlockError::TooLarge(name));
             };
-            bytes = sum;
+            (bytes, at_home) = (stored, held);
         }
-        Ok(ComponentBlocks { name, activation_bytes, blocks, bytes })
+        Ok(ComponentBlocks { name, activation_bytes, blocks, bytes, at_home })
     }
 
     /// The component's name.
@@ -141,6 +154,11 @@ impl ComponentBlocks {
     /// Bytes of all blocks.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes of all blocks where they are all at home on the compute device.
+    pub(crate) fn at_home(&self) -> u64 {
+        self.at_home
     }
 
     /// What a forward pass needs besides weights: an estimate in bytes.

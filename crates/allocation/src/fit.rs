@@ -2,7 +2,7 @@
 
 use crate::block::ComponentBlocks;
 use crate::device::DeviceId;
-use crate::layout::{Home, Layout};
+use crate::layout::{Home, Homeless, Layout};
 use crate::number::Number;
 use crate::pins::Pins;
 use crate::shares::Request;
@@ -11,7 +11,7 @@ use crate::virtual_vram::{VirtualVram, gigabytes_in_bytes};
 /// What the compute device holds while the component runs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Need {
-    /// Blocks at home there.
+    /// What the blocks at home there take.
     pub resident: u64,
     /// Blocks on their way through: the two largest of those that live elsewhere, one in use and
     /// one coming.
@@ -25,7 +25,7 @@ impl Need {
         let (mut resident, mut largest, mut second) = (0, 0, 0);
         for (block, home) in component.blocks().iter().zip(homes) {
             if home.device == compute {
-                resident += block.bytes;
+                resident += block.at_home();
             } else if block.bytes > largest {
                 (largest, second) = (block.bytes, largest);
             } else if block.bytes > second {
@@ -57,7 +57,7 @@ pub(crate) struct Search<'a> {
 
 impl Search<'_> {
     /// The homes that this much virtual VRAM gives.
-    fn homes(&self, gigabytes: Number) -> Vec<Home> {
+    fn homes(&self, gigabytes: Number) -> Result<Vec<Home>, Homeless> {
         let shares = self.request.virtual_vram(gigabytes_in_bytes(gigabytes), &self.donors);
         self.layout.place(self.component, &self.pins, &shares, self.request.compute)
     }
@@ -69,17 +69,28 @@ impl Search<'_> {
     /// step from the first that could fit is tried.
     pub fn least(&self, available: u64) -> Option<Number> {
         let running = self.component.activation_bytes().max(self.beside);
-        if self.pins.bytes.saturating_add(running) > available {
+        if self.pins.at_home.saturating_add(running) > available {
             return None;
         }
-        let excess = self.request.total.saturating_add(running).saturating_sub(available);
-        let first = tenths_to_cover(excess);
+        let first = tenths_to_cover(self.excess(available.saturating_sub(running)));
         let last = self.most().min(VirtualVram::MAX_GIGABYTES * 10);
         (first..=last).map(Number::from_tenths).find(|&gigabytes| {
-            let homes = self.homes(gigabytes);
+            let Ok(homes) = self.homes(gigabytes) else { return false };
             let need = Need::of(self.component, &homes, self.request.compute);
             need.resident.saturating_add(need.transient().max(self.beside)) <= available
         })
+    }
+
+    /// Stored bytes that have to leave at least, so that what stays takes no more than `room`.
+    fn excess(&self, room: u64) -> u64 {
+        let (stored, held) = (self.request.total, self.component.at_home());
+        let short = held.saturating_sub(room);
+        match stored == held {
+            true => short,
+            // The layers that gain most by leaving are not looked for: this is a place to begin.
+            false if short == 0 => 0,
+            false => 1,
+        }
     }
 
     /// The tenths of a GiB that move all that may move; more changes nothing.

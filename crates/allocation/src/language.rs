@@ -13,11 +13,13 @@
 //! the mode, never the device names:
 //!
 //! * **Ratio**, if an amount has a `%`. The numbers are parts, normalised to their sum, so that
-//!   `8%;8%;4%` is 40/40/20. A bare number beside percentages is such a part too (`1` beside `3%`
-//!   is a quarter). One entry may be `*`: what is missing to 100 %.
+//!   `8%;8%;4%` is 40/40/20. A bare number of 1 or more beside percentages is such a part too (`1`
+//!   beside `3%` is a quarter), with a warning; one below 1 could as well be a fraction and is an
+//!   error. One entry may be `*`: what is missing to 100 %.
 //! * **Bytes**, if an amount has a unit, or if there is nothing but `*`. Amounts are ceilings,
-//!   filled in the order written. One entry may be the wildcard and takes what is left: `*` or an
-//!   amount followed by `*`, whose number says nothing. Without one, `cpu` takes it.
+//!   filled in the order written. One entry may be the wildcard and takes what is left, and what
+//!   fits nowhere: `*` or an amount followed by `*`, whose number means nothing. Without one, `cpu`
+//!   takes it unless it has a ceiling of its own.
 //! * **Fraction**, if all amounts are bare numbers: parts of each device's total memory, from 0
 //!   to 1. There is no `*` here: what is left stays on the compute device.
 
@@ -64,10 +66,12 @@ pub struct Entry {
     pub device: DeviceId,
     /// What it gets.
     pub amount: Amount,
+    /// Whether it was a bare number, which is read as a part because of the percentages beside it.
+    bare_part: bool,
     place: Place,
 }
 
-/// Two entries are equal if they say the same, wherever they were written.
+/// Two entries are equal if they mean the same, however and wherever they were written.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         (self.device, self.amount) == (other.device, other.amount)
@@ -154,6 +158,18 @@ pub enum AllocationProblem {
         found: Option<Mode>,
         /// What the entries before it are; `None` for the wildcard.
         mode: Option<Mode>,
+    },
+    /// A bare number below 1 among percentages, which can be read in two ways.
+    #[error(
+        "`{amount}` among percentages can be read as `{part}%`, a part like the others, or as `{}%` \
+         of the model: write the one that is meant",
+        part.hundredfold()
+    )]
+    AmbiguousPart {
+        /// The amount as written.
+        amount: String,
+        /// Its number.
+        part: Number,
     },
     /// Nothing but `0%`.
     #[error("all parts are 0%; give at least one device more than 0%")]
@@ -262,6 +278,24 @@ impl Allocation {
     /// The entries in the order written.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// The bare numbers that are read as parts because of the percentages beside them, in the order
+    /// written.
+    pub(crate) fn bare_parts(&self) -> impl Iterator<Item = (DeviceId, Number)> {
+        self.entries.iter().filter(|entry| entry.bare_part).filter_map(|entry| match entry.amount {
+            Amount::Percent(part) => Some((entry.device, part)),
+            _ => None,
+        })
+    }
+
+    /// The ceiling of a device, in bytes, if it has one.
+    pub(crate) fn ceiling(&self, device: DeviceId) -> Option<u64> {
+        let entry = self.entries.iter().find(|entry| entry.device == device)?;
+        match entry.amount {
+            Amount::Bytes(ceiling) => Some(ceiling),
+            _ => None,
+        }
     }
 
     /// The device that takes what is left, if one is named.
@@ -402,7 +436,12 @@ impl<'a> RawEntry<'a> {
 
     /// The entry as one of an allocation of this mode, which [`common_mode`] found to suit it.
     fn in_mode(&self, mode: Mode) -> Result<Entry, AllocationError> {
+        let bare_part = matches!((self.amount, mode), (RawAmount::Bare(_), Mode::Ratio));
         let amount = match (self.amount, mode) {
+            (RawAmount::Bare(part), Mode::Ratio) if part < Number::ONE => {
+                let amount = self.written.to_owned();
+                return Err(self.amount_error(AllocationProblem::AmbiguousPart { amount, part }));
+            }
             (RawAmount::Percent(part), _) | (RawAmount::Bare(part), Mode::Ratio) => {
                 let small = part.times(1).is_some_and(|whole| whole <= MAX_PART);
                 if !small {
@@ -415,7 +454,7 @@ impl<'a> RawEntry<'a> {
             (RawAmount::Bytes(bytes), _) => Amount::Bytes(bytes),
             (RawAmount::Wildcard | RawAmount::SizedWildcard, _) => Amount::Rest,
         };
-        Ok(Entry { device: self.device, amount, place: self.place })
+        Ok(Entry { device: self.device, amount, bare_part, place: self.place })
     }
 }
 
@@ -596,6 +635,9 @@ mod tests {
             ("cuda:0,5*", "entry 1, character 8: `5*`", "`*` alone"),
             ("cuda:0,50%*", "entry 1", "no unit"),
             ("cuda:0,0%;cpu,0 %", "entry 1, character 8: all parts are 0%", "more than 0%"),
+            ("cpu,50%;cuda:0, .5", "entry 2, character 17: `.5` among percentages", "as `0.5%`, a"),
+            ("cuda:0,0.25;cpu,9%", "entry 1, character 8: `0.25` among", "as `25%` of the model"),
+            ("cuda:0,0;cpu,100%", "entry 1, character 8: `0` among percentages", "`0%`"),
             ("cuda:0,80%;cpu,30%;cuda:1,*", "entry 3, character 27: nothing is left", "110%"),
             ("cuda:0,1gb*;cpu,*", "entry 2, character 17: a second `*`", "one device"),
             ("cuda:1,2gb;CUDA:1,3gb;cpu,*", "entry 2, character 12: `cuda:1` has an amount", ""),
@@ -644,9 +686,19 @@ mod tests {
     }
 
     #[test]
+    fn bare_numbers_among_percentages_are_parts_and_known_as_such() {
+        let allocation = parse("cuda:0,1;cuda:1,2%;cpu,3.5");
+        let bare: Vec<_> =
+            allocation.bare_parts().map(|(device, part)| format!("{device} {part}")).collect();
+        assert_eq!(bare, ["cuda:0 1", "cpu 3.5"]);
+        assert_eq!(parse("cuda:0,0.5;cpu,1").bare_parts().count(), 0, "fractions are no parts");
+        assert_eq!(parse(&allocation.to_string()), allocation);
+    }
+
+    #[test]
     fn parts_fill_up_to_the_hundred() {
         let parts: Vec<String> =
-            parse("cuda:0,30%;cpu,*;cuda:1,0.5").parts().iter().map(|p| p.1.to_string()).collect();
+            parse("cuda:0,30%;cpu,*;cuda:1,0.5%").parts().iter().map(|p| p.1.to_string()).collect();
         assert_eq!(parts, ["30", "69.5", "0.5"]);
     }
 }

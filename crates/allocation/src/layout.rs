@@ -6,11 +6,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::block::ComponentBlocks;
+use crate::block::{Block, ComponentBlocks};
 use crate::device::DeviceId;
 use crate::pins::Pins;
 use crate::plan::Reason;
-use crate::shares::Shares;
+use crate::shares::{Shares, Taker};
 
 /// How blocks are chosen. Both layouts give every device the same share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ use crate::shares::Shares;
 pub enum Layout {
     /// The placement that DisTorch2 users know, to the byte: blocks from last to first, each into
     /// the first device with room, accelerators in numeric order, `cpu` last, and what fits
-    /// nowhere on the compute device.
+    /// nowhere on the compute device or, with sizes, on the wildcard.
     #[default]
     Distorch2,
     /// The blocks that leave are spread evenly over the order in which a forward pass uses them,
@@ -59,6 +59,47 @@ pub(crate) struct Home {
     pub reason: Reason,
 }
 
+/// A block that no device may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Homeless {
+    pub block: String,
+    pub bytes: u64,
+}
+
+/// The devices while they are being filled.
+struct Filling<'a> {
+    bins: Vec<Bin>,
+    shares: &'a Shares,
+}
+
+impl Filling<'_> {
+    /// The home of a block that fits into no share.
+    fn overflow(&mut self, block: &Block) -> Result<Home, Homeless> {
+        for taker in &self.shares.takers {
+            let at = self.bins.iter().position(|bin| bin.device == taker.device);
+            let at = at.unwrap_or_else(|| {
+                self.bins.push(Bin {
+                    device: taker.device,
+                    room: 0,
+                    share: 0,
+                    filled: 0,
+                    extra: 0,
+                });
+                self.bins.len() - 1
+            });
+            let Some(bin) = self.bins.get_mut(at) else { continue };
+            let held = bin.filled.saturating_add(bin.extra).saturating_add(block.bytes);
+            if let Some(left) = taker.most.checked_sub(held) {
+                bin.extra += block.bytes;
+                // Its share is as large as before, but for what it may not hold any more.
+                bin.room = bin.room.min(left);
+                return Ok(Home { device: taker.device, reason: Reason::Overflow });
+            }
+        }
+        Err(Homeless { block: block.name.clone(), bytes: block.bytes })
+    }
+}
+
 /// A device while it is being filled.
 struct Bin {
     device: DeviceId,
@@ -66,8 +107,10 @@ struct Bin {
     room: u64,
     /// Its part of what may move.
     share: u64,
-    /// What it has got so far.
+    /// What it has of its share so far.
     filled: u64,
+    /// What it has besides, of blocks that fit into no share.
+    extra: u64,
 }
 
 impl Bin {
@@ -78,27 +121,31 @@ impl Bin {
 }
 
 impl Layout {
-    /// Gives every block a home, in definition order.
+    /// The home of every block, in definition order.
+    ///
+    /// # Errors
+    /// A block that fits nowhere.
     pub(crate) fn place(
         self,
         component: &ComponentBlocks,
         pins: &Pins,
         shares: &Shares,
         compute: DeviceId,
-    ) -> Vec<Home> {
+    ) -> Result<Vec<Home>, Homeless> {
         let charge = match self {
-            Layout::Distorch2 => pins.familiar_charge,
-            Layout::Interleave => pins.bytes,
+            Layout::Distorch2 if !shares.strict => pins.familiar_charge,
+            Layout::Distorch2 | Layout::Interleave => pins.bytes,
         };
-        let mut bins = bins(component.bytes().saturating_sub(pins.bytes), charge, shares, compute);
+        let left = component.bytes().saturating_sub(pins.bytes);
+        let mut filling = Filling { bins: bins(left, charge, shares, compute), shares };
         let stay = |reason| Home { device: compute, reason };
         let mut homes: Vec<Home> =
             pins.reasons.iter().map(|pin| stay(pin.unwrap_or(Reason::Overflow))).collect();
         match self {
-            Layout::Distorch2 => fill_from_the_tail(component, pins, &mut bins, &mut homes),
-            Layout::Interleave => spread(component, pins, &mut bins, &mut homes),
+            Layout::Distorch2 => fill_from_the_tail(component, pins, &mut filling, &mut homes)?,
+            Layout::Interleave => spread(component, pins, &mut filling, &mut homes)?,
         }
-        homes
+        Ok(homes)
     }
 }
 
@@ -111,9 +158,11 @@ fn bins(mut left: u64, charge: u64, shares: &Shares, compute: DeviceId) -> Vec<B
         let room = share.room.saturating_sub(charge);
         let share = room.min(left);
         left -= share;
-        bins.push(Bin { device, room, share, filled: 0 });
+        bins.push(Bin { device, room, share, filled: 0, extra: 0 });
     }
-    if let Some(bin) = bins.iter_mut().find(|bin| bin.device == compute) {
+    let keeps_all = Taker { device: compute, most: u64::MAX };
+    let bin = bins.iter_mut().find(|bin| bin.device == compute);
+    if let Some(bin) = bin.filter(|_| shares.takers.contains(&keeps_all)) {
         bin.share += left;
     }
     bins
@@ -123,23 +172,32 @@ fn bins(mut left: u64, charge: u64, shares: &Shares, compute: DeviceId) -> Vec<B
 fn fill_from_the_tail(
     component: &ComponentBlocks,
     pins: &Pins,
-    bins: &mut [Bin],
+    filling: &mut Filling<'_>,
     homes: &mut [Home],
-) {
+) -> Result<(), Homeless> {
     let blocks = component.blocks().iter().zip(&pins.reasons).zip(homes);
     for ((block, _), home) in blocks.rev().filter(|((_, pin), _)| pin.is_none()) {
-        if let Some(bin) = bins.iter_mut().find(|bin| bin.room >= block.bytes) {
-            bin.put(block.bytes);
-            *home = Home { device: bin.device, reason: Reason::Share };
-        }
+        *home = match filling.bins.iter_mut().find(|bin| bin.room >= block.bytes) {
+            Some(bin) => {
+                bin.put(block.bytes);
+                Home { device: bin.device, reason: Reason::Share }
+            }
+            None => filling.overflow(block)?,
+        };
     }
+    Ok(())
 }
 
 /// Error diffusion over the use order: each block goes to the device that is furthest behind the
 /// part of its share that is due by then, if it has room.
-fn spread(component: &ComponentBlocks, pins: &Pins, bins: &mut [Bin], homes: &mut [Home]) {
-    let movable: u128 = bins.iter().map(|bin| u128::from(bin.share)).sum();
-    for bin in &mut *bins {
+fn spread(
+    component: &ComponentBlocks,
+    pins: &Pins,
+    filling: &mut Filling<'_>,
+    homes: &mut [Home],
+) -> Result<(), Homeless> {
+    let movable: u128 = filling.bins.iter().map(|bin| u128::from(bin.share)).sum();
+    for bin in &mut filling.bins {
         bin.room = bin.share;
     }
     let mut passed = 0_u128;
@@ -154,13 +212,18 @@ fn spread(component: &ComponentBlocks, pins: &Pins, bins: &mut [Bin], homes: &mu
             let due = (passed * u128::from(bin.share)).checked_div(movable).unwrap_or(0);
             due as i128 - i128::from(bin.filled)
         };
-        let takers = bins.iter_mut().filter(|bin| bin.room >= block.bytes);
+        let takers = filling.bins.iter_mut().filter(|bin| bin.room >= block.bytes);
         // `min_by_key` keeps the first of equals: the first device in order.
-        if let Some(bin) = takers.min_by_key(|bin| -behind(bin)) {
-            bin.put(block.bytes);
-            if let Some(home) = homes.get_mut(index) {
-                *home = Home { device: bin.device, reason: Reason::Share };
+        let found = match takers.min_by_key(|bin| -behind(bin)) {
+            Some(bin) => {
+                bin.put(block.bytes);
+                Home { device: bin.device, reason: Reason::Share }
             }
+            None => filling.overflow(block)?,
+        };
+        if let Some(home) = homes.get_mut(index) {
+            *home = found;
         }
     }
+    Ok(())
 }

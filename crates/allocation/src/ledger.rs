@@ -48,7 +48,7 @@ impl Ledger {
         self.release_component(model, &plan.component);
         for share in plan.devices.iter().filter(|share| share.bytes > 0) {
             let key = (model.to_owned(), plan.component.clone(), share.device);
-            self.promises.insert(key, share.bytes);
+            self.promises.insert(key, share.memory_bytes);
         }
     }
 

@@ -43,6 +43,7 @@ pub mod report;
 mod shares;
 mod size;
 mod span;
+mod table;
 mod topology;
 mod virtual_vram;
 

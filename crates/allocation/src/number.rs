@@ -111,6 +111,11 @@ impl Number {
         u64::try_from(product / SCALE).ok()
     }
 
+    /// A hundred times as much.
+    pub(crate) fn hundredfold(self) -> Number {
+        Number { billionths: self.billionths.saturating_mul(100) }
+    }
+
     pub(crate) fn saturating_add(self, other: Number) -> Number {
         Number { billionths: self.billionths.saturating_add(other.billionths) }
     }

@@ -9,6 +9,8 @@ pub(crate) struct Pins {
     pub reasons: Vec<Option<Reason>>,
     /// Bytes of all blocks that stay.
     pub bytes: u64,
+    /// What they take of the compute device's memory, in bytes.
+    pub at_home: u64,
     /// What they take of the compute device's share in the layout that DisTorch2 users know.
     pub familiar_charge: u64,
 }
@@ -23,7 +25,7 @@ impl Pins {
     /// where a model has many.
     pub fn of(component: &ComponentBlocks) -> Pins {
         let total = u128::from(component.bytes());
-        let mut pins = Pins { reasons: Vec::new(), bytes: 0, familiar_charge: 0 };
+        let mut pins = Pins { reasons: Vec::new(), bytes: 0, at_home: 0, familiar_charge: 0 };
         let (mut params, mut largest) = (0, 0);
         for block in component.blocks() {
             largest = largest.max(block.bytes);
@@ -40,6 +42,9 @@ impl Pins {
                 Some(Reason::Param) => params += block.bytes,
                 Some(_) => pins.familiar_charge += block.bytes,
                 None => {}
+            }
+            if reason.is_some() {
+                pins.at_home += block.at_home();
             }
             pins.reasons.push(reason);
         }

@@ -22,7 +22,8 @@ pub enum Reason {
     Head,
     /// Parameters that a parent module owns itself, which stay on the compute device.
     Param,
-    /// It fits into no share, so it stays on the compute device.
+    /// It fits into no share, so it stays on the compute device or, where the shares are sizes, goes
+    /// to the device that takes what is left.
     Overflow,
 }
 
@@ -52,8 +53,11 @@ pub struct DeviceShare {
     pub share_bytes: u64,
     /// The number of blocks that it holds.
     pub blocks: usize,
-    /// Their bytes.
+    /// Their bytes as stored.
     pub bytes: u64,
+    /// The bytes that they take of the device's memory: more than stored on a host that keeps layers
+    /// in the dtype that it computes in.
+    pub memory_bytes: u64,
     /// Their part of the component, in per cent.
     pub percent_of_component: f64,
     /// Their part of the device's total memory, in per cent.
@@ -64,6 +68,14 @@ pub struct DeviceShare {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "warning", rename_all = "snake_case")]
 pub enum PlanWarning {
+    /// A bare number among percentages is read as a part.
+    BarePart {
+        /// The device.
+        device: DeviceId,
+        /// The number.
+        #[serde(serialize_with = "number_as_float")]
+        part: Number,
+    },
     /// Devices have less free memory than they were to take.
     NoRoom {
         /// The devices.
@@ -91,13 +103,13 @@ pub enum PlanWarning {
         /// The compute device.
         keeper: DeviceId,
     },
-    /// The compute device holds more than the ceiling that the allocation gives it.
+    /// What has to stay on the compute device is more than the ceiling that the allocation gives it.
     OverCeiling {
         /// The compute device.
         device: DeviceId,
         /// Its ceiling.
         ceiling: u64,
-        /// What it holds.
+        /// What has to stay there.
         bytes: u64,
     },
     /// The compute device can't hold what it needs at its peak.
@@ -149,7 +161,7 @@ pub struct Plan {
     pub virtual_vram_gb: Option<Number>,
     /// What each device holds, in device order.
     pub devices: Vec<DeviceShare>,
-    /// Bytes at home on the compute device.
+    /// Bytes that what is at home on the compute device takes of its memory.
     pub resident_bytes: u64,
     /// Bytes to stream through at a time: what is spare of the device's memory, but for half of it,
     /// and no more than a GiB; at least `least_window_bytes`.
@@ -176,6 +188,11 @@ impl Plan {
         self.least_window_bytes.saturating_add(self.activation_bytes)
     }
 
+    /// Bytes, as stored, of what is at home on other devices than the one that computes.
+    pub fn bytes_elsewhere(&self) -> u64 {
+        self.bytes.saturating_sub(self.bytes_on(self.compute_device))
+    }
+
     /// Settles the window and what follows from it: with a larger one, blocks that take long to come
     /// can set off earlier. Half of what is spare is left for what the estimate doesn't see.
     pub(crate) fn settle(&mut self, available: u64) {
@@ -184,8 +201,11 @@ impl Plan {
         self.available_bytes = available;
         self.fits = least <= available;
         let spare = available.saturating_sub(least) / 2;
-        let elsewhere = self.bytes.saturating_sub(self.resident_bytes);
-        let wanted = self.least_window_bytes.saturating_add(spare).min(MOST_WINDOW).min(elsewhere);
+        let wanted = self
+            .least_window_bytes
+            .saturating_add(spare)
+            .min(MOST_WINDOW)
+            .min(self.bytes_elsewhere());
         self.window_bytes = wanted.max(self.least_window_bytes);
         let running = self.window_bytes.saturating_add(self.activation_bytes);
         self.peak_bytes = self.resident_bytes.saturating_add(running);
@@ -216,6 +236,11 @@ impl Plan {
 impl fmt::Display for PlanWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            PlanWarning::BarePart { device, part } => write!(
+                f,
+                "`{device},{part}` is read as `{device},{part}%`, a part of the model like the \
+                 amounts beside it"
+            ),
             PlanWarning::NoRoom { devices, asked, taken, keeper } => {
                 let short = asked.saturating_sub(*taken);
                 let (taken, asked, size) = (ByteSize(*taken), ByteSize(*asked), ByteSize(short));
@@ -244,7 +269,8 @@ impl fmt::Display for PlanWarning {
             ),
             PlanWarning::OverCeiling { device, ceiling, bytes } => write!(
                 f,
-                "{device} holds {}, more than the {} it was given: as the compute device it keeps what fits nowhere else",
+                "{device} holds {}, more than the {} it was given: embeddings, small layers and a \
+                 module's own parameters have to stay on the compute device",
                 ByteSize(*bytes),
                 ByteSize(*ceiling)
             ),

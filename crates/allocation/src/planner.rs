@@ -9,13 +9,14 @@ use thiserror::Error;
 use crate::block::ComponentBlocks;
 use crate::device::DeviceId;
 use crate::fit::{Need, Search};
-use crate::language::{Allocation, AllocationError, Amount};
-use crate::layout::{Home, Layout};
+use crate::language::{Allocation, AllocationError};
+use crate::layout::{Home, Homeless, Layout};
 use crate::ledger::Ledger;
 use crate::number::Number;
 use crate::pins::Pins;
 use crate::plan::{DeviceShare, PlacedBlock, Plan, PlanWarning};
 use crate::shares::{Request, Shares};
+use crate::size::ByteSize;
 use crate::topology::UnknownDevice;
 use crate::virtual_vram::{Donors, VirtualVram, gigabytes_in_bytes};
 
@@ -74,9 +75,34 @@ pub enum PlanError {
         /// The entry and what is wrong with it.
         error: AllocationError,
     },
+    /// Sizes that leave blocks without a home.
+    #[error(
+        "component `{component}`, expert allocation: `{block}` of {} fits under none of the sizes, \
+         and {} for what is left: raise a size, or give `*` to a device with more room",
+        ByteSize(*bytes),
+        no_taker(*full)
+    )]
+    NoHome {
+        /// The component.
+        component: String,
+        /// The first block that fits nowhere.
+        block: String,
+        /// Its size.
+        bytes: u64,
+        /// The device that would take what is left, but is full; `None` where every device has a
+        /// size.
+        full: Option<DeviceId>,
+    },
     /// Two components of one name in a model.
     #[error("two components are named `{0}`")]
     DuplicateComponent(String),
+}
+
+fn no_taker(full: Option<DeviceId>) -> String {
+    match full {
+        Some(device) => format!("{device} has no room"),
+        None => "no device is there".to_owned(),
+    }
 }
 
 /// Plans one component on the memory that is free and not promised. Nothing is promised by this;
@@ -85,7 +111,8 @@ pub enum PlanError {
 /// A plan that doesn't fit is a plan too: it says so in [`Plan::fits`] and its warnings.
 ///
 /// # Errors
-/// A device that the machine doesn't have, or an allocation beyond a device's capacity.
+/// A device that the machine doesn't have, an allocation beyond a device's capacity, and sizes that
+/// leave blocks without a home.
 pub fn plan(
     component: &ComponentBlocks,
     settings: &ComponentSettings,
@@ -104,14 +131,18 @@ fn plan_beside(
     check(component, settings, ledger)?;
     let search = search(beside, component, settings, ledger);
     let (gigabytes, shares) = shares(settings, &search);
-    let homes = settings.layout.place(component, &search.pins, &shares, settings.compute_device);
+    let homes = settings
+        .layout
+        .place(component, &search.pins, &shares, settings.compute_device)
+        .map_err(|homeless| no_home(component, settings, homeless))?;
     let need = Need::of(component, &homes, settings.compute_device);
     let mut plan = assemble(component, settings, ledger, &homes, &shares);
     plan.virtual_vram_gb = gigabytes;
     plan.least_window_bytes = need.window;
     plan.resident_bytes = need.resident;
-    plan.warnings = shares.warnings.clone();
-    plan.warnings.extend(over_ceiling(settings, need.resident));
+    plan.warnings = bare_parts(settings);
+    plan.warnings.extend(shares.warnings.iter().cloned());
+    plan.warnings.extend(over_ceiling(settings, search.pins.bytes));
     plan.warnings.extend(empty_shares(&plan, component, &search.pins));
     judge(&mut plan, &search);
     Ok(plan)
@@ -231,14 +262,15 @@ fn search<'a>(
     settings: &ComponentSettings,
     ledger: &'a Ledger,
 ) -> Search<'a> {
-    let compute = settings.compute_device;
+    let (compute, pins) = (settings.compute_device, Pins::of(component));
+    let pinned = pins.bytes;
     Search {
         component,
-        pins: Pins::of(component),
+        pins,
         layout: settings.layout,
         donors: settings.donors.resolve(compute, ledger.topology()),
         beside,
-        request: Request { total: component.bytes(), compute, ledger },
+        request: Request { total: component.bytes(), pinned, compute, ledger },
     }
 }
 
@@ -267,17 +299,22 @@ fn assemble(
     homes: &[Home],
     shares: &Shares,
 ) -> Plan {
-    let mut held: BTreeMap<DeviceId, (usize, u64)> = BTreeMap::new();
+    let mut held: BTreeMap<DeviceId, Held> = BTreeMap::new();
+    for &device in shares.by_device.keys() {
+        held.entry(device).or_default();
+    }
     let mut blocks = Vec::with_capacity(homes.len());
     for (block, &Home { device, reason }) in component.blocks().iter().zip(homes) {
-        let (count, bytes) = held.entry(device).or_default();
-        *count += 1;
-        *bytes += block.bytes;
+        let there = held.entry(device).or_default();
+        there.blocks += 1;
+        there.bytes += block.bytes;
+        let at_home = device == settings.compute_device;
+        there.memory += if at_home { block.at_home() } else { block.bytes };
         let (name, kind) = (block.name.clone(), block.kind.clone());
         blocks.push(PlacedBlock { name, kind, bytes: block.bytes, device, reason });
     }
-    let devices = shares.by_device.iter().map(|(&device, share)| {
-        let (blocks, bytes) = held.get(&device).copied().unwrap_or_default();
+    let devices = held.into_iter().map(|(device, Held { blocks, bytes, memory })| {
+        let share = shares.by_device.get(&device).copied().unwrap_or_default();
         let info = ledger.topology().get(device).ok();
         DeviceShare {
             device,
@@ -285,8 +322,9 @@ fn assemble(
             share_bytes: share.bytes,
             blocks,
             bytes,
+            memory_bytes: memory,
             percent_of_component: percent(bytes, component.bytes()),
-            percent_of_device: percent(bytes, info.map_or(0, |info| info.total)),
+            percent_of_device: percent(memory, info.map_or(0, |info| info.total)),
         }
     });
     Plan {
@@ -308,22 +346,46 @@ fn assemble(
     }
 }
 
+/// What a device holds of a component.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    blocks: usize,
+    /// As stored.
+    bytes: u64,
+    /// Of the device's memory.
+    memory: u64,
+}
+
 /// A part of a whole in per cent; of nothing, 0.
 pub(crate) fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
 }
 
-/// The compute device's ceiling, if it has one and holds more.
-fn over_ceiling(settings: &ComponentSettings, resident: u64) -> Option<PlanWarning> {
+/// The compute device's ceiling, if it has one and what has to stay there is more.
+fn over_ceiling(settings: &ComponentSettings, pinned: u64) -> Option<PlanWarning> {
     let device = settings.compute_device;
-    let entries = settings.expert.as_ref()?.entries();
-    let entry = entries.iter().find(|entry| entry.device == device)?;
-    match entry.amount {
-        Amount::Bytes(ceiling) if resident > ceiling => {
-            Some(PlanWarning::OverCeiling { device, ceiling, bytes: resident })
-        }
-        _ => None,
-    }
+    let ceiling = settings.expert.as_ref()?.ceiling(device)?;
+    let over = PlanWarning::OverCeiling { device, ceiling, bytes: pinned };
+    (pinned > ceiling).then_some(over)
+}
+
+/// The bare numbers that were read as parts.
+fn bare_parts(settings: &ComponentSettings) -> Vec<PlanWarning> {
+    let parts = settings.expert.iter().flat_map(|allocation| allocation.bare_parts());
+    parts.map(|(device, part)| PlanWarning::BarePart { device, part }).collect()
+}
+
+/// The error for a block without a home.
+fn no_home(
+    component: &ComponentBlocks,
+    settings: &ComponentSettings,
+    Homeless { block, bytes }: Homeless,
+) -> PlanError {
+    let component = component.name().to_owned();
+    let allocation = settings.expert.as_ref();
+    let cpu = allocation.filter(|allocation| allocation.ceiling(DeviceId::CPU).is_none());
+    let full = allocation.and_then(Allocation::wildcard).or(cpu.map(|_| DeviceId::CPU));
+    PlanError::NoHome { component, block, bytes, full }
 }
 
 /// The donors that were to hold something and hold nothing.

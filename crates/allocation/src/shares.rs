@@ -19,9 +19,22 @@ pub(crate) struct Share {
     pub room: u64,
 }
 
+/// A device that takes blocks which fit into no share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taker {
+    pub device: DeviceId,
+    /// How much it may hold in all, in bytes, besides what stays on the compute device anyway.
+    pub most: u64,
+}
+
 /// The shares of all devices that matter to a component, the compute device's always among them.
 pub(crate) struct Shares {
     pub by_device: BTreeMap<DeviceId, Share>,
+    /// Who takes the blocks that fit into no share: the first that has room.
+    pub takers: Vec<Taker>,
+    /// Whether everything that stays on the compute device counts against its room: a ceiling is
+    /// passed only where that alone is larger.
+    pub strict: bool,
     pub warnings: Vec<PlanWarning>,
 }
 
@@ -30,6 +43,8 @@ pub(crate) struct Shares {
 pub(crate) struct Request<'a> {
     /// Bytes of the component.
     pub total: u64,
+    /// Bytes of the blocks that stay on the compute device whatever is asked.
+    pub pinned: u64,
     pub compute: DeviceId,
     pub ledger: &'a Ledger,
 }
@@ -43,7 +58,8 @@ impl Request<'_> {
 
     fn shares(&self) -> Shares {
         let by_device = BTreeMap::from([(self.compute, Share::default())]);
-        Shares { by_device, warnings: Vec::new() }
+        let takers = vec![Taker { device: self.compute, most: u64::MAX }];
+        Shares { by_device, takers, strict: false, warnings: Vec::new() }
     }
 
     /// Moves `bytes` (at most the whole component) to the donors in order, each up to what it can
@@ -85,31 +101,43 @@ impl Request<'_> {
         shares
     }
 
+    /// Ceilings are filled in the order written. What stays on the compute device counts against its
+    /// ceiling. The wildcard, written or not, takes what is left, and then the blocks that fit into no
+    /// share; a device with a ceiling takes such blocks only up to it.
     fn bytes(&self, allocation: &Allocation) -> Shares {
         let mut shares = self.shares();
-        let mut left = self.total;
+        shares.strict = true;
+        shares.takers.clear();
+        shares.add(self.compute, self.pinned, self.pinned);
+        let mut left = self.total.saturating_sub(self.pinned);
+        let mut ceilings = BTreeMap::new();
         for entry in allocation.entries() {
             let Amount::Bytes(ceiling) = entry.amount else { continue };
-            let asked = ceiling.min(left);
-            let taken = self.taken(entry.device, asked, None, &mut shares.warnings);
-            shares.add(entry.device, taken, taken);
+            let device = entry.device;
+            let stays = if device == self.compute { self.pinned } else { 0 };
+            let ceiling = ceiling.saturating_sub(stays);
+            let taken = self.taken(device, ceiling.min(left), None, &mut shares.warnings);
+            shares.add(device, taken, taken);
             left -= taken;
+            ceilings.insert(device, ceiling.min(self.limit(device)));
         }
-        let has_cpu = allocation.entries().iter().any(|entry| entry.device.is_cpu());
-        let rest = allocation.wildcard().or((!has_cpu).then_some(DeviceId::CPU));
-        let Some(rest) = rest else {
-            if left > 0 {
-                let keeper = self.compute;
-                shares.warnings.push(PlanWarning::Unclaimed { bytes: left, keeper });
+        let keeper = (!ceilings.contains_key(&self.compute)).then_some(self.compute);
+        let cpu = (!ceilings.contains_key(&DeviceId::CPU)).then_some(DeviceId::CPU);
+        if let Some(wildcard) = allocation.wildcard().or(cpu) {
+            let taken = self.taken(wildcard, left, keeper, &mut shares.warnings);
+            if taken > 0 {
+                shares.add(wildcard, taken, taken);
             }
-            shares.add(self.compute, left, 0);
-            return shares;
-        };
-        let taken = self.taken(rest, left, Some(self.compute), &mut shares.warnings);
-        if taken > 0 {
-            shares.add(rest, taken, taken);
+            left -= taken;
+            shares.takers.push(Taker { device: wildcard, most: self.limit(wildcard) });
+        } else if let (Some(keeper), true) = (keeper, left > 0) {
+            shares.warnings.push(PlanWarning::Unclaimed { bytes: left, keeper });
         }
-        shares.add(self.compute, left - taken, 0);
+        shares.takers.extend(ceilings.into_iter().map(|(device, most)| Taker { device, most }));
+        if let Some(keeper) = keeper {
+            shares.add(keeper, left, 0);
+            shares.takers.push(Taker { device: keeper, most: u64::MAX });
+        }
         shares
     }
 
@@ -199,7 +227,7 @@ mod tests {
 
     fn shares(total: u64, compute: &str, text: &str) -> (Vec<(String, u64, u64)>, usize) {
         let ledger = ledger("cuda:0=8GiB,cuda:1=4GiB");
-        let request = Request { total, compute: id(compute), ledger: &ledger };
+        let request = Request { total, pinned: 0, compute: id(compute), ledger: &ledger };
         let shares = request.allocation(&Allocation::parse(text).unwrap().unwrap());
         let listed = shares.by_device.iter().map(|(d, s)| (d.to_string(), s.bytes, s.room));
         (listed.collect(), shares.warnings.len())
@@ -277,7 +305,8 @@ mod tests {
     #[test]
     fn donors_take_in_order_what_they_can() {
         let ledger = ledger("cuda:0=8GiB,cuda:1=4GiB,cpu=2GiB");
-        let request = Request { total: 10 * GIB, compute: id("cuda:0"), ledger: &ledger };
+        let (total, pinned, compute) = (10 * GIB, 0, id("cuda:0"));
+        let request = Request { total, pinned, compute, ledger: &ledger };
         let of = |gigabytes: u64, donors: &[&str]| {
             let donors: Vec<DeviceId> = donors.iter().map(|name| id(name)).collect();
             let shares = request.virtual_vram(gigabytes * GIB, &donors);

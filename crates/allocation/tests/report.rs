@@ -41,8 +41,8 @@ fn planned() -> (Vec<Plan>, Topology) {
 #[test]
 fn tables() {
     let (plans, machine) = planned();
-    let mut text: Vec<String> = plans.iter().map(report::component).collect();
-    text.push(report::totals(&plans, &machine));
+    let mut text: Vec<String> = plans.iter().map(|plan| report::component(plan, None)).collect();
+    text.push(report::totals(&plans, &machine, None));
     insta::assert_snapshot!(text.join("\n"));
 }
 
@@ -50,4 +50,25 @@ fn tables() {
 fn json() {
     let (plans, _) = planned();
     insta::assert_json_snapshot!(plans[0]);
+}
+
+/// At 60 columns whole columns of the tables are left out, and sentences break between words.
+#[test]
+fn narrow_tables() {
+    let (plans, machine) = planned();
+    for width in [40, 60, 80, 100] {
+        let mut text: Vec<String> =
+            plans.iter().map(|plan| report::component(plan, Some(width))).collect();
+        text.push(report::totals(&plans, &machine, Some(width)));
+        let text = text.join("\n");
+        for line in text.lines() {
+            assert!(line.chars().count() <= width, "{width}: {line}");
+        }
+        for told in ["device", "cuda:0 (simulated)", "bytes", "7.00 GiB", "peak", "does not fit"] {
+            assert!(text.replace('\n', " ").contains(told), "{width}, {told}:\n{text}");
+        }
+        if width == 60 {
+            insta::assert_snapshot!(text);
+        }
+    }
 }
