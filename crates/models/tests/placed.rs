@@ -143,7 +143,7 @@ fn the_same_bits_for_every_allocation() {
         let checkpoint = Arc::new(Checkpoint::open(&path).unwrap());
         let resident = Resident::load(&checkpoint, &component, cpu(), DType::F32, |_| {}).unwrap();
         let expected = outputs(Arc::new(resident), &fixture);
-        let blocks = placement::blocks(&component, 1 << 20).unwrap();
+        let blocks = placement::blocks(&component, 1 << 20, None).unwrap();
         let mut patched = None;
         for (number, allocation) in ALLOCATIONS.into_iter().enumerate() {
             let machine = Machine::new(topology.clone());

@@ -165,10 +165,12 @@ fn way_out(error: &OutOfMemory, plan: &Plan) -> WayOut {
     let window = two.saturating_sub(plan.least_window_bytes);
     let short = error.need.saturating_sub(error.free);
     let short = short.saturating_add(largest).saturating_add(window);
-    let stays = plan.blocks.iter().filter(|block| !matches!(block.reason, Reason::Share));
+    let compute = plan.compute_device;
+    let stays = plan.blocks.iter().filter(|block| block.device == compute);
+    let stays = stays.filter(|block| !matches!(block.reason, Reason::Share));
     let stays: u64 = stays.map(|block| block.bytes).sum();
-    let Some(resident) = plan.resident_bytes.checked_sub(short).filter(|left| *left >= stays)
-    else {
+    let stored = plan.bytes_on(plan.compute_device);
+    let Some(resident) = stored.checked_sub(short).filter(|left| *left >= stays) else {
         return WayOut::Activations;
     };
     match plan.virtual_vram_gb {

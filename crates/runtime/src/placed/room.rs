@@ -11,7 +11,7 @@ use super::home::Home;
 use super::homes::{Homes, Settled};
 use super::stats::{DeviceUse, StreamStats};
 use crate::machine::OutOfMemory;
-use crate::tensor::DType;
+use crate::placement::converted_bytes;
 
 impl Homes {
     /// Whether each device has room for what is to live there, with the window and the activations
@@ -131,11 +131,4 @@ impl Homes {
             stall_seconds: tally.stalled.as_secs_f64(),
         }
     }
-}
-
-/// Bytes of the layer in the compute dtype, scales multiplied in.
-fn converted_bytes(layer: &Layer, dtype: DType) -> u64 {
-    let scales = ["scale_weight", "weight_scale", "scale_input", "input_scale"];
-    let params = layer.params.iter().filter(|param| !scales.contains(&param.name.as_str()));
-    params.map(|param| param.elements().saturating_mul(dtype.size() as u64)).sum()
 }

@@ -120,7 +120,7 @@ impl Stack {
         layout: Layout,
         activations: u64,
     ) -> Plan {
-        let blocks = placement::blocks(&self.component, activations).unwrap();
+        let blocks = placement::blocks(&self.component, activations, None).unwrap();
         let mut settings = ComponentSettings::new(id(compute));
         settings.expert = Allocation::parse(expert).unwrap();
         settings.layout = layout;

@@ -214,7 +214,7 @@ impl Subject {
         let placed = Arc::new(self.place(share, bandwidth, layout)?);
         let plan = placed.plan();
         let unet = self.unet(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
-        Ok(Laid { placed, unet, elsewhere: plan.bytes - plan.resident_bytes })
+        Ok(Laid { placed, unet, elsewhere: plan.bytes_elsewhere() })
     }
 
     /// A step, computed or played.
@@ -257,7 +257,7 @@ impl Subject {
         }
         settings.layout = layout;
         let blocks =
-            placement::blocks(&self.component, self.activations).map_err(Failure::machine)?;
+            placement::blocks(&self.component, self.activations, None).map_err(Failure::machine)?;
         let ledger = Ledger::new(topology.clone());
         let plan = plan(&blocks, &settings, &ledger).map_err(Failure::machine)?;
         let machine = Machine::new(topology);
