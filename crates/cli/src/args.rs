@@ -139,6 +139,7 @@ Examples:
   distorch plan flux1-dev.safetensors --unet-compute-device cuda:0 --unet-virtual-vram-gb 8 \\
       --unet-donor-device cuda:1,cpu
   distorch plan flux1-dev.safetensors --unet-expert-mode-allocations 'cuda:0,6gb;cpu,*'
+  distorch plan big.safetensors --width 1536 --height 1024 --batch 2 --check
   distorch plan --blocks model.json --simulate 'cuda:0=24GiB' --json")]
 pub struct PlanArgs {
     /// Name of a checkpoint, or the path of one
@@ -180,6 +181,10 @@ pub struct PlanArgs {
         help_heading = "Estimate"
     )]
     pub batch: u32,
+
+    /// End with exit code 1 where a component does not fit
+    #[arg(long)]
+    pub check: bool,
 
     /// Print JSON, with the placement block by block
     #[arg(long)]

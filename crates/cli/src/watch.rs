@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 
 use crate::machine;
 use crate::progress::bar_style;
+use crate::terminal;
 
 /// Lines in a pipe come no more often than this, but for the last of each stage.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -138,11 +139,14 @@ impl Observer for Watch {
                 self.advance(&format!("loading the {what}"), Unit::Bytes, done, Some(total));
             }
             Event::Done { .. } => self.state().end(),
-            Event::Planned { model, plans, .. } if !self.quiet => {
+            Event::Planned { model, tasks, plans, .. } if !self.quiet => {
                 self.state().end();
-                show!("{model}\n");
+                let tasks = tasks.to_string();
+                let made_for =
+                    if tasks.is_empty() { tasks } else { format!(", planned for {tasks}") };
+                show!("{model}{made_for}\n");
                 for plan in plans {
-                    show!("{}", report::component(plan));
+                    show!("{}", report::component(plan, terminal::columns()));
                 }
             }
             Event::Warning { text, .. } => match &self.state().bar {

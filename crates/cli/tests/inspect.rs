@@ -59,6 +59,39 @@ fn a_plan_of_a_checkpoint_accounts_for_every_byte() {
     assert_eq!(unet["blocks"].as_array().unwrap().len(), 1050);
 }
 
+/// The host keeps layers in f32, a simulated device as they are stored; activations are those of the
+/// picture that is asked for.
+#[test]
+fn plans_count_what_is_held_and_grow_with_the_picture() {
+    let dir = base_with("tiny-sd1", ("F16", 2));
+    let base = ["--base-dir", dir.path().to_str().unwrap()];
+    let plan = |args: &[&str]| {
+        json(&[&["plan", "real/model.safetensors", "--json"][..], &base, args].concat())
+    };
+    let device = |name: &'static str| {
+        ["--unet-compute-device", name, "--vae-device", name, "--unet-virtual-vram-gb", "0"]
+    };
+    let of = |plan: &serde_json::Value, component: usize, field: &str| {
+        plan["components"][component][field].as_u64().unwrap()
+    };
+    let host = plan(&device("cpu"));
+    for component in 0..3 {
+        let (bytes, held) = (of(&host, component, "bytes"), of(&host, component, "resident_bytes"));
+        assert_eq!(held, 2 * bytes, "{}", host["components"][component]["component"]);
+        let share = &host["components"][component]["devices"][0];
+        assert_eq!((&share["bytes"], &share["memory_bytes"]), (&bytes.into(), &held.into()));
+    }
+    let cuda = [&device("cuda:0")[..], &["--simulate", "cuda:0=8GiB"]].concat();
+    let stored = plan(&cuda);
+    assert_eq!(of(&stored, 0, "resident_bytes"), of(&stored, 0, "bytes"));
+    let larger =
+        plan(&[&cuda[..], &["--width", "1024", "--height", "768", "--batch", "2"]].concat());
+    let activations = |plan, component| of(plan, component, "activation_bytes");
+    assert!(activations(&larger, 0) > 4 * activations(&stored, 0));
+    assert_eq!(activations(&larger, 1), activations(&stored, 1), "text does not grow");
+    assert!((2..4).contains(&(activations(&larger, 2) / activations(&stored, 2))), "one by one");
+}
+
 #[test]
 fn what_is_no_checkpoint_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -113,12 +113,46 @@ fn the_tables_tell_whether_it_fits() {
     assert!(!text.contains("does not fit"), "{text}");
 }
 
+/// `--check` ends with exit code 1 where the plan does not fit, and says what is needed and what there is.
+#[test]
+fn a_plan_that_does_not_fit_fails_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = ten_blocks(&dir);
+    let blocks = ["plan", "--blocks", path.to_str().unwrap(), "--check"];
+    let small = ["--simulate", "cuda:0=5GiB,cpu=64GiB"];
+    for json in [&[][..], &["--json"]] {
+        let args = [&blocks[..], &small[..], json].concat();
+        let output = distorch(&args).assert().code(1).get_output().clone();
+        let (out, error) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
+        let error = String::from_utf8(error).unwrap();
+        assert!(out.contains("5368709120") || out.contains("does not fit"), "{out}");
+        for part in
+            ["`unet` does not fit", "needs 8.00 GiB", "has 5.00 GiB", "least virtual_vram_gb"]
+        {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+    stdout(&[&blocks[..], &["--simulate", "cuda:0=9GiB,cpu=64GiB"]].concat());
+    // Where all devices have sizes that leave something over, there is no plan at all.
+    let sizes = ["--unet-expert-mode-allocations", "cuda:0,4gb;cpu,5gb"];
+    let error = refused(&[&blocks[..], &sizes[..], &small[..]].concat());
+    assert!(error.contains("`b0` of 1.00 GiB fits under none of the sizes"), "{error}");
+}
+
+#[test]
+fn sizes_hold_and_the_wildcard_takes_what_fits_nowhere() {
+    let plan = plan(&["--unet-expert-mode-allocations", "cuda:0,500mb;cuda:1,3.0g;cpu,5gb*"]);
+    assert_eq!(on(&plan, "unet", "cuda:1"), ["b7", "b8", "b9"]);
+    assert_eq!(bytes_on(&plan, "unet", "cuda:0"), 0);
+    assert_eq!(bytes_on(&plan, "unet", "cpu"), 7 << 30);
+}
+
 #[test]
 fn wrong_inputs_are_refused_by_name_and_place() {
     let dir = tempfile::tempdir().unwrap();
     let path = ten_blocks(&dir);
     let blocks = ["plan", "--blocks", path.to_str().unwrap(), "--simulate", "cuda:0=24GiB"];
-    let cases: [(&[&str], &[&str]); 8] = [
+    let cases: [(&[&str], &[&str]); 9] = [
         (
             &["--unet-expert-mode-allocations", "cuda:0,50%;cuda:3,50%"],
             &["unet_expert_mode_allocations", "entry 2", "cuda:3", "present: cuda:0, cpu"],
@@ -133,6 +167,10 @@ fn wrong_inputs_are_refused_by_name_and_place() {
         (&["--unet-donor-device", "rocm:0"], &["unet_donor_device", "--features rocm"]),
         (&["--unet-compute-device", "xpu:0"], &["unet_compute_device", "xpu"]),
         (&["--unet-expert-mode-allocations", "cuda:0,1gb;cpu,50%"], &["entry 2"]),
+        (
+            &["--unet-expert-mode-allocations", "cuda:0,0.5;cpu,50%"],
+            &["entry 1, character 8", "`0.5%`", "`50%` of the model"],
+        ),
     ];
     for (args, told) in cases {
         let joined: Vec<String> = args

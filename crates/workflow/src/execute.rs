@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use distorch_allocation::Plan;
 use distorch_runtime::{Tensor, heap};
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
@@ -13,8 +14,10 @@ use thiserror::Error;
 
 use crate::cache::{Cache, Entry, Key};
 use crate::environment::Environment;
+use crate::forecast::{self, Forecast, Planned};
 use crate::graph::{Given, Prompt, PromptNode};
 use crate::inputs::{Inputs, NodeError};
+use crate::models::Tasks;
 use crate::observe::{Event, Observer};
 use crate::signature::Node;
 use crate::validate::{self, Invalid, NodeProblems, Problem, ancestors, class_of, needed};
@@ -130,6 +133,60 @@ impl Executor {
         self.run_checked(prompt, &good, observer)
     }
 
+    /// Looks at everything that can be known before these nodes, and what they need, are run: files, what
+    /// is in them, whether models have the memory to do what is asked of them. Each file's plan is told; no
+    /// weights are read and nothing is run.
+    ///
+    /// # Errors
+    /// As [`run_nodes`](Self::run_nodes) would end with, as far as that can be known.
+    pub fn dry_run(
+        &mut self,
+        prompt: &Prompt,
+        targets: &[String],
+        observer: &dyn Observer,
+    ) -> Result<(), ExecutionError> {
+        let order = order(prompt, targets);
+        let all: HashSet<String> = order.iter().cloned().collect();
+        let forecast = self.look_ahead(prompt, &order, &all, observer)?;
+        let mut parts = Vec::new();
+        for (node, planned) in &forecast.loads {
+            let models = &self.environment.models;
+            let placed = models.place(&planned.load.loader(planned.tasks));
+            let placed = placed.map_err(|error| failed(prompt, node, error))?;
+            tell_plans(observer, node, planned, &placed.plans());
+            // Those of the files before are promised their memory, as they would be in a run.
+            parts.push(placed);
+        }
+        Ok(())
+    }
+
+    /// What is known of the run of these nodes. What will go wrong does so now.
+    fn look_ahead(
+        &self,
+        prompt: &Prompt,
+        order: &[String],
+        wanted: &HashSet<String>,
+        observer: &dyn Observer,
+    ) -> Result<Forecast, ExecutionError> {
+        let environment = &self.environment;
+        let runs = |id: &str| wanted.contains(id);
+        let forecast = forecast::look_ahead(prompt, order, environment, runs)
+            .map_err(|failing| failed(prompt, &failing.node, failing.error))?;
+        for (node, planned) in &forecast.loads {
+            let loader = planned.load.loader(planned.tasks);
+            if let Err(error) = environment.models.check(&loader) {
+                if let Ok(plans) = environment.models.plan(&loader) {
+                    tell_plans(observer, node, planned, &plans);
+                }
+                return Err(failed(prompt, node, error));
+            }
+            if let Some(text) = planned.unknown_size() {
+                observer.event(Event::Warning { node, text: &text });
+            }
+        }
+        Ok(forecast)
+    }
+
     fn run_checked(
         &mut self,
         prompt: &Prompt,
@@ -143,8 +200,9 @@ impl Executor {
         let mut run = Run { results: HashMap::new(), report: Report::default() };
         let wanted = self.wanted(prompt, &order, targets, &keys, &mut run);
         observer.event(Event::Cached { nodes: &run.report.cached });
+        let forecast = self.look_ahead(prompt, &order, &wanted, observer)?;
         for id in order.iter().filter(|id| wanted.contains(id.as_str())) {
-            let entry = self.run_node(prompt, id, &run, observer)?;
+            let entry = self.run_node(prompt, id, &run, &forecast, observer)?;
             run.report.executed.push(id.clone());
             observer.event(Event::Done { node: id, ui: entry.ui.as_ref() });
             if let Some(key) = keys.get(id.as_str()) {
@@ -234,6 +292,7 @@ impl Executor {
         prompt: &Prompt,
         id: &str,
         run: &Run,
+        forecast: &Forecast,
         observer: &dyn Observer,
     ) -> Result<Arc<Entry>, ExecutionError> {
         let executed = || run.report.executed.clone();
@@ -251,7 +310,7 @@ impl Executor {
         observer.event(Event::Node { node: &id, class: class.class });
         let _doing = heap::doing(&format!("node {id} ({name})"));
         let environment = &self.environment;
-        let mut context = Context { environment, prompt, node: &id, observer, ui: None };
+        let mut context = Context { environment, prompt, forecast, node: &id, observer, ui: None };
         let result = catch_unwind(AssertUnwindSafe(|| {
             (class.run)(&mut context, &self.inputs(node, class, run)?)
         }));
@@ -291,6 +350,17 @@ impl Executor {
         }
         Ok(inputs.into_iter().collect())
     }
+}
+
+/// A node that fails before any has run.
+fn failed(prompt: &Prompt, node: &str, source: NodeError) -> ExecutionError {
+    let class = prompt.nodes.get(node).map(|node| node.class.clone()).unwrap_or_default();
+    ExecutionError::Node { node: node.to_owned(), class, source, executed: Vec::new() }
+}
+
+fn tell_plans(observer: &dyn Observer, node: &str, planned: &Planned, plans: &[Plan]) {
+    let (model, tasks) = (planned.load.name.as_str(), &planned.tasks);
+    observer.event(Event::Planned { node, model, tasks, plans });
 }
 
 /// What is known in the middle of a run.
@@ -346,6 +416,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 pub struct Context<'a> {
     environment: &'a Environment,
     prompt: &'a Prompt,
+    forecast: &'a Forecast,
     node: &'a str,
     observer: &'a dyn Observer,
     ui: Option<Json>,
@@ -365,6 +436,11 @@ impl<'a> Context<'a> {
     /// The node's id.
     pub fn node(&self) -> &'a str {
         self.node
+    }
+
+    /// What the run asks of what the node loads.
+    pub fn tasks(&self) -> Tasks {
+        self.forecast.tasks(self.node)
     }
 
     /// Tells something about the run.

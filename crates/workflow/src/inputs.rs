@@ -85,6 +85,13 @@ impl Inputs {
         self.0.get(name)
     }
 
+    /// The same with one input more.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: Value) -> Self {
+        self.0.insert(name.to_owned(), value);
+        self
+    }
+
     /// Whether the input is given.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)

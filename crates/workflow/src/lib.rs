@@ -6,6 +6,7 @@
 //! | [`graph`] | a prompt: nodes and what their inputs come from |
 //! | [`signature`], [`nodes`] | what a node is; every node of this program, one table |
 //! | [`validate`], [`preflight`] | everything that is wrong with a prompt, before anything runs |
+//! | [`forecast`] | what is known of a run before it: files, sizes, what models have to do |
 //! | [`execute`], [`cache`] | running what the outputs need, and nothing twice |
 //! | [`value`] | what goes from node to node |
 //! | [`models`] | checkpoints that are open, their plans and weights |
@@ -31,6 +32,7 @@ mod editor;
 pub mod environment;
 pub mod execute;
 pub mod finite;
+pub mod forecast;
 pub mod graph;
 mod inputs;
 pub mod json_text;

@@ -4,6 +4,7 @@ use distorch_allocation::Plan;
 use distorch_runtime::Tensor;
 
 use crate::graph::Prompt;
+use crate::models::Tasks;
 
 /// Something that happened in a run.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,8 @@ pub enum Event<'a> {
         node: &'a str,
         /// The model's name.
         model: &'a str,
+        /// What it is loaded for.
+        tasks: &'a Tasks,
         /// One plan for each component.
         plans: &'a [Plan],
     },

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use crate::environment::Environment;
 use crate::execute::Context;
+use crate::forecast::Rule;
 use crate::inputs::{Inputs, NodeError};
 use crate::preflight::PreflightCheck;
 use crate::value::{Type, Value};
@@ -42,6 +43,9 @@ pub struct Node {
     pub run: fn(&mut Context<'_>, &Inputs) -> Result<Vec<Value>, NodeError>,
     /// What the result depends on besides the inputs: the state of a file. Part of the cache's key.
     pub fingerprint: Option<fn(&Environment, &Inputs) -> String>,
+    /// What is known before a run of what comes out, and what is loaded and used for it. Nodes that load
+    /// files, use models or change the size of what goes through them say so.
+    pub forecast: Option<Rule>,
     /// A rule that no single input can tell: what is wrong, in words. Sees literal inputs only.
     pub check: Option<Check>,
     /// What is looked at before the first node of a run is run, where the prompt is sound so far.
@@ -62,6 +66,7 @@ impl Node {
         is_deprecated: false,
         run: |_, _| Ok(Vec::new()),
         fingerprint: None,
+        forecast: None,
         check: None,
         preflight: None,
     };

@@ -1,15 +1,15 @@
 //! `distorch plan`.
 
-use std::path::Path;
-
 use distorch_allocation::{
     BlockFile, ComponentBlocks, ComponentSettings, DeviceInfo, Ledger, LoaderInputs,
-    LoaderSettings, Plan, Topology, plan_model, report,
+    LoaderSettings, Plan, PlanWarning, Topology, plan_model, report,
 };
+use distorch_checkpoint::ComponentKind;
+use distorch_checkpoint::family::Model;
 use distorch_checkpoint::folders::ModelKind;
-use distorch_checkpoint::{Component, ComponentKind};
-use distorch_models::estimate::{self, Compute, Picture};
-use distorch_runtime::placement;
+use distorch_models::estimate::Picture;
+use distorch_workflow::models::Tasks;
+use distorch_workflow::models::planning::{Planning, Subject};
 use serde::Serialize;
 
 use super::{print_json, print_text, recognise};
@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::given_file;
 use crate::machine;
 use crate::model_file;
+use crate::terminal;
 
 /// What `plan --json` prints.
 #[derive(Serialize)]
@@ -28,35 +29,41 @@ struct PlanOutput<'a> {
     components: &'a [Plan],
 }
 
-/// Prints what goes where.
+/// Prints what goes where. With `--check`, what does not fit is a failure.
 pub fn run(shared: &Shared, args: &PlanArgs) -> Result<(), Failure> {
     let topology = machine::topology(&machine::survey(shared)?)?;
     // Wrong inputs are told before a file is opened.
     let settings = settings(&args.loader, &topology)?;
-    let (model, components) = components(shared, args, &settings, &topology)?;
-    let parts: Vec<(ComponentBlocks, ComponentSettings)> = components
-        .into_iter()
-        .map(|component| {
-            let settings = settings_for(component.name(), &settings);
-            (component, settings)
-        })
-        .collect();
-    let mut ledger = Ledger::new(topology.clone());
-    let plans = plan_model(&model, &parts, &mut ledger).map_err(Failure::input)?;
+    let (model, plans) = plans(shared, args, &settings, &topology)?;
     if args.json {
-        return print_json(&PlanOutput {
+        print_json(&PlanOutput {
             model: &model,
             fits: plans.iter().all(|plan| plan.fits),
             devices: topology.devices(),
             components: &plans,
-        });
+        })?;
+    } else {
+        let mut text = format!("{model}\n\n");
+        for plan in &plans {
+            text += &format!("{}\n", report::component(plan, terminal::columns()));
+        }
+        let totals = report::totals(&plans, &topology, terminal::columns());
+        text += &format!("all components together\n{totals}");
+        print_text(&text)?;
     }
-    let mut text = format!("{model}\n\n");
-    for plan in &plans {
-        text += &format!("{}\n", report::component(plan));
+    match plans.iter().find(|plan| !plan.fits) {
+        Some(plan) if args.check => Err(too_large(plan)),
+        _ => Ok(()),
     }
-    text += &format!("all components together\n{}", report::totals(&plans, &topology));
-    print_text(&text)
+}
+
+/// What does not fit, with what it needs and what there is.
+fn too_large(plan: &Plan) -> Failure {
+    let told = plan.warnings.iter().filter(|warning| {
+        matches!(warning, PlanWarning::DoesNotFit { .. } | PlanWarning::RoomFromAnother { .. })
+    });
+    let told: Vec<String> = told.map(ToString::to_string).collect();
+    Failure::machine(format!("`{}` does not fit: {}", plan.component, told.join("; ")))
 }
 
 /// The loader's inputs on this machine.
@@ -91,17 +98,24 @@ fn settings_for(component: &str, settings: &LoaderSettings) -> ComponentSettings
     }
 }
 
-/// The name and the components of what is planned: a checkpoint, or a list of blocks.
-fn components(
+/// The name and the plans of what is planned: a checkpoint, or a list of blocks.
+fn plans(
     shared: &Shared,
     args: &PlanArgs,
     settings: &LoaderSettings,
     topology: &Topology,
-) -> Result<(String, Vec<ComponentBlocks>), Failure> {
+) -> Result<(String, Vec<Plan>), Failure> {
+    let mut ledger = Ledger::new(topology.clone());
     match (&args.ckpt_name, &args.blocks) {
         (Some(name), _) => {
             let path = model_file::path(&machine::folders(shared)?, ModelKind::Checkpoints, name)?;
-            Ok((name.clone(), checkpoint_components(&path, args, settings, topology)?))
+            let (_, model) = recognise(&path)?;
+            let kinds: Vec<ComponentKind> = model.components.iter().map(|part| part.kind).collect();
+            let tasks = Tasks::picture(picture(args, &model));
+            let subject = Subject { name, model: &model, kinds: &kinds, settings, tasks: &tasks };
+            let planning = Planning { topology, dtype: None };
+            let plans = planning.plans(&subject, &mut ledger, |_| None).map_err(Failure::input)?;
+            Ok((name.clone(), plans))
         }
         (None, Some(path)) => {
             let name = path.display().to_string();
@@ -110,36 +124,25 @@ fn components(
                 .map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
             let file = BlockFile::from_json(&text)
                 .map_err(|error| Failure::input(format!("`{name}`: {error}")))?;
-            Ok((name, file.components))
+            let settings_for = |component: ComponentBlocks| {
+                let settings = settings_for(component.name(), settings);
+                (component, settings)
+            };
+            let parts: Vec<_> = file.components.into_iter().map(settings_for).collect();
+            let plans = plan_model(&name, &parts, &mut ledger).map_err(Failure::input)?;
+            Ok((name, plans))
         }
         (None, None) => Err(Failure::input("name a checkpoint, or a file with `--blocks`")),
     }
 }
 
-fn checkpoint_components(
-    path: &Path,
-    args: &PlanArgs,
-    settings: &LoaderSettings,
-    topology: &Topology,
-) -> Result<Vec<ComponentBlocks>, Failure> {
-    let (_, model) = recognise(path)?;
-    let native = Picture::native(&model);
-    let picture = Picture {
+/// The picture to plan for.
+fn picture(args: &PlanArgs, model: &Model) -> Picture {
+    let native = Picture::native(model);
+    Picture {
         width: args.width.unwrap_or(native.width),
         height: args.height.unwrap_or(native.height),
         batch: args.batch,
         ..native
-    };
-    let blocks = |component: &Component| {
-        let device = settings_for(component.kind.short_name(), settings).compute_device;
-        let simulated = topology.get(device).is_ok_and(|info| info.simulated);
-        // The CPU, which simulated devices are, computes in f32, and so does a VAE; accelerators
-        // compute the rest in two bytes.
-        let host = device.is_cpu() || simulated;
-        let wide = host || component.kind == ComponentKind::Vae;
-        let compute = Compute { element: if wide { 4 } else { 2 }, host };
-        let activations = estimate::activation_bytes(&model, component, picture, compute);
-        placement::blocks(component, activations).map_err(Failure::input)
-    };
-    model.components.iter().map(blocks).collect()
+    }
 }

@@ -1,15 +1,11 @@
 //! `distorch run`: a workflow as ComfyUI exports it.
 
-use std::collections::HashSet;
 use std::io::Cursor;
 
 use distorch_workflow::graph::{Missing, Prompt, ReadOptions};
 use distorch_workflow::json_text;
-use distorch_workflow::nodes;
 use distorch_workflow::picture::embedded::Embedded;
-use distorch_workflow::signature::Kind;
-use distorch_workflow::validate::{Invalid, Valid, ancestors};
-use distorch_workflow::value::Type;
+use distorch_workflow::validate::{Invalid, Valid};
 use distorch_workflow::{Environment, Executor, validate};
 use serde_json::{Value as Json, json};
 
@@ -45,7 +41,12 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     }
     let watch = Watch::new(args.json);
     if args.dry_run {
-        dry_run(&mut executor, &prompt, &valid, &watch)?;
+        executor.dry_run(&prompt, &valid.outputs, &watch).map_err(studio::failure)?;
+        let sound = match valid.node_errors.is_empty() {
+            true => "the workflow is sound",
+            false => "the rest of the workflow is sound",
+        };
+        print_text(&format!("{sound}; nothing was loaded"))?;
         return broken.map_or(Ok(()), |broken| Err(Failure::input(broken).maybe_hint(hint)));
     }
     let result = executor.run_nodes(&prompt, &valid.outputs, &watch);
@@ -171,36 +172,6 @@ fn in_picture(file: &[u8]) -> Result<Option<Vec<String>>, String> {
         true => Err("this picture carries no workflow; those that SaveImage saves do".to_owned()),
         false => Ok(Some(found)),
     }
-}
-
-/// Runs the loaders alone, which plan and open but read no weights.
-fn dry_run(
-    executor: &mut Executor,
-    prompt: &Prompt,
-    valid: &Valid,
-    watch: &Watch,
-) -> Result<(), Failure> {
-    let needed: HashSet<String> =
-        valid.outputs.iter().flat_map(|output| ancestors(prompt, output)).collect();
-    let loads = |class: &str| {
-        nodes::find(class).is_some_and(|node| {
-            let gives = |kind| node.outputs.iter().any(|output| output.kind == kind);
-            let takes_links = node.inputs.iter().any(|i| matches!(i.kind, Kind::Link(_)));
-            !takes_links && (gives(Type::Model) || gives(Type::Clip) || gives(Type::Vae))
-        })
-    };
-    let loaders: Vec<&String> = prompt
-        .nodes
-        .iter()
-        .filter(|(id, node)| needed.contains(*id) && loads(&node.class))
-        .map(|(id, _)| id)
-        .collect();
-    executor.run_nodes(prompt, &loaders, watch).map_err(studio::failure)?;
-    let sound = match valid.node_errors.is_empty() {
-        true => "the workflow is sound",
-        false => "the rest of the workflow is sound",
-    };
-    print_text(&format!("{sound}; nothing was loaded"))
 }
 
 /// The paths of the files that an output node shows.

@@ -98,7 +98,7 @@ pub fn sample(
         context.attempt(model.part(), picture, call).map_err(Into::into)
     };
     let plan = model.part().plan();
-    let steps = (plan.resident_bytes < plan.bytes).then_some(&*steps);
+    let steps = (plan.bytes_elsewhere() > 0).then_some(&*steps);
     let evaluations = Evaluations::on(&device);
     let mut denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
         .map_err(NodeError::Failed)?

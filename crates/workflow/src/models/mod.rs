@@ -7,17 +7,22 @@
 
 mod clip;
 mod file;
+mod fit;
 mod model;
 mod part;
+pub mod planning;
 mod retry;
 mod shortage;
 mod store;
+mod tasks;
 mod vae;
 
 pub use clip::Clip;
 pub use file::{ModelFile, OpenFailure};
+pub use fit::CannotFit;
 pub use model::{Model, ModelOptions};
 pub use part::{Part, PartError, PartOptions, in_words};
 pub use shortage::shortage_in;
 pub use store::{Loader, ModelStore, Parts};
+pub use tasks::{Task, Tasks, size_in_words};
 pub use vae::Vae;

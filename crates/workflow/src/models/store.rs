@@ -6,19 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use distorch_allocation::{
-    Allocation, ComponentBlocks, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan,
-    Topology, plan_model,
+    Allocation, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology,
 };
 use distorch_checkpoint::ComponentKind;
-use distorch_models::estimate::{self, Compute, Picture};
+use distorch_models::estimate::Picture;
 use distorch_runtime::patch::Patch;
 use distorch_runtime::placed::{Interrupt, Shortage, StreamStats, WayOut};
-use distorch_runtime::{DType, Machine, Scope, devices, heap, placement};
+use distorch_runtime::{DType, Machine, Scope, devices, heap};
 
 use crate::inputs::NodeError;
 use crate::models::file::Identity;
+use crate::models::fit::Check;
 use crate::models::part::{LoadProgress, PartOptions};
-use crate::models::{ModelFile, Part};
+use crate::models::planning::{Planning, Subject, settings_for};
+use crate::models::{ModelFile, Part, Tasks};
 
 /// Opens model files once, plans all of them on one ledger, and keeps their weights while there
 /// is room.
@@ -42,7 +43,7 @@ struct State {
     files: HashMap<Identity, Weak<ModelFile>>,
     parts: Vec<(Key, Weak<Part>)>,
     /// How each file was loaded last.
-    loaders: HashMap<Identity, (LoaderSettings, Vec<ComponentKind>)>,
+    loaders: HashMap<Identity, (LoaderSettings, Vec<ComponentKind>, Tasks)>,
     /// Settings that turned out not to fit, and those that took their place.
     adopted: HashMap<Key, (ComponentSettings, ComponentSettings)>,
 }
@@ -65,6 +66,8 @@ pub struct Loader<'a> {
     pub high_precision_loras: bool,
     /// Whether all other models leave first.
     pub eject_models: bool,
+    /// What the components are to do.
+    pub tasks: Tasks,
 }
 
 /// What a loader gets.
@@ -155,7 +158,40 @@ impl ModelStore {
         let state = self.state();
         let mut ledger = state.ledger.clone();
         let settings = state.settings_of(&Identity::of(loader.path), loader.settings);
-        self.plans(&file, &settings, loader.kinds, &mut ledger, |_| None)
+        self.plans(&file, &settings, loader, &mut ledger, |_| None)
+    }
+
+    /// Whether a file's components can do what they are to do, each alone on devices on which nothing
+    /// is held. Nothing is promised or loaded.
+    ///
+    /// # Errors
+    /// [`CannotFit`] for the first that cannot, when the file cannot be opened, or the settings cannot be
+    /// planned.
+    pub fn check(&self, loader: &Loader<'_>) -> Result<(), NodeError> {
+        let file = self.open(loader.name, loader.path)?;
+        let settings = self.state().settings_of(&Identity::of(loader.path), loader.settings);
+        let loaded = self.loaded();
+        let held = loaded.iter().flat_map(|part| part.stats()).flat_map(|stats| stats.devices);
+        let on_host = |device| self.planning().is_host(device);
+        let held = held.filter(|held| on_host(held.device)).map(|held| held.resident_bytes);
+        let check = Check {
+            planning: self.planning(),
+            subject: Subject {
+                name: &model_name(file.checkpoint.path()),
+                model: &file.model,
+                kinds: loader.kinds,
+                settings: &settings,
+                tasks: &loader.tasks,
+            },
+            file: loader.name,
+            pin: self.pin,
+            retries: self.auto_retry,
+            held_on_host: held.fold(0, u64::saturating_add),
+        };
+        match check.run().map_err(NodeError::failed)? {
+            Some(short) => Err(NodeError::failed(short)),
+            None => Ok(()),
+        }
     }
 
     /// Plans a file's components and promises their memory. Weights are loaded when they are
@@ -173,14 +209,15 @@ impl ModelStore {
             state.unload(|(owner, _)| *owner != identity);
         }
         let settings = state.settings_of(&identity, loader.settings);
-        let plans = self.plans(&file, &settings, loader.kinds, &mut state.ledger, |_| None)?;
-        state.loaders.insert(identity.clone(), (settings, loader.kinds.to_vec()));
+        let plans = self.plans(&file, &settings, loader, &mut state.ledger, |_| None)?;
+        let placed = (settings, loader.kinds.to_vec(), loader.tasks);
+        state.loaders.insert(identity.clone(), placed);
         let mut parts = Vec::new();
         for plan in plans {
             let Some(kind) = kind_of(&plan.component) else { continue };
             let options = PartOptions {
                 device: self.machine.open(plan.compute_device).map_err(NodeError::failed)?,
-                dtype: self.compute_dtype(kind, plan.compute_device),
+                dtype: self.planning().compute_dtype(kind, plan.compute_device),
                 high_precision_loras: loader.high_precision_loras,
                 pin: self.pin,
             };
@@ -231,7 +268,7 @@ impl ModelStore {
     ) -> Result<Option<String>, NodeError> {
         let mut state = self.state();
         let Some((identity, kind)) = state.key_of(part) else { return Ok(None) };
-        let Some((mut settings, kinds)) = state.loaders.get(&identity).cloned() else {
+        let Some((mut settings, kinds, tasks)) = state.loaders.get(&identity).cloned() else {
             return Ok(None);
         };
         let before = settings_for(kind, &settings);
@@ -252,11 +289,20 @@ impl ModelStore {
         }
         set(kind, &mut settings, after.clone());
         let known = |of| (of == kind).then_some(needed);
-        let plans = self.plans(part.file(), &settings, &kinds, &mut state.ledger, known)?;
+        let file = part.file();
+        let subject = Subject {
+            name: &model_name(file.checkpoint.path()),
+            model: &file.model,
+            kinds: &kinds,
+            settings: &settings,
+            tasks: &tasks,
+        };
+        let plans = self.planning().plans(&subject, &mut state.ledger, known);
+        let plans = plans.map_err(NodeError::failed)?;
         let original = state.adopted.get(&(identity.clone(), kind)).map_or(&before, |(o, _)| o);
         let adopted = (original.clone(), after);
         state.adopted.insert((identity.clone(), kind), adopted);
-        state.loaders.insert(identity, (settings, kinds));
+        state.loaders.insert(identity, (settings, kinds, tasks));
         drop(state);
         let plan = plans.into_iter().find(|plan| kind_of(&plan.component) == Some(kind));
         let Some(plan) = plan else { return Ok(None) };
@@ -313,50 +359,28 @@ impl ModelStore {
         on_host && devices::host_memory().free < widened_bytes(part)
     }
 
-    /// What a component computes in: f32 on the CPU, f16 elsewhere but for the VAE, whose values
-    /// leave f16's range in SDXL.
-    fn compute_dtype(&self, kind: ComponentKind, device: DeviceId) -> DType {
-        match (self.dtype, kind) {
-            (Some(DType::F16), ComponentKind::Vae) => DType::F32,
-            (Some(dtype), _) => dtype,
-            (None, ComponentKind::Vae) => DType::F32,
-            (None, _) if self.is_host(device) => DType::F32,
-            (None, _) => DType::F16,
-        }
+    fn planning(&self) -> Planning<'_> {
+        Planning { topology: self.machine.topology(), dtype: self.dtype }
     }
 
-    /// Whether a device computes with the host's kernels.
-    fn is_host(&self, device: DeviceId) -> bool {
-        let simulated = self.machine.topology().get(device).is_ok_and(|info| info.simulated);
-        device.is_cpu() || simulated
-    }
-
-    /// Plans the components of a file. `known` tells what activations are known to be more than
+    /// Plans the components of a file. `known` says what activations are known to be more than
     /// estimated.
     fn plans(
         &self,
         file: &ModelFile,
         settings: &LoaderSettings,
-        kinds: &[ComponentKind],
+        loader: &Loader<'_>,
         ledger: &mut Ledger,
         known: impl Fn(ComponentKind) -> Option<u64>,
     ) -> Result<Vec<Plan>, NodeError> {
-        let components = file.model.components.iter().filter(|part| kinds.contains(&part.kind));
-        let components = components.map(|component| {
-            let settings = settings_for(component.kind, settings);
-            let device = settings.compute_device;
-            let element = self.compute_dtype(component.kind, device).size() as u64;
-            let compute = Compute { element, host: self.is_host(device) };
-            let picture = Picture::native(&file.model);
-            let estimate = estimate::activation_bytes(&file.model, component, picture, compute);
-            let bytes = known(component.kind).unwrap_or(estimate);
-            let blocks = placement::blocks(component, bytes).map_err(NodeError::failed)?;
-            Ok((blocks, settings))
-        });
-        let components: Vec<(ComponentBlocks, ComponentSettings)> =
-            components.collect::<Result<_, NodeError>>()?;
-        let name = model_name(file.checkpoint.path());
-        plan_model(&name, &components, ledger).map_err(NodeError::failed)
+        let subject = Subject {
+            name: &model_name(file.checkpoint.path()),
+            model: &file.model,
+            kinds: loader.kinds,
+            settings,
+            tasks: &loader.tasks,
+        };
+        self.planning().plans(&subject, ledger, known).map_err(NodeError::failed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -436,14 +460,6 @@ fn release(ledger: &mut Ledger, (identity, kind): &Key) {
 /// A file's name in the ledger.
 fn model_name(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn settings_for(kind: ComponentKind, settings: &LoaderSettings) -> ComponentSettings {
-    match kind {
-        ComponentKind::DiffusionModel => settings.unet.clone(),
-        ComponentKind::TextEncoders => settings.clip.clone(),
-        ComponentKind::Vae => settings.vae.clone(),
-    }
 }
 
 fn set(kind: ComponentKind, all: &mut LoaderSettings, settings: ComponentSettings) {

@@ -1,13 +1,16 @@
 //! The loaders of checkpoints.
 
+use std::sync::Arc;
+
 use distorch_allocation::{LoaderInputs, LoaderSettings};
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::folders::ModelKind;
 
 use crate::environment::Environment;
 use crate::execute::Context;
+use crate::forecast::{Ahead, Known, Load};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::{Clip, Loader, Model, OpenFailure, Parts, Vae};
+use crate::models::{Clip, Model, ModelFile, OpenFailure, Parts, Vae};
 use crate::observe::Event;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
@@ -91,6 +94,7 @@ pub const ADVANCED_DISTORCH2: Node = Node {
     outputs: MODEL_OUTPUTS,
     check: Some(|environment, inputs| settings(environment, advanced(inputs)).map(drop)),
     fingerprint: Some(fingerprint),
+    forecast: Some(|ahead| loads(ahead, advanced(ahead.inputs()), true)),
     run: |context, inputs| load(context, inputs, advanced(inputs), true),
     ..Node::EMPTY
 };
@@ -114,6 +118,7 @@ pub const SIMPLE_DISTORCH2: Node = Node {
     outputs: MODEL_OUTPUTS,
     check: Some(|environment, inputs| settings(environment, simple(inputs)).map(drop)),
     fingerprint: Some(fingerprint),
+    forecast: Some(|ahead| loads(ahead, simple(ahead.inputs()), true)),
     run: |context, inputs| load(context, inputs, simple(inputs), true),
     ..Node::EMPTY
 };
@@ -132,10 +137,8 @@ pub const ADVANCED_MULTI_GPU: Node = Node {
     ],
     outputs: MODEL_OUTPUTS,
     fingerprint: Some(fingerprint),
-    run: |context, inputs| {
-        let [unet, clip, vae] = ["unet_device", "clip_device", "vae_device"];
-        load(context, inputs, whole(inputs, [unet, clip, vae]), false)
-    },
+    forecast: Some(|ahead| loads(ahead, whole(ahead.inputs(), EACH), false)),
+    run: |context, inputs| load(context, inputs, whole(inputs, EACH), false),
     ..Node::EMPTY
 };
 
@@ -148,6 +151,7 @@ pub const SIMPLE_MULTI_GPU: Node = Node {
     inputs: &[CKPT_NAME, Input::found("device", compute_devices).optional().tooltip("The device.")],
     outputs: MODEL_OUTPUTS,
     fingerprint: Some(fingerprint),
+    forecast: Some(|ahead| loads(ahead, whole(ahead.inputs(), ["device"; 3]), false)),
     run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3]), false),
     ..Node::EMPTY
 };
@@ -161,6 +165,7 @@ pub const SIMPLE: Node = Node {
     inputs: &[CKPT_NAME],
     outputs: MODEL_OUTPUTS,
     fingerprint: Some(fingerprint),
+    forecast: Some(|ahead| loads(ahead, whole(ahead.inputs(), ["device"; 3]), false)),
     run: |context, inputs| load(context, inputs, whole(inputs, ["device"; 3]), false),
     ..Node::EMPTY
 };
@@ -194,6 +199,9 @@ fn simple(inputs: &Inputs) -> LoaderInputs {
         ..resident(device.clone(), device.clone(), device)
     }
 }
+
+/// The inputs that name a device for each component.
+const EACH: [&str; 3] = ["unet_device", "clip_device", "vae_device"];
 
 fn whole(inputs: &Inputs, names: [&str; 3]) -> LoaderInputs {
     let [unet, clip, vae] = names.map(|name| inputs.text(name).ok().map(str::to_owned));
@@ -259,25 +267,82 @@ pub(super) fn place(
     loader: LoaderInputs,
     ejects: bool,
 ) -> Result<Parts, NodeError> {
-    let environment = context.environment();
+    let load = load_of(context.environment(), inputs, file, loader, ejects)?;
+    let tasks = context.tasks();
+    let placed = context.environment().models.place(&load.loader(tasks));
+    let parts = placed.map_err(|error| of_file(file.input, error))?;
+    let (node, plans) = (context.node(), parts.plans());
+    context.tell(Event::Planned { node, model: &load.name, tasks: &tasks, plans: &plans });
+    Ok(parts)
+}
+
+/// What a loader node loads, and how.
+fn load_of(
+    environment: &Environment,
+    inputs: &Inputs,
+    file: &File,
+    loader: LoaderInputs,
+    ejects: bool,
+) -> Result<Load, NodeError> {
     let settings = settings(environment, loader).map_err(NodeError::failed)?;
     let name = inputs.text(file.input)?;
     let path = environment
         .folders
         .resolve(file.folder, name)
         .map_err(|error| NodeError::input(file.input, error))?;
-    let loader = Loader {
-        name,
-        path: &path,
-        settings: &settings,
+    Ok(Load {
+        name: name.to_owned(),
+        path,
+        settings,
         kinds: file.components,
         high_precision_loras: inputs.boolean("high_precision_loras").unwrap_or(true),
         eject_models: ejects && inputs.boolean("eject_models").unwrap_or(true),
+    })
+}
+
+/// A file that a node will load, and what will come out of the node.
+pub(super) type FileAhead = (Arc<ModelFile>, Vec<Known>);
+
+/// The file that a node will load and what will come out, component by component; `None` where it is not
+/// known which file.
+pub(super) fn ahead_of(
+    ahead: &Ahead<'_>,
+    file: &File,
+    loader: LoaderInputs,
+    ejects: bool,
+) -> Result<Option<FileAhead>, NodeError> {
+    if !ahead.inputs().has(file.input) {
+        return Ok(None);
+    }
+    let load = load_of(ahead.environment(), ahead.inputs(), file, loader, ejects)?;
+    let opened = ahead.environment().models.open(&load.name, &load.path);
+    let opened = opened.map_err(|error| of_file(file.input, error))?;
+    let source = ahead.loads(load, &opened);
+    let known = |kind: &ComponentKind| {
+        let source = source.clone();
+        match kind {
+            _ if opened.model.component(*kind).is_none() => {
+                Known::Absent(lacks(&opened, *kind).into())
+            }
+            ComponentKind::DiffusionModel => Known::Model(source),
+            ComponentKind::TextEncoders => Known::Clip(source),
+            ComponentKind::Vae => Known::Vae(source),
+        }
     };
-    let parts = environment.models.place(&loader).map_err(|error| of_file(file.input, error))?;
-    let plans = parts.plans();
-    context.tell(Event::Planned { node: context.node(), model: name, plans: &plans });
-    Ok(parts)
+    let known = file.components.iter().map(known).collect();
+    Ok(Some((opened, known)))
+}
+
+/// What will come out of a loader of checkpoints.
+fn loads(ahead: &Ahead<'_>, loader: LoaderInputs, ejects: bool) -> Result<Vec<Known>, NodeError> {
+    let Some((_, known)) = ahead_of(ahead, &CHECKPOINT, loader, ejects)? else {
+        return Ok(Vec::new());
+    };
+    // The first component, without which a file is no checkpoint.
+    if let Some(Known::Absent(problem)) = known.first() {
+        return Err(NodeError::input("ckpt_name", problem));
+    }
+    Ok(known)
 }
 
 /// A file that cannot be used is a matter of the input that names it.
@@ -291,7 +356,8 @@ fn of_file(input: &str, error: NodeError) -> NodeError {
 /// A checkpoint without text encoders or VAE gives the rest, as ComfyUI does; one without a diffusion
 /// model is none.
 fn outputs(context: &Context<'_>, parts: &Parts) -> Result<Vec<Value>, NodeError> {
-    let part = |kind: ComponentKind| parts.get(kind).cloned().ok_or_else(|| lacks(parts, kind));
+    let part =
+        |kind: ComponentKind| parts.get(kind).cloned().ok_or_else(|| lacks(&parts.file, kind));
     let model = part(ComponentKind::DiffusionModel)
         .map_err(|problem| NodeError::input("ckpt_name", problem))?;
     let absent = |problem: String| {
@@ -310,11 +376,11 @@ fn outputs(context: &Context<'_>, parts: &Parts) -> Result<Vec<Value>, NodeError
 }
 
 /// What a file lacks, and the way out.
-fn lacks(parts: &Parts, kind: ComponentKind) -> String {
+fn lacks(file: &ModelFile, kind: ComponentKind) -> String {
     let way_out = match kind {
         ComponentKind::Vae => "; load one with VAELoader",
         _ => "",
     };
-    let (name, label) = (&parts.file.name, parts.file.model.label());
+    let (name, label) = (&file.name, file.model.label());
     format!("`{name}` has no {}; it is {label}{way_out}", crate::models::in_words(kind))
 }

@@ -1,5 +1,6 @@
 //! Pictures made, cut, joined and inverted.
 
+use crate::forecast::{Extent, Known, same};
 use crate::inputs::NodeError;
 use crate::picture::resize::{Method, centre_crop, resize};
 use crate::picture::{Pictures, room};
@@ -16,6 +17,7 @@ pub const IMAGE_INVERT: Node = Node {
     about: "Inverts the colours of pictures.",
     inputs: &[IMAGE],
     outputs: &[Output::new(Type::Image).tooltip("The inverted pictures.")],
+    forecast: Some(|ahead| Ok(same(ahead, "image"))),
     run: |_, inputs| Ok(vec![Value::Image(inputs.image("image")?.map(|value| 1.0 - value))]),
     ..Node::EMPTY
 };
@@ -32,6 +34,13 @@ pub const IMAGE_BATCH: Node = Node {
         Input::link("image2", Type::Image).tooltip("The pictures after them."),
     ],
     outputs: &[Output::new(Type::Image).tooltip("All of the pictures.")],
+    forecast: Some(|ahead| {
+        let joined = ahead.extent("image1").and_then(|first| {
+            let batch = first.batch.saturating_add(ahead.extent("image2")?.batch);
+            Some(Extent { batch, ..first })
+        });
+        Ok(vec![Known::image(joined)])
+    }),
     run: |_, inputs| {
         let joined = joined(&inputs.image("image1")?, &inputs.image("image2")?)?;
         Ok(vec![Value::Image(joined)])
@@ -54,6 +63,15 @@ pub const IMAGE_CROP: Node = Node {
         Input::int("y", 0, 0, MAX_SIDE).tooltip("Pixels from the top."),
     ],
     outputs: &[Output::new(Type::Image).tooltip("The part.")],
+    forecast: Some(|ahead| {
+        // No larger than that, whatever is cut.
+        let cut = ahead.extent("image").and_then(|pictures| {
+            let side = |name: &str| ahead.inputs().count(name).ok();
+            let (height, width) = (side("height")?, side("width")?);
+            Some(pictures.sized([pictures.height.min(height), pictures.width.min(width)]))
+        });
+        Ok(vec![Known::image(cut)])
+    }),
     run: |_, inputs| {
         let pictures = inputs.image("image")?;
         let [_, rows, columns, _] = pictures.shape();
@@ -81,6 +99,12 @@ pub const EMPTY_IMAGE: Node = Node {
             .tooltip("The colour: red times 65536, green times 256 and blue, each up to 255."),
     ],
     outputs: &[Output::new(Type::Image).tooltip("The pictures.")],
+    forecast: Some(|ahead| {
+        let count = |name: &str| ahead.inputs().count(name).ok();
+        let made = count("batch_size")
+            .and_then(|batch| Some(Extent::new(batch, [count("height")?, count("width")?])));
+        Ok(vec![Known::image(made)])
+    }),
     run: |_, inputs| {
         let [batch, height, width] =
             [inputs.count("batch_size")?, inputs.count("height")?, inputs.count("width")?];

@@ -1,5 +1,6 @@
 //! Pictures with room around them to be filled.
 
+use crate::forecast::{Extent, Known};
 use crate::inputs::NodeError;
 use crate::picture::{Mask, Pictures, room};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
@@ -29,6 +30,17 @@ pub const IMAGE_PAD_FOR_OUTPAINT: Node = Node {
         Output::new(Type::Image).tooltip("The larger pictures."),
         Output::new(Type::Mask).tooltip("1 where there is room to be filled."),
     ],
+    forecast: Some(|ahead| {
+        let padded = ahead.extent("image").and_then(|pictures| {
+            let side = |name: &str| ahead.inputs().count(name).ok();
+            let height =
+                pictures.height.saturating_add(side("top")?.saturating_add(side("bottom")?));
+            let width = pictures.width.saturating_add(side("left")?.saturating_add(side("right")?));
+            Some(pictures.sized([height, width]))
+        });
+        let mask = padded.map(|padded| Extent { batch: 1, ..padded });
+        Ok(vec![Known::image(padded), Known::mask(mask)])
+    }),
     run: |_, inputs| {
         let [left, top, right, bottom, feathering] =
             ["left", "top", "right", "bottom", "feathering"].map(|name| inputs.count(name));

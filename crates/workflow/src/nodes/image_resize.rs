@@ -1,6 +1,7 @@
 //! Pictures at another size.
 
 use super::latent_resize::{in_ratio, scaled};
+use crate::forecast::Known;
 use crate::inputs::{Inputs, NodeError};
 use crate::picture::Pictures;
 use crate::picture::resize::{Method, PICTURE_METHODS, centre_crop, resize};
@@ -29,16 +30,20 @@ pub const IMAGE_SCALE: Node = Node {
             .tooltip("Whether the middle is cut out first, so that nothing is stretched."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        let resized = ahead.extent("image").and_then(|pictures| {
+            let size = size(ahead.inputs(), pictures.size()).ok()?;
+            Some(size.map_or(pictures, |size| pictures.sized(size)))
+        });
+        Ok(vec![Known::image(resized)])
+    }),
     run: |_, inputs| {
         let pictures = inputs.image("image")?;
         let [_, rows, columns, _] = pictures.shape();
-        let size = match (inputs.count("height")?, inputs.count("width")?) {
-            (0, 0) => return Ok(vec![Value::Image(pictures)]),
-            (0, width) => [in_ratio(rows, width, columns).max(1), width],
-            (height, 0) => [height, in_ratio(columns, height, rows).max(1)],
-            (height, width) => [height, width],
-        };
-        resized(inputs, &pictures, size, inputs.text("crop")? == "center")
+        match size(inputs, [rows, columns])? {
+            None => Ok(vec![Value::Image(pictures)]),
+            Some(size) => resized(inputs, &pictures, size, inputs.text("crop")? == "center"),
+        }
     },
     ..Node::EMPTY
 };
@@ -55,6 +60,13 @@ pub const IMAGE_SCALE_BY: Node = Node {
         Input::float("scale_by", 1.0, 0.01, 8.0, 0.01).tooltip("The factor of both sides."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        let resized = ahead.extent("image").and_then(|pictures| {
+            let factor = ahead.inputs().float("scale_by").ok()?;
+            Some(pictures.sized(scaled(pictures.size(), factor).ok()?))
+        });
+        Ok(vec![Known::image(resized)])
+    }),
     run: |_, inputs| {
         let pictures = inputs.image("image")?;
         let [_, rows, columns, _] = pictures.shape();
@@ -63,6 +75,16 @@ pub const IMAGE_SCALE_BY: Node = Node {
     },
     ..Node::EMPTY
 };
+
+/// The size that the inputs ask for; `None` where it stays as it is.
+fn size(inputs: &Inputs, [rows, columns]: [usize; 2]) -> Result<Option<[usize; 2]>, NodeError> {
+    Ok(match (inputs.count("height")?, inputs.count("width")?) {
+        (0, 0) => None,
+        (0, width) => Some([in_ratio(rows, width, columns).max(1), width]),
+        (height, 0) => Some([height, in_ratio(columns, height, rows).max(1)]),
+        (height, width) => Some([height, width]),
+    })
+}
 
 fn resized(
     inputs: &Inputs,

@@ -2,8 +2,10 @@
 
 use distorch_runtime::tensor::cpu;
 
+use super::vae::encoded;
 use crate::diffusion::conditioning::{Cond, InpaintPicture};
 use crate::diffusion::region::fitted;
+use crate::forecast::Known;
 use crate::inputs::NodeError;
 use crate::picture::{Mask, Pictures};
 use crate::signature::{Input, Node, Output};
@@ -32,6 +34,7 @@ pub const INPAINT_MODEL_CONDITIONING: Node = Node {
         Output::new(Type::Conditioning).named("negative"),
         Output::new(Type::Latent).named("latent"),
     ],
+    forecast: Some(|ahead| Ok(vec![Known::Nothing, Known::Nothing, encoded(ahead, None)])),
     run: |context, inputs| {
         let (vae, pixels) = (inputs.vae("vae")?, inputs.image("pixels")?);
         let mask = mask_of(&pixels, &inputs.mask("mask")?)?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::forecast::{Extent, Known};
 use crate::inputs::NodeError;
 use crate::picture::room;
 use crate::signature::{Input, MAX_SIDE, Node, Output};
@@ -17,6 +18,13 @@ pub const REPEAT_LATENT_BATCH: Node = Node {
     about: "Repeats a batch of latents, each time with other noise.",
     inputs: &[SAMPLES, Input::int("amount", 1, 1, 64).tooltip("How many times.")],
     outputs: &[Output::new(Type::Latent).tooltip("The larger batch.")],
+    forecast: Some(|ahead| {
+        let repeated = ahead.extent("samples").and_then(|latent| {
+            let batch = latent.batch.saturating_mul(ahead.inputs().count("amount").ok()?);
+            Some(Extent { batch, ..latent })
+        });
+        Ok(vec![Known::latent(repeated)])
+    }),
     run: |_, inputs| {
         let latent = repeat(&inputs.latent("samples")?, inputs.count("amount")?)?;
         Ok(vec![Value::Latent(latent)])
@@ -38,6 +46,13 @@ pub const LATENT_FROM_BATCH: Node = Node {
         Input::int("length", 1, 1, 64).tooltip("How many latents."),
     ],
     outputs: &[Output::new(Type::Latent).tooltip("The latents that were taken.")],
+    forecast: Some(|ahead| {
+        let taken = ahead.extent("samples").and_then(|latent| {
+            let batch = ahead.inputs().count("length").ok()?.min(latent.batch);
+            Some(Extent { batch, ..latent })
+        });
+        Ok(vec![Known::latent(taken)])
+    }),
     run: |_, inputs| {
         let (first, length) = (inputs.int("batch_index")?, inputs.count("length")?);
         Ok(vec![Value::Latent(part(&inputs.latent("samples")?, first, length))])

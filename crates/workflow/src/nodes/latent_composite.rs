@@ -3,6 +3,7 @@
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::{DType, TensorData, cpu};
 
+use crate::forecast::same;
 use crate::inputs::NodeError;
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
@@ -23,6 +24,7 @@ pub const LATENT_COMPOSITE: Node = Node {
             .tooltip("Pixels over which edges inside the picture fade."),
     ],
     outputs: &[Output::new(Type::Latent).tooltip("Both latents in one.")],
+    forecast: Some(|ahead| Ok(same(ahead, "samples_to"))),
     run: |_, inputs| {
         let (below, above) = (inputs.latent("samples_to")?, inputs.latent("samples_from")?);
         let [x, y, feather] = ["x", "y", "feather"].map(|name| inputs.count(name).map(|n| n / 8));

@@ -3,6 +3,8 @@
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::{DType, cpu};
 
+use crate::forecast::{Extent, Known};
+use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Latent, Type, Value};
 
@@ -18,11 +20,16 @@ pub const EMPTY_LATENT_IMAGE: Node = Node {
         Input::int("batch_size", 1, 1, 4096).tooltip("How many pictures."),
     ],
     outputs: &[Output::new(Type::Latent).tooltip("The empty latents.")],
+    forecast: Some(|ahead| Ok(vec![Known::latent(extent(ahead.inputs()).ok())])),
     run: |_, inputs| {
-        let [batch, height, width] =
-            [inputs.count("batch_size")?, inputs.count("height")?, inputs.count("width")?];
-        let shape = [batch, 4, height / 8, width / 8];
+        let Extent { batch, height, width } = extent(inputs)?;
+        let shape = [batch, 4, height, width];
         Ok(vec![Value::Latent(Latent::new(Tensor::zeros(shape, (&cpu(), DType::F32))))])
     },
     ..Node::EMPTY
 };
+
+fn extent(inputs: &Inputs) -> Result<Extent, NodeError> {
+    let size = [inputs.count("height")? / 8, inputs.count("width")? / 8];
+    Ok(Extent::new(inputs.count("batch_size")?, size))
+}

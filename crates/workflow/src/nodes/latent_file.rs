@@ -16,6 +16,7 @@ use serde_json::json;
 use super::save_image::can_save;
 use crate::environment::Environment;
 use crate::execute::Context;
+use crate::forecast::{Ahead, Extent, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::picture::file_name::{Series, Tokens};
 use crate::picture::{input_file, room};
@@ -62,6 +63,7 @@ pub const LOAD_LATENT: Node = Node {
     outputs: &[Output::new(Type::Latent).tooltip("The latents.")],
     fingerprint: Some(|environment, inputs| super::input_state(environment, inputs, "latent")),
     check: Some(|environment, inputs| super::input_is_there(environment, inputs, "latent")),
+    forecast: Some(|ahead| Ok(vec![Known::latent(extent(ahead))])),
     run: |context, inputs| {
         let path = input_file::find(context.environment(), inputs.text("latent")?)
             .map_err(|error| NodeError::input("latent", error))?;
@@ -74,6 +76,14 @@ pub const LOAD_LATENT: Node = Node {
 
 fn latents(environment: &Environment) -> Vec<String> {
     input_file::list(environment, &["latent"])
+}
+
+/// The size of the latents in the file that an input names, without reading them.
+fn extent(ahead: &Ahead<'_>) -> Option<Extent> {
+    let path = input_file::find(ahead.environment(), ahead.inputs().text("latent").ok()?).ok()?;
+    let file = Checkpoint::open(&path).ok()?;
+    let &[batch, _, height, width] = file.get(TENSOR)?.shape.as_slice() else { return None };
+    Some(Extent::new(batch, [height, width]))
 }
 
 fn read(file: &Checkpoint) -> Result<Tensor<4>, String> {

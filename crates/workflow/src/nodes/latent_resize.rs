@@ -1,5 +1,6 @@
 //! Latents at another size.
 
+use crate::forecast::Known;
 use crate::inputs::{Inputs, NodeError};
 use crate::picture::Pictures;
 use crate::picture::resize::{LATENT_METHODS, Method, centre_crop, resize};
@@ -32,17 +33,20 @@ pub const LATENT_UPSCALE: Node = Node {
             .tooltip("Whether the middle is cut out first, so that nothing is stretched."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        let resized = ahead.extent("samples").and_then(|latent| {
+            let size = size(ahead.inputs(), latent.size()).ok()?;
+            Some(size.map_or(latent, |size| latent.sized(size)))
+        });
+        Ok(vec![Known::latent(resized)])
+    }),
     run: |_, inputs| {
         let latent = inputs.latent("samples")?;
         let [_, _, rows, columns] = latent.samples.dims();
-        let least = |side: usize| side.max(LEAST_SIDE);
-        let size = match (inputs.count("height")?, inputs.count("width")?) {
-            (0, 0) => return Ok(vec![Value::Latent(latent)]),
-            (0, width) => [least(in_ratio(rows, least(width), columns)), least(width)],
-            (height, 0) => [least(height), least(in_ratio(columns, least(height), rows))],
-            (height, width) => [least(height), least(width)],
-        };
-        resized(inputs, &latent, size.map(|side| side / 8), inputs.text("crop")? == "center")
+        match size(inputs, [rows, columns])? {
+            None => Ok(vec![Value::Latent(latent)]),
+            Some(size) => resized(inputs, &latent, size, inputs.text("crop")? == "center"),
+        }
     },
     ..Node::EMPTY
 };
@@ -59,6 +63,13 @@ pub const LATENT_UPSCALE_BY: Node = Node {
         Input::float("scale_by", 1.5, 0.01, 8.0, 0.01).tooltip("The factor of both sides."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        let resized = ahead.extent("samples").and_then(|latent| {
+            let factor = ahead.inputs().float("scale_by").ok()?;
+            Some(latent.sized(scaled(latent.size(), factor).ok()?))
+        });
+        Ok(vec![Known::latent(resized)])
+    }),
     run: |_, inputs| {
         let latent = inputs.latent("samples")?;
         let [_, _, rows, columns] = latent.samples.dims();
@@ -67,6 +78,18 @@ pub const LATENT_UPSCALE_BY: Node = Node {
     },
     ..Node::EMPTY
 };
+
+/// The size in latent pixels that the inputs ask for; `None` where it stays as it is.
+fn size(inputs: &Inputs, [rows, columns]: [usize; 2]) -> Result<Option<[usize; 2]>, NodeError> {
+    let least = |side: usize| side.max(LEAST_SIDE);
+    let size = match (inputs.count("height")?, inputs.count("width")?) {
+        (0, 0) => return Ok(None),
+        (0, width) => [least(in_ratio(rows, least(width), columns)), least(width)],
+        (height, 0) => [least(height), least(in_ratio(columns, least(height), rows))],
+        (height, width) => [least(height), least(width)],
+    };
+    Ok(Some(size.map(|side| side / 8)))
+}
 
 /// `side · other ÷ whole`: the side that keeps the ratio.
 pub(super) fn in_ratio(side: usize, other: usize, whole: usize) -> usize {

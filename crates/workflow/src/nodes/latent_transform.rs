@@ -2,6 +2,7 @@
 
 use distorch_runtime::Tensor;
 
+use crate::forecast::{Known, same};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 
@@ -24,6 +25,7 @@ pub const LATENT_FLIP: Node = Node {
             .tooltip("Top to bottom, or left to right."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| Ok(same(ahead, "samples"))),
     run: |_, inputs| {
         let latent = inputs.latent("samples")?;
         let dim = if inputs.text("flip_method")?.starts_with('x') { 2 } else { 3 };
@@ -45,6 +47,16 @@ pub const LATENT_ROTATE: Node = Node {
             .tooltip("How far, clockwise."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        let turned = ahead.extent("samples").and_then(|latent| {
+            let [height, width] = latent.size();
+            Some(match ahead.inputs().text("rotation").ok()? {
+                "90 degrees" | "270 degrees" => latent.sized([width, height]),
+                _ => latent,
+            })
+        });
+        Ok(vec![Known::latent(turned)])
+    }),
     run: |_, inputs| {
         let latent = inputs.latent("samples")?;
         let samples = turned(latent.samples.clone(), inputs.text("rotation")?);
@@ -67,6 +79,15 @@ pub const LATENT_CROP: Node = Node {
         Input::int("y", 0, 0, MAX_SIDE).step(8).tooltip("Pixels from the top."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        // No larger than that, whatever is cut.
+        let cut = ahead.extent("samples").and_then(|latent| {
+            let side = |name: &str| ahead.inputs().count(name).ok().map(|side| side / 8);
+            let (height, width) = (side("height")?, side("width")?);
+            Some(latent.sized([latent.height.min(height), latent.width.min(width)]))
+        });
+        Ok(vec![Known::latent(cut)])
+    }),
     run: |_, inputs| {
         let latent = inputs.latent("samples")?;
         let [_, _, rows, columns] = latent.samples.dims();

@@ -2,9 +2,10 @@
 
 use crate::environment::Environment;
 use crate::execute::Context;
+use crate::forecast::{Ahead, Extent, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::picture::decode::{ENDINGS, Loaded, load};
-use crate::picture::input_file;
+use crate::picture::{input_file, size};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 
@@ -29,6 +30,7 @@ pub const LOAD_IMAGE: Node = Node {
     ],
     fingerprint: Some(fingerprint),
     check: Some(check),
+    forecast: Some(|ahead| Ok(vec![Known::image(extent(ahead))])),
     run: |context, inputs| {
         let loaded = read(context, inputs)?;
         let mask = loaded.mask();
@@ -50,6 +52,7 @@ pub const LOAD_IMAGE_MASK: Node = Node {
     outputs: &[Output::new(Type::Mask).tooltip("The channel's values.")],
     fingerprint: Some(fingerprint),
     check: Some(check),
+    forecast: Some(|ahead| Ok(vec![Known::mask(extent(ahead))])),
     run: |context, inputs| {
         let loaded = read(context, inputs)?;
         let mask = match inputs.text("channel")? {
@@ -80,4 +83,10 @@ fn read(context: &Context<'_>, inputs: &Inputs) -> Result<Loaded, NodeError> {
     let path = input_file::find(context.environment(), inputs.text("image")?)
         .map_err(|error| wrong(error.to_string()))?;
     load(&path).map_err(|error| wrong(error.to_string()))
+}
+
+/// The size of the picture that an input names, without decoding it.
+fn extent(ahead: &Ahead<'_>) -> Option<Extent> {
+    let path = input_file::find(ahead.environment(), ahead.inputs().text("image").ok()?).ok()?;
+    size::of_still(&path).map(|size| Extent::new(1, size))
 }

@@ -10,6 +10,7 @@ use distorch_runtime::lora::LoraFile;
 use super::checkpoint::models;
 use crate::environment::Environment;
 use crate::execute::Context;
+use crate::forecast::{Ahead, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::models::ModelFile;
 use crate::signature::{Input, Node, Output};
@@ -55,6 +56,7 @@ pub const LORA_LOADER: Node = Node {
     ],
     outputs: &[MODEL_OUTPUT, Output::new(Type::Clip).tooltip("The text encoders with the LoRA.")],
     fingerprint: Some(fingerprint),
+    forecast: Some(|ahead| fits(ahead, &["model", "clip"])),
     run: |context, inputs| {
         let (model, clip) = (inputs.model("model")?, inputs.clip("clip")?);
         let (strength, strength_clip) =
@@ -84,6 +86,7 @@ pub const LORA_LOADER_MODEL_ONLY: Node = Node {
     inputs: &[MODEL, LORA_NAME, STRENGTH_MODEL],
     outputs: &[MODEL_OUTPUT],
     fingerprint: Some(fingerprint),
+    forecast: Some(|ahead| fits(ahead, &["model"])),
     run: |context, inputs| {
         let (model, strength) = (inputs.model("model")?, inputs.float("strength_model")? as f32);
         if strength == 0.0 {
@@ -134,4 +137,27 @@ fn fitted(file: &Arc<Checkpoint>, model: &ModelFile) -> Result<Arc<LoraFile>, No
     LoraFile::new(Arc::clone(file), &model.model)
         .map(Arc::new)
         .map_err(|error| NodeError::input("lora_name", error))
+}
+
+/// Whether the LoRA will fit the models that it is put on: its keys, shapes and alphas, no more of it is
+/// read.
+fn fits(ahead: &Ahead<'_>, onto: &[&str]) -> Result<Vec<Known>, NodeError> {
+    let inputs = ahead.inputs();
+    let passed = onto.iter().map(|input| ahead.linked(input)).collect();
+    let strengths = ["strength_model", "strength_clip"].map(|name| inputs.float(name).ok());
+    let used = strengths.iter().flatten().any(|strength| *strength != 0.0);
+    let sources: Option<Vec<_>> = onto.iter().map(|input| ahead.source(input)).collect();
+    let (Some(sources), true, Ok(name)) = (sources, used, inputs.text("lora_name")) else {
+        return Ok(passed);
+    };
+    let path = ahead
+        .environment()
+        .folders
+        .resolve(ModelKind::Loras, name)
+        .map_err(|error| NodeError::input("lora_name", error))?;
+    for source in sources {
+        LoraFile::open(&path, &source.file.model)
+            .map_err(|error| NodeError::input("lora_name", error))?;
+    }
+    Ok(passed)
 }

@@ -1,5 +1,6 @@
 //! Masks made, inverted, and to and from pictures.
 
+use crate::forecast::{Extent, Known, same};
 use crate::inputs::NodeError;
 use crate::picture::{Mask, Pictures, room};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
@@ -20,6 +21,12 @@ pub const SOLID_MASK: Node = Node {
         Input::int("height", 512, 1, MAX_SIDE).tooltip("The height in pixels."),
     ],
     outputs: &[Output::new(Type::Mask).tooltip("The mask.")],
+    forecast: Some(|ahead| {
+        let count = |name: &str| ahead.inputs().count(name).ok();
+        let made =
+            count("height").and_then(|height| Some(Extent::new(1, [height, count("width")?])));
+        Ok(vec![Known::mask(made)])
+    }),
     run: |_, inputs| {
         let (height, width) = (inputs.count("height")?, inputs.count("width")?);
         let value = inputs.float("value")? as f32;
@@ -36,6 +43,7 @@ pub const INVERT_MASK: Node = Node {
     about: "Inverts a mask.",
     inputs: &[MASK],
     outputs: &[Output::new(Type::Mask).tooltip("The inverted mask.")],
+    forecast: Some(|ahead| Ok(same(ahead, "mask"))),
     run: |_, inputs| Ok(vec![Value::Mask(inputs.mask("mask")?.map(|value| 1.0 - value))]),
     ..Node::EMPTY
 };
@@ -48,6 +56,7 @@ pub const MASK_TO_IMAGE: Node = Node {
     about: "Makes grey pictures of masks.",
     inputs: &[MASK],
     outputs: &[Output::new(Type::Image).tooltip("The grey pictures.")],
+    forecast: Some(|ahead| Ok(vec![Known::image(ahead.extent("mask"))])),
     run: |_, inputs| {
         let mask = inputs.mask("mask")?;
         let [batch, height, width] = mask.shape();
@@ -70,6 +79,7 @@ pub const IMAGE_TO_MASK: Node = Node {
         Input::choice("channel", &["red", "green", "blue", "alpha"]).tooltip("The channel."),
     ],
     outputs: &[Output::new(Type::Mask).tooltip("The channel's values.")],
+    forecast: Some(|ahead| Ok(vec![Known::mask(ahead.extent("image"))])),
     run: |_, inputs| {
         let pictures = inputs.image("image")?;
         let name = inputs.text("channel")?;

@@ -1,5 +1,7 @@
 //! Values that several nodes share.
 
+use crate::forecast::{Ahead, Known};
+use crate::inputs::NodeError;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 
@@ -17,6 +19,7 @@ pub const INT: Node = Node {
     about: ABOUT,
     inputs: &[Input::int("value", 0, -MOST, MOST).control_after_generate()],
     outputs: &[Output::new(Type::Int)],
+    forecast: Some(given),
     run: |_, inputs| Ok(vec![Value::Int(inputs.int("value")?)]),
     ..Node::EMPTY
 };
@@ -29,6 +32,7 @@ pub const FLOAT: Node = Node {
     about: ABOUT,
     inputs: &[Input::float("value", 0.0, -(MOST as f64), MOST as f64, 0.1)],
     outputs: &[Output::new(Type::Float)],
+    forecast: Some(given),
     run: |_, inputs| Ok(vec![Value::Float(inputs.float("value")?)]),
     ..Node::EMPTY
 };
@@ -41,6 +45,7 @@ pub const STRING: Node = Node {
     about: ABOUT,
     inputs: &[Input::string("value", "")],
     outputs: &[Output::new(Type::String)],
+    forecast: Some(given),
     run: |_, inputs| Ok(vec![Value::String(inputs.text("value")?.into())]),
     ..Node::EMPTY
 };
@@ -53,6 +58,7 @@ pub const STRING_MULTILINE: Node = Node {
     about: ABOUT,
     inputs: &[Input::string("value", "").multiline()],
     outputs: &[Output::new(Type::String)],
+    forecast: Some(given),
     run: |_, inputs| Ok(vec![Value::String(inputs.text("value")?.into())]),
     ..Node::EMPTY
 };
@@ -65,6 +71,13 @@ pub const BOOLEAN: Node = Node {
     about: ABOUT,
     inputs: &[Input::boolean("value", false)],
     outputs: &[Output::new(Type::Boolean)],
+    forecast: Some(given),
     run: |_, inputs| Ok(vec![Value::Boolean(inputs.boolean("value")?)]),
     ..Node::EMPTY
 };
+
+/// The value itself is known before a run.
+fn given(ahead: &Ahead<'_>) -> Result<Vec<Known>, NodeError> {
+    let value = ahead.inputs().get("value").cloned().map(Box::new);
+    Ok(value.map(Known::Value).into_iter().collect())
+}

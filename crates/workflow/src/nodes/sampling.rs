@@ -9,6 +9,7 @@ use crate::diffusion::run::sample;
 use crate::diffusion::sampler::SamplerChoice;
 use crate::environment::Environment;
 use crate::execute::Context;
+use crate::forecast::{Ahead, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
@@ -75,6 +76,7 @@ pub const K_SAMPLER: Node = Node {
             .tooltip("How much of the latent is replaced: below 1 keeps something of its picture."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| Ok(sampled(ahead, "model"))),
     run: |context, inputs| {
         let noise = NoiseSource::seed(inputs.seed("seed")?);
         let span =
@@ -115,6 +117,7 @@ pub const K_SAMPLER_ADVANCED: Node = Node {
             .tooltip("Whether the noise of the steps that are not run stays in."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| Ok(sampled(ahead, "model"))),
     run: |context, inputs| {
         let seed = inputs.seed("noise_seed")?;
         let noise = NoiseSource { seed, add: inputs.text("add_noise")? != "disable" };
@@ -150,4 +153,11 @@ fn run(
     let latent = inputs.latent("latent_image")?;
     let sampled = sample(context, &guider, noise, choice, &sigmas, &latent)?;
     Ok(vec![Value::Latent(sampled.latent)])
+}
+
+/// What comes out of a sampler: latents of the size of those that go in.
+pub(super) fn sampled(ahead: &Ahead<'_>, model: &str) -> Vec<Known> {
+    ahead.samples(model, "latent_image");
+    let latent = || Known::latent(ahead.extent("latent_image"));
+    vec![latent(), latent()]
 }

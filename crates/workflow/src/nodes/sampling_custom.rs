@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use distorch_sampling::sampler::{Options, Sampler};
 
-use super::sampling::{CFG, LATENT, MODEL, NEGATIVE, POSITIVE, SAMPLER, noise};
+use super::sampling::{CFG, LATENT, MODEL, NEGATIVE, POSITIVE, SAMPLER, noise, sampled};
 use crate::diffusion::guider::Guider;
 use crate::diffusion::noise::NoiseSource;
 use crate::diffusion::run::sample;
 use crate::diffusion::sampler::SamplerChoice;
 use crate::execute::Context;
+use crate::forecast::same;
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
@@ -53,6 +54,7 @@ pub const SAMPLER_CUSTOM: Node = Node {
         LATENT,
     ],
     outputs: OUTPUTS,
+    forecast: Some(|ahead| Ok(sampled(ahead, "model"))),
     run: |context, inputs| {
         let guider = cfg_guider(inputs)?;
         let (seed, add) = (inputs.seed("noise_seed")?, inputs.boolean("add_noise")?);
@@ -76,6 +78,7 @@ pub const SAMPLER_CUSTOM_ADVANCED: Node = Node {
         LATENT,
     ],
     outputs: OUTPUTS,
+    forecast: Some(|ahead| Ok(sampled(ahead, "guider"))),
     run: |context, inputs| run(context, inputs, &inputs.guider("guider")?, inputs.noise("noise")?),
     fingerprint: Some(noise),
     ..Node::EMPTY
@@ -132,6 +135,7 @@ pub const BASIC_GUIDER: Node = Node {
         Input::link("conditioning", Type::Conditioning).tooltip("What the picture should have."),
     ],
     outputs: GUIDER,
+    forecast: Some(|ahead| Ok(same(ahead, "model"))),
     run: |_, inputs| {
         let (model, conditioning) = (inputs.model("model")?, inputs.conditioning("conditioning")?);
         Ok(vec![Value::Guider(Guider::basic(model, conditioning))])
@@ -147,6 +151,7 @@ pub const CFG_GUIDER: Node = Node {
     about: "Lets a model follow the positive and avoid the negative conditioning.",
     inputs: &[MODEL, POSITIVE, NEGATIVE, CFG],
     outputs: GUIDER,
+    forecast: Some(|ahead| Ok(same(ahead, "model"))),
     run: |_, inputs| Ok(vec![Value::Guider(cfg_guider(inputs)?)]),
     ..Node::EMPTY
 };

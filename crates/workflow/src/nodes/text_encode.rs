@@ -21,6 +21,10 @@ pub const CLIP_TEXT_ENCODE: Node = Node {
     about: "Encodes a prompt with text encoders, as what a diffusion model is to follow.",
     inputs: &[Input::prompt("text").tooltip("The text to be encoded."), CLIP],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        ahead.encodes_text("clip");
+        Ok(Vec::new())
+    }),
     run: |context, inputs| Ok(output(inputs.clip("clip")?.encode(context, inputs.text("text")?)?)),
     ..Node::EMPTY
 };
@@ -74,6 +78,10 @@ pub const CLIP_TEXT_ENCODE_SDXL: Node = Node {
         Input::prompt("text_l").tooltip("The text for the small encoder, CLIP-L."),
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        ahead.encodes_text("clip");
+        Ok(Vec::new())
+    }),
     run: |context, inputs| {
         let clip = inputs.clip("clip")?;
         if clip.family() != Family::SdxlBase {
@@ -117,6 +125,10 @@ pub const CLIP_TEXT_ENCODE_SDXL_REFINER: Node = Node {
         CLIP,
     ],
     outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        ahead.encodes_text("clip");
+        Ok(Vec::new())
+    }),
     run: |context, inputs| {
         let cond = inputs.clip("clip")?.encode(context, inputs.text("text")?)?;
         let (score, size) = (inputs.float("ascore")?, refiner_size(inputs)?);

@@ -1,5 +1,7 @@
 //! Latents of which a part is to be made anew.
 
+use super::vae::encoded;
+use crate::forecast::same;
 use crate::inputs::NodeError;
 use crate::picture::resize::{Method, resize_mask};
 use crate::picture::{Mask, Pictures};
@@ -23,6 +25,7 @@ pub const ENCODE_FOR_INPAINT: Node = Node {
         ),
     ],
     outputs: &[Output::new(Type::Latent).tooltip("The latents, with their mask.")],
+    forecast: Some(|ahead| Ok(vec![encoded(ahead, None)])),
     run: |context, inputs| {
         let vae = inputs.vae("vae")?;
         let (pictures, mask) = (inputs.image("pixels")?, inputs.mask("mask")?);
@@ -45,6 +48,7 @@ pub const SET_LATENT_NOISE_MASK: Node = Node {
         Input::link("mask", Type::Mask).tooltip("1 where the latents are to change."),
     ],
     outputs: &[Output::new(Type::Latent).tooltip("The latents with the mask.")],
+    forecast: Some(|ahead| Ok(same(ahead, "samples"))),
     run: |_, inputs| {
         let noise_mask = Some(inputs.mask("mask")?);
         Ok(vec![Value::Latent(Latent { noise_mask, ..inputs.latent("samples")? })])

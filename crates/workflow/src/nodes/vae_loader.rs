@@ -1,13 +1,15 @@
 //! The loaders of VAEs that come without a model.
 
+use distorch_allocation::LoaderInputs;
 use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 
-use super::checkpoint::{File, compute_devices, models, place, resident};
+use super::checkpoint::{File, ahead_of, compute_devices, models, place, resident};
 use crate::environment::Environment;
 use crate::execute::Context;
+use crate::forecast::{Ahead, Known};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::Vae;
+use crate::models::{ModelFile, Vae};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 
@@ -55,6 +57,7 @@ pub const VAE_LOADER: Node = Node {
     inputs: &[VAE_NAME],
     outputs: OUTPUT,
     fingerprint: Some(fingerprint),
+    forecast: Some(loads),
     run: load,
     ..Node::EMPTY
 };
@@ -68,6 +71,7 @@ pub const VAE_LOADER_MULTI_GPU: Node = Node {
     inputs: &[VAE_NAME, Input::found("device", compute_devices).optional().tooltip("The device.")],
     outputs: OUTPUT,
     fingerprint: Some(fingerprint),
+    forecast: Some(loads),
     run: load,
     ..Node::EMPTY
 };
@@ -80,11 +84,14 @@ fn marks_pixel_space(environment: &Environment, name: &str) -> bool {
     file.is_some_and(|file| file.get("pixel_space_vae").is_some())
 }
 
-fn load(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, NodeError> {
-    let name = inputs.text("vae_name")?;
-    let in_folder = models(context.environment(), ModelKind::Vae).iter().any(|own| own == name);
-    if (!in_folder && name == PIXEL_SPACE) || marks_pixel_space(context.environment(), name) {
-        return Ok(vec![Value::Vae(Vae::pixels())]);
+/// Whether no network at all is meant.
+///
+/// # Errors
+/// When it is a tiny autoencoder.
+fn is_pixel_space(environment: &Environment, name: &str) -> Result<bool, NodeError> {
+    let in_folder = models(environment, ModelKind::Vae).iter().any(|own| own == name);
+    if (!in_folder && name == PIXEL_SPACE) || marks_pixel_space(environment, name) {
+        return Ok(true);
     }
     if !in_folder && (TINY.contains(&name) || is_of_videos(name)) {
         let problem = format!(
@@ -93,13 +100,40 @@ fn load(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, NodeEr
         );
         return Err(NodeError::input("vae_name", problem));
     }
-    let device = inputs.text("device").ok().map(str::to_owned);
-    let file =
-        File { input: "vae_name", folder: ModelKind::Vae, components: &[ComponentKind::Vae] };
-    let parts = place(context, inputs, &file, resident(None, None, device), false)?;
-    let part = parts.get(ComponentKind::Vae).cloned().ok_or_else(|| {
-        let (name, label) = (&parts.file.name, parts.file.model.label());
-        NodeError::input("vae_name", format!("`{name}` has no VAE: it is {label}"))
-    })?;
+    Ok(false)
+}
+
+fn load(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, NodeError> {
+    if is_pixel_space(context.environment(), inputs.text("vae_name")?)? {
+        return Ok(vec![Value::Vae(Vae::pixels())]);
+    }
+    let parts = place(context, inputs, &FILE, settings(inputs), false)?;
+    let part = parts.get(ComponentKind::Vae).cloned().ok_or_else(|| no_vae(&parts.file))?;
     Ok(vec![Value::Vae(Vae::new(part)?)])
+}
+
+const FILE: File =
+    File { input: "vae_name", folder: ModelKind::Vae, components: &[ComponentKind::Vae] };
+
+fn settings(inputs: &Inputs) -> LoaderInputs {
+    resident(None, None, inputs.text("device").ok().map(str::to_owned))
+}
+
+fn no_vae(file: &ModelFile) -> NodeError {
+    let (name, label) = (&file.name, file.model.label());
+    NodeError::input("vae_name", format!("`{name}` has no VAE: it is {label}"))
+}
+
+fn loads(ahead: &Ahead<'_>) -> Result<Vec<Known>, NodeError> {
+    if let Ok(name) = ahead.inputs().text("vae_name")
+        && is_pixel_space(ahead.environment(), name)?
+    {
+        return Ok(Vec::new());
+    }
+    match ahead_of(ahead, &FILE, settings(ahead.inputs()), false)? {
+        Some((file, known)) if matches!(known.first(), Some(Known::Absent(_))) => {
+            Err(no_vae(&file))
+        }
+        found => Ok(found.map_or_else(Vec::new, |(_, known)| known)),
+    }
 }

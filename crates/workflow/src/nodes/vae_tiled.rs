@@ -2,6 +2,7 @@
 
 use distorch_models::vae_tiled::Tiling;
 
+use super::vae::{decoded, encoded};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Latent, Type, Value};
@@ -45,6 +46,7 @@ pub const DECODE_TILED: Node = Node {
         TEMPORAL_OVERLAP,
     ],
     outputs: &[Output::new(Type::Image).tooltip("The decoded pictures.")],
+    forecast: Some(|ahead| Ok(decoded(ahead, ahead.inputs().count("tile_size").ok()))),
     run: |context, inputs| {
         let mut tiling = tiling(inputs)?;
         if tiling.tile < tiling.overlap * 4 {
@@ -72,6 +74,7 @@ pub const ENCODE_TILED: Node = Node {
         TEMPORAL_OVERLAP,
     ],
     outputs: &[Output::new(Type::Latent).tooltip("The latents.")],
+    forecast: Some(|ahead| Ok(vec![encoded(ahead, ahead.inputs().count("tile_size").ok())])),
     run: |context, inputs| {
         let pictures = inputs.image("pixels")?;
         let samples = inputs.vae("vae")?.encode(context, &pictures, Some(tiling(inputs)?))?;

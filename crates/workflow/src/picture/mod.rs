@@ -11,6 +11,7 @@ mod lanczos;
 pub mod output_file;
 pub mod png_file;
 pub mod resize;
+pub mod size;
 
 use std::sync::Arc;
 

@@ -1,0 +1,364 @@
+//! What is known of a run before anything of it has run: the files that it loads, the size of its
+//! latents and pictures, and with that what each model has to do.
+//!
+//! Nodes that load files or change sizes have a [`Rule`], which says what comes out of them. Models, text
+//! encoders and autoencoders go through every other node as they are; all else that comes out of one
+//! without a rule is not known. What a rule finds wrong would go wrong in the run.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use distorch_allocation::LoaderSettings;
+use distorch_checkpoint::ComponentKind;
+use distorch_models::estimate::Picture;
+use indexmap::IndexMap;
+
+use crate::environment::Environment;
+use crate::graph::{Given, Prompt};
+use crate::inputs::{Inputs, NodeError};
+use crate::models::{Loader, ModelFile, Task, Tasks, size_in_words};
+use crate::signature::Node;
+use crate::validate::{class_of, literals};
+use crate::value::{Type, Value};
+
+/// The size of a batch, of latents in their own pixels or of pictures or masks in theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// How many.
+    pub batch: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Extent {
+    /// A batch of this number and size.
+    pub fn new(batch: usize, [height, width]: [usize; 2]) -> Self {
+        Self { batch, height, width }
+    }
+
+    /// Rows and columns.
+    pub fn size(self) -> [usize; 2] {
+        [self.height, self.width]
+    }
+
+    /// The same number in another size.
+    pub fn sized(self, size: [usize; 2]) -> Self {
+        Self::new(self.batch, size)
+    }
+}
+
+/// A component of a file, and the node that loads it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The node's id.
+    pub node: Arc<str>,
+    /// The file.
+    pub file: Arc<ModelFile>,
+}
+
+/// What is known of a value.
+#[derive(Clone, Debug, Default)]
+pub enum Known {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// All: a number, a text or a switch.
+    Value(Box<Value>),
+    /// The size of latents.
+    Latent(Extent),
+    /// The size of pictures.
+    Image(Extent),
+    /// The size of masks.
+    Mask(Extent),
+    /// Where a diffusion model comes from, guided or not.
+    Model(Source),
+    /// Where text encoders come from.
+    Clip(Source),
+    /// Where an autoencoder comes from.
+    Vae(Source),
+    /// It will not be there, and why.
+    Absent(Arc<str>),
+}
+
+impl Known {
+    /// Latents of a size that is known, or not.
+    pub fn latent(extent: Option<Extent>) -> Self {
+        extent.map_or(Known::Nothing, Known::Latent)
+    }
+
+    /// Pictures of a size that is known, or not.
+    pub fn image(extent: Option<Extent>) -> Self {
+        extent.map_or(Known::Nothing, Known::Image)
+    }
+
+    /// Masks of a size that is known, or not.
+    pub fn mask(extent: Option<Extent>) -> Self {
+        extent.map_or(Known::Nothing, Known::Mask)
+    }
+}
+
+/// Says what comes out of a node, slot by slot; slots that are left out are not known.
+pub type Rule = fn(&Ahead<'_>) -> Result<Vec<Known>, NodeError>;
+
+/// A file that a node will load from.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The name that the user gave.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Where each component goes.
+    pub settings: LoaderSettings,
+    /// The components that are wanted.
+    pub kinds: &'static [ComponentKind],
+    /// Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.
+    pub high_precision_loras: bool,
+    /// Whether all other models leave first.
+    pub eject_models: bool,
+}
+
+impl Load {
+    /// The same for the store of models, with what the components are to do.
+    pub fn loader(&self, tasks: Tasks) -> Loader<'_> {
+        Loader {
+            name: &self.name,
+            path: &self.path,
+            settings: &self.settings,
+            kinds: self.kinds,
+            high_precision_loras: self.high_precision_loras,
+            eject_models: self.eject_models,
+            tasks,
+        }
+    }
+}
+
+/// A node that will load from a file, and what for.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// What it loads.
+    pub load: Load,
+    /// The open file, kept open until the node has run.
+    pub file: Arc<ModelFile>,
+    /// What the components are to do.
+    pub tasks: Tasks,
+}
+
+impl Planned {
+    /// What is planned for in place of a size that is not known before the run, in words.
+    pub(crate) fn unknown_size(&self) -> Option<String> {
+        let model = &self.file.model;
+        let parts = [(ComponentKind::DiffusionModel, "sampled"), (ComponentKind::Vae, "converted")];
+        let (kind, done) = parts.into_iter().find(|(kind, _)| self.tasks.of(*kind).unknown)?;
+        let size = size_in_words(self.tasks.of(kind).picture(model));
+        let name = &self.load.name;
+        Some(format!(
+            "the size of a picture that is {done} with `{name}` is not known before the run: the plan \
+             is for {size}"
+        ))
+    }
+}
+
+/// What is known of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Forecast {
+    /// The nodes that will load from files, by id.
+    pub loads: IndexMap<String, Planned>,
+}
+
+impl Forecast {
+    /// What a node that loads a file loads it for.
+    pub fn tasks(&self, node: &str) -> Tasks {
+        self.loads.get(node).map(|planned| planned.tasks).unwrap_or_default()
+    }
+}
+
+/// What a node sees of a run that is ahead.
+pub struct Ahead<'a> {
+    environment: &'a Environment,
+    node: &'a str,
+    /// Whether it will run, and not only give a result that is there already.
+    runs: bool,
+    /// Inputs whose values are known.
+    inputs: Inputs,
+    /// Inputs that are linked.
+    links: HashMap<&'static str, Known>,
+    forecast: &'a RefCell<Forecast>,
+}
+
+impl<'a> Ahead<'a> {
+    /// What the run is given.
+    pub fn environment(&self) -> &'a Environment {
+        self.environment
+    }
+
+    /// The inputs whose values are known: those that are written in the prompt, and those that are linked
+    /// to such values.
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// What is known of a linked input.
+    pub fn linked(&self, input: &str) -> Known {
+        self.links.get(input).cloned().unwrap_or_default()
+    }
+
+    /// The size of latents, pictures or masks, where it is known.
+    pub fn extent(&self, input: &str) -> Option<Extent> {
+        match self.links.get(input)? {
+            Known::Latent(extent) | Known::Image(extent) | Known::Mask(extent) => Some(*extent),
+            _ => None,
+        }
+    }
+
+    /// Where a model, text encoders or an autoencoder come from, where that is known.
+    pub fn source(&self, input: &str) -> Option<Source> {
+        match self.links.get(input)? {
+            Known::Model(source) | Known::Clip(source) | Known::Vae(source) => Some(source.clone()),
+            _ => None,
+        }
+    }
+
+    /// The node will load from a file: returns where its components come from.
+    pub fn loads(&self, load: Load, file: &Arc<ModelFile>) -> Source {
+        let planned = Planned { load, file: Arc::clone(file), tasks: Tasks::default() };
+        self.forecast.borrow_mut().loads.insert(self.node.to_owned(), planned);
+        Source { node: self.node.into(), file: Arc::clone(file) }
+    }
+
+    /// A component will be used.
+    fn uses(&self, source: Option<&Source>, kind: ComponentKind, task: Task) {
+        let Some(source) = source.filter(|_| self.runs) else { return };
+        if let Some(planned) = self.forecast.borrow_mut().loads.get_mut(&*source.node) {
+            planned.tasks.add(kind, task);
+        }
+    }
+
+    /// The model of an input will sample the latents of another.
+    pub fn samples(&self, model: &str, latents: &str) {
+        /// Pixels of a picture to one of a latent.
+        const DOWNSCALE: usize = 8;
+        let picture = self.extent(latents).map(|latent| Picture {
+            width: number(latent.width.saturating_mul(DOWNSCALE)),
+            height: number(latent.height.saturating_mul(DOWNSCALE)),
+            batch: number(latent.batch),
+            halves: 2,
+        });
+        let source = self.source(model);
+        self.uses(source.as_ref(), ComponentKind::DiffusionModel, Task::of(picture));
+    }
+
+    /// The text encoders of an input will encode.
+    pub fn encodes_text(&self, clip: &str) {
+        let source = self.source(clip);
+        self.uses(source.as_ref(), ComponentKind::TextEncoders, Task::of(None));
+    }
+
+    /// The autoencoder of an input will convert pictures of this size in pixels, one after the other, tile
+    /// by tile where there are tiles.
+    pub fn converts(&self, vae: &str, size: Option<[usize; 2]>, tile: Option<usize>) {
+        let most = tile.unwrap_or(usize::MAX);
+        // A tile is no larger than it says, whatever the picture is.
+        let size = size.or(tile.map(|tile| [tile; 2]));
+        let picture = size.map(|[height, width]| Picture {
+            width: number(width.min(most)),
+            height: number(height.min(most)),
+            batch: 1,
+            halves: 1,
+        });
+        let source = self.source(vae);
+        self.uses(source.as_ref(), ComponentKind::Vae, Task::of(picture));
+    }
+
+    /// Pixels to one of the latents of the autoencoder of an input, where it is known.
+    pub fn downscale(&self, vae: &str) -> Option<usize> {
+        let source = self.source(vae)?;
+        source.file.model.vae.as_ref().map(distorch_checkpoint::config::VaeConfig::downscale)
+    }
+}
+
+fn number(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// A node that will fail, and how.
+pub struct Failing {
+    /// The node's id.
+    pub node: String,
+    /// What will go wrong.
+    pub error: NodeError,
+}
+
+/// Looks ahead at nodes, each of which comes after those that it needs; of those that `runs` does not
+/// name the results are there already.
+///
+/// # Errors
+/// The first node that will fail.
+pub(crate) fn look_ahead(
+    prompt: &Prompt,
+    order: &[String],
+    environment: &Environment,
+    runs: impl Fn(&str) -> bool,
+) -> Result<Forecast, Box<Failing>> {
+    let forecast = RefCell::new(Forecast::default());
+    let mut known: HashMap<&str, Vec<Known>> = HashMap::new();
+    for id in order {
+        let Some((node, class)) =
+            prompt.nodes.get(id).and_then(|node| Some((node, class_of(node)?)))
+        else {
+            continue;
+        };
+        let mut inputs = literals(node, class, environment);
+        let mut links = HashMap::new();
+        for input in class.inputs {
+            let Some(Given::Link { node: from, slot }) = node.inputs.get(input.name) else {
+                continue;
+            };
+            let value = known.get(from.as_str()).and_then(|outputs| outputs.get(*slot));
+            match value.cloned().unwrap_or_default() {
+                Known::Value(value) => {
+                    inputs = inputs.with(input.name, *value);
+                }
+                Known::Absent(why) if runs(id) && !input.optional => {
+                    let error = NodeError::input(input.name, why);
+                    return Err(Box::new(Failing { node: id.clone(), error }));
+                }
+                other => drop(links.insert(input.name, other)),
+            }
+        }
+        let ahead =
+            Ahead { environment, node: id, runs: runs(id), inputs, links, forecast: &forecast };
+        let outputs = match class.forecast {
+            Some(rule) => match rule(&ahead) {
+                Ok(outputs) => outputs,
+                Err(error) if runs(id) => {
+                    return Err(Box::new(Failing { node: id.clone(), error }));
+                }
+                Err(_) => Vec::new(),
+            },
+            None => passed_on(class, &ahead),
+        };
+        known.insert(id, outputs);
+    }
+    Ok(forecast.into_inner())
+}
+
+/// What comes out of a node without a rule: the models that go in.
+fn passed_on(class: &Node, ahead: &Ahead<'_>) -> Vec<Known> {
+    let passed = |kind: Type| {
+        let mut takes = class.inputs.iter().filter(|input| input.kind.value_type() == kind);
+        match (kind, takes.next(), takes.next()) {
+            (Type::Model | Type::Clip | Type::Vae, Some(input), None) => ahead.linked(input.name),
+            _ => Known::Nothing,
+        }
+    };
+    class.outputs.iter().map(|output| passed(output.kind)).collect()
+}
+
+/// What comes out is in number and size as what goes in at `input`.
+pub(crate) fn same(ahead: &Ahead<'_>, input: &str) -> Vec<Known> {
+    vec![ahead.linked(input)]
+}

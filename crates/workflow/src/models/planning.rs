@@ -1,0 +1,147 @@
+//! Planning the components of a model file for what a run asks of them.
+
+use distorch_allocation::{
+    BlockError, ComponentBlocks, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan,
+    PlanError, Topology, plan_model,
+};
+use distorch_checkpoint::family::Model;
+use distorch_checkpoint::{Component, ComponentKind};
+use distorch_models::estimate::{self, Compute, Picture};
+use distorch_runtime::{DType, placement};
+use thiserror::Error;
+
+use crate::models::Tasks;
+
+/// Why a file's components cannot be planned.
+#[derive(Debug, Error)]
+pub enum PlanningError {
+    /// The settings cannot be.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The layers cannot be told apart.
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
+}
+
+/// How the components of model files are planned on a machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Planning<'a> {
+    /// Its devices.
+    pub topology: &'a Topology,
+    /// What every model computes in; without it, each device has its own dtype.
+    pub dtype: Option<DType>,
+}
+
+/// What is to be planned: components of a model file.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The file's name in the ledger.
+    pub name: &'a str,
+    /// What is in it.
+    pub model: &'a Model,
+    /// The components that are wanted.
+    pub kinds: &'a [ComponentKind],
+    /// Where each component goes.
+    pub settings: &'a LoaderSettings,
+    /// What they are to do.
+    pub tasks: &'a Tasks,
+}
+
+impl Planning<'_> {
+    /// What a component computes in: f32 on the CPU, f16 elsewhere but for the VAE, whose values
+    /// leave f16's range in SDXL.
+    pub fn compute_dtype(&self, kind: ComponentKind, device: DeviceId) -> DType {
+        match (self.dtype, kind) {
+            (Some(DType::F16), ComponentKind::Vae) => DType::F32,
+            (Some(dtype), _) => dtype,
+            (None, ComponentKind::Vae) => DType::F32,
+            (None, _) if self.is_host(device) => DType::F32,
+            (None, _) => DType::F16,
+        }
+    }
+
+    /// Whether a device computes with the host's kernels.
+    pub fn is_host(&self, device: DeviceId) -> bool {
+        device.is_cpu() || self.is_simulated(device)
+    }
+
+    fn is_simulated(&self, device: DeviceId) -> bool {
+        self.topology.get(device).is_ok_and(|info| info.simulated)
+    }
+
+    /// Bytes of activations that a component takes on a device to make a picture.
+    pub fn activations(
+        &self,
+        model: &Model,
+        component: &Component,
+        device: DeviceId,
+        picture: Picture,
+    ) -> u64 {
+        let element = self.compute_dtype(component.kind, device).size() as u64;
+        let compute = Compute { element, host: self.is_host(device) };
+        estimate::activation_bytes(model, component, picture, compute)
+    }
+
+    /// Plans components and promises their memory on the ledger. `known` says what activations are
+    /// known to be more than estimated. Where both halves of the guidance do not fit at once, the
+    /// plan is for one after the other, if that fits.
+    ///
+    /// # Errors
+    /// When the settings cannot be planned on this machine.
+    pub fn plans(
+        &self,
+        subject: &Subject<'_>,
+        ledger: &mut Ledger,
+        known: impl Fn(ComponentKind) -> Option<u64>,
+    ) -> Result<Vec<Plan>, PlanningError> {
+        let before = ledger.clone();
+        let plans = self.plan_for(subject, ledger, |picture| picture, &known)?;
+        let crowded = |plan: &Plan| {
+            plan.component == ComponentKind::DiffusionModel.short_name() && !plan.fits
+        };
+        if !plans.iter().any(crowded) {
+            return Ok(plans);
+        }
+        let mut other = before;
+        let halves = self.plan_for(subject, &mut other, Picture::half_by_half, &known)?;
+        if halves.iter().any(crowded) {
+            return Ok(plans);
+        }
+        *ledger = other;
+        Ok(halves)
+    }
+
+    fn plan_for(
+        &self,
+        subject: &Subject<'_>,
+        ledger: &mut Ledger,
+        change: impl Fn(Picture) -> Picture,
+        known: impl Fn(ComponentKind) -> Option<u64>,
+    ) -> Result<Vec<Plan>, PlanningError> {
+        let Subject { name, model, kinds, settings, tasks } = *subject;
+        let components = model.components.iter().filter(|part| kinds.contains(&part.kind));
+        let components = components.map(|component| {
+            let settings = settings_for(component.kind, settings);
+            let device = settings.compute_device;
+            let picture = change(tasks.of(component.kind).picture(model));
+            let estimate = self.activations(model, component, device, picture);
+            let bytes = known(component.kind).unwrap_or(estimate);
+            let dtype = self.compute_dtype(component.kind, device);
+            // A simulated device keeps layers as stored; the host in what it computes in.
+            let host_dtype = (device.is_cpu() && !self.is_simulated(device)).then_some(dtype);
+            Ok((placement::blocks(component, bytes, host_dtype)?, settings))
+        });
+        let components: Vec<(ComponentBlocks, ComponentSettings)> =
+            components.collect::<Result<_, BlockError>>()?;
+        Ok(plan_model(name, &components, ledger)?)
+    }
+}
+
+/// The settings of a component.
+pub(super) fn settings_for(kind: ComponentKind, settings: &LoaderSettings) -> ComponentSettings {
+    match kind {
+        ComponentKind::DiffusionModel => settings.unet.clone(),
+        ComponentKind::TextEncoders => settings.clip.clone(),
+        ComponentKind::Vae => settings.vae.clone(),
+    }
+}

@@ -1,0 +1,405 @@
+//! What is known of a run before it: the pictures that models are planned for, and what will fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod small_models;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use distorch_allocation::{DeviceId, DeviceInfo, Plan, Topology};
+use distorch_checkpoint::family::Configs;
+use distorch_checkpoint::folders::ModelFolders;
+use distorch_models::estimate::Picture;
+use distorch_workflow::graph::Prompt;
+use distorch_workflow::models::Tasks;
+use distorch_workflow::observe::{Event, Observer};
+use distorch_workflow::{Environment, ExecutionError, Executor};
+use serde_json::{Value as Json, json};
+use small_models::{Studio, node, prompt, sd1, weight, write, write_tensors};
+
+/// Hears what is planned and warned of, and whether any node runs.
+#[derive(Default)]
+struct Heard {
+    planned: Mutex<Vec<(String, Tasks, Vec<Plan>)>>,
+    warnings: Mutex<Vec<String>>,
+    nodes: Mutex<Vec<String>>,
+}
+
+impl Observer for Heard {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Planned { node, tasks, plans, .. } => {
+                let planned = (node.to_owned(), *tasks, plans.to_vec());
+                self.planned.lock().unwrap().push(planned);
+            }
+            Event::Warning { text, .. } => self.warnings.lock().unwrap().push(text.to_owned()),
+            Event::Node { class, .. } => self.nodes.lock().unwrap().push(class.to_owned()),
+            _ => {}
+        }
+    }
+}
+
+fn dry_run(
+    executor: &mut Executor,
+    nodes: &Json,
+    target: &str,
+) -> (Result<(), ExecutionError>, Heard) {
+    let heard = Heard::default();
+    let prompt = Prompt::from_json(&nodes.to_string()).unwrap();
+    let result = executor.dry_run(&prompt, &[target.to_owned()], &heard);
+    assert!(heard.nodes.lock().unwrap().is_empty(), "nothing runs");
+    (result, heard)
+}
+
+/// What the one loader of a prompt is planned for.
+fn tasks(studio: &mut Studio, nodes: &Json, target: &str) -> (Tasks, Vec<String>) {
+    let (result, heard) = dry_run(&mut studio.executor, nodes, target);
+    result.unwrap_or_else(|error| panic!("{error}"));
+    let planned = heard.planned.into_inner().unwrap();
+    let [(_, tasks, _)] = planned.as_slice() else { panic!("{planned:?}") };
+    (*tasks, heard.warnings.into_inner().unwrap())
+}
+
+fn ckpt(name: &str) -> Json {
+    node("CheckpointLoaderSimple", json!({ "ckpt_name": name }))
+}
+
+fn empty(width: Json, height: u32, batch: u32) -> Json {
+    let inputs = json!({ "width": width, "height": height, "batch_size": batch });
+    node("EmptyLatentImage", inputs)
+}
+
+fn text() -> Json {
+    node("CLIPTextEncode", json!({ "clip": ["ckpt", 1], "text": "a" }))
+}
+
+fn sampler(latent: &str) -> Json {
+    node(
+        "KSampler",
+        json!({
+            "model": ["ckpt", 0], "seed": 7, "steps": 1, "cfg": 1.0, "sampler_name": "euler",
+            "scheduler": "normal", "positive": ["text", 0], "negative": ["text", 0],
+            "latent_image": [latent, 0], "denoise": 1.0,
+        }),
+    )
+}
+
+fn decode(latent: &str) -> Json {
+    node("VAEDecode", json!({ "samples": [latent, 0], "vae": ["ckpt", 2] }))
+}
+
+fn with(nodes: &[(&str, Json)]) -> Json {
+    let base = [("ckpt", ckpt("tiny.safetensors")), ("text", text())];
+    prompt(&[&base[..], nodes].concat())
+}
+
+/// Width, height and number of the pictures that are planned for.
+fn size(picture: Option<Picture>) -> Option<(u32, u32, u32)> {
+    picture.map(|picture| (picture.width, picture.height, picture.batch))
+}
+
+#[test]
+fn models_are_planned_for_what_the_workflow_makes() {
+    let mut studio = Studio::sd1();
+    let input = studio.folder.path().join("input");
+    fs::create_dir(&input).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for name in ["pictures/frames.gif", "pictures/rgb.png", "latents/new.latent"] {
+        let from = fixtures.join(name);
+        fs::copy(&from, input.join(from.file_name().unwrap())).unwrap();
+    }
+    let upscale = |class: &str, inputs: Json| {
+        let mut inputs = inputs;
+        inputs["samples"] = json!(["first", 0]);
+        inputs["upscale_method"] = json!("bilinear");
+        node(class, inputs)
+    };
+    let sampled = |nodes: &[(&str, Json)]| with(&[nodes, &[("last", decode("first"))]].concat());
+    let of_latent = |latent: Json| sampled(&[("latent", latent), ("first", sampler("latent"))]);
+    let picture = |name: &str| ("picture", node("LoadImage", json!({ "image": name })));
+    let scaled = |width: u32, height: u32| {
+        let inputs = json!({
+            "image": ["picture", 0], "upscale_method": "bilinear", "width": width, "height": height,
+            "crop": "disabled",
+        });
+        ("scaled", node("ImageScale", inputs))
+    };
+    let encode = |from: &str| {
+        ("latent", node("VAEEncode", json!({ "pixels": [from, 0], "vae": ["ckpt", 2] })))
+    };
+    let hires = |second: Json| {
+        with(&[
+            ("latent", empty(json!(256), 320, 3)),
+            ("first", sampler("latent")),
+            ("larger", second),
+            ("second", sampler("larger")),
+            ("last", decode("second")),
+        ])
+    };
+    // Of all that is sampled, the largest; of what is decoded or encoded, the largest too.
+    type Sizes = [(u32, u32, u32); 2];
+    let cases: Vec<(Json, Sizes)> = vec![
+        (of_latent(empty(json!(512), 768, 1)), [(512, 768, 1), (512, 768, 1)]),
+        (of_latent(empty(json!(100), 64, 5)), [(96, 64, 5), (96, 64, 1)]),
+        (
+            hires(upscale("LatentUpscaleBy", json!({ "scale_by": 1.5 }))),
+            [(384, 480, 3), (384, 480, 1)],
+        ),
+        (
+            hires(upscale("LatentUpscale", json!({ "width": 0, "height": 640, "crop": "center" }))),
+            [(512, 640, 3), (512, 640, 1)],
+        ),
+        (
+            hires(node("RepeatLatentBatch", json!({ "samples": ["first", 0], "amount": 4 }))),
+            [(256, 320, 12), (256, 320, 1)],
+        ),
+        (
+            hires(node(
+                "LatentRotate",
+                json!({ "samples": ["first", 0], "rotation": "90 degrees" }),
+            )),
+            [(320, 256, 3), (320, 256, 1)],
+        ),
+        (
+            sampled(&[
+                picture("rgb.png"),
+                scaled(300, 203),
+                encode("scaled"),
+                ("first", sampler("latent")),
+            ]),
+            // Encoded as it is; sampled and decoded in whole latent pixels.
+            [(296, 200, 1), (300, 203, 1)],
+        ),
+        (
+            with(&[
+                ("wide", node("PrimitiveInt", json!({ "value": 704 }))),
+                ("latent", empty(json!(["wide", 0]), 64, 1)),
+                ("first", sampler("latent")),
+                (
+                    "last",
+                    node(
+                        "VAEDecodeTiled",
+                        json!({
+                            "samples": ["first", 0], "vae": ["ckpt", 2], "tile_size": 128,
+                            "overlap": 32, "temporal_size": 64, "temporal_overlap": 8,
+                        }),
+                    ),
+                ),
+            ]),
+            [(704, 64, 1), (128, 64, 1)],
+        ),
+    ];
+    for (nodes, [sampling, vae]) in cases {
+        let (tasks, warnings) = tasks(&mut studio, &nodes, "last");
+        let found = [size(tasks.diffusion.most), size(tasks.vae.most)];
+        assert_eq!(found, [Some(sampling), Some(vae)], "{nodes}");
+        assert!(tasks.text.used && !tasks.diffusion.unknown && !tasks.vae.unknown);
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+    // Latents in a file.
+    let nodes = of_latent(node("LoadLatent", json!({ "latent": "new.latent" })));
+    let (found, _) = tasks(&mut studio, &nodes, "last");
+    assert_eq!(size(found.diffusion.most), Some((40, 24, 2)));
+    // How many frames an animation has is not known before it is read: the model's own size is planned for.
+    let nodes = sampled(&[picture("frames.gif"), encode("picture"), ("first", sampler("latent"))]);
+    let (found, warnings) = tasks(&mut studio, &nodes, "last");
+    assert_eq!((found.diffusion.most, found.diffusion.unknown), (None, true));
+    assert!(
+        warnings[0].contains("is not known before the run: the plan is for 512×512"),
+        "{warnings:?}"
+    );
+}
+
+/// Latents and pictures come out in the size that was foreseen.
+#[test]
+fn a_run_makes_what_was_foreseen() {
+    let mut studio = Studio::sd1();
+    let nodes = with(&[
+        ("latent", empty(json!(72), 136, 2)),
+        (
+            "larger",
+            node(
+                "LatentUpscaleBy",
+                json!({ "samples": ["latent", 0], "upscale_method": "bilinear", "scale_by": 0.7 }),
+            ),
+        ),
+        ("first", sampler("larger")),
+        ("last", decode("first")),
+    ]);
+    let (tasks, _) = tasks(&mut studio, &nodes, "last");
+    let latent = studio.run(&nodes, "first");
+    let distorch_workflow::value::Value::Latent(latent) = &latent[0] else { panic!() };
+    let [batch, _, height, width] = latent.samples.dims().map(|side| side as u32);
+    assert_eq!(size(tasks.diffusion.most), Some((8 * width, 8 * height, batch)));
+    assert_eq!(size(tasks.vae.most), Some((8 * width, 8 * height, 1)));
+}
+
+/// A plan's activations are those of the picture, and they grow with it.
+#[test]
+fn larger_pictures_are_planned_with_more_memory() {
+    let mut studio = Studio::sd1();
+    let mut peaks = |side: u32, batch: u32| {
+        let nodes = with(&[
+            ("latent", empty(json!(side), side, batch)),
+            ("first", sampler("latent")),
+            ("last", decode("first")),
+        ]);
+        let (result, heard) = dry_run(&mut studio.executor, &nodes, "last");
+        result.unwrap();
+        let planned = heard.planned.into_inner().unwrap();
+        ["unet", "clip", "vae"].map(|name| {
+            let plan = planned[0].2.iter().find(|plan| plan.component == name).unwrap();
+            plan.activation_bytes
+        })
+    };
+    let ([unet, clip, vae], [large_unet, large_clip, large_vae]) = (peaks(256, 1), peaks(512, 1));
+    assert!(large_unet > 2 * unet && large_vae > 2 * vae, "{unet} {large_unet}, {vae} {large_vae}");
+    assert_eq!(clip, large_clip);
+    let [many_unet, _, many_vae] = peaks(256, 4);
+    assert!(many_unet > 2 * unet);
+    assert_eq!(many_vae, vae, "latents are decoded one by one");
+}
+
+fn message(error: &ExecutionError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// What will fail does so before the first node runs, in a run as in a dry one.
+#[test]
+fn what_is_missing_is_told_before_anything_runs() {
+    let mut studio = Studio::sd1();
+    let no_vae = Configs { vae: None, ..sd1() };
+    write(&studio.model_path("checkpoints/no-vae.safetensors"), &no_vae);
+    let no_text = Configs { text_encoders: Vec::new(), ..sd1() };
+    write(&studio.model_path("checkpoints/no-text.safetensors"), &no_text);
+    let only_vae = Configs { diffusion: None, ..no_text.clone() };
+    write(&studio.model_path("checkpoints/only-vae.safetensors"), &only_vae);
+    fs::write(studio.model_path("checkpoints/broken.safetensors"), "no model").unwrap();
+    fs::create_dir_all(studio.model_path("loras")).unwrap();
+    fs::write(studio.model_path("loras/broken.safetensors"), "no LoRA").unwrap();
+    let wrong = "lora_unet_down_blocks_1_attentions_0_proj_in";
+    let tensors = [("lora_up", vec![64, 2, 1, 1]), ("lora_down", vec![2, 63, 1, 1])];
+    let tensors = tensors.into_iter().map(|(part, shape)| {
+        let values = weight(part, &shape);
+        (format!("{wrong}.{part}.weight"), shape, values)
+    });
+    write_tensors(&studio.model_path("loras/other.safetensors"), tensors);
+    let base = [
+        ("latent", empty(json!(64), 64, 1)),
+        ("first", sampler("latent")),
+        ("last", decode("first")),
+    ];
+    let of = |name: &str| {
+        let mut nodes = with(&base);
+        nodes["ckpt"] = ckpt(name);
+        nodes
+    };
+    let with_lora = |name: &str| {
+        let mut nodes = with(&base);
+        let inputs = json!({ "model": ["ckpt", 0], "lora_name": name, "strength_model": 1.0 });
+        nodes["lora"] = node("LoraLoaderModelOnly", inputs);
+        nodes["first"]["inputs"]["model"] = json!(["lora", 0]);
+        nodes
+    };
+    for (nodes, at, says) in [
+        (of("no-vae.safetensors"), "last", "`no-vae.safetensors` has no VAE"),
+        (of("no-text.safetensors"), "text", "`no-text.safetensors` has no text encoder"),
+        (of("only-vae.safetensors"), "ckpt", "`only-vae.safetensors` has no diffusion model"),
+        (of("broken.safetensors"), "ckpt", "broken.safetensors"),
+        (with_lora("broken.safetensors"), "lora", "broken.safetensors"),
+        (with_lora("other.safetensors"), "lora", wrong),
+    ] {
+        let (result, _) = dry_run(&mut studio.executor, &nodes, "last");
+        let error = result.unwrap_err();
+        let heard = Heard::default();
+        let parsed = Prompt::from_json(&nodes.to_string()).unwrap();
+        let in_run = studio.executor.run_nodes(&parsed, &["last"], &heard).unwrap_err();
+        assert_eq!(message(&error), message(&in_run));
+        assert!(heard.nodes.into_inner().unwrap().is_empty(), "{says}");
+        let text = message(&error);
+        assert!(text.starts_with(&format!("node {at} (")) && text.contains(says), "{text}");
+    }
+    // Of a model that lacks what is not used, nothing is said.
+    let mut nodes = of("no-vae.safetensors");
+    nodes["first"]["inputs"]["steps"] = json!(1);
+    assert!(dry_run(&mut studio.executor, &nodes, "first").0.is_ok());
+    // A LoRA of no strength is not opened.
+    let mut nodes = with_lora("broken.safetensors");
+    nodes["lora"]["inputs"]["strength_model"] = json!(0.0);
+    assert!(dry_run(&mut studio.executor, &nodes, "last").0.is_ok());
+}
+
+/// What cannot fit is refused with what it needs, what there is and the way out, before it is loaded.
+#[test]
+fn what_cannot_fit_is_refused() {
+    let studio = Studio::sd1();
+    let executor = |simulated: &str, retries: bool| {
+        let folders = ModelFolders::new(studio.folder.path(), &[]).unwrap();
+        let cpu = DeviceInfo::new(DeviceId::CPU, "CPU", 8 << 30);
+        let topology = Topology::new(vec![cpu]).unwrap().simulate(simulated).unwrap();
+        let environment = Environment::on(folders, topology);
+        Executor::new(environment.with_models(|models| models.with_auto_retry(retries)))
+    };
+    let nodes = |side: u32, batch: u32, tiled: bool| {
+        let mut nodes = with(&[
+            ("latent", empty(json!(side), side, batch)),
+            ("first", sampler("latent")),
+            ("last", decode("first")),
+        ]);
+        if tiled {
+            let inputs = json!({
+                "samples": ["first", 0], "vae": ["ckpt", 2], "tile_size": 64, "overlap": 0,
+                "temporal_size": 64, "temporal_overlap": 8,
+            });
+            nodes["last"] = node("VAEDecodeTiled", inputs);
+        }
+        nodes
+    };
+    let refused = |simulated: &str, nodes: &Json| {
+        let mut executor = executor(simulated, false);
+        let (result, heard) = dry_run(&mut executor, nodes, "last");
+        let error = message(&result.unwrap_err());
+        assert!(!heard.planned.into_inner().unwrap().is_empty(), "the plan is told: {error}");
+        let heard = Heard::default();
+        let prompt = Prompt::from_json(&nodes.to_string()).unwrap();
+        let in_run = executor.run_nodes(&prompt, &["last"], &heard).unwrap_err();
+        assert_eq!(message(&in_run), error);
+        assert!(heard.nodes.into_inner().unwrap().is_empty());
+        error
+    };
+    // The bytes that a component needs at its peak.
+    let needs = |nodes: &Json, name: &str| {
+        let (result, heard) = dry_run(&mut executor("cuda:0=4GiB", false), nodes, "last");
+        result.unwrap();
+        let planned = heard.planned.into_inner().unwrap();
+        let plan = planned[0].2.iter().find(|plan| plan.component == name).unwrap();
+        plan.resident_bytes + plan.transient_bytes()
+    };
+    let device = |bytes: u64| format!("cuda:0={bytes}B");
+    let batch = nodes(512, 2, true);
+    // With half of it not even one half of the guidance has room.
+    let error = refused(&device(needs(&batch, "unet") / 2), &batch);
+    for part in [
+        "the diffusion model of `tiny.safetensors`, for 512×512 pixels, 2 at once:",
+        "cuda:0 (simulated)",
+        "needed",
+        "free; make fewer pictures",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let (whole, tiled) = (nodes(512, 1, false), nodes(512, 1, true));
+    let small = device(needs(&whole, "vae") - 1);
+    assert!(needs(&whole, "unet") < needs(&whole, "vae"));
+    let error = refused(&small, &whole);
+    assert!(error.contains("the VAE of") && error.contains("VAEDecodeTiled"), "{error}");
+    assert!(dry_run(&mut executor(&device(needs(&whole, "vae")), false), &whole, "last").0.is_ok());
+    // In tiles, or where tiles are taken when there is no room, it goes.
+    assert!(dry_run(&mut executor(&small, false), &tiled, "last").0.is_ok());
+    assert!(dry_run(&mut executor(&small, true), &whole, "last").0.is_ok());
+    // The host is a device too: no machine has what a batch of that size takes.
+    let error = refused("", &nodes(16384, 4096, true));
+    assert!(error.contains("cpu") && error.contains("free; make fewer pictures"), "{error}");
+}
