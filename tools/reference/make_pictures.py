@@ -148,7 +148,16 @@ def make_lossy():
     picture.save(PICTURES / "restarts.jpg", quality=90, restart_marker_blocks=1)
     picture.save(PICTURES / "rgb.jpg", quality=90, keep_rgb=True)
     picture.convert("L").save(PICTURES / "grey.jpg", quality=90)
-    picture.convert("CMYK").save(PICTURES / "cmyk.jpg", quality=90)
+    inks = np.concatenate([waves(10, 12), waves(10, 12)[::-1, :, :1]], -1)
+    Image.fromarray(inks, "CMYK").save(PICTURES / "cmyk.jpg", quality=95)
+    # The same planes under other names, with which they mean brightness, colours, and black or alpha.
+    data = bytearray((PICTURES / "cmyk.jpg").read_bytes())
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    for component in range(4):
+        data[frame + 10 + 3 * component] = data[scan + 5 + 2 * component] = component + 1
+    for name, transform in [("ycck.jpg", 2), ("ycc_alpha.jpg", 1)]:
+        data[data.index(b"Adobe") + 11] = transform
+        (PICTURES / name).write_bytes(data)
     picture.save(PICTURES / "lossy.webp", quality=90)
     picture.putalpha(Image.fromarray(waves(10, 12)[..., 0]))
     picture.save(PICTURES / "lossy_alpha.webp", quality=90)

@@ -58,19 +58,7 @@ pub(super) fn decode<R: BufRead + Seek>(reader: &mut R, most: u64) -> Result<Loa
             frames
         }
         // The inks, each inverted. What comes of them has alpha, which is opaque.
-        ([cyan, magenta, yellow, black], Some(2)) => {
-            let mut frames = frames(Scale::Widened, true)?;
-            frames.push(|x, y| {
-                let [luma, blue, red, black] =
-                    [cyan, magenta, yellow, black].map(|plane| i32::from(plane.nearest(x, y)));
-                let part = |value: i32| (value * black * 257) >> 16;
-                let [luma, blue, red] =
-                    [part(255 - luma), part(128 - blue) + 128, part(128 - red) + 128];
-                with_alpha(rounded(luma as f32, blue as f32 - 128.0, red as f32 - 128.0), 255)
-            })?;
-            frames
-        }
-        ([cyan, magenta, yellow, black], _) => {
+        ([cyan, magenta, yellow, black], adobe) if adobe == Some(0) || header.ids() == *b"CMYK" => {
             let mut frames = frames(Scale::Widened, true)?;
             frames.push(|x, y| {
                 let black = u32::from(black.nearest(x, y));
@@ -78,6 +66,21 @@ pub(super) fn decode<R: BufRead + Seek>(reader: &mut R, most: u64) -> Result<Loa
                     ((u32::from(plane.nearest(x, y)) * black * 257) >> 16) as u16
                 };
                 [part(cyan), part(magenta), part(yellow), 255]
+            })?;
+            frames
+        }
+        // The same as brightness and colours, with black apart; other files have alpha in its place.
+        ([luma, blue, red, fourth], adobe) => {
+            let mut frames = frames(Scale::Widened, true)?;
+            frames.push(|x, y| {
+                let planes = [luma, blue, red, fourth];
+                let [luma, blue, red, fourth] = planes.map(|plane| i32::from(plane.nearest(x, y)));
+                let part = |value: i32| (value * fourth * 257) >> 16;
+                let ([luma, blue, red], alpha) = match adobe {
+                    Some(2) => ([part(255 - luma), part(128 - blue), part(128 - red)], 255),
+                    _ => ([luma, blue - 128, red - 128], fourth as u16),
+                };
+                with_alpha(rounded(luma as f32, blue as f32, red as f32), alpha)
             })?;
             frames
         }
