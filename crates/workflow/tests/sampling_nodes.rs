@@ -248,3 +248,58 @@ fn a_changed_model_samples_another_way() {
         assert!(off.is_finite() && (off < 1e-4) == same, "{class} {numbers}: {off}");
     }
 }
+
+/// CFG++ steps from the guided guess along the noise that the unconditional one leaves:
+/// `D + next·(x - U) / sigma`, where `U` is computed at scale 1 too and 0 without a negative
+/// conditioning. Each part of it from a run of its own.
+#[test]
+fn cfg_pp_has_the_unconditional_guess_of_every_guider() {
+    let mut studio = Studio::sd1();
+    let basic = |text: &str| {
+        node("BasicGuider", json!({ "model": ["ckpt", 0], "conditioning": [text, 0] }))
+    };
+    let unguided = json!({
+        "model": ["ckpt", 0], "positive": ["good", 0], "negative": ["bad", 0], "cfg": 1.0,
+    });
+    let run = |guider: &str, sampler: &str, sigmas: &str| {
+        node(
+            "SamplerCustomAdvanced",
+            json!({
+                "noise": ["noise", 0], "guider": [guider, 0], "sampler": [sampler, 0],
+                "sigmas": [sigmas, 0], "latent_image": ["empty", 0],
+            }),
+        )
+    };
+    let split = |step: u32| node("SplitSigmas", json!({ "sigmas": ["sigmas", 0], "step": step }));
+    let mut nodes = parts();
+    nodes.extend([
+        ("one_sigma", split(0)),
+        ("one_step", split(1)),
+        ("pp", node("KSamplerSelect", json!({ "sampler_name": "euler_cfg_pp" }))),
+        ("positive", basic("good")),
+        ("negative", basic("bad")),
+        ("unguided", node("CFGGuider", unguided)),
+        ("start", run("positive", "sampler", "one_sigma")),
+        ("bare", run("positive", "pp", "one_step")),
+        ("both", run("unguided", "pp", "one_step")),
+        ("unconditional", run("negative", "sampler", "one_step")),
+    ]);
+    let prompt = with(&nodes);
+    let ratio = match &studio.run(&prompt, "one_step")[0] {
+        Value::Sigmas(sigmas) => (sigmas[1] / sigmas[0]) as f32,
+        other => panic!("{other:?}"),
+    };
+    let start = studio.latent(&prompt, "start", 0);
+    let guess = studio.latent(&prompt, "unconditional", 1);
+    let scale = start.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    for (id, negative) in [("bare", vec![0.0; start.len()]), ("both", guess)] {
+        let guided = studio.latent(&prompt, id, 1);
+        let expected: Vec<f32> = guided
+            .iter()
+            .zip(start.iter().zip(&negative))
+            .map(|(guided, (x, negative))| guided + ratio * (x - negative))
+            .collect();
+        let off = distance(&studio.latent(&prompt, id, 0), &expected) / scale;
+        assert!(off < 1e-5, "{id}: {off}");
+    }
+}
