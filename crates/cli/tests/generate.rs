@@ -123,6 +123,14 @@ fn the_size_that_the_checkpoint_was_made_for() {
     let report = common::json(&["inspect", path.to_str().unwrap(), "--json"]);
     assert_eq!(report["trained_resolution"], json!([64, 80]));
     assert!(common::stdout(&["inspect", path.to_str().unwrap()]).contains("made for 64×80"));
+    // A plan is for such a picture too.
+    let plan = |args: &[&str]| {
+        let begin = ["plan", path.to_str().unwrap(), "--json"];
+        let plan = common::json(&[&begin[..], args].concat());
+        plan["components"][0]["activation_bytes"].as_u64().unwrap()
+    };
+    assert_eq!(plan(&[]), plan(&["--width", "64", "--height", "80"]));
+    assert!(plan(&[]) < plan(&["--width", "512", "--height", "512"]));
     // Without metadata it is the family's.
     with_metadata(&path, &json!({}));
     let report = common::json(&["inspect", path.to_str().unwrap(), "--json"]);

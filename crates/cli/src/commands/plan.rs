@@ -4,15 +4,16 @@ use distorch_allocation::{
     BlockFile, ComponentBlocks, ComponentSettings, DeviceInfo, Ledger, LoaderInputs,
     LoaderSettings, Plan, PlanWarning, Topology, plan_model, report,
 };
-use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::folders::ModelKind;
+use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_models::estimate::Picture;
 use distorch_workflow::models::Tasks;
 use distorch_workflow::models::planning::{Planning, Subject};
 use serde::Serialize;
+use serde_json::Value as Json;
 
-use super::{print_json, print_text, recognise};
+use super::{native, print_json, print_text, recognise};
 use crate::args::{LoaderArgs, PlanArgs, Shared};
 use crate::failure::Failure;
 use crate::given_file;
@@ -52,7 +53,8 @@ pub fn run(shared: &Shared, args: &PlanArgs) -> Result<(), Failure> {
         print_text(&text)?;
     }
     match plans.iter().find(|plan| !plan.fits) {
-        Some(plan) if args.check => Err(too_large(plan)),
+        // Programs have been told in the plan.
+        Some(plan) if args.check => Err(too_large(plan).with_json(&Json::Null)),
         _ => Ok(()),
     }
 }
@@ -109,9 +111,9 @@ fn plans(
     match (&args.ckpt_name, &args.blocks) {
         (Some(name), _) => {
             let path = model_file::path(&machine::folders(shared)?, ModelKind::Checkpoints, name)?;
-            let (_, model) = recognise(&path)?;
+            let (checkpoint, model) = recognise(&path)?;
             let kinds: Vec<ComponentKind> = model.components.iter().map(|part| part.kind).collect();
-            let tasks = Tasks::picture(picture(args, &model));
+            let tasks = Tasks::picture(picture(args, &checkpoint, &model));
             let subject = Subject { name, model: &model, kinds: &kinds, settings, tasks: &tasks };
             let planning = Planning { topology, dtype: None };
             let plans = planning.plans(&subject, &mut ledger, |_| None).map_err(Failure::input)?;
@@ -137,8 +139,8 @@ fn plans(
 }
 
 /// The picture to plan for.
-fn picture(args: &PlanArgs, model: &Model) -> Picture {
-    let native = Picture::native(model);
+fn picture(args: &PlanArgs, checkpoint: &Checkpoint, model: &Model) -> Picture {
+    let native = native(checkpoint, model);
     Picture {
         width: args.width.unwrap_or(native.width),
         height: args.height.unwrap_or(native.height),

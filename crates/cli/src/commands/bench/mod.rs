@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use distorch_allocation::{DeviceId, DeviceIdError, DeviceInfo, Topology};
 use distorch_checkpoint::Checkpoint;
-use distorch_checkpoint::family::{Model, trained_resolution};
+use distorch_checkpoint::family::Model;
 use distorch_models::estimate::Picture;
 use distorch_runtime::{DType, Device, devices, usage};
 
-use super::{print_json, print_text};
+use super::{native, print_json, print_text};
 use crate::args::{BenchArgs, BenchCommand, Shared};
 use crate::failure::Failure;
 use crate::machine;
@@ -92,8 +92,7 @@ fn picture(
     checkpoint: &Checkpoint,
     model: &Model,
 ) -> Picture {
-    let native = Picture::native(model);
-    let trained = trained_resolution(checkpoint.metadata());
-    let [w, h] = trained.unwrap_or([native.width, native.height]);
-    Picture { width: width.unwrap_or(w), height: height.unwrap_or(h), batch, ..native }
+    let native = native(checkpoint, model);
+    let (width, height) = (width.unwrap_or(native.width), height.unwrap_or(native.height));
+    Picture { width, height, batch, ..native }
 }

@@ -3,7 +3,6 @@
 use std::hash::{BuildHasher, RandomState};
 
 use distorch_allocation::{DeviceId, LoaderInputs, Topology};
-use distorch_checkpoint::family::trained_resolution;
 use distorch_checkpoint::folders::ModelKind;
 use distorch_models::estimate::Picture;
 use distorch_workflow::validate::{Invalid, Problem};
@@ -11,7 +10,7 @@ use distorch_workflow::{Environment, ExecutionError};
 
 use super::workflow::{FIRST_LORA, LOADER, SAMPLER};
 use crate::args::{GenerateArgs, SeedArg};
-use crate::commands::recognise;
+use crate::commands::{native, recognise};
 use crate::failure::Failure;
 use crate::machine;
 use crate::model_file;
@@ -44,9 +43,7 @@ impl Meaning {
         });
         let loras = loras.collect::<Result<_, Failure>>()?;
         let (file, model) = recognise(&checkpoint.path)?;
-        let family = Picture::native(&model);
-        let [width, height] =
-            trained_resolution(file.metadata()).unwrap_or([family.width, family.height]);
+        let Picture { width, height, .. } = native(&file, &model);
         Ok(Self {
             checkpoint: checkpoint.name,
             loras,
