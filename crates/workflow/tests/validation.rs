@@ -6,6 +6,7 @@ mod shipped;
 use distorch_workflow::graph::{Given, Missing, Prompt};
 use distorch_workflow::observe::Silent;
 use distorch_workflow::validate::{Invalid, validate};
+use distorch_workflow::value::Value;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use shipped::Bench;
@@ -142,11 +143,23 @@ fn an_unknown_class_stops_only_what_needs_it() {
     assert_eq!(valid.node_errors.len(), 2);
 }
 
-/// ComfyUI takes null for no text.
+/// ComfyUI makes texts of other values as Python does.
 #[test]
-fn a_text_may_be_null() {
-    let prompt = changed(|graph| graph["7"]["inputs"]["text"] = Json::Null);
-    assert!(validate(&prompt, Bench::new().executor.environment()).is_ok());
+fn what_is_no_text_is_the_text_that_python_makes_of_it() {
+    let mut bench = Bench::new();
+    for (value, text) in [
+        (Json::Null, "None"),
+        (json!(true), "True"),
+        (json!(false), "False"),
+        (json!(12), "12"),
+        (json!(0.5), "0.5"),
+    ] {
+        let prompt = json!({"1": {"class_type": "PrimitiveString", "inputs": {"value": value}}});
+        let prompt = Prompt::from_json(&prompt.to_string()).unwrap();
+        let report = bench.executor.run_nodes(&prompt, &["1"], &Silent).unwrap();
+        let Value::String(made) = &report.values["1"][0] else { panic!("no text") };
+        assert_eq!(&**made, text);
+    }
 }
 
 /// Of the node pack's simple loader only the checkpoint is required.

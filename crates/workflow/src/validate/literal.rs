@@ -36,8 +36,11 @@ pub(crate) fn literal(
         Kind::Boolean { .. } => truth(value).map(Value::Boolean).ok_or_else(wrong_type),
         Kind::String { .. } => match value {
             Json::String(text) => Ok(Value::String(text.as_str().into())),
-            Json::Null => Ok(Value::String("".into())),
-            Json::Number(_) | Json::Bool(_) => Ok(Value::String(value.to_string().into())),
+            // As Python writes them, which is what ComfyUI goes on with.
+            Json::Null => Ok(Value::String("None".into())),
+            Json::Bool(true) => Ok(Value::String("True".into())),
+            Json::Bool(false) => Ok(Value::String("False".into())),
+            Json::Number(_) => Ok(Value::String(value.to_string().into())),
             _ => Err(wrong_type()),
         },
         Kind::Choice { options, .. } => {
