@@ -287,6 +287,12 @@ fn what_is_missing_is_told_before_anything_runs() {
         (format!("{wrong}.{part}.weight"), shape, values)
     });
     write_tensors(&studio.model_path("loras/other.safetensors"), tensors);
+    let tensors = [("lora_up", vec![4, 2]), ("lora_down", vec![2, 4])];
+    let tensors = tensors.into_iter().map(|(part, shape)| {
+        let values = weight(part, &shape);
+        (format!("lora_unet_nowhere.{part}.weight"), shape, values)
+    });
+    write_tensors(&studio.model_path("loras/nowhere.safetensors"), tensors);
     let base = [
         ("latent", empty(json!(64), 64, 1)),
         ("first", sampler("latent")),
@@ -311,6 +317,7 @@ fn what_is_missing_is_told_before_anything_runs() {
         (of("broken.safetensors"), "ckpt", "broken.safetensors"),
         (with_lora("broken.safetensors"), "lora", "broken.safetensors"),
         (with_lora("other.safetensors"), "lora", wrong),
+        (with_lora("nowhere.safetensors"), "lora", "none of its 2 keys fits"),
     ] {
         let (result, _) = dry_run(&mut studio.executor, &nodes, "last");
         let error = result.unwrap_err();

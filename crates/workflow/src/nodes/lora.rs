@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use distorch_checkpoint::folders::ModelKind;
-use distorch_checkpoint::lora::{self, Target};
+use distorch_checkpoint::lora::{self, Fit, Target};
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_runtime::lora::LoraFile;
 
@@ -115,14 +115,7 @@ fn open(
     targets: &[Target<'_>],
 ) -> Result<Arc<Checkpoint>, NodeError> {
     let name = inputs.text("lora_name")?;
-    let path = context
-        .environment()
-        .folders
-        .resolve(ModelKind::Loras, name)
-        .map_err(|error| NodeError::input("lora_name", error))?;
-    let file = Checkpoint::open(&path).map_err(|error| NodeError::input("lora_name", error))?;
-    let fit = lora::check(&file, targets)
-        .map_err(|error| NodeError::input("lora_name", format!("`{name}`: {error}")))?;
+    let (file, fit) = checked(context.environment(), name, targets)?;
     if let Some(key) = fit.unknown.first() {
         let count = fit.unknown.len();
         context.warn(&format!(
@@ -133,14 +126,29 @@ fn open(
     Ok(Arc::new(file))
 }
 
+/// A LoRA file and what of it fits the targets: its keys, shapes and alphas, no more of it is read.
+fn checked(
+    environment: &Environment,
+    name: &str,
+    targets: &[Target<'_>],
+) -> Result<(Checkpoint, Fit), NodeError> {
+    let path = environment
+        .folders
+        .resolve(ModelKind::Loras, name)
+        .map_err(|error| NodeError::input("lora_name", error))?;
+    let file = Checkpoint::open(&path).map_err(|error| NodeError::input("lora_name", error))?;
+    let fit = lora::check(&file, targets)
+        .map_err(|error| NodeError::input("lora_name", format!("`{name}`: {error}")))?;
+    Ok((file, fit))
+}
+
 fn fitted(file: &Arc<Checkpoint>, model: &ModelFile) -> Result<Arc<LoraFile>, NodeError> {
     LoraFile::new(Arc::clone(file), &model.model)
         .map(Arc::new)
         .map_err(|error| NodeError::input("lora_name", error))
 }
 
-/// Whether the LoRA will fit the models that it is put on: its keys, shapes and alphas, no more of it is
-/// read.
+/// Whether the LoRA will fit the models that it is put on.
 fn fits(ahead: &Ahead<'_>, onto: &[&str]) -> Result<Vec<Known>, NodeError> {
     let inputs = ahead.inputs();
     let passed = onto.iter().map(|input| ahead.linked(input)).collect();
@@ -150,14 +158,10 @@ fn fits(ahead: &Ahead<'_>, onto: &[&str]) -> Result<Vec<Known>, NodeError> {
     let (Some(sources), true, Ok(name)) = (sources, used, inputs.text("lora_name")) else {
         return Ok(passed);
     };
-    let path = ahead
-        .environment()
-        .folders
-        .resolve(ModelKind::Loras, name)
-        .map_err(|error| NodeError::input("lora_name", error))?;
-    for source in sources {
-        LoraFile::open(&path, &source.file.model)
-            .map_err(|error| NodeError::input("lora_name", error))?;
-    }
+    let components = [UNET, CLIP];
+    let targets = sources.iter().zip(components);
+    let targets: Vec<_> =
+        targets.map(|(source, component)| target(&source.file, component)).collect();
+    checked(ahead.environment(), name, &targets)?;
     Ok(passed)
 }
