@@ -106,7 +106,7 @@ fn models_are_planned_for_what_the_workflow_makes() {
     let input = studio.folder.path().join("input");
     fs::create_dir(&input).unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    for name in ["pictures/frames.gif", "pictures/rgb.png", "latents/new.latent"] {
+    for name in ["pictures/kept.gif", "pictures/rgb.png", "latents/new.latent"] {
         let from = fixtures.join(name);
         fs::copy(&from, input.join(from.file_name().unwrap())).unwrap();
     }
@@ -203,7 +203,7 @@ fn models_are_planned_for_what_the_workflow_makes() {
     let (found, _) = tasks(&mut studio, &nodes, "last");
     assert_eq!(size(found.diffusion.most), Some((40, 24, 2)));
     // How many frames an animation has is not known before it is read: the model's own size is planned for.
-    let nodes = sampled(&[picture("frames.gif"), encode("picture"), ("first", sampler("latent"))]);
+    let nodes = sampled(&[picture("kept.gif"), encode("picture"), ("first", sampler("latent"))]);
     let (found, warnings) = tasks(&mut studio, &nodes, "last");
     assert_eq!((found.diffusion.most, found.diffusion.unknown), (None, true));
     assert!(

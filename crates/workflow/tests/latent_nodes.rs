@@ -271,10 +271,10 @@ fn output_nodes_hand_on_what_they_are_given() {
 #[test]
 fn masks_of_a_batch_go_with_their_latents() {
     let mut workplace = workplace();
-    workplace.put("pictures/frames.apng");
+    workplace.put("pictures/alpha.apng");
     let prompt = json!({
         "1": {"class_type": "LoadLatent", "inputs": {"latent": "new.latent"}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": "frames.apng"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "alpha.apng"}},
         "3": {"class_type": "ImageToMask", "inputs": {"image": ["2", 0], "channel": "red"}},
         "4": {"class_type": "SetLatentNoiseMask",
               "inputs": {"samples": ["1", 0], "mask": ["3", 0]}},
