@@ -57,7 +57,7 @@ IMAGES = {
     "crop-pixel": node("ImageCrop", image=["load", 0], width=1, height=1, x=3, y=3),
     "empty-largest": node("EmptyImage", width=16384, height=16384, batch_size=4096, color=0),
     "empty-one": node("EmptyImage", width=1, height=1, batch_size=1, color=16777215),
-    "empty-many": node("EmptyImage", width=1, height=1, batch_size=4096, color=1),
+    "empty-many": node("EmptyImage", width=1, height=1, batch_size=128, color=1),
 }
 
 
