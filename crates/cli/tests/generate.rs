@@ -19,8 +19,10 @@ fn shipped() -> PathBuf {
     root().join("models/checkpoints/tiny-shapes.safetensors")
 }
 
-/// Standard output of one step of `generate` in a folder; the picture is `x.png`.
+/// Standard output of one step of `generate` in a folder; the picture is `x.png`, instead of an earlier one,
+/// which would not be replaced.
 fn generate(folder: &Path, args: &[&str]) -> String {
+    let _ = fs::remove_file(folder.join("x.png"));
     let output = distorch(&["generate", "-p", "a red circle", "--steps", "1", "-o", "x.png"])
         .args(args)
         .current_dir(folder)
