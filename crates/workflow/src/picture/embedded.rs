@@ -46,14 +46,15 @@ impl Embedded {
         Ok(Some(found))
     }
 
-    /// Takes a text if it is under one of the names and the first that is.
+    /// Takes a text if it is under one of the names and the first that is. Other programs keep plain
+    /// text under `prompt`; what looks like JSON is taken, so that a reader can say what is wrong with it.
     fn take(&mut self, name: &str, text: &str) {
         let place = match name.trim().to_ascii_lowercase().as_str() {
             "prompt" => &mut self.prompt,
             "workflow" => &mut self.workflow,
             _ => return,
         };
-        if place.is_none() && text.trim_start().starts_with('{') {
+        if place.is_none() && text.trim_start().starts_with(['{', '[']) {
             *place = Some(text.to_owned());
         }
     }
