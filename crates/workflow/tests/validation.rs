@@ -405,3 +405,20 @@ fn prefixes_stay_in_the_output_folder() {
     assert!(saved[0].ends_with("output/sub/6_128_00001_.png"), "{saved:?}");
     assert!(saved[0].is_file());
 }
+
+#[test]
+fn of_many_problems_the_first_are_spelled_out() {
+    let broken: serde_json::Map<String, Json> = (0..60)
+        .map(|node| {
+            (
+                node.to_string(),
+                json!({"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}),
+            )
+        })
+        .collect();
+    let invalid = invalid(&Prompt::from_json(&Json::Object(broken).to_string()).unwrap());
+    assert_eq!(invalid.node_errors.len(), 60, "programs see all of them");
+    let said = invalid.to_string();
+    assert_eq!(said.matches("Required input is missing: images").count(), 50, "{said}");
+    assert!(said.ends_with("\n  and 10 more"), "{said}");
+}

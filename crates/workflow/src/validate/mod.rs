@@ -91,18 +91,22 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
-/// The problems of nodes for people: a line for each.
+/// The problems that [`lines`] spells out. A cycle of thousands of nodes has as many.
+const MOST_LINES: usize = 50;
+
+/// The problems of nodes for people: a line for each of the first, and how many more there are.
 pub fn lines(node_errors: &IndexMap<String, NodeProblems>) -> String {
+    let problems =
+        || node_errors.iter().flat_map(|(id, node)| node.errors.iter().map(move |e| (id, node, e)));
     let mut text = String::new();
-    for (id, node) in node_errors {
-        for error in &node.errors {
-            text += &format!(
-                "\n  node {id} ({}): {}: {}",
-                node.class_type, error.message, error.details
-            );
-        }
+    for (id, node, error) in problems().take(MOST_LINES) {
+        text +=
+            &format!("\n  node {id} ({}): {}: {}", node.class_type, error.message, error.details);
     }
-    text
+    match problems().count().saturating_sub(MOST_LINES) {
+        0 => text,
+        more => format!("{text}\n  and {more} more"),
+    }
 }
 
 /// Looks at every node that an output needs.
