@@ -165,7 +165,7 @@ impl ModelStore {
     /// is held. Nothing is promised or loaded.
     ///
     /// # Errors
-    /// [`CannotFit`] for the first that cannot, when the file cannot be opened, or the settings cannot be
+    /// [`CannotFit`](super::CannotFit) for the first that cannot, when the file cannot be opened, or the settings cannot be
     /// planned.
     pub fn check(&self, loader: &Loader<'_>) -> Result<(), NodeError> {
         let file = self.open(loader.name, loader.path)?;

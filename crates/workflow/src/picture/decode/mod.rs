@@ -1,7 +1,7 @@
 //! Pictures from files: PNG, JPEG, WebP, GIF, BMP and TIFF, told apart by their content.
 //!
 //! Values are those that ComfyUI's `LoadImage` has had since April 2026, when it began to decode by
-//! PyAV: what a format stores becomes values of 0 to 1 in one of a few ways, see [`Scale`].
+//! PyAV: what a format stores becomes values of 0 to 1 in one of a few ways, see `Scale` in `frames`.
 //!
 //! A picture costs what it holds as it is stored and one copy as `f32`; how large either may be is
 //! checked before it is there.
