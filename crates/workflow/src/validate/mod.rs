@@ -212,6 +212,12 @@ fn unknown_class(id: &str, node: &PromptNode) -> Problem {
     Problem::new("missing_node_type", message, hint(id, node)).with(extra)
 }
 
+/// What a link from a note leads to.
+fn no_outputs(id: &str, node: &PromptNode) -> Problem {
+    let details = format!("node {id} ({}) has no outputs", node.class);
+    Problem::new("bad_linked_input", "A note gives nothing to other nodes", details)
+}
+
 /// What is known of a class that this program has not.
 fn hint(id: &str, node: &PromptNode) -> String {
     let class = &node.class;
@@ -269,7 +275,11 @@ fn check_node(
     prompt: &Prompt,
     environment: &Environment,
 ) -> Vec<Problem> {
-    let Some(class) = nodes::find(&node.class) else { return vec![unknown_class(id, node)] };
+    let class = match nodes::find(&node.class) {
+        Some(class) => class,
+        None if NOTES.contains(&node.class.as_str()) => return vec![no_outputs(id, node)],
+        None => return vec![unknown_class(id, node)],
+    };
     let mut problems = Vec::new();
     let mut literals = Vec::new();
     for input in class.inputs {
