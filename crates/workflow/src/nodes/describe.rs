@@ -1,6 +1,6 @@
 //! Signatures as a web client reads them: the answer to `/object_info`.
 //!
-//! Menu names, categories and what is advanced or deprecated are those of ComfyUI 0.38.1.
+//! Menu names, categories and what is advanced or deprecated follow ComfyUI of 2026, about its release 0.38.
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json, json};
