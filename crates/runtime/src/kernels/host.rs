@@ -1,6 +1,7 @@
 //! Values of tensors that live in this process's memory.
 
 use std::mem::transmute;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn_dispatch::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn_flex::FlexTensor;
@@ -114,6 +115,28 @@ impl Output {
     }
 }
 
+/// Lets every thread that computes, and this one, take what it keeps to pack matrices in: as much as
+/// the processor's second cache holds, taken once and never given back, so that it is no part of
+/// what a model's run takes.
+pub(crate) fn ready_threads() {
+    static READY: AtomicBool = AtomicBool::new(false);
+    // Nobody waits for the threads: they may be the ones that ask.
+    if READY.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let pack = || {
+        // Columns that lie together, on both sides: these are packed, however small.
+        let (lhs, rhs, mut out) = ([0.0; 16 * 4], [0.0; 4 * 16], [0.0; 16 * 16]);
+        let lhs = Matrix { values: &lhs, row: 1, column: 16 };
+        let rhs = Matrix { values: &rhs, row: 16, column: 1 };
+        let none = gemm::Parallelism::None;
+        // SAFETY: `out` has sixteen columns of sixteen values, and is this thread's.
+        unsafe { gemm([16, 4, 16], lhs, rhs, out.as_mut_ptr(), [1, 16], false, none) };
+    };
+    pack();
+    rayon::broadcast(|_| pack());
+}
+
 /// A matrix in memory: where it starts, and the steps to the next row and the next column.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -134,7 +157,7 @@ impl<'a> Matrix<'a> {
 /// `out = beta · out + lhs · rhs` for `[m, k] × [k, n]`; `beta` is 1 with `accumulate`, else 0.
 ///
 /// # Safety
-/// `out` points to a matrix `[m, n]` with the steps `row` and 1 that no other thread touches now.
+/// `out` points to a matrix `[m, n]` with these steps that no other thread touches now.
 pub(crate) unsafe fn gemm(
     [m, k, n]: [usize; 3],
     lhs: Matrix,

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::heap::Watch;
+use crate::kernels::host::ready_threads;
 use crate::machine::Pool;
 use crate::tensor::{self, Device};
 
@@ -66,6 +67,9 @@ impl Activations {
     }
 
     fn begin(&self) -> Session {
+        if self.pool.is_on_heap() {
+            ready_threads();
+        }
         let watch = Watch::begin().filter(|_| self.pool.is_on_heap());
         match watch {
             Some(watch) => Session::Heap(watch),
