@@ -3,6 +3,7 @@
 mod bench;
 mod make;
 mod number;
+mod parts;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use number::whole;
 pub use bench::{BenchArgs, BenchCommand, OffloadArgs, RandomModel};
 pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
 pub use number::SeedArg;
+pub use parts::{LinkArgs, LoraBenchArgs, OperatorSet, OperatorsArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.
 #[derive(Debug, Parser)]

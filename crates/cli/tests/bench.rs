@@ -126,3 +126,84 @@ fn shares_that_live_elsewhere_are_held_against_the_roofline() {
     assert!(refused_with("--window", "1GiB@4GB/s").contains("512MiB"));
     assert!(refused_with("--device", "cpu").contains("accelerator"));
 }
+
+#[test]
+fn copies_in_both_directions_are_timed() {
+    let link = json(&["bench", "link", "--device", "cpu", "--mib", "1", "--copies", "3", "--json"]);
+    assert_eq!((&link["device"], &link["bytes"]), (&"cpu".into(), &(1 << 20).into()));
+    let copies = link["copies"].as_array().unwrap();
+    let directions: Vec<_> =
+        copies.iter().map(|copy| copy["direction"].as_str().unwrap()).collect();
+    assert_eq!(directions, ["upload", "download"], "the host has no pinned memory of its own");
+    for copy in copies {
+        let seconds = copy["seconds"].as_array().unwrap();
+        let least = seconds.iter().map(|s| s.as_f64().unwrap()).fold(f64::INFINITY, f64::min);
+        let speed = copy["bytes_per_second"].as_f64().unwrap();
+        assert_eq!(seconds.len(), 3);
+        assert!((speed * least / f64::from(1 << 20) - 1.0).abs() < 1e-9, "{copy}");
+    }
+    let args = ["bench", "link", "--device", "cuda:0", "--simulate", "cuda:0=1GiB@1GB/s"];
+    assert!(refused(&args).contains("simulated"));
+}
+
+fn lines(args: &[&str]) -> Vec<Value> {
+    stdout(args).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn operators_are_listed_and_timed_in_the_same_shapes() {
+    let begin = ["bench", "operators", "--set", "tiny", "--json"];
+    let listed = lines(&[&begin[..], &["--list"]].concat());
+    assert!(listed.iter().all(|operator| operator.get("seconds").is_none()));
+    for dtype in ["f32", "bf16"] {
+        let options = ["--dtype", dtype, "--rounds", "2", "--threads", "1"];
+        let timed = lines(&[&begin[..], &options].concat());
+        assert_eq!(timed.len(), listed.len());
+        for (timed, listed) in timed.iter().zip(&listed) {
+            for (key, value) in listed.as_object().unwrap() {
+                assert_eq!(&timed[key], value, "{key}");
+            }
+            assert_eq!(timed["seconds"].as_array().unwrap().len(), 2);
+            assert_eq!((&timed["device"], &timed["dtype"]), (&"cpu".into(), &dtype.into()));
+            assert!(timed["min_seconds"].as_f64() <= timed["median_seconds"].as_f64());
+        }
+    }
+    let all = lines(&["bench", "operators", "--list", "--json"]);
+    for (model, kind) in [("sd15", "conv"), ("sdxl", "attention"), ("flux", "layer_norm")] {
+        assert!(all.iter().any(|found| found["model"] == model && found["kind"] == kind));
+    }
+    let text = stdout(&["bench", "operators", "--set", "tiny", "--only", "norm", "--rounds", "1"]);
+    assert!(text.contains("layer_norm") && !text.contains("linear"), "{text}");
+    assert!(refused(&["bench", "operators", "--only", "pooling"]).contains("--list"));
+}
+
+#[test]
+fn a_lora_is_put_on_and_taken_off() {
+    let dir = base_with("tiny-sd1", ("F16", 2));
+    let base = ["--base-dir", dir.path().to_str().unwrap()];
+    let options = ["bench", "lora", "--ckpt", FILE, "--rank", "4", "--rounds", "2", "--json"];
+    let report = json(&[&options[..], &base].concat());
+    // Each of the transformers' linear layers, and none else.
+    let path = dir.path().join("models/checkpoints").join(FILE);
+    let layers = json(&["inspect", path.to_str().unwrap(), "--layers", "--json"]);
+    let components = layers["model"]["components"].as_array().unwrap();
+    let unet = components.iter().find(|part| part["kind"] == "diffusion_model").unwrap();
+    let is_changed = |layer: &&Value| {
+        let name = layer["name"].as_str().unwrap();
+        layer["kind"] == "linear" && name.contains("transformer_blocks")
+    };
+    let changed: Vec<&Value> =
+        unet["layers"].as_array().unwrap().iter().filter(is_changed).collect();
+    assert!(!changed.is_empty());
+    assert_eq!(report["layers"], changed.len());
+    let sides = |layer: &&Value| {
+        let shape = layer["params"][0]["shape"].as_array().unwrap();
+        shape.iter().map(|side| side.as_u64().unwrap()).sum::<u64>()
+    };
+    let sides: u64 = changed.iter().map(sides).sum();
+    assert_eq!(report["lora_bytes"], 2 * 4 * sides, "f16, rank 4, a row for each side");
+    assert_eq!((&report["rank"], &report["device"]), (&4.into(), &"cpu".into()));
+    for (times, count) in [("apply_seconds", 2), ("remove_seconds", 3)] {
+        assert_eq!(report[times].as_array().unwrap().len(), count);
+    }
+}

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::LayoutArg;
 use super::make::DtypeArg;
 use super::number::{side, whole};
+use super::parts::{LinkArgs, LoraBenchArgs, OperatorsArgs};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -72,6 +73,12 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// Time steps with a part of the diffusion model elsewhere, against the roofline
     Offload(OffloadArgs),
+    /// Time copies between the host and a device
+    Link(LinkArgs),
+    /// Time single operators in the shapes that models have
+    Operators(OperatorsArgs),
+    /// Time putting a LoRA on a diffusion model and taking it off
+    Lora(LoraBenchArgs),
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,13 @@
 //! `distorch bench`: how fast this machine runs a model, and with how much memory.
 //!
 //! [`model`] opens a checkpoint or makes up one, [`stages`] runs and times the stages of a picture,
-//! [`report`] prints. [`offload`] is a benchmark of its own.
+//! [`report`] prints. [`offload`], [`link`], [`operators`] and [`lora`] are benchmarks of their own.
 
+mod link;
+mod lora;
 mod model;
 mod offload;
+mod operators;
 mod random;
 mod report;
 mod stages;
@@ -31,8 +34,12 @@ const LATENT_CELL: u32 = 8;
 
 /// Times text encoding, steps of the diffusion model and decoding.
 pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
-    if let Some(BenchCommand::Offload(args)) = &args.command {
-        return offload::run(shared, args);
+    match &args.command {
+        Some(BenchCommand::Offload(args)) => return offload::run(shared, args),
+        Some(BenchCommand::Link(args)) => return link::run(shared, args),
+        Some(BenchCommand::Operators(args)) => return operators::run(shared, args),
+        Some(BenchCommand::Lora(args)) => return lora::run(shared, args),
+        None => {}
     }
     let device = open(&listed(shared, &args.device)?.0)?;
     let threads = set_threads(args.threads)?;

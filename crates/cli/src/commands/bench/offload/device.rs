@@ -1,13 +1,11 @@
 //! The device that computes, and the link over which the rest of the model comes to it.
 
-use std::time::Instant;
-
 use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind, Topology};
 use distorch_models::estimate::Compute;
-use distorch_runtime::tensor::{self, AnyTensor};
+use distorch_runtime::tensor;
 use distorch_runtime::{DType, Device};
 
-use super::super::{listed, open};
+use super::super::{link, listed, open};
 use crate::args::{OffloadArgs, Shared};
 use crate::failure::Failure;
 
@@ -83,16 +81,7 @@ impl ComputeDevice {
     /// The speed of its link in bytes per second, where that can't be chosen: that of plain copies.
     pub(super) fn measured_bandwidth(&self) -> Option<u64> {
         let Self::Real { device, pin, .. } = self else { return None };
-        let seconds = (0..SAMPLES).map(|_| {
-            let bytes = vec![1; SAMPLE];
-            tensor::wait(device);
-            let start = Instant::now();
-            let copy = AnyTensor::from_bytes(bytes, vec![SAMPLE / 4], DType::F32, device, *pin);
-            tensor::wait(device);
-            let elapsed = start.elapsed().as_secs_f64();
-            drop(copy);
-            elapsed
-        });
+        let seconds = (0..SAMPLES).map(|_| link::upload(SAMPLE, device, *pin).1);
         Some((SAMPLE as f64 / seconds.fold(f64::INFINITY, f64::min)) as u64)
     }
 

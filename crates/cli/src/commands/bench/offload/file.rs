@@ -13,7 +13,9 @@ use crate::failure::Failure;
 use crate::progress::Progress;
 
 /// A diffusion model of random weights in f16.
-pub(super) fn random_file(model: RandomModel) -> Result<tempfile::NamedTempFile, Failure> {
+pub(in super::super) fn random_file(
+    model: RandomModel,
+) -> Result<tempfile::NamedTempFile, Failure> {
     let diffusion = random::configs(model).diffusion;
     let configs = Configs { diffusion, ..Configs::default() };
     let blank = blank("random weights", &configs, Dtype::F16).map_err(Failure::machine)?;

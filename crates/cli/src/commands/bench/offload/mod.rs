@@ -8,7 +8,7 @@
 
 mod chart;
 mod device;
-mod file;
+pub(super) mod file;
 mod paced;
 mod subject;
 
