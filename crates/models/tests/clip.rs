@@ -7,98 +7,34 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use common::{max_error, seeded, values};
-use distorch_checkpoint::config::{ClipActivation, ClipConfig};
+use common::clip_case::Case;
+use common::seeded;
 use distorch_models::clip::{ClipOutput, ClipRequest, ClipTextEncoder, ClipToken};
+use distorch_runtime::tensor::cpu;
 use distorch_runtime::{DType, Tensor};
-use safetensors::SafeTensors;
-use serde_json::Value;
 
-const FIXTURE: &[u8] = include_bytes!("fixtures/clip.safetensors");
 const TOLERANCE: f32 = 2e-4;
 
-struct Case {
-    name: &'static str,
-    config: ClipConfig,
-    shapes: Vec<(String, Vec<usize>)>,
-    texts: Vec<Vec<ClipToken>>,
+fn encode(case: &Case, layer_from_end: usize, final_layer_norm: bool) -> ClipOutput {
+    let request = ClipRequest { layer_from_end, final_layer_norm, pooled: true };
+    case.encoder(&cpu(), DType::F32).forward(&case.texts, request).unwrap()
 }
 
-impl Case {
-    fn load(name: &'static str) -> Self {
-        let (_, metadata) = SafeTensors::read_metadata(FIXTURE).unwrap();
-        let about: HashMap<_, _> = metadata.metadata().clone().unwrap();
-        let about: Value = serde_json::from_str(&about[name]).unwrap();
-        let config = &about["config"];
-        let size = |key: &str| config[key].as_u64().map(|size| size as usize);
-        let config = ClipConfig {
-            vocab_size: 49408,
-            max_positions: 77,
-            width: size("width").unwrap(),
-            layers: size("layers").unwrap(),
-            heads: size("heads").unwrap(),
-            intermediate: size("intermediate").unwrap(),
-            activation: match config["act"].as_str().unwrap() {
-                "gelu" => ClipActivation::Gelu,
-                _ => ClipActivation::QuickGelu,
-            },
-            projection: size("projection"),
-        };
-        let shapes = serde_json::from_value::<HashMap<String, Vec<usize>>>(about["shapes"].clone());
-        let vector = seeded::uniform(&format!("{name}.vector"), config.width, 0);
-        let vector: Arc<[f32]> = vector.iter().map(|value| value * 0.2).collect();
-        let inversion = about["inversion"].as_u64().unwrap() as u32;
-        let tokens = SafeTensors::deserialize(FIXTURE).unwrap();
-        let tokens = tokens.tensor(&format!("{name}.tokens")).unwrap();
-        let tokens =
-            tokens.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
-        let tokens = tokens.map(|id| {
-            if id == inversion { ClipToken::Vector(vector.clone()) } else { ClipToken::Id(id) }
-        });
-        let texts = tokens.collect::<Vec<_>>().chunks_exact(77).map(<[_]>::to_vec).collect();
-        Self { name, config, shapes: shapes.unwrap().into_iter().collect(), texts }
-    }
-
-    fn encoder(&self, dtype: DType) -> ClipTextEncoder {
-        let shapes = self.shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
-        ClipTextEncoder::load(&self.config, &seeded::component_as(shapes, 0, dtype)).unwrap()
-    }
-
-    fn encode(&self, layer_from_end: usize, final_layer_norm: bool) -> ClipOutput {
-        let request = ClipRequest { layer_from_end, final_layer_norm, pooled: true };
-        self.encoder(DType::F32).forward(&self.texts, request).unwrap()
-    }
-
-    #[track_caller]
-    fn check<const D: usize>(&self, actual: &Tensor<D>, key: &str) {
-        let error = self.error(actual, key);
-        assert!(error < TOLERANCE, "{}.{key}: {error}", self.name);
-    }
-
-    #[track_caller]
-    fn error<const D: usize>(&self, actual: &Tensor<D>, key: &str) -> f32 {
-        let fixture = SafeTensors::deserialize(FIXTURE).unwrap();
-        let reference = fixture.tensor(&format!("{}.{key}", self.name)).unwrap();
-        assert_eq!(actual.dims().to_vec(), reference.shape(), "{}.{key}", self.name);
-        let reference = reference.data().chunks_exact(4);
-        let reference: Vec<_> =
-            reference.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
-        max_error(&values(actual), &reference)
-    }
+#[track_caller]
+fn check<const D: usize>(case: &Case, actual: &Tensor<D>, key: &str) {
+    let error = case.error(actual, key);
+    assert!(error < TOLERANCE, "{}.{key}: {error}", case.name);
 }
 
 #[track_caller]
 fn check_all(name: &'static str) {
     let case = Case::load(name);
     for layer in [1, 2] {
-        let output = case.encode(layer, false);
-        case.check(&output.hidden, &format!("hidden.{layer}"));
-        case.check(&output.pooled.unwrap(), "pooled");
-        let output = case.encode(layer, true);
-        case.check(&output.hidden, &format!("normed.{layer}"));
+        let output = encode(&case, layer, false);
+        check(&case, &output.hidden, &format!("hidden.{layer}"));
+        check(&case, &output.pooled.unwrap(), "pooled");
+        let output = encode(&case, layer, true);
+        check(&case, &output.hidden, &format!("normed.{layer}"));
     }
 }
 
@@ -116,9 +52,9 @@ fn open_clip_is_transformers() {
 fn hidden_states_do_not_need_the_pooled_output() {
     let case = Case::load("clip_g");
     let request = ClipRequest { layer_from_end: 2, final_layer_norm: false, pooled: false };
-    let output = case.encoder(DType::F32).forward(&case.texts, request).unwrap();
+    let output = case.encoder(&cpu(), DType::F32).forward(&case.texts, request).unwrap();
     assert!(output.pooled.is_none());
-    case.check(&output.hidden, "hidden.2");
+    check(&case, &output.hidden, "hidden.2");
 }
 
 /// Weights and products in bf16 keep 8 bits each; over 4 layers that stays below 3 %.
@@ -126,7 +62,7 @@ fn hidden_states_do_not_need_the_pooled_output() {
 fn bf16_is_near() {
     let case = Case::load("clip_g");
     let request = ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: true };
-    let output = case.encoder(DType::BF16).forward(&case.texts, request).unwrap();
+    let output = case.encoder(&cpu(), DType::BF16).forward(&case.texts, request).unwrap();
     assert_eq!(output.hidden.dtype(), DType::F32);
     let error = case.error(&output.hidden, "normed.1");
     assert!((1e-4..3e-2).contains(&error), "{error}");
@@ -136,7 +72,7 @@ fn bf16_is_near() {
 #[test]
 fn texts_that_do_not_fit_are_errors() {
     let case = Case::load("clip_l");
-    let encoder = case.encoder(DType::F32);
+    let encoder = case.encoder(&cpu(), DType::F32);
     let request = ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: true };
     let id = |id| vec![ClipToken::Id(id)];
     let error = |texts: &[Vec<ClipToken>]| encoder.forward(texts, request).unwrap_err().to_string();

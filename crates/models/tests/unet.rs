@@ -8,10 +8,10 @@
 mod common;
 
 use common::fixture::{Fixture, tensor};
-use common::{max_error, values};
 use distorch_checkpoint::config::UnetConfig;
 use distorch_models::ModelError;
 use distorch_models::unet::Unet;
+use distorch_runtime::tensor::cpu;
 use distorch_runtime::{DType, Tensor};
 
 const TOLERANCE: f32 = 2e-4;
@@ -24,24 +24,7 @@ fn load(name: &str, dtype: DType) -> (Fixture, Unet) {
 }
 
 fn errors(name: &str, dtype: DType) -> Vec<f32> {
-    let (fixture, unet) = load(name, dtype);
-    let calls = fixture.json("calls");
-    let run = |(i, call): (usize, &serde_json::Value)| {
-        let x = fixture.input::<4>(&format!("x.{i}"), &call["x"]).cast(dtype);
-        let context = fixture.input::<3>(&format!("context.{i}"), &call["context"]);
-        let timesteps: Vec<f32> = serde_json::from_value(call["timesteps"].clone()).unwrap();
-        let batch = timesteps.len();
-        let y: Option<Tensor<2>> = fixture.json("config")["adm_in_channels"].as_u64().map(|_| {
-            let (shape, values) = fixture.tensor(&format!("y.{i}"));
-            tensor(values, shape)
-        });
-        let out = unet.forward(x, tensor(timesteps, vec![batch]), context, y).unwrap();
-        let (shape, reference) = fixture.tensor(&format!("out.{i}"));
-        assert_eq!(out.dims().to_vec(), shape);
-        assert_eq!(out.dtype(), dtype);
-        max_error(&values(&out), &reference)
-    };
-    calls.as_array().unwrap().iter().enumerate().map(run).collect()
+    common::unet_case::errors(&Fixture::open(name), &cpu(), dtype)
 }
 
 fn assert_equal(name: &str) {

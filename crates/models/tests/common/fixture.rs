@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use distorch_runtime::tensor::{TensorData, cpu};
-use distorch_runtime::{DType, Scope, Tensor};
+use distorch_runtime::{DType, Device, Scope, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -18,7 +18,10 @@ pub struct Fixture {
 impl Fixture {
     pub fn open(name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-        let bytes = std::fs::read(path).unwrap();
+        Self::from_bytes(std::fs::read(path).unwrap())
+    }
+
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().clone().unwrap();
         Self { bytes, metadata }
@@ -51,11 +54,16 @@ impl Fixture {
 
     /// The component whose parameters the fixture names, with its seeded weights.
     pub fn component(&self, dtype: DType) -> Scope {
+        self.component_on(&cpu(), dtype)
+    }
+
+    /// As [`Self::component`], on a device.
+    pub fn component_on(&self, device: &Device, dtype: DType) -> Scope {
         let params = self.json("params");
         let shapes: Vec<(&String, Vec<usize>)> =
             params.as_object().unwrap().iter().map(|(name, shape)| (name, dims(shape))).collect();
         let params = shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
-        seeded::component_as(params, self.seed(), dtype)
+        seeded::component_on(params, self.seed(), device, dtype)
     }
 
     /// The seeded input `name`, in f32 on the CPU.

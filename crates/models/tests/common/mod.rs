@@ -1,8 +1,10 @@
 //! What the tests of this crate share.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
+pub mod clip_case;
 pub mod fixture;
 pub mod seeded;
+pub mod unet_case;
 
 use distorch_runtime::Tensor;
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use distorch_runtime::tensor::{TensorData, cpu};
-use distorch_runtime::{DType, Resident, Scope};
+use distorch_runtime::{DType, Device, Resident, Scope};
 
 fn fnv1a64(name: &str) -> u64 {
     name.bytes().fold(0xCBF2_9CE4_8422_2325, |state, byte| {
@@ -48,6 +48,16 @@ pub fn component_as<'a>(
     seed: u64,
     dtype: DType,
 ) -> Scope {
+    component_on(params, seed, &cpu(), dtype)
+}
+
+/// As [`component_as`], on a device.
+pub fn component_on<'a>(
+    params: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+    seed: u64,
+    device: &Device,
+    dtype: DType,
+) -> Scope {
     let mut layers: Vec<(&str, Vec<(String, TensorData)>)> = Vec::new();
     for (name, shape) in params {
         let (layer, param) = name.rsplit_once('.').unwrap();
@@ -57,7 +67,7 @@ pub fn component_as<'a>(
             None => layers.push((layer, vec![(param.to_owned(), data)])),
         }
     }
-    let mut resident = Resident::new(cpu(), dtype);
+    let mut resident = Resident::new(device.clone(), dtype);
     for (layer, params) in layers {
         resident.insert(layer, params);
     }

@@ -1,0 +1,166 @@
+//! Kernels on the device beside the CPU's in f32.
+
+use distorch_runtime::kernels::{self, Rows};
+use distorch_runtime::tensor::{TensorData, cpu};
+use distorch_runtime::{DType, Device, Tensor};
+
+use super::common::{max_error, seeded, values};
+use super::{Errors, Tested};
+
+/// What [`super`] says of them.
+fn tolerance(dtype: DType) -> f32 {
+    match dtype {
+        DType::F16 => 2e-3,
+        DType::BF16 => 1.6e-2,
+        _ => 1e-4,
+    }
+}
+
+/// Makes the same inputs for both sides: values that the dtype has exactly.
+struct Inputs {
+    device: Device,
+    dtype: DType,
+    /// Of the device's side, what the values are rounded to on both.
+    rounded: DType,
+}
+
+impl Inputs {
+    fn make<const D: usize>(&self, name: &str, shape: [usize; D], scale: f32) -> Tensor<D> {
+        let mut values = seeded::uniform(name, shape.iter().product(), 3);
+        values.iter_mut().for_each(|value| *value *= scale);
+        let data = TensorData::new(values, shape).convert_dtype(self.rounded);
+        Tensor::from_data(data.convert_dtype(self.dtype), (&self.device, self.dtype))
+    }
+
+    fn activations<const D: usize>(&self, name: &str, shape: [usize; D]) -> Tensor<D> {
+        self.make(name, shape, 1.0)
+    }
+
+    /// Weights that keep results as large as inputs.
+    fn weight<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let inputs: usize = shape.iter().skip(1).product();
+        self.make("weight", shape, (3.0 / inputs as f32).sqrt())
+    }
+}
+
+/// Holds what the device computes in each of its dtypes against the CPU's f32.
+fn compare<const D: usize>(what: &str, errors: &mut Errors, run: impl Fn(&Inputs) -> Tensor<D>) {
+    let tested = Tested::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        if !tested.has(dtype) {
+            continue;
+        }
+        let there = Inputs { device: tested.device.clone(), dtype, rounded: dtype };
+        let here = Inputs { device: cpu(), dtype: DType::F32, rounded: dtype };
+        let (actual, expected) = (run(&there), run(&here));
+        assert_eq!(actual.dims(), expected.dims(), "{what}");
+        assert_eq!(actual.dtype(), dtype, "{what}");
+        let error = max_error(&values(&actual), &values(&expected));
+        errors.add(what, dtype, error, tolerance(dtype));
+    }
+}
+
+#[test]
+fn linear() {
+    let mut errors = Errors::default();
+    for (batch, count, inputs, outputs, bias, rows) in [
+        (2, 256, 320, 640, true, Rows::Tokens),
+        (2, 77, 768, 320, false, Rows::Tokens),
+        (1, 33, 50, 31, true, Rows::Tokens),
+        (1, 1, 320, 1280, true, Rows::Tokens),
+        (1, 64, 96, 40, true, Rows::Channels),
+    ] {
+        let what = format!("linear {batch}x{count}, {inputs} to {outputs}, {rows:?}");
+        compare(&what, &mut errors, |make| {
+            let x = make.activations("x", [batch, count, inputs]);
+            let bias = bias.then(|| make.activations("bias", [outputs]));
+            kernels::linear(x, make.weight([outputs, inputs]), bias, rows)
+        });
+    }
+    errors.judge();
+}
+
+#[test]
+fn conv() {
+    let mut errors = Errors::default();
+    for ([batch, inputs, outputs], [height, width], kernel, stride) in [
+        ([2, 320, 64], [16, 16], 3, 1),
+        ([1, 64, 128], [32, 24], 3, 1),
+        ([1, 33, 7], [9, 11], 3, 1),
+        ([2, 64, 64], [17, 16], 3, 2),
+        ([1, 96, 40], [16, 16], 1, 1),
+        ([1, 4, 32], [64, 64], 3, 1),
+    ] {
+        let what =
+            format!("conv {batch}x{inputs}x{height}x{width} to {outputs}, {kernel}/{stride}");
+        compare(&what, &mut errors, |make| {
+            let x = make.activations("x", [batch, inputs, height, width]);
+            let weight = make.weight([outputs, inputs, kernel, kernel]);
+            let bias = Some(make.activations("bias", [outputs]));
+            kernels::conv2d(x, weight, bias, stride, kernel / 2)
+        });
+    }
+    errors.judge();
+}
+
+#[test]
+fn attention() {
+    let mut errors = Errors::default();
+    for (batch, queries, keys, heads, dim, causal) in [
+        (2, 256, 256, 8, 40, false),
+        (1, 64, 77, 4, 64, false),
+        (1, 50, 33, 3, 20, false),
+        (2, 77, 77, 2, 64, true),
+    ] {
+        let what = format!("attention {batch}x{queries} to {keys}, {heads}x{dim}, causal {causal}");
+        compare(&what, &mut errors, |make| {
+            let q = make.activations("q", [batch, queries, heads * dim]);
+            let k = make.activations("k", [batch, keys, heads * dim]);
+            let v = make.activations("v", [batch, keys, heads * dim]);
+            kernels::attention(q, k, v, heads, causal, None)
+        });
+    }
+    errors.judge();
+}
+
+#[test]
+fn norms() {
+    let mut errors = Errors::default();
+    for (batch, channels, height, width, groups, activate) in
+        [(2, 320, 16, 16, 32, true), (1, 12, 7, 9, 4, false), (1, 64, 64, 64, 32, true)]
+    {
+        let what = format!("group norm {batch}x{channels}x{height}x{width}, {groups}, {activate}");
+        compare(&what, &mut errors, |make| {
+            let x = make.activations("x", [batch, channels, height, width]);
+            let [weight, bias] = ["w", "b"].map(|name| make.activations(name, [channels]));
+            kernels::group_norm(x, groups, weight, bias, 1e-5, activate)
+        });
+    }
+    for (batch, rows, features) in [(2, 77, 768), (1, 5, 33)] {
+        let what = format!("layer norm {batch}x{rows}x{features}");
+        compare(&what, &mut errors, |make| {
+            let x = make.activations("x", [batch, rows, features]);
+            let [weight, bias] = ["w", "b"].map(|name| make.activations(name, [features]));
+            kernels::layer_norm(x, weight, bias, 1e-5)
+        });
+    }
+    errors.judge();
+}
+
+#[test]
+fn activations() {
+    let mut errors = Errors::default();
+    for features in [640, 34] {
+        let shape = [2, 33, features];
+        compare(&format!("GEGLU of {features}"), &mut errors, |make| {
+            kernels::geglu(make.make("x", shape, 4.0))
+        });
+        compare(&format!("GELU of {features}"), &mut errors, |make| {
+            kernels::gelu(make.make("x", shape, 4.0))
+        });
+        compare(&format!("quick GELU of {features}"), &mut errors, |make| {
+            kernels::quick_gelu(make.make("x", shape, 4.0))
+        });
+    }
+    errors.judge();
+}
