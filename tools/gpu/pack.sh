@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Builds the kit: `distorch` with CUDA and Vulkan and the test program of a device for x86-64 Linux, and the
+# wheels that comparisons need, in one folder that git ignores. It is for a machine with a GPU and
+# without network and Rust, on which `tools/gpu/check.sh` runs in a checkout of this repository.
+#
+#     tools/gpu/pack.sh            # into gpu-kit/, with the profile `gpu-kit` of Cargo.toml
+#
+# Needs Rust, python3 with pip, and a network for the first build. A build from cold takes 20 to 30 minutes
+# on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+most_mib=55
+kit=gpu-kit
+if [ "$(uname -sm)" != "Linux x86_64" ]; then
+    echo "pack.sh: builds for the machine it runs on, which has to be Linux on x86-64" >&2
+    exit 1
+fi
+
+mkdir -p "$kit"
+rm -rf "$kit"/wheels "$kit"/programs.tar.xz "$kit"/commit
+built=$(mktemp)
+trap 'rm -f "$built"' EXIT
+${CARGO:-cargo} build --locked --profile gpu-kit -p distorch -p distorch-models \
+    --features distorch/cuda,distorch/vulkan --bin distorch --test device \
+    --message-format=json-render-diagnostics >"$built"
+python3 tools/gpu/programs.py pack "$built" "$kit/programs.tar.xz"
+python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$kit/wheels" --requirement tools/gpu/wheels.txt
+commit=$(git rev-parse --short=12 HEAD)
+[ -z "$(git status --porcelain)" ] || commit="$commit, changed"
+echo "$commit" >"$kit/commit"
+
+du --apparent-size --human-readable "$kit"/*
+mib=$(($(du --apparent-size --summarize --block-size=1 "$kit" | cut -f1) >> 20))
+echo "$kit has $mib MiB of at most $most_mib"
+[ "$mib" -lt "$most_mib" ]
