@@ -110,19 +110,28 @@ class Stage:
             self.check(name, False, f"{type(error).__name__}: {error}")
 
     def run(self, command, limit=None, env=None, on_line=None):
-        """Standard output of a command that succeeds; `on_line` gets each line as it comes."""
+        """Standard output of a command that succeeds; `on_line` gets each line as it comes. Standard error goes to
+        the log, and its end into the failure."""
         limit = min(limit or self.left(), self.left())
         if limit <= 1:
-            raise Failed(f"no time left for `{shlex.join(command)}`")
+            raise Failed(f"no time was left for `{pathlib.Path(command[0]).name} {command[1]}`")
         print(f"+ {shlex.join(command)}", flush=True)
         begun = time.monotonic()
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT if on_line is None else None,
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, errors="replace", env={**os.environ, **(env or {})}, cwd=self.settings.work,
         )
         timer = threading.Timer(limit, process.kill)
         timer.start()
-        lines = []
+        lines, said = [], []
+
+        def listen():
+            for line in process.stderr:
+                said.append(line)
+                print(line, end="", flush=True)
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
         try:
             for line in process.stdout:
                 lines.append(line)
@@ -132,6 +141,7 @@ class Stage:
         finally:
             timer.cancel()
             process.kill()
+            listener.join(timeout=1)
         output = "".join(lines)
         if on_line is None:
             print(output, flush=True)
@@ -140,7 +150,8 @@ class Stage:
         if code == 0:
             return output
         how = f"was stopped after {took:.0f} s" if took >= limit - 0.1 else f"ended with {how_it_ended(code)}"
-        raise Failed(f"`{shlex.join(command)}` {how}: {tail(output)}")
+        program = pathlib.Path(command[0]).name
+        raise Failed(f"{program} {how}: {tail(''.join(said)) or tail(output)}")
 
     def distorch(self, *arguments, **options):
         """Runs `distorch`; standard output, with standard error in the log."""

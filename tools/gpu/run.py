@@ -96,11 +96,14 @@ def run_all(arguments, out, work):
     file, log = out / "gpu.json", out / "gpu.log"
     log.write_text("")
     kit.write_json(file, report)
+    absent = missing_device(settings)
     for name in arguments.stage or stages.ORDER:
         limit = sizes.limit(name, settings.dry_run)
         limit = min(limit, arguments.seconds - (time.monotonic() - begun))
         print(f"{name} …", end=" ", flush=True)
-        if limit < 2:
+        if absent and name != "devices":
+            entry = {"status": "skipped", "reason": absent, "seconds": 0.0}
+        elif limit < 2:
             entry = {"status": "skipped", "reason": "no time was left", "seconds": 0.0}
         else:
             entry = run_stage(settings, name, limit, work, log, lambda entry: keep(report, name, entry, begun, file))
@@ -110,6 +113,18 @@ def run_all(arguments, out, work):
     kit.write_json(file, report)
     print(summary(report), end="")
     return 0 if all(entry["status"] in ("ok", "skipped") for entry in report["stages"].values()) else 1
+
+
+def missing_device(settings):
+    """Why no stage can use the device: distorch looked and did not find it."""
+    try:
+        asked = subprocess.run([settings.distorch, "devices", "--json"], capture_output=True, text=True, timeout=30)
+        survey = json.loads(asked.stdout)
+        found = [device["id"] for device in survey["devices"]]
+    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired):
+        return None
+    notes = "".join(f"; {note}" for note in survey.get("notes", []))
+    return None if settings.device in found else f"there is no {settings.device}, only {', '.join(found)}{notes}"
 
 
 def keep(report, name, entry, begun, file):
@@ -222,13 +237,14 @@ def host():
 
 
 def summary(report):
-    """What is not as it has to be, in lines."""
+    """What is not as it has to be, in short lines; the JSON and the log say all."""
     lines = []
     for name, entry in report["stages"].items():
         if entry["status"] not in ("ok", "failed"):
             lines.append(f"{name}: {entry['status']}: {entry['reason']}")
         lines += [f"{name}: {check['name']}: {check['detail']}" for check in entry.get("checks", []) if not check["ok"]]
-    return "".join(f"{line}\n" for line in lines)
+    short = lambda text: text if len(text) < 300 else f"{text[:140]} … {text[-140:]}"
+    return "".join(f"{short(' '.join(line.split()))}\n" for line in lines)
 
 
 if __name__ == "__main__":

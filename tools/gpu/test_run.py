@@ -78,11 +78,13 @@ class Runner(unittest.TestCase):
         self.assertIn("===== devices", (self.folder / "gpu.log").read_text())
 
     def test_without_a_gpu_the_first_stage_says_so(self):
-        report = self.run_kit("--stage", "devices", device="cuda:0")
+        report = self.run_kit("--stage", "devices", "--stage", "pictures", device="cuda:0")
         devices = report["stages"]["devices"]
         self.assertEqual(devices["status"], "failed")
         found = {check["name"]: check["ok"] for check in devices["checks"]}
         self.assertFalse(found["cuda:0 is there"])
+        self.assertEqual(report["stages"]["pictures"]["status"], "skipped")
+        self.assertEqual(report["stages"]["pictures"]["reason"], "there is no cuda:0, only cpu")
 
     def test_what_is_not_installed_is_left_out(self):
         report = self.run_kit("--stage", "devices", "--stage", "correctness", "--stage", "first_picture")
@@ -98,7 +100,7 @@ class Runner(unittest.TestCase):
         report = self.run_kit("--stage", "pictures")
         checks = report["stages"]["pictures"]["checks"]
         self.assertFalse(any(check["ok"] for check in checks))
-        self.assertIn("exit code 2", checks[0]["detail"])
+        self.assertIn("exit code 2: error: no such thing", checks[0]["detail"])
 
 
 BLOCK_TORCH = """
