@@ -176,6 +176,22 @@ class Stage:
         return lines
 
 
+def caches(work, name):
+    """The environment in which distorch, CubeCL and the driver keep compiled and tuned kernels in a folder of this
+    name: not the user's, and what `minimal` tuning chose apart from the rest."""
+    folder = pathlib.Path(work, name)
+    return {
+        "DISTORCH_CACHE_DIR": str(folder / "distorch"),
+        "XDG_CACHE_HOME": str(folder / "user"),
+        "CUDA_CACHE_PATH": str(folder / "driver"),
+    }
+
+
+def minimal_tuning(work):
+    """The environment in which few candidates of a kernel are tried: all that a right result needs."""
+    return {"CUBECL_AUTOTUNE_LEVEL": "minimal", **caches(work, "minimal-caches")}
+
+
 def how_it_ended(code):
     if code >= 0:
         return f"exit code {code}"

@@ -144,7 +144,10 @@ def run_stage(settings, name, limit, work, log, on_change):
         process = subprocess.Popen(
             [sys.executable, str(pathlib.Path(__file__).resolve()), "--child", str(wishes)],
             stdout=to, stderr=subprocess.STDOUT, start_new_session=True, cwd=work,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={
+                **os.environ, **kit.caches(work, "caches"),
+                "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
+            },
         )
         seen, timed_out = None, False
         while process.poll() is None:

@@ -28,8 +28,8 @@ def run(stage):
 
 
 def one_group(stage, program, group, limit):
-    # The few candidates of kernels that `minimal` tries are all that a right result needs.
-    env = {"DISTORCH_TEST_DEVICE": stage.settings.device, "CUBECL_AUTOTUNE_LEVEL": "minimal", "RUST_BACKTRACE": "0"}
+    tuning = kit.minimal_tuning(stage.settings.work)
+    env = {"DISTORCH_TEST_DEVICE": stage.settings.device, "RUST_BACKTRACE": "0", **tuning}
     lines = []
     command = [program, f"{group}::", "--nocapture", "--test-threads=1"]
     failure = None

@@ -3,6 +3,7 @@
 import pathlib
 import time
 
+import kit
 import model_files
 
 
@@ -14,12 +15,7 @@ def run(stage):
         source = ["--ckpt", str(pathlib.Path(settings.repository, model_files.SHIPPED))]
     caches = pathlib.Path(settings.path("fresh-caches"))
     caches.mkdir(parents=True, exist_ok=True)
-    env = {
-        "HOME": str(caches),
-        "XDG_CACHE_HOME": str(caches / "cache"),
-        "XDG_CONFIG_HOME": str(caches / "config"),
-        "CUDA_CACHE_PATH": str(caches / "driver"),
-    }
+    env = kit.caches(settings.work, caches.name)
     side = sizes["side"]
     for caching in ("empty", "filled"):
         with stage.part(f"with {caching} caches"):

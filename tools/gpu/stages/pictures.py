@@ -22,7 +22,7 @@ def generate(stage, name, *options, limit=None):
     stage.distorch(
         "generate", "--base-dir", stage.settings.repository, "--ckpt", CHECKPOINT, "--prompt", PROMPT,
         "--seed", "6", "--cfg", "2", "--steps", stage.sizes["steps"], "--width", side, "--height", side,
-        "--output", path, "--overwrite", *options, limit=limit, env={"CUBECL_AUTOTUNE_LEVEL": "minimal"},
+        "--output", path, "--overwrite", *options, limit=limit, env=kit.minimal_tuning(stage.settings.work),
     )
     return path
 
