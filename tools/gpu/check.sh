@@ -54,15 +54,16 @@ if [ -d "$root/gpu-kit/wheels" ]; then
 fi
 
 # Where CUDA's libraries and headers may be: the toolkit's folder, and those that come with PyTorch.
-for toolkit in "${CUDA_PATH:-}" /usr/local/cuda /opt/cuda; do
+packages=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+for toolkit in "${CUDA_PATH:-}" /usr/local/cuda /opt/cuda "$packages"/nvidia/cu*; do
     if [ -n "$toolkit" ] && [ -d "$toolkit/include" ]; then
         export CUDA_PATH=$toolkit
-        LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$toolkit/lib64
         break
     fi
 done
-libraries=$(python3 -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_path("purelib") + "/nvidia/*/lib")))')
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries
+for folder in "${CUDA_PATH:-/nowhere}/lib64" "$packages"/nvidia/*/lib; do
+    [ -d "$folder" ] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
+done
 
 # By itself it ends after 470 s; whatever hangs in it, the JSON has what was measured until then.
 timeout --kill-after=5 480 python3 "$here/run.py" --device "$device" --distorch "$distorch" --tests "$tests" \

@@ -14,10 +14,7 @@ import pathlib
 import sys
 import tarfile
 
-FILTERS = [
-    {"id": lzma.FILTER_X86},
-    {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 256 << 20},
-]
+LARGEST_DICTIONARY = 256 << 20
 # The targets that Cargo built, by name, and what they are called in the kit.
 NAMES = {("bin", "distorch"): "distorch", ("test", "device"): "device-tests"}
 
@@ -44,7 +41,10 @@ def pack(messages, file):
         for name, path in sorted(executables(messages).items()):
             print(f"{name}: {path.stat().st_size / 2**20:.1f} MiB")
             tar.add(path, name)
-    pathlib.Path(file).write_bytes(lzma.compress(packed.getvalue(), format=lzma.FORMAT_XZ, filters=FILTERS))
+    # Packing takes 11 times the dictionary in memory, whatever is packed.
+    dictionary = min(max(1 << len(packed.getvalue()).bit_length(), 1 << 20), LARGEST_DICTIONARY)
+    filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": dictionary}]
+    pathlib.Path(file).write_bytes(lzma.compress(packed.getvalue(), format=lzma.FORMAT_XZ, filters=filters))
 
 
 def unpack(file, folder):

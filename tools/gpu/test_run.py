@@ -21,6 +21,7 @@ sys.path.insert(0, str(HERE))
 
 import kit
 import png
+import programs
 from stages import correctness
 
 DISTORCH = """#!/bin/sh
@@ -137,6 +138,38 @@ class Output(unittest.TestCase):
         failed = [check for check in record["checks"] if not check["ok"]]
         self.assertEqual([check["name"] for check in failed], ["kernels::conv"])
         self.assertIn("5e-1 is over 1e-1", failed[0]["detail"])
+
+
+class Programs(unittest.TestCase):
+    """What Cargo built goes into one file and comes out of it."""
+
+    def message(self, folder, kind, name, content):
+        executable = pathlib.Path(folder, f"{name}-0f1e2d")
+        executable.write_bytes(content)
+        executable.chmod(0o755)
+        return {"reason": "compiler-artifact", "target": {"kind": [kind], "name": name}, "executable": str(executable)}
+
+    def test_they_are_packed_and_unpacked(self):
+        contents = {"distorch": bytes(range(256)) * 1000, "device-tests": b"\xe8" * 4096}
+        with tempfile.TemporaryDirectory() as folder:
+            messages = [
+                {"reason": "compiler-artifact", "target": {"kind": ["lib"], "name": "distorch"}, "executable": None},
+                self.message(folder, "bin", "distorch", contents["distorch"]),
+                self.message(folder, "test", "device", contents["device-tests"]),
+                {"reason": "build-finished", "success": True},
+            ]
+            lines, packed = pathlib.Path(folder, "messages"), pathlib.Path(folder, "programs.tar.xz")
+            lines.write_text("".join(json.dumps(message) + "\n" for message in messages))
+            programs.pack(lines, packed)
+            self.assertLess(packed.stat().st_size, 10_000)
+            out = pathlib.Path(folder, "out")
+            programs.unpack(packed, out)
+            for name, content in contents.items():
+                self.assertEqual((out / name).read_bytes(), content)
+                self.assertTrue(os.access(out / name, os.X_OK))
+            lines.write_text(json.dumps(messages[1]) + "\n")
+            with self.assertRaisesRegex(SystemExit, "no device-tests"):
+                programs.pack(lines, packed)
 
 
 class Png(unittest.TestCase):
