@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shlex
@@ -205,10 +206,19 @@ def tail(text):
     return "\n".join(text.strip().splitlines()[-SHOWN_LINES:])
 
 
+def finite(value):
+    """The value with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(file, value):
     """Whole or not at all."""
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    part.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
     os.replace(part, file)
 
 

@@ -39,6 +39,8 @@ def main():
     arguments = parse()
     if arguments.child:
         return child(json.loads(pathlib.Path(arguments.child).read_text()))
+    # Ends as an error does: with its stage, and without what is big.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out = pathlib.Path(arguments.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     work = pathlib.Path(tempfile.mkdtemp(prefix="distorch-gpu-", dir=work_folder(arguments.dry_run)))
@@ -150,17 +152,17 @@ def run_stage(settings, name, limit, work, log, on_change):
             },
         )
         seen, timed_out = None, False
-        while process.poll() is None:
-            time.sleep(LOOK if limit > 10 else 0.05)
-            changed = record.stat().st_mtime_ns if record.exists() else None
-            if changed != seen:
-                seen = changed
-                on_change(entry_of(record, "running", "", begun, limit))
-            if time.monotonic() - begun > limit:
-                timed_out = True
-                end(process)
-        # What it started ends with it.
-        end(process)
+        try:
+            while process.poll() is None and not timed_out:
+                time.sleep(LOOK if limit > 10 else 0.05)
+                changed = record.stat().st_mtime_ns if record.exists() else None
+                if changed != seen:
+                    seen = changed
+                    on_change(entry_of(record, "running", "", begun, limit))
+                timed_out = time.monotonic() - begun > limit
+        finally:
+            # What it started ends with it, and with this program.
+            end(process)
     with log.open("ab") as to:
         to.write(f"\n===== {name}\n".encode() + cut(output.read_bytes()))
     if timed_out:
@@ -220,10 +222,11 @@ def commit(repository):
     packed = repository / "gpu-kit" / "commit"
     if packed.is_file():
         return packed.read_text().strip()
-    asked = subprocess.run(
-        ["git", "-C", str(repository), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-    )
-    return asked.stdout.strip() or "unknown"
+    try:
+        command = ["git", "-C", str(repository), "rev-parse", "--short=12", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def host():

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import zlib
 
@@ -44,18 +45,23 @@ class Runner(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def run_kit(self, *options, device="cpu", has="cpu"):
+    def options(self):
         program = self.folder / "distorch"
-        program.write_text(DISTORCH.replace("DEVICE", has))
+        program.write_text(DISTORCH.replace("DEVICE", "cpu"))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        command = [sys.executable, str(HERE / "run.py"), "--dry-run", "--device", device, "--distorch", str(program)]
+        return ["--distorch", str(program), "--out", str(self.folder)]
+
+    def command(self, device, *options):
+        return [sys.executable, str(HERE / "run.py"), "--dry-run", "--device", device, *self.options(), *options]
+
+    def run_kit(self, *options, device="cpu"):
         # As on a machine without PyTorch.
         blocked = self.folder / "blocked"
         blocked.mkdir(exist_ok=True)
         (blocked / "sitecustomize.py").write_text(BLOCK_TORCH)
         env = {**os.environ, "PYTHONPATH": str(blocked)}
         run = subprocess.run(
-            [*command, "--out", str(self.folder), *options], capture_output=True, text=True, timeout=120, env=env
+            self.command(device, *options), capture_output=True, text=True, timeout=120, env=env
         )
         self.assertEqual(run.stderr, "")
         self.code = run.returncode
@@ -70,6 +76,22 @@ class Runner(unittest.TestCase):
         self.assertIn("no time", report["stages"]["devices"]["reason"])
         self.assertTrue(report["complete"])
         self.assertEqual(self.code, 1)
+
+    def test_a_run_that_is_ended_keeps_what_it_measured_and_leaves_nothing_running(self):
+        out = self.folder / "gpu.json"
+        run = subprocess.Popen(
+            self.command("cpu", "--stage", "operators"), stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(self.folder)}
+        )
+        measured = lambda: out.exists() and "tiny conv" in out.read_text()
+        for _ in range(600):
+            if measured():
+                break
+            time.sleep(0.1)
+        run.terminate()
+        self.assertEqual(run.wait(timeout=30), 143)
+        self.assertFalse(json.loads(out.read_text())["complete"])
+        self.assertTrue(measured())
+        self.assertEqual(list(self.folder.glob("distorch-gpu-*")), [], "the work folder is gone")
 
     def test_a_stage_that_crashes_does_not_stop_the_next(self):
         report = self.run_kit("--stage", "lora", "--stage", "devices")
@@ -170,6 +192,11 @@ class Programs(unittest.TestCase):
             lines.write_text(json.dumps(messages[1]) + "\n")
             with self.assertRaisesRegex(SystemExit, "no device-tests"):
                 programs.pack(lines, packed)
+
+
+class Numbers(unittest.TestCase):
+    def test_json_has_no_infinity(self):
+        self.assertEqual(kit.finite({"a": [1.5, float("inf"), {"b": (float("nan"), 2)}]}), {"a": [1.5, None, {"b": [None, 2]}]})
 
 
 class Png(unittest.TestCase):
