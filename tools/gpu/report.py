@@ -274,7 +274,8 @@ def offload(report):
     for run in found.get("distorch", []):
         for point in run["points"]:
             other = theirs.get(point["share_percent"])
-            beside = f"{other['min_seconds']:.3f} s" if other else ""
+            # Its parts are larger than layers: what share it really keeps elsewhere.
+            beside = f"{other['min_seconds']:.3f} s with {other['elsewhere_bytes'] / other['bytes']:.0%}" if other else ""
             rows.append([
                 point["layout"], "pinned" if run["pin"] else "file", f"{point['share_percent']} %",
                 f"{point['bandwidth'] / 1e9:.1f} GB/s", f"{point['step_seconds']:.3f} s", f"{point['roofline_seconds']:.3f} s",

@@ -98,6 +98,25 @@ class Tables(unittest.TestCase):
         self.assertIn("| sdxl, 1024², f16 | peak memory | 9.00 GiB | 12.00 GiB | 0.75 |", text)
         self.assertIn("| sdxl, 1024², f16 | planned | 10.00 GiB |", text)
 
+    def test_diffusers_stands_beside_the_sweep(self):
+        recorded = dry()
+        point = {
+            "layout": "distorch2", "share_percent": 50, "bandwidth": 25_000_000_000, "step_seconds": 0.21,
+            "roofline_seconds": 0.2, "ratio": 1.05,
+        }
+        recorded["stages"]["offload"]["data"] = {
+            "distorch": [{"pin": True, "points": [point]}],
+            "diffusers": [{"share_percent": 50, "min_seconds": 0.5, "elsewhere_bytes": 51, "bytes": 100}],
+        }
+        row = "| distorch2 | pinned | 50 % | 25.0 GB/s | 0.210 s | 0.200 s | 1.050 | 0.500 s with 51% |"
+        self.assertIn(row, report.offload(recorded))
+        # In the picture both are in parts of the same roofline.
+        points = [line.get("points") for line in xml.etree.ElementTree.fromstring(report.svg(recorded)).iter() if line.get("points")]
+        self.assertEqual(len(points), 2)
+        heights = [float(at.split(",")[1]) for at in points]
+        zero = report.HEIGHT - report.BOTTOM
+        self.assertAlmostEqual((zero - heights[1]) / (zero - heights[0]), 2.5 / 1.05, places=2)
+
     def test_what_failed_and_what_was_cut_off_is_told(self):
         recorded = dry()
         recorded["stages"]["lora"].update(status="timed out", reason="it took longer than 20 s")

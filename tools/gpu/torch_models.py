@@ -152,6 +152,19 @@ def size_of(module):
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
+def chosen(unet, share):
+    """The modules to offload: all of it at once, which lets each layer's upload begin before the one in front is
+    done; else its last parts, as our default layout does, until the share is reached."""
+    if share == 100:
+        return [unet]
+    parts, bytes_left = [], size_of(unet) * share / 100
+    for piece in reversed(list(pieces(unet))):
+        if size_of(piece) / 2 <= bytes_left:
+            parts.append(piece)
+            bytes_left -= size_of(piece)
+    return parts if share else []
+
+
 def offload(model, file, device, dtype, side, steps, shares):
     """Steps with a share of the UNet in pinned RAM, which diffusers' group offloading uploads in a stream."""
     from diffusers.hooks import apply_group_offloading
@@ -160,14 +173,12 @@ def offload(model, file, device, dtype, side, steps, shares):
     for share in map(int, shares.split(",")):
         unet = load(file, model, "unet", device, dtype)
         total, elsewhere = size_of(unet), 0
-        # The last parts first, as our default layout does, until the share is reached.
-        for piece in reversed(list(pieces(unet))):
-            if share == 0 or elsewhere + size_of(piece) / 2 > total * share / 100:
-                continue
+        in_stream = device.startswith("cuda")
+        for piece in chosen(unet, share):
             elsewhere += size_of(piece)
             apply_group_offloading(
                 piece, onload_device=torch.device(device), offload_device=torch.device("cpu"),
-                offload_type="leaf_level", use_stream=device.startswith("cuda"),
+                offload_type="leaf_level", use_stream=in_stream, record_stream=in_stream,
             )
         latent, timesteps, context, added = unet_inputs(model, device, dtype, side)
         with torch.inference_mode(), Peak(device) as peak:
