@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use distorch_allocation::{DeviceId, DeviceInfo, Topology};
 use distorch_checkpoint::folders::{FolderWarning, ModelFolders, default_base_dir};
+use distorch_runtime::caches;
 use distorch_runtime::devices::{self, Hardware, Survey};
 
 use crate::args::Shared;
@@ -25,6 +26,13 @@ pub fn survey(shared: &Shared) -> Result<Survey, Failure> {
     };
     survey.devices = topology.devices().iter().map(hardware).collect();
     Ok(survey)
+}
+
+/// As [`survey`], for commands that compute: what accelerators learn from now on is kept for the next run.
+pub fn survey_to_compute(shared: &Shared) -> Result<Survey, Failure> {
+    let found = survey(shared)?;
+    caches::keep(&found);
+    Ok(found)
 }
 
 /// The planner's view of the devices.

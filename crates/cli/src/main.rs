@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Err(error) => return failure::usage(error, as_json),
     };
     let result = catch_unwind(AssertUnwindSafe(|| run(&arguments)));
+    distorch_runtime::caches::seal();
     match result.unwrap_or_else(|panic| Err(Failure::machine(ending::panic_message(&*panic)))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(as_json),

@@ -5,10 +5,11 @@
 //! [`weights`] hands a layer its parameters, wherever they live: all on the compute device
 //! ([`resident`]), or each at the home that a plan gives it ([`placed`]); [`lockstep`] brings them
 //! once for several runs.
-//! [`copies`] tells how they go from one accelerator to another,
+//! [`copies`] tells how they go from one accelerator to another, [`caches`] keeps what its kernels learned,
 //! [`patch`] changes them on the way; [`lora`] is such a change.
 //! [`usage`] tells what this process has used so far, [`heap`] what of its memory it holds now.
 
+pub mod caches;
 pub mod copies;
 pub mod devices;
 pub mod heap;

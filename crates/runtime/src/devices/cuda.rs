@@ -49,6 +49,16 @@ pub(super) fn thread_blocks(index: u32) -> Option<u32> {
     u32::try_from(blocks).ok().filter(|blocks| *blocks > 0)
 }
 
+/// The driver's version, in words for nobody but a comparison.
+pub(super) fn driver_version() -> String {
+    let mut version = 0;
+    // SAFETY: looks for the driver's library on the loader's path; the answer goes to a local variable.
+    let asked = unsafe {
+        sys::is_culib_present() && sys::cuDriverGetVersion(&raw mut version).result().is_ok()
+    };
+    if asked { format!("CUDA {version}\n") } else { String::new() }
+}
+
 /// Whether one device can reach the other's memory, and Burn has the library that it copies with.
 pub(super) fn peers(from: usize, to: usize) -> Result<(), String> {
     let ordinal = |index: usize| i32::try_from(index).map_err(|error| error.to_string());

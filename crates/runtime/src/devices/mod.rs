@@ -135,6 +135,14 @@ pub fn is_built(kind: DeviceKind) -> bool {
     }
 }
 
+/// The versions of the drivers that compiled kernels depend on, as far as they are told.
+pub(crate) fn driver_versions() -> String {
+    #[cfg(feature = "cuda")]
+    return cuda::driver_version();
+    #[cfg(not(feature = "cuda"))]
+    String::new()
+}
+
 #[allow(clippy::vec_init_then_push)] // each line stands under its own feature
 fn probes() -> Vec<(DeviceKind, fn() -> Probe)> {
     #[allow(unused_mut)]

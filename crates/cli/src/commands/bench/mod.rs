@@ -71,7 +71,7 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
 
 /// The device of this name, with the machine that has it.
 fn listed(shared: &Shared, name: &str) -> Result<(DeviceInfo, Topology), Failure> {
-    let topology = machine::topology(&machine::survey(shared)?)?;
+    let topology = machine::topology(&machine::survey_to_compute(shared)?)?;
     let wrong = |error| Failure::input(format!("`--device {name}`: {error}"));
     let id: DeviceId = name.parse().map_err(|error: DeviceIdError| wrong(error.to_string()))?;
     let info = topology
