@@ -5,7 +5,8 @@
 //! [`weights`] hands a layer its parameters, wherever they live: all on the compute device
 //! ([`resident`]), or each at the home that a plan gives it ([`placed`]); [`lockstep`] brings them
 //! once for several runs.
-//! [`copies`] tells how they go from one accelerator to another, [`caches`] keeps what its kernels learned,
+//! [`copies`] tells how they go from one accelerator to another, [`pinned`] keeps them where one fetches them by
+//! itself, [`caches`] what its kernels learned.
 //! [`patch`] changes them on the way; [`lora`] is such a change.
 //! [`usage`] tells what this process has used so far, [`heap`] what of its memory it holds now.
 
@@ -18,6 +19,7 @@ pub mod lockstep;
 pub mod lora;
 pub mod machine;
 pub mod patch;
+pub mod pinned;
 pub mod placed;
 pub mod placement;
 pub mod read;
@@ -25,6 +27,7 @@ pub mod resident;
 mod rounding;
 pub mod stored;
 pub mod tensor;
+mod uploads;
 pub mod usage;
 pub mod weights;
 

@@ -88,8 +88,14 @@ impl AnyTensor {
         Self { primitive: Backend::float_cast(self.primitive, dtype.into()), shape: self.shape }
     }
 
-    /// Puts bytes of a dtype of the device's own there; through pinned memory where `pin` asks for it
-    /// and the device has that.
+    /// Puts the bytes on the device, in the order of what this thread has it do; through page-locked memory where
+    /// `pin` asks for it and the device has that.
+    pub fn from_piece(piece: Piece, device: &Device, pin: bool) -> Self {
+        let (shape, data) = (piece.shape.clone(), piece.into_data(device, pin));
+        Self { primitive: Backend::float_from_data(data, device), shape }
+    }
+
+    /// As [`from_piece`](Self::from_piece), of bytes of a dtype of the device's own.
     pub fn from_bytes(
         bytes: Vec<u8>,
         shape: Vec<usize>,
@@ -97,11 +103,17 @@ impl AnyTensor {
         device: &Device,
         pin: bool,
     ) -> Self {
-        let mut data = TensorData::from_bytes_vec(bytes, shape.clone(), dtype);
-        if pin {
-            stage(&mut data, device);
-        }
-        Self { primitive: Backend::float_from_data(data, device), shape }
+        Self::from_piece(Piece::owned(bytes, shape, dtype), device, pin)
+    }
+
+    /// A tensor that is on its device.
+    pub(crate) fn from_primitive(primitive: Primitive, shape: Vec<usize>) -> Self {
+        Self { primitive, shape }
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        Backend::float_device(&self.primitive)
     }
 
     /// An f32 tensor on the host whose values stay in these bytes: little-endian, where floats may lie;
@@ -152,6 +164,57 @@ impl AnyTensor {
     }
 }
 
+/// A tensor of the backends, of floats or of integers.
+pub(crate) type Primitive = burn::tensor::ops::FloatTensor<Backend>;
+
+/// Bytes of the host that a device is to hold as a tensor.
+#[derive(Debug)]
+pub struct Piece {
+    pub(crate) bytes: Bytes,
+    pub(crate) shape: Vec<usize>,
+    /// A dtype of the device's own: a float, or `U8` for [`Codes`].
+    pub(crate) dtype: DType,
+}
+
+impl Piece {
+    /// Bytes that lie in page-locked memory for as long as anyone refers to them. They are copied from there.
+    pub fn pinned(bytes: bytes::Bytes, shape: Vec<usize>, dtype: DType) -> Self {
+        Self { bytes: Bytes::from_shared(bytes, AllocationProperty::Pinned), shape, dtype }
+    }
+
+    /// Bytes of this process's own.
+    pub fn owned(bytes: Vec<u8>, shape: Vec<usize>, dtype: DType) -> Self {
+        Self { bytes: Bytes::from_bytes_vec(bytes), shape, dtype }
+    }
+
+    /// Bytes that lie anywhere.
+    pub fn shared(bytes: bytes::Bytes, shape: Vec<usize>, dtype: DType) -> Self {
+        Self { bytes: Bytes::from_shared(bytes, AllocationProperty::Other), shape, dtype }
+    }
+
+    /// These values.
+    pub fn from_data(data: TensorData) -> Self {
+        Self { shape: data.shape.to_vec(), dtype: data.dtype, bytes: data.bytes }
+    }
+
+    /// Has the bytes nowhere but in this process's own memory: what lies in a file is read now, while whoever asks
+    /// for it can be told that the file has changed.
+    pub(crate) fn settle(&mut self) {
+        if matches!(self.bytes.property(), AllocationProperty::Other) {
+            self.bytes = Bytes::from_bytes_vec(self.bytes.to_vec());
+        }
+    }
+
+    fn into_data(mut self, device: &Device, pin: bool) -> TensorData {
+        self.settle();
+        let mut data = TensorData::from_bytes(self.bytes, self.shape, self.dtype);
+        if pin {
+            stage(&mut data, device);
+        }
+        data
+    }
+}
+
 /// Bytes on a device, each the number of a row in a table of 256 values: how a device that knows no
 /// 8-bit floats holds them.
 #[derive(Clone, Debug)]
@@ -166,14 +229,21 @@ impl Codes {
         Backend::supports_dtype(device, DType::U8)
     }
 
-    /// Puts the bytes on the device.
+    /// Puts the bytes on the device, as [`AnyTensor::from_piece`] does.
+    pub fn from_piece(piece: Piece, shape: Vec<usize>, device: &Device, pin: bool) -> Self {
+        let data = piece.into_data(device, pin);
+        Self { primitive: Backend::int_from_data(data, device), shape }
+    }
+
+    /// As [`from_piece`](Self::from_piece).
     pub fn from_bytes(bytes: Vec<u8>, shape: Vec<usize>, device: &Device, pin: bool) -> Self {
         let length = bytes.len();
-        let mut data = TensorData::new(bytes, [length]);
-        if pin {
-            stage(&mut data, device);
-        }
-        Self { primitive: Backend::int_from_data(data, device), shape }
+        Self::from_piece(Piece::owned(bytes, vec![length], DType::U8), shape, device, pin)
+    }
+
+    /// Bytes that are on their device.
+    pub(crate) fn from_primitive(primitive: Primitive, shape: Vec<usize>) -> Self {
+        Self { primitive, shape }
     }
 
     /// The bytes on another device.
@@ -216,6 +286,25 @@ fn stage(data: &mut TensorData, device: &Device) {
         Device::Vulkan(device) => <burn::backend::Vulkan>::staging(std::iter::once(data), device),
         _ => {}
     }
+}
+
+/// Has the device let go of what was copied to it from, once it is there: CubeCL 0.10 does so only when this thread
+/// launches kernels, so a thread that only copies would hold all that it ever copied.
+#[allow(unused_variables)] // without accelerators
+pub(crate) fn let_go(device: &Device) {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => flush::<burn_cubecl::cubecl::cuda::CudaRuntime>(device),
+        #[cfg(feature = "rocm")]
+        Device::Rocm(device) => flush::<burn_cubecl::cubecl::hip::HipRuntime>(device),
+        _ => {}
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "rocm"))]
+fn flush<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) {
+    // What went wrong is met again by whoever reads results.
+    let _ = R::client(device).flush();
 }
 
 /// Whether a copy between the two has to be sent through the host by us: Burn would insist on a
@@ -280,8 +369,8 @@ pub fn wait(device: &Device) {
 }
 
 /// The order in which a device does what it is told by a thread.
-#[derive(Clone, Copy, Debug)]
-pub struct Stream(StreamId);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream(pub(crate) StreamId);
 
 impl Stream {
     /// That of this thread.
@@ -295,18 +384,11 @@ impl Stream {
     }
 }
 
-/// Whether all that the device is told goes through one queue, and memory that one stream gives back may be
-/// written for another before the first has done with it (CubeCL 0.10 on wgpu). Threads that share tensors
-/// there have to share a stream; they lose nothing by it.
-#[allow(clippy::match_like_matches_macro)] // which arms there are depends on features
+/// Whether what is copied to the device goes in the order of what the computing thread has it do. CubeCL 0.10 gives
+/// memory that is free in one stream's eyes to that stream's next copy, and does not wait for other streams that have
+/// yet to read it: so where [`crate::uploads`] does not see to that, there is one order for all.
 pub fn has_one_queue(device: &Device) -> bool {
-    match device {
-        #[cfg(feature = "vulkan")]
-        Device::Vulkan(_) => true,
-        #[cfg(feature = "metal")]
-        Device::Metal(_) => true,
-        _ => false,
-    }
+    !is_host(device) && !crate::uploads::has_stream(device)
 }
 
 /// Whether the device is this process's own memory.

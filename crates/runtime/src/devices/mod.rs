@@ -8,14 +8,19 @@ mod limits;
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_memory;
 #[cfg(any(feature = "rocm", test))]
 mod rocm;
 #[cfg(any(feature = "vulkan", all(feature = "metal", target_os = "macos")))]
 mod wgpu;
 
+use std::sync::Arc;
+
 use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind, UnknownDevice};
 use serde::Serialize;
 
+use crate::pinned::Driver;
 use crate::tensor::{self, Device};
 
 pub use host::{Memory, memory as host_memory};
@@ -133,6 +138,24 @@ pub fn is_built(kind: DeviceKind) -> bool {
         DeviceKind::Vulkan => cfg!(feature = "vulkan"),
         DeviceKind::Metal => cfg!(feature = "metal"),
     }
+}
+
+/// The driver of page-locked memory from which the device fetches by itself; `None` where bytes are kept as they are.
+///
+/// # Errors
+/// When the driver is not ready.
+#[allow(unused_variables)] // without CUDA
+pub fn page_locked(device: &Device) -> Result<Option<Arc<dyn Driver>>, String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda_memory::driver(device.index).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Whether this build keeps bytes in page-locked memory for devices of a kind.
+pub fn has_page_locked(kind: DeviceKind) -> bool {
+    cfg!(feature = "cuda") && kind == DeviceKind::Cuda
 }
 
 /// The versions of the drivers that compiled kernels depend on, as far as they are told.

@@ -27,4 +27,12 @@ impl Home {
             Home::File | Home::Broken(_) => 0,
         }
     }
+
+    /// Bytes of it that are in page-locked memory.
+    pub(super) fn pinned(&self) -> u64 {
+        match self {
+            Home::Stored { layer, .. } => layer.pinned_bytes(),
+            _ => 0,
+        }
+    }
 }

@@ -12,10 +12,12 @@ use super::error::{LoadError, Shortage, WayOut};
 use super::home::Home;
 use super::options::Options;
 use super::window::{Brought, Carrier, Window};
+use crate::devices;
 use crate::machine::{Machine, OutOfMemory, Pool};
 use crate::patch::Patch;
 use crate::stored::StoredLayer;
 use crate::tensor::{self, DType, Device, Stream};
+use crate::uploads;
 use crate::weights::WeightError;
 
 /// What the loader thread and those who compute share.
@@ -35,6 +37,8 @@ pub(super) struct Homes {
     pub(super) activations: Activations,
     /// The stream in which layers are brought, where it is not that of whoever brings them.
     user: Mutex<Option<Stream>>,
+    /// Why a layer is not in page-locked memory that was to be.
+    pub(super) unlocked: Mutex<Option<String>>,
     /// Held while homes change.
     pub(super) settled: Mutex<Settled>,
 }
@@ -115,6 +119,7 @@ impl Homes {
             window,
             activations,
             user: Mutex::default(),
+            unlocked: Mutex::default(),
             settled: Mutex::new(settled),
             layers,
         })
@@ -149,8 +154,12 @@ impl Homes {
         let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
         let old = homes.get_mut(index).map(|place| std::mem::replace(place, Arc::new(home)));
         drop(homes);
-        drop(old);
         self.window.resize(index, passes);
+        if old.as_ref().is_some_and(|old| old.pinned() > 0) {
+            // A copy from it may be under way; its memory goes back when nobody refers to it any more.
+            uploads::finish(&self.device);
+        }
+        drop(old);
     }
 
     /// A home for the layer as the file has it.
@@ -171,7 +180,8 @@ impl Homes {
     ) -> Result<Home, WeightError> {
         let full = |error| self.out_of_memory(index, error);
         if device == self.compute {
-            let layer = layer.on(&self.device, self.options.pin)?;
+            let layer = layer.on(&self.device, self.options.pin)?.unpinned();
+            tensor::let_go(&self.device);
             let converted = layer.elements() * self.dtype.size() as u64;
             if self.converts() || converted <= layer.bytes() {
                 let held = self.pool.hold(converted, 0).map_err(full)?;
@@ -182,9 +192,36 @@ impl Homes {
         }
         let reason = |reason: String| self.no_home(index, reason);
         let pool = self.machine.pool(device).map_err(|error| reason(error.to_string()))?;
-        let held = pool.hold(layer.bytes(), 0).map_err(full)?;
+        let mut held = pool.hold(layer.bytes(), 0).map_err(full)?;
         let donor = self.machine.open(device).map_err(|error| reason(error.to_string()))?;
-        Ok(Home::Stored { layer: layer.on(&donor, self.options.pin)?, device, held })
+        let mut layer = layer.on(&donor, self.options.pin)?;
+        tensor::let_go(&donor);
+        if device.is_cpu() && self.options.pin && !pool.is_simulated() {
+            layer = self.page_locked(layer);
+            // The driver's, not of this process's heap.
+            held.share(layer.pinned_bytes());
+        }
+        Ok(Home::Stored { layer, device, held })
+    }
+
+    /// The layer in page-locked memory, where the device that computes fetches from such memory by itself. Where the
+    /// driver has none left the layer stays where it is, and the reason is noted.
+    fn page_locked(&self, layer: StoredLayer) -> StoredLayer {
+        let driver = match &self.options.driver {
+            Some(driver) => Ok(Some(Arc::clone(driver))),
+            None => devices::page_locked(&self.device),
+        };
+        let locked = match driver {
+            Ok(None) => return layer,
+            Ok(Some(driver)) => layer.pinned(&driver, &self.device),
+            Err(reason) => Err(reason),
+        };
+        locked.unwrap_or_else(|reason| {
+            let mut unlocked = self.unlocked.lock().unwrap_or_else(PoisonError::into_inner);
+            unlocked.get_or_insert(reason);
+            drop(unlocked);
+            layer
+        })
     }
 
     /// Whether residents are kept in the compute dtype even where that is larger: on the host,
@@ -193,8 +230,11 @@ impl Homes {
         self.compute.is_cpu() && !self.pool.is_simulated()
     }
 
-    /// A layer on the compute device.
+    /// A layer on the compute device: beside what it computes where it can, else in the order of that.
     fn upload(&self, stored: &StoredLayer) -> Result<StoredLayer, WeightError> {
+        if let Some(brought) = stored.beside(&self.device)? {
+            return Ok(brought);
+        }
         let upload = || stored.on(&self.device, self.options.pin);
         // Not locked while it lasts.
         let user = *self.user.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,10 +244,11 @@ impl Homes {
         }
     }
 
-    /// This thread computes with the layers now. Where the device has one queue the loader's uploads go in
-    /// its stream from now on, else in the loader's own.
+    /// This thread computes with the layers now: what is brought goes in its stream from now on, or waits for it
+    /// where it is brought in another.
     pub(super) fn used_here(&self) {
-        if tensor::has_one_queue(&self.device) {
+        uploads::used_here(&self.device);
+        if !tensor::is_host(&self.device) {
             let mut user = self.user.lock().unwrap_or_else(PoisonError::into_inner);
             *user = Some(Stream::current());
         }
@@ -255,7 +296,11 @@ impl Carrier for Homes {
                 (layer.clone(), shared, *device)
             }
             Home::File => {
-                let (stored, mapped) = StoredLayer::view(&self.checkpoint, self.layer(index)?)?;
+                let (stored, mapped) = StoredLayer::view(
+                    &self.checkpoint,
+                    self.layer(index)?,
+                    tensor::is_host(&self.device),
+                )?;
                 (stored, mapped, DeviceId::CPU)
             }
             Home::Ready { .. } => {

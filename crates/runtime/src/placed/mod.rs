@@ -4,7 +4,8 @@
 //!   larger than the stored one or the device is the host, else as stored and converted at each use,
 //!   so that the device holds what the plan says.
 //! - On `cpu` a layer stays in its file, and its pages in the system's cache; with
-//!   [`Options::pin`] it is kept in RAM.
+//!   [`Options::pin`] it is kept in RAM, in [page-locked](crate::pinned) memory where an accelerator fetches it from
+//!   there.
 //! - On another accelerator it is in that one's memory, on a simulated device in the host's under
 //!   that device's limit; in the stored dtype in both cases.
 //!
@@ -42,6 +43,7 @@ pub use stats::{DeviceUse, StreamStats};
 use crate::machine::Machine;
 use crate::patch::Patch;
 use crate::tensor::{DType, Device};
+use crate::uploads;
 use crate::weights::{LayerParams, LayerSource, WeightError};
 use home::Home;
 use homes::{Homes, Settled, devices_of};
@@ -175,6 +177,7 @@ impl Placed {
     pub fn rest(&self) {
         self.homes.activations.end();
         self.homes.window.rest();
+        uploads::finish(&self.homes.device);
         if self.homes.any_in_file() {
             self.homes.checkpoint.release_all();
         }
@@ -241,6 +244,7 @@ impl Drop for Placed {
             drop(loader.join());
         }
         self.homes.window.rest();
+        uploads::finish(&self.homes.device);
     }
 }
 

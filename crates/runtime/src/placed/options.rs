@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::pinned::Driver;
+
 /// How a component is placed, besides its plan.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Keep what lives on `cpu` in RAM instead of in the file.
+    /// Keep what lives on `cpu` in RAM instead of in the file: in page-locked memory, where the device that computes
+    /// fetches from such memory by itself.
     pub pin: bool,
+    /// Where page-locked memory comes from, if not from the driver of the device that computes.
+    pub driver: Option<Arc<dyn Driver>>,
     /// Bytes of the window, if not the plan's; never less than the two largest layers that pass.
     pub window: Option<u64>,
     /// Keep a layer that a patch changes in the compute dtype, instead of the checkpoint's.
@@ -20,6 +25,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             pin: false,
+            driver: None,
             window: None,
             high_precision_loras: true,
             interrupt: Interrupt::default(),

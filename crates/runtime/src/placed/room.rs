@@ -63,6 +63,12 @@ impl Homes {
         homes.iter().filter(at_home).map(|home| home.held()).sum()
     }
 
+    /// Bytes that the layers at home hold in page-locked memory.
+    fn pinned(&self) -> u64 {
+        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
+        homes.iter().map(|home| home.pinned()).sum()
+    }
+
     /// Whether any layer lives in the file.
     pub(super) fn any_in_file(&self) -> bool {
         let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
@@ -129,6 +135,8 @@ impl Homes {
             transfers: tally.transfers,
             unforeseen: tally.unforeseen,
             stall_seconds: tally.stalled.as_secs_f64(),
+            pinned_bytes: self.pinned(),
+            pin_failure: self.unlocked.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }

@@ -38,4 +38,9 @@ pub struct StreamStats {
     pub unforeseen: u64,
     /// Seconds in which computing waited for weights.
     pub stall_seconds: f64,
+    /// Bytes of the layers at home on `cpu` that are in page-locked memory.
+    pub pinned_bytes: u64,
+    /// Why layers that were to be there are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin_failure: Option<String>,
 }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use distorch_allocation::DeviceKind;
-use distorch_runtime::tensor::{self, AnyTensor};
-use distorch_runtime::{DType, Device};
+use distorch_runtime::tensor::{self, AnyTensor, Piece};
+use distorch_runtime::{DType, Device, devices, pinned};
 use serde::Serialize;
 
 use super::{listed, open};
@@ -69,12 +69,19 @@ pub fn run(shared: &Shared, args: &LinkArgs) -> Result<(), Failure> {
     if args.json { print_json(&link) } else { print_text(&text(&link)) }
 }
 
-/// Copies bytes to the device: their tensor there, and the seconds until the last has arrived.
+/// Copies bytes to the device: their tensor there, and the seconds until the last has arrived. Pinned, they lie in
+/// page-locked memory before, as layers do that live there; where such memory cannot be kept they are copied to it.
 pub(super) fn upload(bytes: usize, device: &Device, pin: bool) -> (AnyTensor, f64) {
-    let data = vec![1; bytes];
+    let (data, shape) = (vec![1_u8; bytes], vec![bytes / 4]);
+    let driver = if pin { devices::page_locked(device).ok().flatten() } else { None };
+    let locked = driver.and_then(|driver| pinned::keep(&driver, &[&data]).ok()?.pop());
+    let piece = match locked {
+        Some(locked) => Piece::pinned(locked, shape, DType::F32),
+        None => Piece::owned(data, shape, DType::F32),
+    };
     tensor::wait(device);
     let start = Instant::now();
-    let copy = AnyTensor::from_bytes(data, vec![bytes / 4], DType::F32, device, pin);
+    let copy = AnyTensor::from_piece(piece, device, pin);
     tensor::wait(device);
     (copy, start.elapsed().as_secs_f64())
 }

@@ -4,6 +4,8 @@
 //! 8-bit weight stays one byte an element until there. The values are the same wherever it is
 //! done: decoding to f32 is exact, and so is the one product with an 8-bit weight's scale.
 
+mod carry;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,6 +43,8 @@ struct StoredParam {
 enum Data {
     /// In this process's memory or a file's pages, little-endian.
     Bytes(Bytes),
+    /// As bytes, in page-locked memory, from which a device fetches them by itself.
+    Pinned(Bytes),
     /// A tensor of the stored dtype.
     Tensor(AnyTensor),
     /// 8-bit floats on a device.
@@ -69,19 +73,23 @@ impl StoredLayer {
     }
 
     /// As [`read`](Self::read), but the layer stays in its file's pages, as far as it can be looked at
-    /// there; with the number of bytes that do. What was computed with it counts once
-    /// [`Checkpoint::check`] says that the file was what it was.
+    /// there; with the number of bytes that do. On the `host`, f32 is computed with there. What was computed with
+    /// it counts once [`Checkpoint::check`] says that the file was what it was.
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn view(checkpoint: &Checkpoint, layer: &Layer) -> Result<(Self, u64), WeightError> {
+    pub fn view(
+        checkpoint: &Checkpoint,
+        layer: &Layer,
+        host: bool,
+    ) -> Result<(Self, u64), WeightError> {
         let mut mapped_bytes = 0;
         let stored = Self::take(layer, checkpoint, |checkpoint, param| {
             let Some(view) = view(checkpoint, param)? else {
                 return StoredParam::read(checkpoint, param);
             };
             mapped_bytes += param.bytes();
-            Ok(StoredParam::view(view, param))
+            Ok(StoredParam::view(view, param, host))
         })?;
         Ok((stored, mapped_bytes))
     }
@@ -167,18 +175,6 @@ impl StoredLayer {
         values.collect()
     }
 
-    /// The layer on a device, in its stored dtypes as far as the device has them, else in f32. A
-    /// device of this process's memory shares what lies there; to another, bytes go through pinned
-    /// memory where `pin` asks for it.
-    ///
-    /// # Errors
-    /// When another device fails to hand the values over.
-    pub fn on(&self, device: &Device, pin: bool) -> Result<Self, WeightError> {
-        let failed = |reason| WeightError::Load { layer: self.name.to_string(), reason };
-        let params = self.params.iter().map(|param| param.on(device, pin).map_err(failed));
-        Ok(Self { params: params.collect::<Result<_, _>>()?, ..self.clone() })
-    }
-
     /// The layer with these values in place of its own, as [`values`](Self::values) gives them.
     ///
     /// With [`Precision::Stored`], a parameter that did not change keeps its bits, scales are kept,
@@ -262,11 +258,12 @@ impl StoredParam {
         Ok(Self::stored(param, data))
     }
 
-    /// The parameter where the file has it: f32 can be computed with there.
-    fn view(view: View, param: &Param) -> Self {
+    /// The parameter where the file has it: f32 can be computed with there, on the host.
+    fn view(view: View, param: &Param, host: bool) -> Self {
         let bytes = Bytes::from_owner(view);
-        let shape = || param.shape.clone();
-        let shared = is_f32(param).then(|| AnyTensor::sharing(bytes.clone(), shape())).flatten();
+        let shared = (host && is_f32(param))
+            .then(|| AnyTensor::sharing(bytes.clone(), param.shape.clone()))
+            .flatten();
         Self::stored(param, shared.map_or(Data::Bytes(bytes), Data::Tensor))
     }
 
@@ -315,7 +312,7 @@ impl StoredParam {
     /// f32 values on the host, canonical.
     fn values(self, scales: Option<&[f32]>) -> Result<Vec<f32>, String> {
         let mut values = match self.data {
-            Data::Bytes(bytes) => to_f32(&bytes, self.dtype),
+            Data::Bytes(bytes) | Data::Pinned(bytes) => to_f32(&bytes, self.dtype),
             Data::Tensor(tensor) => {
                 tensor.into_data()?.convert::<f32>().into_vec().map_err(|e| format!("{e:?}"))?
             }
@@ -336,7 +333,7 @@ impl StoredParam {
 
     fn decode(&self, scales: Option<&[f32]>, device: &Device, dtype: DType) -> AnyTensor {
         let decoded = match &self.data {
-            Data::Bytes(bytes) => {
+            Data::Bytes(bytes) | Data::Pinned(bytes) => {
                 let mut values = to_f32(bytes, self.dtype);
                 if let (true, &[rows, columns]) = (self.transposed, self.shape.as_slice()) {
                     values = transpose(&values, rows, columns);
@@ -358,48 +355,6 @@ impl StoredParam {
             None => decoded,
         };
         decoded.cast(dtype)
-    }
-
-    fn on(&self, device: &Device, pin: bool) -> Result<Self, String> {
-        let mut moved = self.clone();
-        moved.data = match &self.data {
-            Data::Bytes(_) if tensor::is_host(device) => return Ok(moved),
-            Data::Bytes(bytes) => match self.native(device) {
-                Some(dtype) => {
-                    let (bytes, shape) = (bytes.to_vec(), self.shape.clone());
-                    Data::Tensor(AnyTensor::from_bytes(bytes, shape, dtype, device, pin))
-                }
-                None if self.has_codes(device) => {
-                    let codes = Codes::from_bytes(bytes.to_vec(), self.shape.clone(), device, pin);
-                    Data::Codes(codes)
-                }
-                None => {
-                    let values = self.clone().values(None)?;
-                    (moved.dtype, moved.transposed) = (Dtype::F32, false);
-                    let data = TensorData::new(values, self.shape.clone());
-                    Data::Tensor(AnyTensor::from_data(data, device, DType::F32))
-                }
-            },
-            Data::Tensor(tensor) => Data::Tensor(tensor.clone().to_device(device)?),
-            Data::Codes(codes) => Data::Codes(codes.clone().to_device(device)?),
-        };
-        Ok(moved)
-    }
-
-    /// The device's own dtype for these bytes.
-    fn native(&self, device: &Device) -> Option<DType> {
-        let dtype = match self.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            _ => return None,
-        };
-        (!self.transposed && cfg!(target_endian = "little") && tensor::supports(device, dtype))
-            .then_some(dtype)
-    }
-
-    fn has_codes(&self, device: &Device) -> bool {
-        !self.transposed && table(self.dtype).is_some() && Codes::fit(device)
     }
 }
 
