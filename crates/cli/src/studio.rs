@@ -5,7 +5,9 @@ use std::path::Path;
 
 use distorch_allocation::{ByteSize, DeviceId, Topology, report};
 use distorch_runtime::DType;
+use distorch_runtime::placed::StreamStats;
 use distorch_workflow::diffusion::noise::NoiseChoice;
+use distorch_workflow::models::Pinning;
 use distorch_workflow::validate::{Invalid, NodeProblems};
 use distorch_workflow::{Environment, ExecutionError, Executor, NodeError};
 use indexmap::IndexMap;
@@ -19,11 +21,14 @@ use crate::machine;
 /// An executor on the machine's devices and folders. Ctrl-C stops its runs at the next step; a
 /// second one ends the program.
 pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Failure> {
-    let topology = machine::topology(&machine::survey(shared)?)?;
+    let topology = machine::topology(&machine::survey_to_compute(shared)?)?;
     let dtype = compute.dtype.map(DType::from);
     let mut environment =
         Environment::on(machine::folders(shared)?, topology).with_models(|models| {
-            models.with_dtype(dtype).with_pin(compute.pin).with_auto_retry(compute.auto_retry)
+            models
+                .with_dtype(dtype)
+                .with_pin(compute.pin.choice())
+                .with_auto_retry(compute.auto_retry)
         });
     environment.allow_nan = compute.allow_nan;
     if let Some(layout) = compute.layout {
@@ -100,8 +105,9 @@ pub fn memory(executor: &Executor) -> String {
         "waited",
     ];
     let mut table = Table::new(header, &[2, 3, 4, 5, 6, 7, 8]).optional(&[5, 6, 4, 8, 7]);
-    let (mut rows, mut estimated) = (0, false);
+    let (mut rows, mut estimated, mut notes) = (0, false, String::new());
     for (part, stats) in executor.environment().models.stats() {
+        notes += &pinned(&part.plan().component, part.pinning(), &stats);
         for held in &stats.devices {
             let compute = held.device == part.compute_device();
             let only = |shown: bool, text: String| if shown { text } else { String::new() };
@@ -125,9 +131,22 @@ pub fn memory(executor: &Executor) -> String {
     }
     match (rows, estimated) {
         (0, _) => String::new(),
-        (_, true) => format!("{table}\n* as planned: this device does not tell"),
-        (_, false) => table.to_string(),
+        (_, true) => format!("{table}\n* as planned: this device does not tell{notes}"),
+        (_, false) => format!("{table}{notes}"),
     }
+}
+
+/// What of a component is in page-locked memory, and why the rest is not; a line each.
+fn pinned(component: &str, pinning: &Pinning, stats: &StreamStats) -> String {
+    let mut text = String::new();
+    if stats.pinned_bytes > 0 {
+        text += &format!("\n{component}: pinned {}", ByteSize(stats.pinned_bytes));
+    }
+    if let Some(reason) = pinning.refused.as_ref().or(stats.pin_failure.as_ref()) {
+        let all = if stats.pinned_bytes > 0 { "not all " } else { "not " };
+        text += &format!("\n{component}: {all}pinned: {reason}");
+    }
+    text
 }
 
 /// A path as a user reads it: from the working directory where it lies below. Characters that would
@@ -144,4 +163,24 @@ pub fn shown(path: &Path) -> String {
         }
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_what_is_pinned_and_why_not() {
+        let on = Pinning { on: true, refused: None };
+        let mut stats = StreamStats { pinned_bytes: 3 << 30, ..StreamStats::default() };
+        assert_eq!(pinned("unet", &on, &stats), "\nunet: pinned 3.00 GiB");
+        stats.pin_failure = Some("the driver gave no more".to_owned());
+        let told = "\nunet: pinned 3.00 GiB\nunet: not all pinned: the driver gave no more";
+        assert_eq!(pinned("unet", &on, &stats), told);
+        let refused = Some("6.10 GiB needed, 4.00 GiB free".to_owned());
+        let refused = Pinning { on: false, refused };
+        let told = "\nunet: not pinned: 6.10 GiB needed, 4.00 GiB free";
+        assert_eq!(pinned("unet", &refused, &StreamStats::default()), told);
+        assert_eq!(pinned("vae", &Pinning::default(), &StreamStats::default()), "");
+    }
 }

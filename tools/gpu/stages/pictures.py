@@ -36,7 +36,7 @@ def placements(device, layouts):
                 name = f"{share}% elsewhere, {layout}{', pinned' if pin else ''}"
                 allocation = f"{device},{100 - share}%;cpu,{share}%"
                 options = ["--expert-mode-allocations", allocation, "--layout", layout]
-                yield name, options + (["--pin"] if pin else [])
+                yield name, options + ["--pin" if pin else "--no-pin"]
 
 
 def run(stage):

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{ArgAction, Args, ValueEnum};
 use distorch_runtime::DType;
 use distorch_workflow::diffusion::noise::NoiseDevice;
+use distorch_workflow::models::Pin;
 
 use super::LayoutArg;
 use super::number::{SeedArg, side, whole, within};
@@ -75,9 +76,8 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "cpu|cuda[=BLOCKS]")]
     pub noise: Option<NoiseArg>,
 
-    /// Keep weights that live on `cpu` in RAM, instead of in their file
-    #[arg(long)]
-    pub pin: bool,
+    #[command(flatten)]
+    pub pin: PinArgs,
 
     /// Where a device runs out of memory, take the allocation that would fit and go on
     #[arg(long)]
@@ -86,6 +86,47 @@ pub struct ComputeArgs {
     /// Go on where a model gives NaN or infinity, with a warning: such pixels are saved as black
     #[arg(long)]
     pub allow_nan: bool,
+}
+
+/// Whether weights that live on `cpu` are kept in RAM.
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// Keep weights that live on `cpu` in RAM instead of in their file, page-locked where the device fetches them from
+    /// there (CUDA); `auto`: only there, and where a quarter of RAM stays free [without a value: on]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        default_value = "auto"
+    )]
+    pin: PinArg,
+
+    /// Leave them in their file: `--pin=off`
+    #[arg(long, conflicts_with = "pin")]
+    no_pin: bool,
+}
+
+impl PinArgs {
+    /// What both options come to.
+    pub fn choice(&self) -> Pin {
+        match self.pin {
+            _ if self.no_pin => Pin::Off,
+            PinArg::On => Pin::On,
+            PinArg::Off => Pin::Off,
+            PinArg::Auto => Pin::Auto,
+        }
+    }
+}
+
+/// When weights are kept in RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PinArg {
+    On,
+    Off,
+    Auto,
 }
 
 /// Whose random numbers the noise between steps is.
@@ -308,6 +349,8 @@ pub struct NodesArgs {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
@@ -332,5 +375,33 @@ mod tests {
             assert!(error.contains("from -100 to 100"), "{error}");
         }
         assert!(lora(":1").is_err() && lora("").is_err());
+    }
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        compute: ComputeArgs,
+        workflow: Option<String>,
+    }
+
+    fn pin(options: &[&str]) -> Result<Pin, String> {
+        let line = Line::try_parse_from([&["distorch"][..], options].concat());
+        line.map(|line| line.compute.pin.choice()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn pinning_is_on_off_or_by_itself() {
+        assert_eq!(pin(&[]), Ok(Pin::Auto));
+        assert_eq!(pin(&["--pin"]), Ok(Pin::On));
+        assert_eq!(pin(&["--pin=on"]), Ok(Pin::On));
+        assert_eq!(pin(&["--pin=off"]), Ok(Pin::Off));
+        assert_eq!(pin(&["--pin=auto"]), Ok(Pin::Auto));
+        assert_eq!(pin(&["--no-pin"]), Ok(Pin::Off));
+        // As before: what follows is another argument.
+        let line = Line::try_parse_from(["distorch", "--pin", "workflow.json"]).unwrap();
+        assert_eq!(line.workflow.as_deref(), Some("workflow.json"));
+        assert_eq!(line.compute.pin.choice(), Pin::On);
+        assert!(pin(&["--pin=yes"]).unwrap_err().contains("[possible values: on, off, auto]"));
+        assert!(pin(&["--pin", "--no-pin"]).unwrap_err().contains("cannot be used with"));
     }
 }

@@ -13,7 +13,7 @@ use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, Shortage, 
 use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, heap, tensor};
 use thiserror::Error;
 
-use crate::models::ModelFile;
+use crate::models::{ModelFile, Pinning};
 
 /// Why a component's weights cannot be had.
 #[derive(Debug, Error)]
@@ -55,8 +55,8 @@ pub struct PartOptions {
     pub dtype: DType,
     /// Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.
     pub high_precision_loras: bool,
-    /// Keep in RAM, instead of in the file, what lives on `cpu`.
-    pub pin: bool,
+    /// Whether what lives on `cpu` is kept in RAM instead of in the file.
+    pub pinning: Pinning,
 }
 
 /// One component of a model file.
@@ -198,7 +198,7 @@ impl Part {
         self.compute_device() == other.compute_device()
             && self.options.dtype == other.options.dtype
             && self.options.high_precision_loras == other.options.high_precision_loras
-            && self.options.pin == other.options.pin
+            && self.options.pinning.on == other.options.pinning.on
     }
 
     /// Takes over the weights of another part of the same component, and leaves it without.
@@ -231,6 +231,11 @@ impl Part {
     /// What is held where, and what passed; `None` where nothing is loaded.
     pub fn stats(&self) -> Option<StreamStats> {
         self.weights().as_ref().map(|weights| weights.stats())
+    }
+
+    /// Whether what lives on `cpu` is kept in RAM, or why not.
+    pub fn pinning(&self) -> &Pinning {
+        &self.options.pinning
     }
 
     /// Bytes of the layers at home on a device.
@@ -271,7 +276,7 @@ impl Part {
 
     fn load(&self, progress: &mut LoadProgress<'_>) -> Result<Placed, PartError> {
         let options = Options {
-            pin: self.options.pin,
+            pin: self.options.pinning.on,
             high_precision_loras: self.options.high_precision_loras,
             interrupt: self.interrupt.clone(),
             ..Options::default()

@@ -19,7 +19,7 @@ use crate::models::file::Identity;
 use crate::models::fit::Check;
 use crate::models::part::{LoadProgress, PartOptions};
 use crate::models::planning::{Planning, Subject, settings_for};
-use crate::models::{ModelFile, Part, Tasks};
+use crate::models::{ModelFile, Part, Pin, Pinning, Tasks};
 
 /// Opens model files once, plans all of them on one ledger, and keeps their weights while there
 /// is room.
@@ -30,7 +30,7 @@ pub struct ModelStore {
     /// What every model computes in; without it, each device has its own.
     dtype: Option<DType>,
     /// Whether what lives on `cpu` is kept in RAM instead of in its file.
-    pin: bool,
+    pin: Pin,
     /// Whether a part that ran out of memory takes the allocation that would fit.
     auto_retry: bool,
     clock: AtomicU64,
@@ -106,7 +106,7 @@ impl ModelStore {
             machine: Machine::new(topology),
             interrupt,
             dtype: None,
-            pin: false,
+            pin: Pin::default(),
             auto_retry: false,
             clock: AtomicU64::new(1),
             state: Mutex::new(state),
@@ -119,7 +119,7 @@ impl ModelStore {
     }
 
     /// Whether what lives on `cpu` is kept in RAM instead of in its file.
-    pub fn with_pin(self, pin: bool) -> Self {
+    pub fn with_pin(self, pin: Pin) -> Self {
         Self { pin, ..self }
     }
 
@@ -184,7 +184,8 @@ impl ModelStore {
                 tasks: &loader.tasks,
             },
             file: loader.name,
-            pin: self.pin,
+            // What is pinned without being asked for has room.
+            pin: self.pin == Pin::On,
             retries: self.auto_retry,
             held_on_host: held.fold(0, u64::saturating_add),
         };
@@ -215,15 +216,17 @@ impl ModelStore {
         let mut parts = Vec::new();
         for plan in plans {
             let Some(kind) = kind_of(&plan.component) else { continue };
+            let key = (identity.clone(), kind);
+            let pinning = self.pinning(&state, &key, &plan);
             let options = PartOptions {
                 device: self.machine.open(plan.compute_device).map_err(NodeError::failed)?,
                 dtype: self.planning().compute_dtype(kind, plan.compute_device),
                 high_precision_loras: loader.high_precision_loras,
-                pin: self.pin,
+                pinning,
             };
             let (file, machine) = (Arc::clone(&file), Arc::clone(&self.machine));
             let part = Part::new(file, kind, plan, machine, options, self.interrupt.clone());
-            parts.push(state.settle((identity.clone(), kind), part));
+            parts.push(state.settle(key, part));
         }
         Ok(Parts { file, parts })
     }
@@ -381,6 +384,27 @@ impl ModelStore {
             tasks: &loader.tasks,
         };
         self.planning().plans(&subject, ledger, known).map_err(NodeError::failed)
+    }
+
+    /// Whether what the plan has on `cpu` is kept in RAM. What is loaded stays as it is; what others were promised and
+    /// have not taken yet is theirs.
+    fn pinning(&self, state: &State, key: &Key, plan: &Plan) -> Pinning {
+        let there = |(known, part): &(Key, Weak<Part>)| Some((known == key, part.upgrade()?));
+        let mut promised = 0_u64;
+        for (same, part) in state.parts.iter().filter_map(there) {
+            match (same, part.is_loaded()) {
+                (true, true)
+                    if self.pin == Pin::Auto && part.plan().bytes_on(DeviceId::CPU) > 0 =>
+                {
+                    return part.pinning().clone();
+                }
+                (false, false) if part.pinning().on => {
+                    promised = promised.saturating_add(part.plan().bytes_on(DeviceId::CPU));
+                }
+                _ => {}
+            }
+        }
+        self.pin.decide(plan, self.machine.topology(), devices::host_memory(), promised)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
