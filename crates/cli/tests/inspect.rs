@@ -59,8 +59,8 @@ fn a_plan_of_a_checkpoint_accounts_for_every_byte() {
     assert_eq!(unet["blocks"].as_array().unwrap().len(), 1050);
 }
 
-/// The host keeps layers in f32, a simulated device as they are stored; activations are those of the
-/// picture that is asked for.
+/// The host keeps layers as its kernels take them, matrices in 16 bits or all in f32, a simulated
+/// device as they are stored; activations are those of the picture that is asked for.
 #[test]
 fn plans_count_what_is_held_and_grow_with_the_picture() {
     let dir = base_with("tiny-sd1", ("F16", 2));
@@ -77,7 +77,12 @@ fn plans_count_what_is_held_and_grow_with_the_picture() {
     let host = plan(&device("cpu"));
     for component in 0..3 {
         let (bytes, held) = (of(&host, component, "bytes"), of(&host, component, "resident_bytes"));
-        assert_eq!(held, 2 * bytes, "{}", host["components"][component]["component"]);
+        let name = &host["components"][component]["component"];
+        match distorch_runtime::kernels::takes_16_bits() {
+            // Only biases and norms are twice as large.
+            true => assert!(held > bytes && held < bytes + bytes / 20, "{name}: {held} of {bytes}"),
+            false => assert_eq!(held, 2 * bytes, "{name}"),
+        }
         let share = &host["components"][component]["devices"][0];
         assert_eq!((&share["bytes"], &share["memory_bytes"]), (&bytes.into(), &held.into()));
     }

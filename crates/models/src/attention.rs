@@ -1,6 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al., <https://arxiv.org/abs/1706.03762>).
 
-use distorch_runtime::{Tensor, kernels};
+use distorch_runtime::Tensor;
+use distorch_runtime::kernels::{self, Precision};
 
 /// Which keys a query sees.
 #[derive(Clone, Debug)]
@@ -24,11 +25,12 @@ pub fn attention(
     value: Tensor<3>,
     heads: usize,
     mask: Mask,
+    precision: Precision,
 ) -> Tensor<3> {
     let (causal, bias) = match mask {
         Mask::None => (false, None),
         Mask::Causal => (true, None),
         Mask::Bias(bias) => (false, Some(bias)),
     };
-    kernels::attention(query, key, value, heads, causal, bias)
+    kernels::attention(query, key, value, heads, causal, bias, precision)
 }

@@ -78,7 +78,7 @@ impl ClipTextEncoder {
         Ok(Self {
             config: config.clone(),
             device: scope.device().clone(),
-            dtype: scope.dtype(),
+            dtype: scope.activation_dtype(),
             tokens: Embedding::load(&text, "embeddings.token_embedding")?,
             positions: Embedding::load(&text, "embeddings.position_embedding")?,
             layers: layers.collect::<Result<_, _>>()?,
@@ -257,7 +257,14 @@ impl EncoderLayer {
         let q = self.q_proj.forward(h.clone())?;
         let k = self.k_proj.forward(h.clone())?;
         let v = self.v_proj.forward(h)?;
-        let h = self.out_proj.forward(attention(q, k, v, self.heads, Mask::Causal))?;
+        let h = self.out_proj.forward(attention(
+            q,
+            k,
+            v,
+            self.heads,
+            Mask::Causal,
+            self.q_proj.precision(),
+        ))?;
         let x = x + h.cast(DType::F32);
 
         let h = self.layer_norm2.forward(x.clone())?.cast(dtype);

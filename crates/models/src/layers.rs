@@ -3,7 +3,7 @@
 //! Each holds a handle on its weights only, fetches them in [`forward`](Linear::forward) and checks
 //! that they fit what comes in. Norms compute in f32 whatever the compute dtype.
 
-use distorch_runtime::kernels::{self, Rows};
+use distorch_runtime::kernels::{self, Precision, Rows};
 use distorch_runtime::tensor::ops;
 use distorch_runtime::{IntTensor, LayerHandle, Scope, Tensor};
 
@@ -61,6 +61,11 @@ impl Linear {
         Ok(y.reshape([batch, channels, height, width]))
     }
 
+    /// What products multiply where this layer computes.
+    pub fn precision(&self) -> Precision {
+        self.handle.precision()
+    }
+
     fn map(&self, x: Tensor<3>, rows: Rows) -> Result<Tensor<3>, ModelError> {
         let params = self.handle.fetch()?;
         let weight = match params.weight::<2>() {
@@ -72,7 +77,7 @@ impl Linear {
             }
         };
         fits(params.layer(), "features", weight.dims()[1], x.dims()[2])?;
-        Ok(kernels::linear(x, weight, params.bias()?, rows))
+        Ok(kernels::linear(x, weight, params.bias()?, rows, params.precision()))
     }
 }
 
@@ -115,7 +120,8 @@ impl Conv2d {
                 found: format!("{rows}×{columns} with {} of padding", self.padding),
             });
         }
-        Ok(kernels::conv2d(x, weight, params.bias()?, self.stride, self.padding))
+        let (bias, precision) = (params.bias()?, params.precision());
+        Ok(kernels::conv2d(x, weight, bias, self.stride, self.padding, precision))
     }
 }
 
@@ -224,7 +230,8 @@ impl Embedding {
     /// When the weights cannot be fetched.
     pub fn forward(&self, rows: IntTensor<2>) -> Result<Tensor<3>, ModelError> {
         let params = self.handle.fetch()?;
-        Ok(ops::module::embedding(params.weight::<2>()?, rows))
+        let vectors = ops::module::embedding(params.weight::<2>()?, rows);
+        Ok(vectors.cast(self.handle.activation_dtype()))
     }
 
     /// The table itself.
@@ -232,7 +239,7 @@ impl Embedding {
     /// # Errors
     /// When the weights cannot be fetched.
     pub fn table(&self) -> Result<Tensor<2>, ModelError> {
-        Ok(self.handle.fetch()?.weight::<2>()?)
+        Ok(self.handle.fetch()?.weight::<2>()?.cast(self.handle.activation_dtype()))
     }
 }
 

@@ -450,7 +450,7 @@ impl Attention {
         let q = self.to_q.forward(x)?;
         let k = self.to_k.forward(context.clone())?;
         let v = self.to_v.forward(context)?;
-        self.to_out.forward(attention(q, k, v, self.heads, Mask::None))
+        self.to_out.forward(attention(q, k, v, self.heads, Mask::None, self.to_q.precision()))
     }
 }
 

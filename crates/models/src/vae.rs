@@ -352,7 +352,7 @@ impl PixelAttention {
         let q = self.q.from_pixels(normed.clone())?;
         let k = self.k.from_pixels(normed.clone())?;
         let v = self.v.from_pixels(normed)?;
-        let h = attention(q, k, v, 1, Mask::None);
+        let h = attention(q, k, v, 1, Mask::None, self.q.precision());
         Ok(self.proj_out.to_pixels(h, height, width)? + x)
     }
 }

@@ -9,7 +9,7 @@ use criterion::{
     BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
 };
 use distorch_runtime::Tensor;
-use distorch_runtime::kernels::{Rows, attention, conv2d, geglu, group_norm, linear};
+use distorch_runtime::kernels::{Precision, Rows, attention, conv2d, geglu, group_norm, linear};
 use distorch_runtime::tensor::{TensorData, cpu, ops};
 
 fn values<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -32,7 +32,7 @@ fn kernels(criterion: &mut Criterion) {
     for (channels, side) in [(320, 64), (640, 32), (1280, 16), (128, 256)] {
         let (x, weight) = (values([1, channels, side, side]), values([channels, channels, 3, 3]));
         run(&mut group, &format!("conv 3x3, {channels} channels, {side}x{side}"), || {
-            conv2d(x.clone(), weight.clone(), None, 1, 1)
+            conv2d(x.clone(), weight.clone(), None, 1, 1, Precision::F32)
         });
         run(&mut group, &format!("Burn's conv 3x3, {channels} channels, {side}x{side}"), || {
             let options = ops::ConvOptions::new([1; 2], [1; 2], [1; 2], 1);
@@ -41,14 +41,14 @@ fn kernels(criterion: &mut Criterion) {
     }
     let (x, weight) = (values([1, 4096, 320]), values([2560, 320]));
     run(&mut group, "linear, 4096 rows, 320 to 2560", || {
-        linear(x.clone(), weight.clone(), None, Rows::Tokens)
+        linear(x.clone(), weight.clone(), None, Rows::Tokens, Precision::F32)
     });
     run(&mut group, "self-attention, 4096 tokens, 8 heads of 40", || {
-        attention(x.clone(), x.clone(), x.clone(), 8, false, None)
+        attention(x.clone(), x.clone(), x.clone(), 8, false, None, Precision::F32)
     });
     let text = values([1, 77, 320]);
     run(&mut group, "cross-attention, 4096 to 77 tokens, 8 heads of 40", || {
-        attention(x.clone(), text.clone(), text.clone(), 8, false, None)
+        attention(x.clone(), text.clone(), text.clone(), 8, false, None, Precision::F32)
     });
     let gated = values([1, 4096, 2560]);
     run(&mut group, "GEGLU, 4096 tokens, 1280 features", || geglu(gated.clone()));

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use distorch_checkpoint::{Checkpoint, Component, Layer};
 
+use crate::kernels::Precision;
 use crate::patch::Patch;
+use crate::placement::host_dtype;
 use crate::read;
-use crate::tensor::{AnyTensor, DType, Device, TensorData};
+use crate::stored::StoredLayer;
+use crate::tensor::{self, AnyTensor, DType, Device, TensorData};
 use crate::weights::{LayerParams, LayerSource, WeightError};
 
 /// All layers of a component on one device, in one dtype.
@@ -42,7 +45,8 @@ impl Resident {
     ) -> Result<Self, WeightError> {
         let mut resident = Self::new(device, dtype);
         for layer in &component.layers {
-            resident.insert(&layer.name, read::layer(checkpoint, layer)?);
+            let stored = StoredLayer::read(checkpoint, layer)?;
+            resident.keep(&layer.name, stored.decode(&resident.device, dtype));
             loaded(layer);
         }
         Ok(resident)
@@ -86,10 +90,20 @@ impl Resident {
         let params = params
             .into_iter()
             .map(|(param, data)| {
-                (Arc::from(param), AnyTensor::from_data(data, &self.device, self.dtype))
+                let dtype = match tensor::is_host(&self.device) {
+                    true => host_dtype(&param, data.shape.len(), None, self.dtype),
+                    false => self.dtype,
+                };
+                (Arc::from(param), AnyTensor::from_data(data, &self.device, dtype))
             })
             .collect();
-        let params = LayerParams::new(Arc::clone(&name), params);
+        let params =
+            LayerParams::new(Arc::clone(&name), params).with_precision(Precision::of(self.dtype));
+        self.keep(&name, params);
+    }
+
+    fn keep(&mut self, name: &str, params: LayerParams) {
+        let name: Arc<str> = name.into();
         match self.index.get(&name) {
             Some(&index) => self.layers[index] = params,
             None => {

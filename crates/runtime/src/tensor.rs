@@ -116,15 +116,20 @@ impl AnyTensor {
         Backend::float_device(&self.primitive)
     }
 
-    /// An f32 tensor on the host whose values stay in these bytes: little-endian, where floats may lie;
-    /// `None` where that is not so.
-    pub fn sharing(bytes: bytes::Bytes, shape: Vec<usize>) -> Option<Self> {
-        let fits = bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok();
-        if !fits || cfg!(target_endian = "big") {
+    /// A tensor on the host of f32, f16 or bf16 whose values stay in these bytes: little-endian, where
+    /// such values may lie; `None` where that is not so.
+    pub fn sharing(bytes: bytes::Bytes, shape: Vec<usize>, dtype: DType) -> Option<Self> {
+        let fits = match dtype {
+            DType::F32 => bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok(),
+            DType::F16 | DType::BF16 => bytemuck::try_cast_slice::<u8, u16>(&bytes).is_ok(),
+            _ => false,
+        };
+        let elements = shape.iter().try_fold(dtype.size(), |all, side| all.checked_mul(*side));
+        if !fits || elements != Some(bytes.len()) || cfg!(target_endian = "big") {
             return None;
         }
         let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
-        let data = TensorData::from_bytes(bytes, shape.clone(), DType::F32);
+        let data = TensorData::from_bytes(bytes, shape.clone(), dtype);
         Some(Self { primitive: Backend::float_from_data(data, &cpu()), shape })
     }
 

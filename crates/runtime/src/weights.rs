@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::kernels::{self, Precision};
 use crate::placed::Shortage;
 use crate::tensor::{AnyTensor, DType, Device, Tensor};
 
@@ -74,7 +75,8 @@ pub trait LayerSource: Send + Sync {
     /// Whether any layer's name starts with `prefix` followed by a dot.
     fn has_prefix(&self, prefix: &str) -> bool;
 
-    /// The layer's parameters on the compute device, in the compute dtype.
+    /// The layer's parameters on the compute device. They are in the compute dtype; on a device of the
+    /// host's memory, matrices may be in 16 bits and all else in f32.
     ///
     /// # Errors
     /// When the weights cannot be read or moved.
@@ -83,7 +85,7 @@ pub trait LayerSource: Send + Sync {
     /// The device that computes.
     fn device(&self) -> &Device;
 
-    /// The dtype of the tensors that [`fetch`](Self::fetch) gives.
+    /// The compute dtype.
     fn dtype(&self) -> DType;
 }
 
@@ -133,9 +135,9 @@ impl Scope {
         self.source.device()
     }
 
-    /// The compute dtype.
-    pub fn dtype(&self) -> DType {
-        self.source.dtype()
+    /// The dtype of activations.
+    pub fn activation_dtype(&self) -> DType {
+        kernels::activation_dtype(self.source.device(), self.source.dtype())
     }
 
     fn name(&self, segment: impl fmt::Display) -> String {
@@ -163,6 +165,16 @@ impl LayerHandle {
     pub fn device(&self) -> &Device {
         self.source.device()
     }
+
+    /// The dtype of activations.
+    pub fn activation_dtype(&self) -> DType {
+        kernels::activation_dtype(self.source.device(), self.source.dtype())
+    }
+
+    /// What products multiply there.
+    pub fn precision(&self) -> Precision {
+        Precision::of(self.source.dtype())
+    }
 }
 
 /// The parameters of one layer.
@@ -170,6 +182,7 @@ impl LayerHandle {
 pub struct LayerParams {
     layer: Arc<str>,
     params: Vec<(Arc<str>, AnyTensor)>,
+    precision: Precision,
     lease: Option<Arc<dyn Lease>>,
 }
 
@@ -179,7 +192,19 @@ pub trait Lease: std::fmt::Debug + Send + Sync {}
 impl LayerParams {
     /// Parameters by name.
     pub fn new(layer: impl Into<Arc<str>>, params: Vec<(Arc<str>, AnyTensor)>) -> Self {
-        Self { layer: layer.into(), params, lease: None }
+        Self { layer: layer.into(), params, precision: Precision::F32, lease: None }
+    }
+
+    /// The same, to be multiplied in this precision.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// What products with them multiply.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The same, which holds `lease` until the last copy is dropped.

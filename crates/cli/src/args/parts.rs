@@ -90,7 +90,7 @@ pub enum OperatorSet {
 #[command(after_help = "\
 Examples:
   distorch bench lora --random sdxl --device cuda:0 --dtype f16
-  distorch bench lora --ckpt v1-5-pruned.safetensors --rank 128 --json
+  distorch bench lora --ckpt v1-5-pruned-emaonly.safetensors --rank 128 --json
 
 The LoRA is made up: it changes every linear layer of the transformers. The model lives on the device
 that computes; a layer is read from its file, patched in f32 and put back in the compute dtype.")]

@@ -1,6 +1,6 @@
 //! Kernels on the device beside the CPU's in f32.
 
-use distorch_runtime::kernels::{self, Rows};
+use distorch_runtime::kernels::{self, Precision, Rows};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Device, Tensor};
 
@@ -30,6 +30,10 @@ impl Inputs {
         values.iter_mut().for_each(|value| *value *= scale);
         let data = TensorData::new(values, shape).convert_dtype(self.rounded);
         Tensor::from_data(data.convert_dtype(self.dtype), (&self.device, self.dtype))
+    }
+
+    fn precision(&self) -> Precision {
+        Precision::of(self.dtype)
     }
 
     fn activations<const D: usize>(&self, name: &str, shape: [usize; D]) -> Tensor<D> {
@@ -74,7 +78,7 @@ fn linear() {
         compare(&what, &mut errors, |make| {
             let x = make.activations("x", [batch, count, inputs]);
             let bias = bias.then(|| make.activations("bias", [outputs]));
-            kernels::linear(x, make.weight([outputs, inputs]), bias, rows)
+            kernels::linear(x, make.weight([outputs, inputs]), bias, rows, make.precision())
         });
     }
     errors.judge();
@@ -97,7 +101,7 @@ fn conv() {
             let x = make.activations("x", [batch, inputs, height, width]);
             let weight = make.weight([outputs, inputs, kernel, kernel]);
             let bias = Some(make.activations("bias", [outputs]));
-            kernels::conv2d(x, weight, bias, stride, kernel / 2)
+            kernels::conv2d(x, weight, bias, stride, kernel / 2, make.precision())
         });
     }
     errors.judge();
@@ -117,7 +121,7 @@ fn attention() {
             let q = make.activations("q", [batch, queries, heads * dim]);
             let k = make.activations("k", [batch, keys, heads * dim]);
             let v = make.activations("v", [batch, keys, heads * dim]);
-            kernels::attention(q, k, v, heads, causal, None)
+            kernels::attention(q, k, v, heads, causal, None, make.precision())
         });
     }
     errors.judge();

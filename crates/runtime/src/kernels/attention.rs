@@ -3,8 +3,13 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::Precision;
 use super::elementwise::exp;
+#[cfg(target_arch = "x86_64")]
+use super::flash;
 use super::host::{Host, Matrix, Output, gemm, tensor};
+#[cfg(target_arch = "x86_64")]
+use super::product::Unit;
 use crate::tensor::{DType, Tensor, ops};
 
 /// Scores that one task holds on the CPU: 2 MiB, for all keys of as many queries as that allows.
@@ -29,13 +34,14 @@ pub fn attention(
     heads: usize,
     causal: bool,
     bias: Option<Tensor<4>>,
+    precision: Precision,
 ) -> Tensor<3> {
     let ([batch, queries, width], [_, keys, _]) = (query.dims(), key.dims());
     let dtype = query.dtype();
     if dtype != DType::F32 {
         let [query, key, value] = [query, key, value].map(|x| x.cast(DType::F32));
         let bias = bias.map(|bias| bias.cast(DType::F32));
-        return attention(query, key, value, heads, causal, bias).cast(dtype);
+        return attention(query, key, value, heads, causal, bias, precision).cast(dtype);
     }
     let fits = heads > 0
         && keys > 0
@@ -46,7 +52,14 @@ pub fn attention(
         && bias.is_none();
     match (fits, Host::take(query), Host::take(key), Host::take(value)) {
         (true, Ok(q), Ok(k), Ok(v)) => {
-            attend(&q.contiguous(), &k.contiguous(), &v.contiguous(), heads, causal)
+            let [q, k, v] = [q, k, v].map(Host::contiguous);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(unit) = Unit::of(precision)
+                && let Some(y) = flash::attend(unit, &q, &k, &v, heads, causal)
+            {
+                return y;
+            }
+            attend(&q, &k, &v, heads, causal)
         }
         (_, q, k, v) => {
             let [q, k, v] = [q, k, v].map(|t| t.map_or_else(|t| t, Host::give));
@@ -187,13 +200,22 @@ mod tests {
     #[test]
     fn half_precision_has_scores_in_f32() {
         let x = |scale: f64| (values([1, 4, 64], 1) * scale).cast(DType::F16);
-        let y = attention(x(120.0), x(120.0), x(1.0), 1, false, None);
+        let y = attention(x(120.0), x(120.0), x(1.0), 1, false, None, Precision::F32);
         assert_eq!(y.dtype(), DType::F16);
         let [y, x] = [y, x(1.0)].map(|t| t.cast(DType::F32));
         let error = (y - x).abs().max().into_scalar();
         assert!(error < 1e-3, "{error}");
     }
 
+    /// Rounded to what bf16 products see, where they are there.
+    fn seen(x: Tensor<3>, precision: Precision) -> Tensor<3> {
+        match precision {
+            Precision::F32 => x,
+            Precision::Bf16 => x.cast(DType::BF16).cast(DType::F32),
+        }
+    }
+
+    /// One block of keys and several, heads that fill no panel, more queries than a task takes on.
     #[test]
     fn it_is_burns_attention() {
         for (batch, queries, keys, heads, dim, causal) in [
@@ -202,13 +224,60 @@ mod tests {
             (2, 77, 77, 3, 16, true),
             (1, 3, 9, 2, 4, true),
             (1, 9, 3, 2, 4, false),
+            (2, 130, 1100, 2, 40, false),
+            (1, 600, 1100, 1, 33, true),
+            (1, 70, 530, 1, 160, false),
         ] {
             let [q, k, v] = [(queries, 1), (keys, 2), (keys, 3)]
                 .map(|(tokens, seed)| values([batch, tokens, heads * dim], seed) * 3.0);
-            let expected = by_burn(q.clone(), k.clone(), v.clone(), heads, causal, None);
-            let result = attention(q, k, v, heads, causal, None);
+            for precision in [Precision::F32, Precision::Bf16] {
+                let of = |x: &Tensor<3>| seen(x.clone(), precision);
+                // Burn's "causal" counts from the start where there are more keys.
+                let expected = match causal && queries != keys {
+                    true => {
+                        let [q, k, v] = [&q, &k, &v].map(of).map(|x| {
+                            Host::take(x).unwrap_or_else(|_| panic!("an f32 tensor on the CPU"))
+                        });
+                        attend(&q, &k, &v, heads, causal)
+                    }
+                    false => by_burn(of(&q), of(&k), of(&v), heads, causal, None),
+                };
+                let (q, k, v) = (q.clone(), k.clone(), v.clone());
+                let result = attention(q, k, v, heads, causal, None, precision);
+                let error = (result - expected).abs().max().into_scalar();
+                // A weight in bf16 is off by 1/512 at most, and values are up to 3. Without such products
+                // the inputs are not rounded: 1/512 of queries, keys and values each.
+                let most = match precision {
+                    Precision::F32 => 1e-5,
+                    Precision::Bf16 if multiplies_bf16() => 3.0 / 512.0,
+                    Precision::Bf16 => 0.2,
+                };
+                let of = format!("{queries} to {keys}, causal {causal}, {precision:?}");
+                assert!(error < most, "{of}: {error:e}");
+            }
+        }
+    }
+
+    fn multiplies_bf16() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let there = !matches!(Unit::of(Precision::Bf16), None | Some(Unit::Avx512));
+        #[cfg(not(target_arch = "x86_64"))]
+        let there = false;
+        there
+    }
+
+    /// The way of processors without a unit, all keys of a few queries at a time.
+    #[test]
+    fn all_keys_at_once_are_burns_attention_too() {
+        for (queries, keys, causal) in [(300, 33, false), (77, 77, true)] {
+            let [q, k, v] = [(queries, 1), (keys, 2), (keys, 3)]
+                .map(|(tokens, seed)| values([2, tokens, 3 * 24], seed) * 3.0);
+            let expected = by_burn(q.clone(), k.clone(), v.clone(), 3, causal, None);
+            let [q, k, v] = [q, k, v]
+                .map(|x| Host::take(x).unwrap_or_else(|_| panic!("an f32 tensor on the CPU")));
+            let result = attend(&q, &k, &v, 3, causal);
             let error = (result - expected).abs().max().into_scalar();
-            assert!(error < 5e-6, "{queries} to {keys}, causal {causal}: {error:e}");
+            assert!(error < 5e-6, "{queries} to {keys}: {error:e}");
         }
     }
 }

@@ -19,8 +19,22 @@ impl<const D: usize> Host<D> {
         if tensor.dtype() != DType::F32 {
             return Err(tensor);
         }
+        Self::take_any(tensor)
+    }
+
+    /// As [`take`](Self::take), of a tensor in f32, f16 or bf16: to be read by
+    /// [`numbers`](Self::numbers).
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn take_stored(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
+        match tensor.dtype() {
+            DType::F32 | DType::F16 | DType::BF16 => Self::take_any(tensor),
+            _ => Err(tensor),
+        }
+    }
+
+    fn take_any(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
         let TensorPrimitive::Float(primitive) = tensor.into_primitive() else {
-            unreachable!("an f32 tensor is not quantised")
+            unreachable!("a float tensor is not quantised")
         };
         match into_kind(primitive) {
             DispatchTensorKind::Flex(BackendTensor::Float(tensor))
@@ -29,6 +43,17 @@ impl<const D: usize> Host<D> {
                 Ok(Self { tensor })
             }
             kind => Err(Tensor::from_primitive(TensorPrimitive::Float(from_kind(kind)))),
+        }
+    }
+
+    /// The memory from the first value on, in the tensor's own dtype.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn numbers(&self) -> Numbers<'_> {
+        let start = self.tensor.layout().start_offset();
+        match self.tensor.dtype() {
+            DType::F16 => Numbers::F16(self.tensor.storage().get(start..).unwrap_or_default()),
+            DType::BF16 => Numbers::Bf16(self.tensor.storage().get(start..).unwrap_or_default()),
+            _ => Numbers::F32(self.memory()),
         }
     }
 
@@ -71,6 +96,31 @@ impl<const D: usize> Host<D> {
     }
 }
 
+/// Values of a tensor in its own dtype.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    F32(&'a [f32]),
+    F16(&'a [half::f16]),
+    Bf16(&'a [half::bf16]),
+}
+
+/// A new tensor that `fill` writes all values of.
+///
+/// # Safety
+/// `fill` writes every value.
+pub(super) unsafe fn filled<const D: usize>(
+    shape: [usize; D],
+    fill: impl FnOnce(Output),
+) -> Tensor<D> {
+    let count = shape.iter().product();
+    let mut values = Vec::with_capacity(count);
+    fill(Output(values.as_mut_ptr()));
+    // SAFETY: there is room for them, and the caller promises that they were written.
+    unsafe { values.set_len(count) };
+    tensor(values, shape)
+}
+
 /// A tensor of these values.
 pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
     let data = TensorData::new(values, shape);
@@ -103,6 +153,12 @@ unsafe impl Sync for Output {}
 impl Output {
     pub(super) fn new(values: &mut [f32]) -> Self {
         Self(values.as_mut_ptr())
+    }
+
+    /// The place from `index` on.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn after(self, index: usize) -> Self {
+        Self(self.0.wrapping_add(index))
     }
 
     /// The address of the value at `index`.

@@ -2,8 +2,13 @@
 
 use rayon::prelude::*;
 
+use super::Precision;
 use super::host::{Host, Matrix, Output, gemm, tensor};
-use crate::tensor::Tensor;
+#[cfg(target_arch = "x86_64")]
+use super::host::{Numbers, filled};
+#[cfg(target_arch = "x86_64")]
+use super::product::{self, Bias, Element, Plain, Stationary, Unit};
+use crate::tensor::{DType, Tensor};
 
 /// How [`linear`] lays out its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,23 +29,105 @@ const FEW: usize = 96;
 
 /// Maps each row of `x` `[batch, rows, in]` by `weight` `[out, in]` and adds `bias` `[out]`.
 ///
-/// `x` may be a transposed view: it is not copied.
-pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>, rows: Rows) -> Tensor<3> {
+/// `x` may be a transposed view: it is not copied. Beside an f32 `x` on the CPU, `weight` may be in
+/// 16 bits; what is multiplied then says `precision`.
+pub fn linear(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    rows: Rows,
+    precision: Precision,
+) -> Tensor<3> {
     let fits = x.dims()[2] == weight.dims()[1];
-    let (x, weight) = match (fits, Host::take(x), Host::take(weight)) {
-        (true, Ok(x), Ok(weight)) => (x, weight),
-        (_, x, weight) => {
-            let x = x.map_or_else(|x| x, Host::give);
-            return generic(x, weight.map_or_else(|w| w, Host::give), bias, rows);
-        }
+    let x = match (fits, Host::take(x)) {
+        (true, Ok(x)) => x,
+        (_, x) => return generic(x.map_or_else(|x| x, Host::give), weight, bias, rows),
     };
-    let bias = bias.map(|bias| bias.into_data().convert::<f32>());
-    let bias = bias.as_ref().and_then(|bias| bias.as_slice::<f32>().ok());
+    let given = bias.clone().map(|bias| bias.into_data().convert::<f32>());
+    let values = given.as_ref().and_then(|bias| bias.as_slice::<f32>().ok());
+    #[cfg(target_arch = "x86_64")]
+    let weight = match (Unit::of(precision), Host::take_stored(weight)) {
+        (Some(unit), Ok(weight)) => match wide(unit, &x, &weight, values, rows) {
+            Some(y) => return y,
+            None => weight.give(),
+        },
+        (_, weight) => weight.map_or_else(|weight| weight, Host::give),
+    };
+    let weight = match Host::take(weight.cast(DType::F32)) {
+        Ok(weight) => weight,
+        Err(weight) => return generic(x.give(), weight, bias, rows),
+    };
     let few = x.dims()[1] <= FEW && weight.strides()[1] == 1;
     match rows {
-        Rows::Tokens if few => turned(product(&x, &weight, bias, Rows::Channels)),
-        _ => product(&x, &weight, bias, rows),
+        Rows::Tokens if few => turned(product(&x, &weight, values, Rows::Channels)),
+        _ => product(&x, &weight, values, rows),
     }
+}
+
+/// By a unit of the processor; `None` where the operands lie in no order that it reads.
+#[cfg(target_arch = "x86_64")]
+fn wide(
+    unit: Unit,
+    x: &Host<3>,
+    weight: &Host<2>,
+    bias: Option<&[f32]>,
+    rows: Rows,
+) -> Option<Tensor<3>> {
+    match weight.numbers() {
+        Numbers::F32(values) => wide_by(unit, x, weight, values, bias, rows),
+        Numbers::F16(values) => wide_by(unit, x, weight, values, bias, rows),
+        Numbers::Bf16(values) => wide_by(unit, x, weight, values, bias, rows),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn wide_by<E: Element>(
+    unit: Unit,
+    x: &Host<3>,
+    weight: &Host<2>,
+    values: &[E],
+    bias: Option<&[f32]>,
+    rows: Rows,
+) -> Option<Tensor<3>> {
+    let ([batch, count, inputs], [image_step, row_step, feature_step]) = (x.dims(), x.strides());
+    let outputs = weight.dims()[0];
+    let weight = Plain::new(values, [outputs, inputs], weight.strides())?;
+    // Tokens of several prompts or pictures follow each other as those of one do.
+    let joined = batch == 1 || image_step == count * row_step;
+    let (images, count) = if joined { (1, batch * count) } else { (batch, count) };
+    let image = |image: usize| {
+        let values = x.memory().get(image * image_step..).unwrap_or_default();
+        Plain::new(values, [count, inputs], [row_step, feature_step])
+    };
+    (0..images).try_for_each(|at| image(at).map(drop))?;
+    // SAFETY: the products' rows and columns are all of the result. The unit was found, and the
+    // sources lie in their memory.
+    Some(match rows {
+        Rows::Tokens => unsafe {
+            let bias = bias.map_or(Bias::None, Bias::Columns);
+            filled([batch, x.dims()[1], outputs], |out| {
+                for (at, x) in (0..images).filter_map(|at| Some((at, image(at)?))) {
+                    let out = out.after(at * count * outputs);
+                    let sink = product::Rows { out, step: outputs, bias };
+                    let size = [count, inputs, outputs];
+                    product::multiply(unit, size, &x, &weight, &sink, Stationary::Right);
+                }
+            })
+        },
+        Rows::Channels => unsafe {
+            let bias = bias.map_or(Bias::None, Bias::Rows);
+            // The result keeps the pictures apart.
+            let pixels = x.dims()[1];
+            filled([batch, outputs, pixels], |out| {
+                for (at, x) in (0..images).filter_map(|at| Some((at, image(at)?))) {
+                    let out = out.after(at * count * outputs);
+                    let sink = product::Planes { out, channels: outputs, pixels, bias };
+                    let size = [outputs, inputs, count];
+                    product::multiply(unit, size, &weight, &x, &sink, Stationary::Left);
+                }
+            })
+        },
+    })
 }
 
 /// `[batch, out, rows]` to `[batch, rows, out]`, in memory.
@@ -55,9 +142,13 @@ fn turned(y: Tensor<3>) -> Tensor<3> {
 fn generic(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>, rows: Rows) -> Tensor<3> {
     let [batch, count, inputs] = x.dims();
     let outputs = weight.dims()[0];
+    let weight = weight.cast(x.dtype());
     let y = x.reshape([batch * count, inputs]).matmul(weight.transpose());
     let y = match bias {
-        Some(bias) => y + bias.unsqueeze(),
+        Some(bias) => {
+            let bias = bias.cast(y.dtype());
+            y + bias.unsqueeze()
+        }
         None => y,
     };
     let y = y.reshape([batch, count, outputs]);
@@ -124,6 +215,75 @@ unsafe fn fill(out: *mut f32, bias: &[f32], rows: usize, [row, column]: [usize; 
         for (j, bias) in bias.iter().enumerate() {
             // SAFETY: the caller's promise.
             unsafe { std::slice::from_raw_parts_mut(out.add(j * column), rows) }.fill(*bias);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{TensorData, cpu};
+
+    fn values<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
+        let value = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0;
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        Tensor::from_data(TensorData::new(values, shape), &cpu())
+    }
+
+    /// Both results, of tokens and of pictures (views with their pixels together), with weights in each
+    /// dtype.
+    #[test]
+    fn it_is_burns_product() {
+        for (batch, count, inputs, outputs) in
+            [(2, 5, 7, 9), (1, 77, 96, 40), (3, 64, 50, 70), (2, 300, 33, 130), (1, 1, 320, 65)]
+        {
+            for turned in [false, true] {
+                let x = match turned {
+                    false => values([batch, count, inputs], 1),
+                    true => values([batch, inputs, count], 1).swap_dims(1, 2),
+                };
+                let weight = values([outputs, inputs], 2);
+                let bias = values([outputs], 3);
+                for (stored, precision, rows) in [
+                    (DType::F32, Precision::F32, Rows::Tokens),
+                    (DType::F32, Precision::F32, Rows::Channels),
+                    (DType::F16, Precision::F32, Rows::Tokens),
+                    (DType::BF16, Precision::F32, Rows::Channels),
+                    (DType::BF16, Precision::Bf16, Rows::Tokens),
+                    (DType::F16, Precision::Bf16, Rows::Channels),
+                ] {
+                    let weight = weight.clone().cast(stored);
+                    let seen = match precision {
+                        Precision::F32 => [DType::F32, stored],
+                        Precision::Bf16 => [DType::BF16; 2],
+                    };
+                    let expected = generic(
+                        x.clone().cast(seen[0]).cast(DType::F32),
+                        weight.clone().cast(DType::F32).cast(seen[1]).cast(DType::F32),
+                        Some(bias.clone()),
+                        rows,
+                    );
+                    let result = linear(x.clone(), weight, Some(bias.clone()), rows, precision);
+                    assert_eq!(result.dims(), expected.dims());
+                    let scale = expected.clone().abs().max().into_scalar();
+                    let error = (result - expected).abs().max().into_scalar() / scale;
+                    // Where bf16 is not multiplied, nothing is rounded: up to 1/256.
+                    let most = if precision == Precision::F32 { 2e-6 } else { 4e-3 };
+                    let of = format!("{batch}×{count}, {inputs} to {outputs}, turned {turned}");
+                    assert!(error < most, "{of}, {stored:?} {precision:?} {rows:?}: {error:e}");
+                }
+                // The way of processors without a unit.
+                for rows in [Rows::Tokens, Rows::Channels] {
+                    let expected = generic(x.clone(), weight.clone(), Some(bias.clone()), rows);
+                    let (x, weight) = (Host::take(x.clone()), Host::take(weight.clone()));
+                    let (Ok(x), Ok(weight)) = (x, weight) else { panic!("f32 on the CPU") };
+                    let given = bias.clone().into_data().to_vec::<f32>().unwrap();
+                    let result = product(&x, &weight, Some(&given), rows);
+                    let scale = expected.clone().abs().max().into_scalar();
+                    let error = (result - expected).abs().max().into_scalar() / scale;
+                    assert!(error < 2e-6, "{batch}×{count}, {inputs} to {outputs}: {error:e}");
+                }
+            }
         }
     }
 }

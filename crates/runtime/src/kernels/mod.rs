@@ -1,22 +1,65 @@
 //! The operations that a diffusion model spends its time in, fused.
 //!
-//! On the CPU in f32 each has a kernel of its own: Burn's `flex` leaves some of them on one thread
-//! and makes copies where strides would do. On every other device, and in other dtypes, each is a
-//! few Burn operations with the same result. Shapes that don't fit go to Burn, which panics with
+//! On the CPU each has a kernel of its own for f32 activations: Burn's `flex` leaves some of them on
+//! one thread and makes copies where strides would do. Weights may be in 16 bits there, and
+//! [`Precision`] says what is multiplied. On every other device, and with other activations, each
+//! is a few Burn operations with the same result. Shapes that don't fit go to Burn, which panics with
 //! its own message: layers check them before they call.
 //!
-//! How fast they are beside PyTorch's is in `docs/measurements.md`.
+//! How they work and how fast they are beside PyTorch's is in `docs/kernels.md`.
 
 mod attention;
 mod conv;
 mod elementwise;
+#[cfg(target_arch = "x86_64")]
+mod flash;
 pub(crate) mod host;
 mod linear;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod product;
 mod winograd;
+
+use crate::tensor::{self, DType, Device};
 
 pub use attention::attention;
 pub use conv::conv2d;
 pub use elementwise::{geglu, gelu, quick_gelu};
 pub use linear::{Rows, linear};
 pub use norm::{group_norm, layer_norm};
+
+/// What products of f32 activations multiply on the CPU; they are summed in f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 by f32. Weights in 16 bits are the same numbers in f32.
+    #[default]
+    F32,
+    /// bf16 by bf16, where the processor has that (AVX512-BF16, AMX-BF16): both operands are rounded
+    /// to the nearest. Elsewhere f32.
+    Bf16,
+}
+
+impl Precision {
+    /// That of computing in this dtype.
+    pub fn of(dtype: DType) -> Self {
+        if dtype == DType::BF16 { Precision::Bf16 } else { Precision::F32 }
+    }
+}
+
+/// The dtype of activations where `dtype` is computed in: the CPU's kernels have them in f32 and only
+/// multiply in 16 bits.
+pub fn activation_dtype(device: &Device, dtype: DType) -> DType {
+    match dtype {
+        DType::F16 | DType::BF16 if tensor::is_host(device) => DType::F32,
+        dtype => dtype,
+    }
+}
+
+/// Whether the CPU's kernels multiply matrices as they are stored in 16 bits, without a copy in f32.
+pub fn takes_16_bits() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let takes = product::Unit::of(Precision::F32).is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    let takes = false;
+    takes
+}

@@ -18,7 +18,7 @@ use crate::patch::Patch;
 use crate::stored::StoredLayer;
 use crate::tensor::{self, DType, Device, Stream};
 use crate::uploads;
-use crate::weights::WeightError;
+use crate::weights::{LayerParams, WeightError};
 
 /// What the loader thread and those who compute share.
 pub(super) struct Homes {
@@ -182,10 +182,14 @@ impl Homes {
         if device == self.compute {
             let layer = layer.on(&self.device, self.options.pin)?.unpinned();
             tensor::let_go(&self.device);
+            // The host's kernels take some as they are stored; elsewhere each is converted.
             let converted = layer.elements() * self.dtype.size() as u64;
-            if self.converts() || converted <= layer.bytes() {
-                let held = self.pool.hold(converted, 0).map_err(full)?;
-                return Ok(Home::Ready { params: layer.decode(&self.device, self.dtype), held });
+            let try_out = tensor::is_host(&self.device) || converted <= layer.bytes();
+            let params = try_out.then(|| layer.decode(&self.device, self.dtype));
+            let fits = |params: &LayerParams| self.converts() || params.bytes() <= layer.bytes();
+            if let Some(params) = params.filter(fits) {
+                let held = self.pool.hold(params.bytes(), 0).map_err(full)?;
+                return Ok(Home::Ready { params, held });
             }
             let held = self.pool.hold(layer.bytes(), 0).map_err(full)?;
             return Ok(Home::Stored { layer, device, held });

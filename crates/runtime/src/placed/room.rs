@@ -11,7 +11,8 @@ use super::home::Home;
 use super::homes::{Homes, Settled};
 use super::stats::{DeviceUse, StreamStats};
 use crate::machine::OutOfMemory;
-use crate::placement::converted_bytes;
+use crate::placement::{converted_bytes, host_bytes};
+use crate::tensor;
 
 impl Homes {
     /// Whether each device has room for what is to live there, with the window and the activations
@@ -47,8 +48,16 @@ impl Homes {
             let in_file = device.is_cpu() && !self.options.pin;
             return if in_file { 0 } else { layer.bytes() };
         }
-        let converted = converted_bytes(layer, self.dtype);
-        if self.converts() { converted } else { converted.min(layer.bytes()) }
+        let used = self.used_bytes(layer);
+        if self.converts() { used } else { used.min(layer.bytes()) }
+    }
+
+    /// Bytes of the layer as the compute device computes with it.
+    pub(super) fn used_bytes(&self, layer: &Layer) -> u64 {
+        match tensor::is_host(&self.device) {
+            true => host_bytes(layer, self.dtype),
+            false => converted_bytes(layer, self.dtype),
+        }
     }
 
     /// Bytes that the layers at home on the device hold.

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use distorch_checkpoint::decode::{table, to_f32};
 use distorch_checkpoint::{Checkpoint, Dtype, Layer, Param, View};
 
+use crate::kernels;
+use crate::placement::host_dtype;
 use crate::rounding::stochastic;
 use crate::tensor::{self, AnyTensor, Codes, DType, Device, TensorData};
 use crate::weights::{LayerParams, WeightError};
@@ -149,14 +151,16 @@ impl StoredLayer {
         self.params.iter().map(|param| param.elements() as u64).sum()
     }
 
-    /// The parameters on the device that computes, in the compute dtype. They are on that device,
-    /// or in this process's memory.
+    /// The parameters on the device that computes, in the compute dtype; on a device of the host's
+    /// memory as its kernels take them, matrices of 16 bits where they lie. They are on that
+    /// device, or in this process's memory.
     pub fn decode(&self, device: &Device, dtype: DType) -> LayerParams {
         let params = self.params.iter().map(|param| {
             let scales = self.scales_of(param);
             (Arc::clone(&param.name), param.decode(scales, device, dtype))
         });
         LayerParams::new(Arc::clone(&self.name), params.collect())
+            .with_precision(kernels::Precision::of(dtype))
     }
 
     /// The parameters in f32 on the host, canonical, with scales multiplied in.
@@ -262,7 +266,7 @@ impl StoredParam {
     fn view(view: View, param: &Param, host: bool) -> Self {
         let bytes = Bytes::from_owner(view);
         let shared = (host && is_f32(param))
-            .then(|| AnyTensor::sharing(bytes.clone(), param.shape.clone()))
+            .then(|| AnyTensor::sharing(bytes.clone(), param.shape.clone(), DType::F32))
             .flatten();
         Self::stored(param, shared.map_or(Data::Bytes(bytes), Data::Tensor))
     }
@@ -332,8 +336,23 @@ impl StoredParam {
     }
 
     fn decode(&self, scales: Option<&[f32]>, device: &Device, dtype: DType) -> AnyTensor {
+        let dtype = match tensor::is_host(device) {
+            true => {
+                let stored = (scales.is_none() && !self.transposed).then_some(self.dtype);
+                host_dtype(&self.name, self.shape.len(), stored, dtype)
+            }
+            false => dtype,
+        };
         let decoded = match &self.data {
             Data::Bytes(bytes) | Data::Pinned(bytes) => {
+                let as_stored = scales.is_none() && !self.transposed;
+                if let (true, true, Some(own)) =
+                    (as_stored, tensor::is_host(device), half(self.dtype))
+                    && own == dtype
+                    && let Some(shared) = AnyTensor::sharing(bytes.clone(), self.shape.clone(), own)
+                {
+                    return shared;
+                }
                 let mut values = to_f32(bytes, self.dtype);
                 if let (true, &[rows, columns]) = (self.transposed, self.shape.as_slice()) {
                     values = transpose(&values, rows, columns);
@@ -355,6 +374,15 @@ impl StoredParam {
             None => decoded,
         };
         decoded.cast(dtype)
+    }
+}
+
+/// The dtype of tensors of 16-bit floats.
+fn half(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
     }
 }
 

@@ -170,7 +170,13 @@ pub fn pass(source: &dyn LayerSource, order: &[usize]) -> Result<Vec<u32>, Weigh
     let mut x = Tensor::<3>::from_data(TensorData::new(noise(7, 4 * SIDE), [1, 4, SIDE]), device);
     for i in order {
         let params = source.fetch(source.find(&format!("l{i}")).unwrap())?;
-        x = kernels::linear(x, params.weight()?, params.bias()?, kernels::Rows::Tokens);
+        x = kernels::linear(
+            x,
+            params.weight()?,
+            params.bias()?,
+            kernels::Rows::Tokens,
+            params.precision(),
+        );
         // Back to the order of 1, so that bits of every layer count.
         x = x.tanh();
     }

@@ -86,7 +86,7 @@ pub fn sample(
         variant: model.diffusion().variant,
         sampling: model.sampling(),
         device: device.clone(),
-        dtype: model.dtype(),
+        dtype: model.activation_dtype(),
         latent: &start,
         source: latent,
         scale,

@@ -74,9 +74,9 @@ impl Model {
         self.part.device().clone()
     }
 
-    /// The dtype that it computes in.
-    pub fn dtype(&self) -> DType {
-        self.part.dtype()
+    /// The dtype of what it computes with beside weights.
+    pub fn activation_dtype(&self) -> DType {
+        self.part.activation_dtype()
     }
 
     /// How it is to be used.

@@ -10,7 +10,7 @@ use distorch_checkpoint::{Component, ComponentKind, OpenError};
 use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::patch::Patch;
 use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, Shortage, StreamStats};
-use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, heap, tensor};
+use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, heap, kernels, tensor};
 use thiserror::Error;
 
 use crate::models::{ModelFile, Pinning};
@@ -134,7 +134,7 @@ impl Part {
     /// What a picture's activations are estimated to be; `None` where there is no such component.
     pub fn estimate(&self, picture: Picture) -> Option<u64> {
         let component = self.component().ok()?;
-        let element = self.options.dtype.size() as u64;
+        let element = self.activation_dtype().size() as u64;
         let compute = Compute { element, host: tensor::is_host(self.device()) };
         Some(estimate::activation_bytes(&self.file.model, component, picture, compute))
     }
@@ -167,6 +167,11 @@ impl Part {
     /// The device that computes.
     pub fn device(&self) -> &Device {
         &self.options.device
+    }
+
+    /// The dtype of activations.
+    pub fn activation_dtype(&self) -> DType {
+        kernels::activation_dtype(self.device(), self.options.dtype)
     }
 
     /// The compute dtype.

@@ -77,8 +77,13 @@ impl Planning<'_> {
         device: DeviceId,
         picture: Picture,
     ) -> u64 {
-        let element = self.compute_dtype(component.kind, device).size() as u64;
-        let compute = Compute { element, host: self.is_host(device) };
+        let host = self.is_host(device);
+        let element = match self.compute_dtype(component.kind, device) {
+            // The host's kernels have activations in f32.
+            DType::F16 | DType::BF16 if host => DType::F32,
+            dtype => dtype,
+        };
+        let compute = Compute { element: element.size() as u64, host };
         estimate::activation_bytes(model, component, picture, compute)
     }
 

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use distorch_allocation::{
     Allocation, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology,
 };
-use distorch_checkpoint::ComponentKind;
+use distorch_checkpoint::{ComponentKind, Layer};
 use distorch_models::estimate::Picture;
 use distorch_runtime::patch::Patch;
 use distorch_runtime::placed::{Interrupt, Shortage, StreamStats, WayOut};
-use distorch_runtime::{DType, Machine, Scope, devices, heap};
+use distorch_runtime::{DType, Machine, Scope, devices, heap, placement};
 
 use crate::inputs::NodeError;
 use crate::models::file::Identity;
@@ -468,11 +468,12 @@ impl State {
     }
 }
 
-/// Bytes that a part's layers at home on the host take there: in the compute dtype.
+/// Bytes that a part's layers at home on the host take there: as they are computed with.
 fn widened_bytes(part: &Part) -> u64 {
     let on_host = part.plan().bytes_on(part.compute_device());
     part.component().map_or(0, |component| {
-        let wide = component.parameters().saturating_mul(part.dtype().size() as u64);
+        let bytes = |layer: &Layer| placement::host_bytes(layer, part.dtype());
+        let wide = component.layers.iter().map(bytes).sum::<u64>();
         (u128::from(wide) * u128::from(on_host) / u128::from(component.bytes().max(1))) as u64
     })
 }

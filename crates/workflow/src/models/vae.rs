@@ -176,7 +176,7 @@ impl Network {
         tiling: Option<Tiling>,
         run: impl Fn(&vae::Vae, Tensor<4>, Option<Tiling>) -> Result<Tensor<4>, ModelError>,
     ) -> Result<Tensor<4>, NodeError> {
-        let (device, dtype) = (self.part.device(), self.part.dtype());
+        let (device, dtype) = (self.part.device(), self.part.activation_dtype());
         let count = batch.dims()[0];
         let mut tiling = tiling;
         let mut out = Vec::with_capacity(count);

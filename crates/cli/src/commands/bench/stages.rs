@@ -14,7 +14,7 @@ use distorch_models::unet::Unet;
 use distorch_models::vae::Vae;
 use distorch_runtime::heap::Watch;
 use distorch_runtime::tensor::TensorData;
-use distorch_runtime::{DType, Device, Tensor, tensor, usage};
+use distorch_runtime::{DType, Device, Tensor, kernels, tensor, usage};
 use serde::Serialize;
 
 use super::model::Subject;
@@ -86,12 +86,13 @@ impl Stages {
         };
         let load = |kind| subject.load(kind, device, dtype);
         let estimate = |component: &Component| {
-            let compute = Compute { element: dtype.size() as u64, host: tensor::is_host(device) };
+            let element = kernels::activation_dtype(device, dtype).size() as u64;
+            let compute = Compute { element, host: tensor::is_host(device) };
             (component.kind, estimate::activation_bytes(model, component, picture, compute))
         };
         let mut stages = Self {
             device: device.clone(),
-            dtype,
+            dtype: kernels::activation_dtype(device, dtype),
             picture,
             family: model.family(),
             text: None,

@@ -203,6 +203,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// The operator with random inputs on the device.
 fn prepare(shape: Shape, device: &Device, dtype: DType) -> Box<dyn Fn() -> AnyTensor> {
     let inputs = Inputs { device, dtype };
+    let precision = kernels::Precision::of(dtype);
     match shape {
         Shape::Conv { batch, inputs: channels, outputs, height, width, kernel, stride } => {
             let x = inputs.activations([batch, channels, height, width]);
@@ -210,7 +211,14 @@ fn prepare(shape: Shape, device: &Device, dtype: DType) -> Box<dyn Fn() -> AnyTe
             let bias = inputs.activations([outputs]);
             Box::new(move || {
                 let (x, weight, bias) = (x.clone(), weight.clone(), Some(bias.clone()));
-                AnyTensor::from_tensor(kernels::conv2d(x, weight, bias, stride, kernel / 2))
+                AnyTensor::from_tensor(kernels::conv2d(
+                    x,
+                    weight,
+                    bias,
+                    stride,
+                    kernel / 2,
+                    precision,
+                ))
             })
         }
         Shape::Linear { batch, rows, inputs: features, outputs } => {
@@ -219,7 +227,13 @@ fn prepare(shape: Shape, device: &Device, dtype: DType) -> Box<dyn Fn() -> AnyTe
             let bias = inputs.activations([outputs]);
             Box::new(move || {
                 let (x, weight, bias) = (x.clone(), weight.clone(), Some(bias.clone()));
-                AnyTensor::from_tensor(kernels::linear(x, weight, bias, kernels::Rows::Tokens))
+                AnyTensor::from_tensor(kernels::linear(
+                    x,
+                    weight,
+                    bias,
+                    kernels::Rows::Tokens,
+                    precision,
+                ))
             })
         }
         Shape::Attention { batch, queries, keys, heads, dim } => {
@@ -227,7 +241,7 @@ fn prepare(shape: Shape, device: &Device, dtype: DType) -> Box<dyn Fn() -> AnyTe
             let [key, value] = [1, 2].map(|_| inputs.activations([batch, keys, heads * dim]));
             Box::new(move || {
                 let (query, key, value) = (query.clone(), key.clone(), value.clone());
-                let result = kernels::attention(query, key, value, heads, false, None);
+                let result = kernels::attention(query, key, value, heads, false, None, precision);
                 AnyTensor::from_tensor(result)
             })
         }
@@ -259,19 +273,19 @@ struct Inputs<'a> {
 impl Inputs<'_> {
     /// Values from -1 to 1.
     fn activations<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
-        self.scaled(shape, 1.0)
+        self.scaled(shape, 1.0, kernels::activation_dtype(self.device, self.dtype))
     }
 
     /// Values that keep results as large as inputs.
     fn weight<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
         let inputs: usize = shape.iter().skip(1).product();
-        self.scaled(shape, (3.0 / inputs as f32).sqrt())
+        self.scaled(shape, (3.0 / inputs as f32).sqrt(), self.dtype)
     }
 
-    fn scaled<const D: usize>(&self, shape: [usize; D], scale: f32) -> Tensor<D> {
+    fn scaled<const D: usize>(&self, shape: [usize; D], scale: f32, dtype: DType) -> Tensor<D> {
         let mut values = random::uniform(1, shape.iter().product());
         values.iter_mut().for_each(|value| *value *= scale);
-        let data = TensorData::new(values, shape).convert_dtype(self.dtype);
-        Tensor::from_data(data, (self.device, self.dtype))
+        let data = TensorData::new(values, shape).convert_dtype(dtype);
+        Tensor::from_data(data, (self.device, dtype))
     }
 }

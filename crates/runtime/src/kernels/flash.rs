@@ -1,0 +1,363 @@
+//! Attention block by block of keys with a running softmax (Milakov & Gimelshein,
+//! <https://arxiv.org/abs/1805.02867>; Dao et al., <https://arxiv.org/abs/2205.14135>), by a
+//! [unit](super::product) of the processor.
+//!
+//! Keys and values of some heads are packed once, for all queries. Scores are in memory for a few
+//! queries and one block of keys, so what is needed grows as the tokens do, not as their square.
+
+use std::ops::Range;
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::elementwise::exp;
+use super::host::{Host, Output, filled};
+use super::product::{Line, Mode, Place, Plain, Side, Unit, product};
+use crate::tensor::Tensor;
+
+/// Keys of a block.
+const KEYS: usize = 512;
+/// Rows of queries that one task takes on: panels of them.
+const PANELS: usize = 4;
+/// Bytes of packed keys and values at once, where one head does not take more.
+const PACKED: usize = 8 << 20;
+
+/// The shape of the work.
+struct Shape {
+    unit: Unit,
+    heads: usize,
+    queries: usize,
+    keys: usize,
+    /// Features of all heads.
+    width: usize,
+    /// Features of a head.
+    dim: usize,
+    causal: bool,
+}
+
+/// `query` `[batch, queries, heads × dim]`, `key` and `value` `[batch, keys, heads × dim]`, all in
+/// order. With `causal`, there are no more queries than keys. `None` where a tensor lacks values.
+pub(super) fn attend<'a>(
+    unit: Unit,
+    query: &'a Host<3>,
+    key: &'a Host<3>,
+    value: &'a Host<3>,
+    heads: usize,
+    causal: bool,
+) -> Option<Tensor<3>> {
+    let ([batch, queries, width], [_, keys, _]) = (query.dims(), key.dims());
+    let shape = Shape { unit, heads, queries, keys, width, dim: width / heads, causal };
+    let pairs = batch * heads;
+    let head = |values: &Host<3>, pair: usize, tokens: usize| {
+        pair / heads * tokens * width + pair % heads * (values.dims()[2] / heads)
+    };
+    let sources = |pair: usize| {
+        let (queries_at, keys_at) = (head(query, pair, queries), head(key, pair, keys));
+        let rows = |values: &'a [f32], at: usize, tokens: usize| {
+            Some(Rows { values: values.get(at..)?, tokens, width, dim: shape.dim })
+        };
+        Some([
+            rows(query.values(), queries_at, queries)?,
+            rows(key.values(), keys_at, keys)?,
+            rows(value.values(), keys_at, keys)?,
+        ])
+    };
+    let sources: Vec<_> = (0..pairs).map(sources).collect::<Option<_>>()?;
+    let each = shape.key_lines() + shape.value_lines();
+    let at_once = (PACKED / (each * size_of::<Line>()).max(1)).clamp(1, pairs.max(1));
+    let rows = shape.unit.left(queries);
+    let group = (rows.strip * rows.together * PANELS).min(64.max(rows.strip));
+    let groups = queries.div_ceil(group);
+    // SAFETY: every query of every head is written by its task.
+    let out = unsafe {
+        filled([batch, queries, width], |out| {
+            let mut packed = Vec::new();
+            for first in (0..pairs).step_by(at_once) {
+                let count = at_once.min(pairs - first);
+                packed.resize(count * each, Line::ZERO);
+                packed
+                    .par_chunks_exact_mut(each)
+                    .zip(&sources[first..])
+                    .for_each(|(lines, [_, key, value])| shape.pack(key, value, lines));
+                let packed = &*packed;
+                (0..count * groups).into_par_iter().for_each_init(Scratch::default, |own, task| {
+                    let (at, part) = (task / groups, task % groups);
+                    let [query, ..] = &sources[first + at];
+                    let queries = part * group..((part + 1) * group).min(queries);
+                    let lines = &packed[at * each..][..each];
+                    let out = out.after(head_offset(&shape, first + at));
+                    shape.group(query, lines, queries, own, out);
+                });
+            }
+        })
+    };
+    Some(out)
+}
+
+/// Where the result of a head begins.
+fn head_offset(shape: &Shape, pair: usize) -> usize {
+    pair / shape.heads * shape.queries * shape.width + pair % shape.heads * shape.dim
+}
+
+/// The tokens of one head.
+struct Rows<'a> {
+    values: &'a [f32],
+    tokens: usize,
+    /// Features of all heads, and of this one.
+    width: usize,
+    dim: usize,
+}
+
+impl Rows<'_> {
+    /// Tokens as rows or columns, features as depth.
+    fn by_token(&self) -> Option<Plain<'_, f32>> {
+        Plain::new(self.values, [self.tokens, self.dim], [self.width, 1])
+    }
+
+    /// Features as columns, tokens as depth.
+    fn by_feature(&self) -> Option<Plain<'_, f32>> {
+        Plain::new(self.values, [self.dim, self.tokens], [1, self.width])
+    }
+}
+
+/// What a task works in.
+#[derive(Default)]
+struct Scratch {
+    queries: Vec<Line>,
+    weights: Vec<Line>,
+    /// Rows of [`KEYS`] scores.
+    scores: Vec<f32>,
+    /// Rows of features, filled up to whole panels.
+    sums: Vec<f32>,
+    /// The largest score so far, and the sum of the weights, of each query.
+    largest: Vec<f32>,
+    totals: Vec<f32>,
+}
+
+impl Shape {
+    /// Strips of whole panels over so many columns.
+    fn strips(&self, columns: usize) -> usize {
+        let cut = self.unit.right();
+        columns.div_ceil(cut.strip * cut.together) * cut.together
+    }
+
+    fn key_lines(&self) -> usize {
+        self.strips(self.keys) * self.unit.lines(self.dim)
+    }
+
+    fn value_lines(&self) -> usize {
+        let strips = self.strips(self.dim);
+        self.blocks().map(|block| strips * self.unit.lines(block.len())).sum()
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let keys = self.keys;
+        (0..keys).step_by(KEYS).map(move |first| first..(first + KEYS).min(keys))
+    }
+
+    /// Packs keys, then the values block by block.
+    fn pack(&self, key: &Rows, value: &Rows, lines: &mut [Line]) {
+        let (Some(key), Some(value)) = (key.by_token(), value.by_feature()) else {
+            return lines.fill(Line::ZERO);
+        };
+        let (keys, mut values) = lines.split_at_mut(self.key_lines());
+        let side = Side::right(self.unit, &key, self.keys);
+        let each = self.unit.lines(self.dim).max(1);
+        keys.par_chunks_exact_mut(each).enumerate().for_each(|(strip, lines)| {
+            // SAFETY: the unit was found; the keys lie in their memory.
+            unsafe { side.pack(strip, 0..self.dim, lines) };
+        });
+        let side = Side::right(self.unit, &value, self.dim);
+        for block in self.blocks() {
+            let each = self.unit.lines(block.len());
+            let (now, rest) = values.split_at_mut(self.strips(self.dim) * each);
+            now.par_chunks_exact_mut(each).enumerate().for_each(|(strip, lines)| {
+                // SAFETY: as above.
+                unsafe { side.pack(strip, block.clone(), lines) };
+            });
+            values = rest;
+        }
+    }
+
+    /// Some queries of one head, by all of its keys. `out` is where the head's result begins.
+    fn group(
+        &self,
+        query: &Rows,
+        packed: &[Line],
+        queries: Range<usize>,
+        own: &mut Scratch,
+        out: Output,
+    ) {
+        let unit = self.unit;
+        let count = queries.len();
+        let (dim, strip) = (self.dim, unit.lines(self.dim));
+        let scale = 1.0 / (dim as f32).sqrt();
+        let padded = self.strips(dim) * unit.right().strip;
+        // Kernels write whole tiles.
+        let room = count.next_multiple_of(32);
+        own.scores.resize(room * KEYS, 0.0);
+        own.sums.resize(room * padded, 0.0);
+        own.largest.clear();
+        own.largest.resize(count, f32::NEG_INFINITY);
+        own.totals.clear();
+        own.totals.resize(count, 0.0);
+
+        // The queries of the group as rows of their own.
+        let cut = unit.left(count);
+        let panel = cut.strip * cut.together;
+        own.queries.resize(count.div_ceil(panel) * cut.together * strip, Line::ZERO);
+        let rows = query.values.get(queries.start * self.width..).unwrap_or_default();
+        let Some(rows) = Plain::new(rows, [count, dim], [self.width, 1]) else { return };
+        let side = Side::left(unit, &rows, count);
+        for (at, lines) in own.queries.chunks_exact_mut(strip.max(1)).enumerate() {
+            // SAFETY: the unit was found; the queries lie in their memory.
+            unsafe { side.pack(at, 0..dim, lines) };
+        }
+
+        let _mode = Mode::enter(unit);
+        let (keys, mut values) = packed.split_at(self.key_lines());
+        for block in self.blocks() {
+            let first = block.start == 0;
+            self.score(&own.queries, keys, &block, count, &mut own.scores);
+            for (i, row) in own.scores.chunks_exact_mut(KEYS).take(count).enumerate() {
+                let seen = match self.causal {
+                    // Counted from the end of both.
+                    true => self.keys - self.queries + queries.start + i + 1,
+                    false => self.keys,
+                };
+                let seen = seen.saturating_sub(block.start).min(block.len());
+                let (seen, hidden) = row[..block.len()].split_at_mut(seen);
+                hidden.fill(0.0);
+                let before = own.largest[i];
+                let largest = before.max(largest(seen));
+                let sum = weigh(seen, largest, scale);
+                let keep = if first { 0.0 } else { exp((before - largest) * scale) };
+                own.totals[i] = own.totals[i] * keep + sum;
+                own.largest[i] = largest;
+                if !first && keep != 1.0 {
+                    rescale(&mut own.sums[i * padded..][..padded], keep);
+                }
+            }
+            let each = unit.lines(block.len());
+            let (now, rest) = values.split_at(self.strips(dim) * each);
+            let Scratch { scores, weights, sums, .. } = &mut *own;
+            self.add(scores, now, block.len(), count, first, weights, sums);
+            values = rest;
+        }
+        for (i, row) in queries.enumerate() {
+            let sums = &own.sums[i * padded..][..dim];
+            // SAFETY: this head's part of a row of the result, which is this task's alone.
+            let out = unsafe {
+                let start = out.at(row * self.width);
+                std::slice::from_raw_parts_mut(start.cast::<std::mem::MaybeUninit<f32>>(), dim)
+            };
+            let inverse = 1.0 / own.totals[i];
+            for (out, sum) in out.iter_mut().zip(sums) {
+                out.write(sum * inverse);
+            }
+        }
+    }
+
+    /// Queries by the keys of a block.
+    fn score(
+        &self,
+        queries: &[Line],
+        keys: &[Line],
+        block: &Range<usize>,
+        count: usize,
+        scores: &mut [f32],
+    ) {
+        let strip = self.unit.lines(self.dim);
+        let (left, right) = (self.unit.left(count), self.unit.right());
+        let (high, wide) = (left.strip * left.together, right.strip * right.together);
+        let keys = &keys[block.start / right.strip * strip..];
+        for (i, row) in (0..count).step_by(high).enumerate() {
+            for (j, column) in (0..block.len()).step_by(wide).enumerate() {
+                let size = [high.min(count - row), wide.min(block.len() - column)];
+                let out = scores[row * KEYS + column..].as_mut_ptr();
+                let queries = &queries[i * left.together * strip..];
+                let keys = &keys[j * right.together * strip..];
+                // SAFETY: there are rows and columns for whole tiles; the unit was found, and the
+                // thread is in its mode.
+                unsafe {
+                    product(self.unit, queries, keys, strip, size, Place::from_zero(out, KEYS))
+                };
+            }
+        }
+    }
+
+    /// Adds the values of a block, by their weights.
+    #[allow(clippy::too_many_arguments)] // of one product
+    fn add(
+        &self,
+        scores: &[f32],
+        values: &[Line],
+        keys: usize,
+        count: usize,
+        first: bool,
+        weights: &mut Vec<Line>,
+        sums: &mut [f32],
+    ) {
+        let unit = self.unit;
+        let strip = unit.lines(keys);
+        let (left, right) = (unit.left(count), unit.right());
+        let (high, wide) = (left.strip * left.together, right.strip * right.together);
+        let padded = self.strips(self.dim) * right.strip;
+        weights.resize(count.div_ceil(high) * left.together * strip, Line::ZERO);
+        let Some(rows) = Plain::new(scores, [count, keys], [KEYS, 1]) else { return };
+        let side = Side::left(unit, &rows, count);
+        for (at, lines) in weights.chunks_exact_mut(strip.max(1)).enumerate() {
+            // SAFETY: the unit was found; the scores lie in their memory.
+            unsafe { side.pack(at, 0..keys, lines) };
+        }
+        for (i, row) in (0..count).step_by(high).enumerate() {
+            for (j, column) in (0..self.dim).step_by(wide).enumerate() {
+                // Whole panels: what is beyond the head's features is 0.
+                let size = [high.min(count - row), wide];
+                let out = sums[row * padded + column..].as_mut_ptr();
+                let weights = &weights[i * left.together * strip..];
+                let values = &values[j * right.together * strip..];
+                let place = match first {
+                    true => Place::from_zero(out, padded),
+                    false => Place::adding(out, padded),
+                };
+                // SAFETY: as in `score`.
+                unsafe { product(unit, weights, values, strip, size, place) };
+            }
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn largest(row: &[f32]) -> f32 {
+    let (lanes, rest) = row.as_chunks::<16>();
+    let mut largest = [f32::NEG_INFINITY; 16];
+    for lane in lanes {
+        largest.iter_mut().zip(lane).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
+    }
+    largest.iter().chain(rest).fold(f32::NEG_INFINITY, |max, x| max.max(*x))
+}
+
+/// `exp(scale · (row - largest))`, in place, and its sum.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn weigh(row: &mut [f32], largest: f32, scale: f32) -> f32 {
+    let (lanes, rest) = row.as_chunks_mut::<16>();
+    let mut sums = [0.0_f32; 16];
+    for lane in lanes {
+        for (x, sum) in lane.iter_mut().zip(&mut sums) {
+            *x = exp((*x - largest) * scale);
+            *sum += *x;
+        }
+    }
+    let mut total = sums.iter().sum::<f32>();
+    for x in rest {
+        *x = exp((*x - largest) * scale);
+        total += *x;
+    }
+    total
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn rescale(row: &mut [f32], by: f32) {
+    row.iter_mut().for_each(|x| *x *= by);
+}

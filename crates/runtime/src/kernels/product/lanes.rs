@@ -1,0 +1,94 @@
+//! Products in vectors of 512 bits, of f32 or of pairs of bf16.
+
+use std::arch::x86_64::*;
+
+use super::sink::Place;
+use super::{Line, Unit};
+
+/// Rows of a block at most: with 32 columns their sums fill 28 of the 32 registers.
+pub(super) const ROWS: usize = 14;
+
+/// Multiplies a strip of the left operand by one or two of the right one. The place gets `rows` rows
+/// of 16 or 32 values.
+///
+/// # Safety
+/// The processor has the unit; both sides have `lines` lines for each strip; the place has room.
+pub(super) unsafe fn multiply(
+    unit: Unit,
+    left: &[Line],
+    right: &[Line],
+    lines: usize,
+    [rows, columns]: [usize; 2],
+    place: Place,
+) {
+    assert!(left.len() >= lines && right.len() >= lines * columns.div_ceil(16));
+    let (a, b) = (left.as_ptr().cast::<f32>(), right.as_ptr().cast::<f32>());
+    macro_rules! by_rows {
+        ($kernel:ident, $($n:literal)*) => {
+            match (rows, columns > 16) {
+                $(
+                    ($n, true) => $kernel::<$n, 2>(lines, a, b, place),
+                    ($n, false) => $kernel::<$n, 1>(lines, a, b, place),
+                )*
+                _ => unreachable!("strips have no more rows than registers"),
+            }
+        };
+    }
+    // SAFETY: the caller's promises.
+    unsafe {
+        match unit {
+            Unit::Avx512 => by_rows!(single, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            _ => by_rows!(pairs, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+        }
+    }
+}
+
+macro_rules! kernel {
+    ($name:ident, $features:literal, |$sum:ident, $x:ident, $y:ident| $step:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const ROWS: usize, const COLUMNS: usize>(
+            lines: usize,
+            a: *const f32,
+            b: *const f32,
+            place: Place,
+        ) {
+            let mut sums = [[_mm512_setzero_ps(); COLUMNS]; ROWS];
+            // SAFETY: the caller's promises.
+            unsafe {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        let from = i * place.begin_step + j * place.begin_half;
+                        *sum = _mm512_loadu_ps(place.begin.add(from));
+                    }
+                }
+                for line in 0..lines {
+                    let mut y = [_mm512_setzero_ps(); COLUMNS];
+                    for (i, y) in y.iter_mut().enumerate() {
+                        *y = _mm512_load_ps(b.add((i * lines + line) * 16));
+                    }
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let $x = _mm512_set1_ps(*a.add(line * 16 + i));
+                        for (sum, $y) in sums.iter_mut().zip(y) {
+                            let $sum = *sum;
+                            *sum = $step;
+                        }
+                    }
+                }
+                for (i, sums) in sums.iter().enumerate() {
+                    for (j, sum) in sums.iter().enumerate() {
+                        _mm512_storeu_ps(place.out.add(i * place.step + j * 16), *sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+kernel!(single, "avx512f,avx512bw,avx512vl,avx512dq", |sum, x, y| _mm512_fmadd_ps(x, y, sum));
+kernel!(pairs, "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16", |sum, x, y| {
+    _mm512_dpbf16_ps(
+        sum,
+        std::mem::transmute::<__m512, __m512bh>(x),
+        std::mem::transmute::<__m512, __m512bh>(y),
+    )
+});
