@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::assembly::percent;
 use crate::device::DeviceId;
 use crate::plan::{DeviceShare, Plan};
-use crate::planner::percent;
 use crate::size::ByteSize;
 pub use crate::table::{Column, Table, wrapped};
 use crate::topology::Topology;
