@@ -6,7 +6,7 @@
 
 use distorch_allocation::{
     Allocation, Amount, Block, BlockFile, ComponentBlocks, ComponentSettings, DeviceId, DeviceInfo,
-    Donors, Layout, Ledger, Reason, Topology, VirtualVramText, plan,
+    Donors, Layout, LayoutChoice, Ledger, Reason, Topology, VirtualVramText, plan,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -53,7 +53,8 @@ where
 }
 
 fn place(component: &ComponentBlocks, expert: Option<Allocation>, ledger: &Ledger) {
-    for layout in [Layout::Distorch2, Layout::Interleave] {
+    let fixed = [Layout::Distorch2, Layout::Interleave].map(LayoutChoice::Fixed);
+    for layout in fixed.into_iter().chain([LayoutChoice::Auto]) {
         let mut settings = ComponentSettings::new("cuda:0".parse().unwrap());
         (settings.expert, settings.layout) = (expert.clone(), layout);
         let Ok(plan) = plan(component, &settings, ledger) else { continue };

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use distorch_allocation::{
     Allocation, Block, ComponentBlocks, ComponentSettings, DeviceId, DeviceInfo, Donors, Layout,
-    Ledger, Topology, VirtualVram, plan,
+    LayoutChoice, Ledger, Topology, VirtualVram, plan,
 };
 
 /// Sizes as a diffusion model mixes them: large matrices, small convolutions, tiny norms.
@@ -29,7 +29,8 @@ fn ledger() -> Ledger {
 fn plans(c: &mut Criterion) {
     let (component, ledger) = (component(), ledger());
     let mut group = c.benchmark_group("plan of 2500 blocks");
-    for layout in [Layout::Distorch2, Layout::Interleave] {
+    let fixed = [Layout::Distorch2, Layout::Interleave].map(LayoutChoice::Fixed);
+    for layout in fixed.into_iter().chain([LayoutChoice::Auto]) {
         let mut settings = ComponentSettings::new("cuda:0".parse().unwrap());
         settings.layout = layout;
         settings.donors = "cuda:1,cpu".parse::<Donors>().unwrap();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::block::ComponentBlocks;
 use crate::device::DeviceId;
 use crate::fit::Need;
-use crate::layout::Home;
+use crate::layout::{Home, Layout};
+use crate::layout_choice::LayoutReason;
 use crate::ledger::Ledger;
 use crate::pins::Pins;
 use crate::plan::{DeviceShare, PlacedBlock, Plan, PlanWarning};
@@ -16,6 +17,7 @@ use crate::shares::Shares;
 pub(crate) fn assemble(
     component: &ComponentBlocks,
     settings: &ComponentSettings,
+    layout: Layout,
     ledger: &Ledger,
     homes: &[Home],
     shares: &Shares,
@@ -54,7 +56,8 @@ pub(crate) fn assemble(
         component: component.name().to_owned(),
         bytes: component.bytes(),
         compute_device: settings.compute_device,
-        layout: settings.layout,
+        layout,
+        layout_reason: LayoutReason::REQUESTED,
         virtual_vram_gb: None,
         devices: devices.collect(),
         resident_bytes: need.resident,
@@ -66,6 +69,7 @@ pub(crate) fn assemble(
         fits: false,
         warnings: bare_parts(settings),
         blocks,
+        most_window: settings.most_window,
     };
     plan.warnings.extend(shares.warnings.iter().cloned());
     plan.warnings.extend(over_ceiling(settings, pins.bytes));

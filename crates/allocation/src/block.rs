@@ -30,13 +30,17 @@ pub struct Block {
     /// position in the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_index: Option<u64>,
+    /// The time that a forward pass computes with it, in a unit that is the same for all blocks of the
+    /// component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u64>,
 }
 
 impl Block {
     /// A block that is no head and is used where it is listed.
     pub fn new(name: impl Into<String>, kind: impl Into<String>, bytes: u64) -> Block {
         let (name, kind) = (name.into(), kind.into());
-        Block { name, kind, bytes, resident_bytes: None, head: false, use_index: None }
+        Block { name, kind, bytes, resident_bytes: None, head: false, use_index: None, cost: None }
     }
 
     /// Bytes that it takes at home on the compute device.
@@ -161,6 +165,23 @@ impl ComponentBlocks {
         self.at_home
     }
 
+    /// The same blocks with these costs, in definition order: see [`Block::cost`].
+    #[must_use]
+    pub fn with_costs(mut self, costs: impl IntoIterator<Item = u64>) -> ComponentBlocks {
+        for (block, cost) in self.blocks.iter_mut().zip(costs) {
+            block.cost = Some(cost);
+        }
+        self
+    }
+
+    /// What computing with each block costs, in definition order. Where no cost is known, all blocks do as
+    /// many operations for each of their bytes; where some are, the others cost nothing.
+    pub(crate) fn costs(&self) -> Vec<f64> {
+        let known = self.blocks.iter().any(|block| block.cost.is_some());
+        let cost = |block: &Block| if known { block.cost.unwrap_or(0) } else { block.bytes };
+        self.blocks.iter().map(|block| cost(block) as f64).collect()
+    }
+
     /// What a forward pass needs besides weights: an estimate in bytes.
     pub fn activation_bytes(&self) -> u64 {
         self.activation_bytes
@@ -201,8 +222,9 @@ impl BlockFile {
     /// }]}
     /// ```
     ///
-    /// `activation_bytes` (0), `head` (false) and `use_index` (the position in the list) may be
-    /// left out; fields that are not listed here are refused.
+    /// `activation_bytes` (0), `head` (false), `use_index` (the position in the list) and the fields
+    /// `resident_bytes` and `cost` of [`Block`] may be left out; fields that are not listed here are
+    /// refused.
     ///
     /// # Errors
     /// JSON of another form, with line and column; repeated or empty names.

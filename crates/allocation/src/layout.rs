@@ -28,7 +28,7 @@ pub enum Layout {
 
 /// A text that names no layout.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("no layout `{0}`; there are `distorch2` and `interleave`")]
+#[error("no layout `{0}`; there are `auto`, `distorch2` and `interleave`")]
 pub struct UnknownLayout(String);
 
 impl FromStr for Layout {

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::device::DeviceId;
 use crate::language::Allocation;
-use crate::layout::Layout;
+use crate::layout_choice::LayoutChoice;
 use crate::planner::ComponentSettings;
 use crate::topology::{Topology, UnknownDevice};
 use crate::virtual_vram::{Donors, VirtualVram};
@@ -28,7 +28,7 @@ pub struct LoaderInputs {
     pub unet_expert_mode_allocations: String,
     pub clip_expert_mode_allocations: String,
     /// How blocks are chosen, for the diffusion model and the text encoders.
-    pub layout: Layout,
+    pub layout: LayoutChoice,
 }
 
 impl Default for LoaderInputs {
@@ -43,7 +43,7 @@ impl Default for LoaderInputs {
             vae_device: None,
             unet_expert_mode_allocations: String::new(),
             clip_expert_mode_allocations: String::new(),
-            layout: Layout::default(),
+            layout: LayoutChoice::default(),
         }
     }
 }
@@ -127,7 +127,7 @@ impl Component<'_> {
     fn settings(
         &self,
         topology: &Topology,
-        layout: Layout,
+        layout: LayoutChoice,
     ) -> Result<ComponentSettings, InputError> {
         let (input, text) = self.virtual_vram;
         let virtual_vram: VirtualVram =
@@ -138,6 +138,7 @@ impl Component<'_> {
             donors: self.donors(topology)?,
             expert: self.expert(topology)?,
             layout,
+            most_window: None,
         })
     }
 

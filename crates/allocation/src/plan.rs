@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::device::DeviceId;
 use crate::layout::Layout;
+use crate::layout_choice::LayoutReason;
 use crate::number::Number;
 use crate::size::ByteSize;
 use crate::topology::list;
@@ -155,6 +156,8 @@ pub struct Plan {
     pub compute_device: DeviceId,
     /// How blocks were chosen.
     pub layout: Layout,
+    /// Why so.
+    pub layout_reason: LayoutReason,
     /// The gigabytes that leave the compute device, or what `auto` came to; `None` with an expert
     /// allocation.
     #[serde(serialize_with = "as_float")]
@@ -180,7 +183,13 @@ pub struct Plan {
     pub warnings: Vec<PlanWarning>,
     /// Every block's home, in definition order.
     pub blocks: Vec<PlacedBlock>,
+    /// What the window may have at most, if the settings say so.
+    #[serde(skip)]
+    pub(crate) most_window: Option<u64>,
 }
+
+/// The window's bytes beyond which there is little to gain.
+const FULL_WINDOW: u64 = 1 << 30;
 
 impl Plan {
     /// What the compute device needs at least, and only while the component runs, in bytes.
@@ -196,7 +205,6 @@ impl Plan {
     /// Settles the window and what follows from it: with a larger one, blocks that take long to come
     /// can set off earlier. Half of what is spare is left for what the estimate doesn't see.
     pub(crate) fn settle(&mut self, available: u64) {
-        const MOST_WINDOW: u64 = 1 << 30;
         let least = self.resident_bytes.saturating_add(self.transient_bytes());
         self.available_bytes = available;
         self.fits = least <= available;
@@ -204,11 +212,21 @@ impl Plan {
         let wanted = self
             .least_window_bytes
             .saturating_add(spare)
-            .min(MOST_WINDOW)
-            .min(self.bytes_elsewhere());
+            .min(self.full_window())
+            .min(self.most_window.unwrap_or(u64::MAX));
         self.window_bytes = wanted.max(self.least_window_bytes);
         let running = self.window_bytes.saturating_add(self.activation_bytes);
         self.peak_bytes = self.resident_bytes.saturating_add(running);
+    }
+
+    /// The bytes of the window where memory does not limit it.
+    fn full_window(&self) -> u64 {
+        FULL_WINDOW.min(self.bytes_elsewhere())
+    }
+
+    /// Whether the window is as large as one gets where there is room.
+    pub(crate) fn window_is_full(&self) -> bool {
+        self.window_bytes >= self.full_window()
     }
 
     /// The same homes for a run whose activations take so many bytes: the window and the peak

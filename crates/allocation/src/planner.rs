@@ -12,6 +12,7 @@ use crate::device::DeviceId;
 use crate::fit::Search;
 use crate::language::{Allocation, AllocationError};
 use crate::layout::{Homeless, Layout};
+use crate::layout_choice::{LayoutChoice, LayoutReason, LayoutRule, choose};
 use crate::ledger::Ledger;
 use crate::number::Number;
 use crate::pins::Pins;
@@ -33,7 +34,10 @@ pub struct ComponentSettings {
     /// Who holds how much. Replaces virtual VRAM.
     pub expert: Option<Allocation>,
     /// How blocks are chosen.
-    pub layout: Layout,
+    pub layout: LayoutChoice,
+    /// The most bytes that the window may have, though never fewer than the two largest blocks that
+    /// live elsewhere; without it, what a plan gives.
+    pub most_window: Option<u64>,
 }
 
 impl ComponentSettings {
@@ -44,7 +48,8 @@ impl ComponentSettings {
             virtual_vram: VirtualVram::ZERO,
             donors: Donors::default(),
             expert: None,
-            layout: Layout::default(),
+            layout: LayoutChoice::default(),
+            most_window: None,
         }
     }
 }
@@ -119,27 +124,64 @@ pub fn plan(
     settings: &ComponentSettings,
     ledger: &Ledger,
 ) -> Result<Plan, PlanError> {
-    plan_beside(0, component, settings, ledger)
+    let mut draft = draft_beside(0, component, settings, ledger)?;
+    let other = draft.choose_layout(component, settings, ledger);
+    Ok(other.unwrap_or(draft.plan))
 }
 
-/// As [`plan`], where other components need `beside` bytes on the compute device while they run.
-fn plan_beside(
+/// A plan, and what it takes to make it again in another layout.
+struct Draft {
+    plan: Plan,
+    pins: Pins,
+    shares: Shares,
+}
+
+impl Draft {
+    /// Where the settings leave the layout open, decides which it is on the memory that `ledger` leaves:
+    /// the reason goes into the plan, and a plan with the other layout comes back if that is the one.
+    fn choose_layout(
+        &mut self,
+        component: &ComponentBlocks,
+        settings: &ComponentSettings,
+        ledger: &Ledger,
+    ) -> Option<Plan> {
+        if settings.layout != LayoutChoice::Auto {
+            return None;
+        }
+        let (compute, layout) = (settings.compute_device, Layout::Interleave);
+        let interleave = || {
+            let homes = layout.place(component, &self.pins, &self.shares, compute).ok()?;
+            let (shares, pins) = (&self.shares, &self.pins);
+            let mut plan = assemble(component, settings, layout, ledger, &homes, shares, pins);
+            plan.virtual_vram_gb = self.plan.virtual_vram_gb;
+            plan.settle(ledger.available(compute));
+            Some(plan)
+        };
+        let (reason, other) = choose(component, &self.plan, interleave);
+        self.plan.layout_reason = reason;
+        other
+    }
+}
+
+/// As [`plan`], where other components need `beside` bytes on the compute device while they run and the
+/// layout is not chosen yet.
+fn draft_beside(
     beside: u64,
     component: &ComponentBlocks,
     settings: &ComponentSettings,
     ledger: &Ledger,
-) -> Result<Plan, PlanError> {
+) -> Result<Draft, PlanError> {
     check(component, settings, ledger)?;
     let search = search(beside, component, settings, ledger);
     let (gigabytes, shares) = shares(settings, &search);
-    let homes = settings
-        .layout
+    let layout = settings.layout.first();
+    let homes = layout
         .place(component, &search.pins, &shares, settings.compute_device)
         .map_err(|homeless| no_home(component, settings, homeless))?;
-    let mut plan = assemble(component, settings, ledger, &homes, &shares, &search.pins);
+    let mut plan = assemble(component, settings, layout, ledger, &homes, &shares, &search.pins);
     plan.virtual_vram_gb = gigabytes;
     judge(&mut plan, &search);
-    Ok(plan)
+    Ok(Draft { plan, pins: search.pins, shares })
 }
 
 /// Plans all components of `model` in the order given and promises their memory, in place of what
@@ -158,36 +200,106 @@ pub fn plan_model(
     if let Some((twice, _)) = components.iter().find(|(part, _)| !names.insert(part.name())) {
         return Err(PlanError::DuplicateComponent(twice.name().to_owned()));
     }
-    let mut draft = ledger.clone();
-    draft.release(model);
+    let mut promised = ledger.clone();
+    promised.release(model);
     let mut order: Vec<usize> = (0..components.len()).collect();
     order.sort_by_key(|&index| components.get(index).is_some_and(|(_, s)| is_auto(s)));
-    let mut plans = BTreeMap::new();
+    let mut drafts: BTreeMap<usize, Draft> = BTreeMap::new();
     for index in order {
         let Some((component, settings)) = components.get(index) else { continue };
-        let beside = transient_beside(&plans, settings.compute_device);
-        let planned = plan_beside(beside, component, settings, &draft)?;
-        draft.promise(model, &planned);
-        plans.insert(index, planned);
+        let beside = transient_beside(&drafts, settings.compute_device);
+        let draft = draft_beside(beside, component, settings, &promised)?;
+        promised.promise(model, &draft.plan);
+        drafts.insert(index, draft);
     }
-    let mut plans: Vec<Plan> = plans.into_values().collect();
-    for (planned, (component, settings)) in plans.iter_mut().zip(components) {
-        let mut others = draft.clone();
-        others.release_component(model, component.name());
-        judge(planned, &search(0, component, settings, &others));
+    let mut drafts: Vec<Draft> = drafts.into_values().collect();
+    judge_all(&mut drafts, components, model, &promised);
+    if choose_layouts(&mut drafts, components, model, &mut promised) {
+        judge_all(&mut drafts, components, model, &promised);
     }
+    let mut plans: Vec<Plan> = drafts.into_iter().map(|draft| draft.plan).collect();
     for index in 0..plans.len() {
-        if let Some(way_out) = room_from_another(index, &plans, components, model, &draft) {
+        if let Some(way_out) = room_from_another(index, &plans, components, model, &promised) {
             plans[index].warnings.push(way_out);
         }
     }
-    *ledger = draft;
+    *ledger = promised;
     Ok(plans)
 }
 
+/// What `ledger` leaves to one component.
+fn without(ledger: &Ledger, model: &str, component: &ComponentBlocks) -> Ledger {
+    let mut others = ledger.clone();
+    others.release_component(model, component.name());
+    others
+}
+
+/// Holds each plan's peak against what all other components leave free.
+fn judge_all(
+    drafts: &mut [Draft],
+    components: &[(ComponentBlocks, ComponentSettings)],
+    model: &str,
+    ledger: &Ledger,
+) {
+    for (draft, (component, settings)) in drafts.iter_mut().zip(components) {
+        let others = without(ledger, model, component);
+        judge(&mut draft.plan, &search(0, component, settings, &others));
+    }
+}
+
+/// Decides about the layouts that the settings leave open; whether any is another than was planned with.
+fn choose_layouts(
+    drafts: &mut [Draft],
+    components: &[(ComponentBlocks, ComponentSettings)],
+    model: &str,
+    ledger: &mut Ledger,
+) -> bool {
+    let mut any = false;
+    for index in 0..drafts.len() {
+        let (Some(draft), Some((component, settings))) =
+            (drafts.get_mut(index), components.get(index))
+        else {
+            continue;
+        };
+        let others = without(ledger, model, component);
+        let Some(other) = draft.choose_layout(component, settings, &others) else { continue };
+        let mut changed = others;
+        changed.promise(model, &other);
+        if crowds_out(index, drafts, components, model, &changed) {
+            let waits = other.layout_reason.waits;
+            drafts[index].plan.layout_reason = LayoutReason { rule: LayoutRule::NoRoom, waits };
+        } else {
+            drafts[index].plan = other;
+            *ledger = changed;
+            any = true;
+        }
+    }
+    any
+}
+
+/// Whether, with these promises, a device has less than was promised on it, or another plan than the one at
+/// `index` no longer fits.
+fn crowds_out(
+    index: usize,
+    drafts: &[Draft],
+    components: &[(ComponentBlocks, ComponentSettings)],
+    model: &str,
+    ledger: &Ledger,
+) -> bool {
+    let others = drafts.iter().zip(components).enumerate().filter(|(other, _)| *other != index);
+    let mut crowded = others.map(|(_, (draft, (component, _)))| {
+        let plan = &draft.plan;
+        let least = plan.resident_bytes.saturating_add(plan.transient_bytes());
+        plan.fits && least > without(ledger, model, component).available(plan.compute_device)
+    });
+    let mut devices = ledger.topology().devices().iter();
+    crowded.any(|crowded| crowded) || devices.any(|info| ledger.promised(info.id) > info.free)
+}
+
 /// The most that any of the planned components needs on this device only while it runs.
-fn transient_beside(plans: &BTreeMap<usize, Plan>, device: DeviceId) -> u64 {
-    let running = plans.values().filter(|plan| plan.compute_device == device);
+fn transient_beside(drafts: &BTreeMap<usize, Draft>, device: DeviceId) -> u64 {
+    let plans = drafts.values().map(|draft| &draft.plan);
+    let running = plans.filter(|plan| plan.compute_device == device);
     running.map(Plan::transient_bytes).max().unwrap_or(0)
 }
 
@@ -261,7 +373,7 @@ fn search<'a>(
     Search {
         component,
         pins,
-        layout: settings.layout,
+        layout: settings.layout.first(),
         donors: settings.donors.resolve(compute, ledger.topology()),
         beside,
         request: Request { total: component.bytes(), pinned, compute, ledger },

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::assembly::percent;
 use crate::device::DeviceId;
+use crate::layout_choice::LayoutRule;
 use crate::plan::{DeviceShare, Plan};
 use crate::size::ByteSize;
 pub use crate::table::{Column, Table, wrapped};
@@ -49,9 +50,14 @@ fn headline(plan: &Plan) -> String {
         Some(gigabytes) => format!("virtual VRAM {:.1} GiB", gigabytes.to_f64()),
         None => "expert allocation".to_owned(),
     };
+    let reason = match plan.layout_reason.rule {
+        // Without a block elsewhere there is nothing to choose.
+        LayoutRule::Requested | LayoutRule::NothingElsewhere => String::new(),
+        _ => format!(", {}", plan.layout_reason),
+    };
     let blocks = if plan.blocks.len() == 1 { "block" } else { "blocks" };
     format!(
-        "{}: {} in {} {blocks}, computed on {}, {moved}, layout {}",
+        "{}: {} in {} {blocks}, computed on {}, {moved}, layout {}{reason}",
         plan.component,
         ByteSize(plan.bytes),
         plan.blocks.len(),

@@ -72,7 +72,7 @@ fn planned(
     let component = ComponentBlocks::new("unet", blocks.to_vec(), 0).unwrap();
     let mut settings = ComponentSettings::new(id(DEVICES[compute]));
     settings.expert = Allocation::parse(&written(entries)).unwrap();
-    settings.layout = layout;
+    settings.layout = layout.into();
     plan(&component, &settings, machine)
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use distorch_allocation::{
     Allocation, Amount, Block, BlockFile, ComponentBlocks, ComponentSettings, DeviceId, DeviceInfo,
-    Donors, Layout, Ledger, Mode, Plan, PlanError, Topology, VirtualVram, VirtualVramText, plan,
-    plan_model,
+    Donors, Layout, LayoutChoice, Ledger, Mode, Plan, PlanError, Topology, VirtualVram,
+    VirtualVramText, plan, plan_model,
 };
 use proptest::prelude::*;
 
@@ -80,8 +80,9 @@ fn allocation() -> impl Strategy<Value = String> {
     })
 }
 
-fn layout() -> impl Strategy<Value = Layout> {
-    prop_oneof![Just(Layout::Distorch2), Just(Layout::Interleave)]
+fn layout() -> impl Strategy<Value = LayoutChoice> {
+    let fixed = [Layout::Distorch2, Layout::Interleave].map(LayoutChoice::Fixed);
+    prop::sample::select(vec![LayoutChoice::Auto, fixed[0], fixed[1]])
 }
 
 fn settings() -> impl Strategy<Value = ComponentSettings> {
@@ -100,6 +101,7 @@ fn settings() -> impl Strategy<Value = ComponentSettings> {
             donors,
             expert: expert.and_then(|text| Allocation::parse(&text).unwrap()),
             layout,
+            most_window: None,
         },
     )
 }
@@ -304,5 +306,5 @@ fn all_parsers(text: &str) {
     }
     let _ = machine.simulate(text).map_err(|error| error.to_string());
     let _ = BlockFile::from_json(text).map_err(|error| error.to_string());
-    let _ = text.parse::<Layout>();
+    let _ = text.parse::<LayoutChoice>();
 }

@@ -339,7 +339,7 @@ fn the_documents_virtual_vram_example() {
 #[test]
 fn the_documents_ratio_example() {
     for layout in [Layout::Distorch2, Layout::Interleave] {
-        let with = |text| ComponentSettings { layout, ..expert("cuda:0", text) };
+        let with = |text| ComponentSettings { layout: layout.into(), ..expert("cuda:0", text) };
         let byte_blocks = |name: &str, count: usize| {
             let blocks = (0..count).map(|i| Block::new(format!("b{i}"), "linear", 1)).collect();
             ComponentBlocks::new(name, blocks, 0).unwrap()
@@ -453,8 +453,10 @@ fn unordered_donors_are_asked_by_bandwidth() {
 
 #[test]
 fn interleave_spreads_what_leaves_over_the_use_order() {
-    let settings =
-        ComponentSettings { layout: Layout::Interleave, ..virtual_vram("cuda:0", 5.0, "cpu") };
+    let settings = ComponentSettings {
+        layout: Layout::Interleave.into(),
+        ..virtual_vram("cuda:0", 5.0, "cpu")
+    };
     let plan = placed(&m10(), &settings, &p());
     assert_eq!(on(&plan, "cpu"), "b1 b3 b5 b7 b9");
     let turned: Vec<Block> = (0..10)

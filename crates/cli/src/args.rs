@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use distorch_allocation::Layout;
+use distorch_allocation::{Layout, LayoutChoice};
 
 use number::whole;
 
@@ -239,22 +239,25 @@ pub struct LoaderArgs {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub high_precision_loras: bool,
 
-    /// Which blocks leave: `distorch2` takes them from the end, `interleave` spreads them evenly
-    #[arg(long, value_enum, default_value_t = LayoutArg::Distorch2)]
+    /// Which blocks leave: `distorch2` takes them from the end, `interleave` spreads them evenly, `auto`
+    /// does so where the window is small and a step waits less for them
+    #[arg(long, value_enum, default_value_t = LayoutArg::Auto)]
     pub layout: LayoutArg,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LayoutArg {
+    Auto,
     Distorch2,
     Interleave,
 }
 
-impl From<LayoutArg> for Layout {
+impl From<LayoutArg> for LayoutChoice {
     fn from(layout: LayoutArg) -> Self {
         match layout {
-            LayoutArg::Distorch2 => Layout::Distorch2,
-            LayoutArg::Interleave => Layout::Interleave,
+            LayoutArg::Auto => LayoutChoice::Auto,
+            LayoutArg::Distorch2 => LayoutChoice::Fixed(Layout::Distorch2),
+            LayoutArg::Interleave => LayoutChoice::Fixed(Layout::Interleave),
         }
     }
 }

@@ -115,6 +115,21 @@ fn shares_that_live_elsewhere_are_held_against_the_roofline() {
     }
     let picture = std::fs::read_to_string(svg).unwrap();
     assert!(picture.starts_with("<svg") && picture.matches("<polyline").count() == 4);
+    for layout in ["auto", "interleave"] {
+        let more = ["--shares", "0,50", "--window", "1KiB", "--bandwidth", "1GB/s"];
+        let base = ["--base-dir", dir.path().to_str().unwrap(), "--layout", layout];
+        let begin = ["bench", "offload", "--ckpt", FILE, "--json", "--steps", "1"];
+        let report = json(&[&begin[..], &more, &base, &SMALL[..4]].concat());
+        for point in report["points"].as_array().unwrap() {
+            let rule = point["layout_reason"]["rule"].as_str().unwrap();
+            assert_eq!(point["asked"], layout, "{point}");
+            assert_eq!(rule == "requested", layout != "auto", "{point}");
+            let interleaved = layout == "interleave" || rule == "waits_less";
+            assert_eq!(point["layout"] == "interleave", interleaved, "{point}");
+            let streams = point["share_percent"] != 0;
+            assert_eq!(rule == "nothing_elsewhere", layout == "auto" && !streams, "{point}");
+        }
+    }
     let refused_with = |option: &str, value: &str| {
         let base = ["--base-dir", dir.path().to_str().unwrap()];
         let error =

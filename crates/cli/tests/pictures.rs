@@ -189,6 +189,11 @@ fn a_dry_run_plans_and_loads_nothing() {
         stdout.contains("cuda:1 (simulated)") && stdout.contains("nothing was loaded"),
         "{stdout}"
     );
+    let words = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("layout distorch2, chosen by auto: the window has its full size"),
+        "{stdout}"
+    );
     assert!(!String::from_utf8(output.stderr.clone()).unwrap().contains("loading"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

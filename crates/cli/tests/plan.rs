@@ -99,6 +99,45 @@ fn the_defaults_are_the_nodes() {
     assert_eq!(plan["fits"], true);
 }
 
+/// As a UNet: most bytes in the middle, most computing at both ends. Half of it is to live elsewhere, and there
+/// is little room for a window.
+#[test]
+fn the_plan_says_which_layout_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let block = |at: u64| {
+        let middle = 20 - at.abs_diff(20);
+        let (bytes, cost) = ((1 + middle) << 20, 10 + 1000 / (1 + middle));
+        value!({"name": format!("b{at}"), "kind": "linear", "bytes": bytes, "cost": cost})
+    };
+    let blocks: Vec<Value> = (0..40).map(block).collect();
+    let file = value!({"components": [{"name": "unet", "blocks": blocks}]});
+    let path = dir.path().join("blocks.json");
+    fs::write(&path, file.to_string()).unwrap();
+    let plan = |machine: &str, more: &[&str]| {
+        let blocks = ["plan", "--blocks", path.to_str().unwrap(), "--simulate", machine];
+        let half = ["--unet-expert-mode-allocations", "cuda:0,50%;cpu,50%"];
+        stdout(&[&blocks[..], &half[..], more].concat())
+    };
+    let (tight, roomy) = ("cuda:0=290MiB,cpu=8GiB", "cuda:0=8GiB,cpu=8GiB");
+    let text = plan(tight, &[]);
+    assert!(text.contains("layout interleave, chosen by auto: window "), "{text}");
+    assert!(text.contains("distorch2 would wait 0."), "{text}");
+    assert_eq!(plan(tight, &["--layout", "auto"]), text);
+    let text = plan(roomy, &[]);
+    assert!(text.contains("layout distorch2, chosen by auto: the window has its full"), "{text}");
+    assert!(plan(tight, &["--layout", "distorch2"]).contains("layout distorch2\n"));
+    let homes = |machine, layout: &str| -> Value {
+        let text = plan(machine, &["--json", "--layout", layout]);
+        serde_json::from_str::<Value>(&text).unwrap()["components"][0].clone()
+    };
+    let (auto, fixed) = (homes(tight, "auto"), homes(tight, "interleave"));
+    assert_eq!(auto["blocks"], fixed["blocks"]);
+    assert_eq!((&auto["layout"], &fixed["layout"]), (&value!("interleave"), &value!("interleave")));
+    assert_eq!(auto["layout_reason"]["rule"], "waits_less");
+    assert_eq!(fixed["layout_reason"], value!({"rule": "requested"}));
+    assert_eq!(homes(roomy, "auto")["blocks"], homes(roomy, "distorch2")["blocks"]);
+}
+
 #[test]
 fn the_tables_tell_whether_it_fits() {
     let dir = tempfile::tempdir().unwrap();

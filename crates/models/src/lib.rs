@@ -11,6 +11,7 @@ mod error;
 pub mod attention;
 pub mod clip;
 pub mod conditioning;
+pub mod cost;
 pub mod estimate;
 pub mod freeu;
 pub mod layers;

@@ -149,7 +149,7 @@ fn the_same_bits_for_every_allocation() {
             let machine = Machine::new(topology.clone());
             let mut settings = ComponentSettings::new("cuda:0".parse().unwrap());
             settings.expert = Allocation::parse(allocation).unwrap();
-            settings.layout = [Layout::Distorch2, Layout::Interleave][number % 2];
+            settings.layout = [Layout::Distorch2, Layout::Interleave][number % 2].into();
             let plan = plan(&blocks, &settings, &Ledger::new(topology.clone())).unwrap();
             let options = Options { high_precision_loras: false, ..Options::default() };
             let go_on = |_: distorch_runtime::placed::Progress<'_>| ControlFlow::Continue(());

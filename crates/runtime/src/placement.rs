@@ -31,6 +31,7 @@ fn block(layer: &Layer, host_dtype: Option<DType>) -> Block {
             .filter(|bytes| *bytes != layer.bytes()),
         head: layer.head,
         use_index: Some(layer.use_index as u64),
+        cost: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use distorch_allocation::{Layout, Topology, TopologyError};
+use distorch_allocation::{LayoutChoice, Topology, TopologyError};
 use distorch_checkpoint::folders::{FolderError, ModelFolders};
 use distorch_runtime::devices;
 use distorch_runtime::placed::Interrupt;
@@ -35,7 +35,7 @@ pub struct Environment {
     /// Where previews are saved.
     pub temp_dir: PathBuf,
     /// Which blocks leave the compute device.
-    pub layout: Layout,
+    pub layout: LayoutChoice,
     /// Whether the pictures carry the workflow that made them.
     pub save_metadata: bool,
     /// Whether a run goes on, with a warning, where a model gives NaN or infinity.
@@ -66,7 +66,7 @@ impl Environment {
             input_dir: base.join("input"),
             output_dir: base.join("output"),
             temp_dir: base.join("temp"),
-            layout: Layout::default(),
+            layout: LayoutChoice::default(),
             save_metadata: true,
             allow_nan: false,
             noise: NoiseChoice::default(),

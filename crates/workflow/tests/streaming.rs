@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use distorch_allocation::{DeviceId, DeviceInfo, Layout, Topology};
+use distorch_allocation::{DeviceId, DeviceInfo, Layout, LayoutChoice, Topology};
 use distorch_checkpoint::decode::{table, to_f32};
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_checkpoint::{Checkpoint, Dtype};
@@ -24,6 +24,9 @@ static HEAP: Counted = Counted;
 static TURN: Mutex<()> = Mutex::new(());
 
 const UNET: &str = "model.diffusion_model.";
+
+/// `auto` is `distorch2` where the window is as large as here.
+const LAYOUTS: [LayoutChoice; 2] = [LayoutChoice::Auto, LayoutChoice::Fixed(Layout::Interleave)];
 
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/checkpoints/tiny-shapes.safetensors")
@@ -226,7 +229,7 @@ fn check_peaks(executor: &Executor, of: &str) {
     }
 }
 
-/// The same picture, bit for bit, for every allocation, both layouts, with and without a LoRA, from
+/// The same picture, bit for bit, for every allocation, each layout, with and without a LoRA, from
 /// files of every dtype.
 #[test]
 fn a_picture_has_the_same_bits_wherever_the_weights_live() {
@@ -247,10 +250,10 @@ fn a_picture_has_the_same_bits_wherever_the_weights_live() {
             Placing::Expert("cuda:0,700kb;cuda:1,1mb;cpu,*"),
             Placing::Expert("cuda:0,0.002;cuda:1,0.002;cpu,0.5"),
         ];
-        // All of them for each way of patching, the two layouts by turns.
+        // All of them for each way of patching, the layouts by turns.
         for (lora, high_precision) in [(false, true), (true, true), (true, false)] {
             let mut expected = None;
-            for layout in [Layout::Distorch2, Layout::Interleave] {
+            for layout in LAYOUTS {
                 // One executor: the weights move from plan to plan.
                 let mut executor = executor(folder.path(), "cuda:0=1GiB,cuda:1=1GiB", false);
                 executor.environment_mut().layout = layout;

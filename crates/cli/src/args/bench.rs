@@ -134,7 +134,7 @@ pub struct OffloadArgs {
     #[arg(long, value_name = "SIZE")]
     pub window: Option<String>,
 
-    /// The layout [default: both]
+    /// The layout [default: distorch2 and interleave]
     #[arg(long, value_enum)]
     pub layout: Option<LayoutArg>,
 

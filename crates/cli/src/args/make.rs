@@ -66,7 +66,7 @@ pub struct ComputeArgs {
     #[arg(long, value_enum)]
     pub dtype: Option<DtypeArg>,
 
-    /// Which blocks leave the compute device
+    /// Which blocks leave the compute device [default: auto]
     #[arg(long, value_enum)]
     pub layout: Option<LayoutArg>,
 

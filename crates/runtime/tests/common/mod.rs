@@ -123,7 +123,7 @@ impl Stack {
         let blocks = placement::blocks(&self.component, activations, None).unwrap();
         let mut settings = ComponentSettings::new(id(compute));
         settings.expert = Allocation::parse(expert).unwrap();
-        settings.layout = layout;
+        settings.layout = layout.into();
         plan(&blocks, &settings, &Ledger::new(machine.topology().clone())).unwrap()
     }
 

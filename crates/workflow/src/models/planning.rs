@@ -6,6 +6,7 @@ use distorch_allocation::{
 };
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Component, ComponentKind};
+use distorch_models::cost::layer_costs;
 use distorch_models::estimate::{self, Compute, Picture};
 use distorch_runtime::{DType, placement};
 use thiserror::Error;
@@ -134,7 +135,12 @@ impl Planning<'_> {
             let dtype = self.compute_dtype(component.kind, device);
             // A simulated device keeps layers as stored; the host in what it computes in.
             let host_dtype = (device.is_cpu() && !self.is_simulated(device)).then_some(dtype);
-            Ok((placement::blocks(component, bytes, host_dtype)?, settings))
+            let blocks = placement::blocks(component, bytes, host_dtype)?;
+            let blocks = match layer_costs(model, component, picture) {
+                Some(costs) => blocks.with_costs(costs),
+                None => blocks,
+            };
+            Ok((blocks, settings))
         });
         let components: Vec<(ComponentBlocks, ComponentSettings)> =
             components.collect::<Result<_, BlockError>>()?;

@@ -15,7 +15,9 @@ mod subject;
 use std::fs;
 use std::path::PathBuf;
 
-use distorch_allocation::{ByteSize, DeviceId, DeviceInfo, Layout, Topology};
+use distorch_allocation::{
+    ByteSize, DeviceId, DeviceInfo, Layout, LayoutChoice, LayoutReason, Topology,
+};
 use distorch_checkpoint::folders::ModelKind;
 use serde::Serialize;
 
@@ -53,7 +55,10 @@ pub struct Sweep {
 /// One share of the model elsewhere, one bandwidth, one layout.
 #[derive(Debug, Serialize)]
 pub struct Point {
+    /// The layout that was asked for.
+    asked: LayoutChoice,
     layout: Layout,
+    layout_reason: LayoutReason,
     /// The part of the model that lives on the host, in per cent.
     share_percent: u32,
     /// Of the link, in bytes per second.
@@ -101,9 +106,9 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
         let balance = bytes as f64 / compute;
         bandwidths = BALANCES.iter().map(|part| (balance / part) as u64).collect();
     }
-    let layouts: Vec<Layout> = match args.layout {
+    let layouts: Vec<LayoutChoice> = match args.layout {
         Some(layout) => vec![layout.into()],
-        None => vec![Layout::Distorch2, Layout::Interleave],
+        None => vec![Layout::Distorch2.into(), Layout::Interleave.into()],
     };
     let count = layouts.len() * args.shares.len() * bandwidths.len();
     let progress = Progress::new("shares, bandwidths and layouts", count as u64);
@@ -189,7 +194,10 @@ fn text(sweep: &Sweep) -> String {
     for point in &sweep.points {
         let seconds = |value: f64| format!("{value:.2} s");
         rows.add_row([
-            point.layout.to_string(),
+            match point.asked {
+                LayoutChoice::Auto => format!("auto: {}", point.layout),
+                LayoutChoice::Fixed(layout) => layout.to_string(),
+            },
             format!("{} %", point.share_percent),
             format!("{:.2} GB/s", point.bandwidth as f64 / 1e9),
             seconds(point.step_seconds),

@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use distorch_allocation::{Allocation, ComponentSettings, Layout, Ledger, plan};
+use distorch_allocation::{Allocation, ComponentSettings, Layout, LayoutChoice, Ledger, plan};
 use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind};
+use distorch_models::cost::layer_costs;
 use distorch_models::estimate::{self, Picture};
 use distorch_models::unet::Unet;
 use distorch_runtime::placed::{Options, Placed, StreamStats};
@@ -29,6 +30,8 @@ pub(super) struct Subject {
     component: Component,
     config: UnetConfig,
     activations: u64,
+    /// What each layer costs.
+    costs: Option<Vec<u64>>,
     latent: [usize; 4],
     times: Times,
     /// A file of random weights, which goes with it.
@@ -112,6 +115,7 @@ impl Subject {
             component: component.clone(),
             config: config.clone(),
             activations: estimate::activation_bytes(model, component, picture, device.compute()),
+            costs: layer_costs(model, component, picture),
             latent: [2 * picture.batch as usize, config.in_channels, height, width],
             device,
             times,
@@ -134,13 +138,13 @@ impl Subject {
     }
 
     fn resident(&self) -> Result<Laid, Failure> {
-        self.lay(0, u64::MAX, Layout::Distorch2)
+        self.lay(0, u64::MAX, Layout::Distorch2.into())
     }
 
     /// Steps with a share elsewhere, held against steps with everything on the device.
     pub(super) fn point(
         &self,
-        layout: Layout,
+        asked: LayoutChoice,
         share: u32,
         bandwidth: u64,
     ) -> Result<Point, Failure> {
@@ -150,13 +154,16 @@ impl Subject {
             None if self.device.is_real() => (None, self.best(&self.resident()?)?),
             None => (Some(self.resident()?), Best::none()),
         };
-        let laid = self.lay(share, bandwidth, layout)?;
+        let laid = self.lay(share, bandwidth, asked)?;
         let (best, passed) = self.take_turns(&laid, resident.as_ref(), &mut compute)?;
         let steps = self.times.steps;
         let link_seconds = laid.elsewhere as f64 / bandwidth as f64;
         let roofline_seconds = compute.seconds.max(link_seconds);
+        let plan = laid.placed.plan();
         Ok(Point {
-            layout,
+            asked,
+            layout: plan.layout,
+            layout_reason: plan.layout_reason,
             share_percent: share,
             bandwidth,
             step_seconds: best.seconds,
@@ -210,7 +217,7 @@ impl Subject {
         Ok(best)
     }
 
-    fn lay(&self, share: u32, bandwidth: u64, layout: Layout) -> Result<Laid, Failure> {
+    fn lay(&self, share: u32, bandwidth: u64, layout: LayoutChoice) -> Result<Laid, Failure> {
         let placed = Arc::new(self.place(share, bandwidth, layout)?);
         let plan = placed.plan();
         let unet = self.unet(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
@@ -236,7 +243,7 @@ impl Subject {
     /// Lets computing be a clock from now on: computes a step with everything on the device and
     /// writes down when it uses what.
     pub(super) fn pace(&mut self) -> Result<(), Failure> {
-        let placed = Arc::new(self.place(0, u64::MAX, Layout::Distorch2)?);
+        let placed = Arc::new(self.place(0, u64::MAX, Layout::Distorch2.into())?);
         let recorder = Arc::new(Recorder::new(placed));
         let unet = self.unet(Arc::clone(&recorder) as Arc<dyn LayerSource>)?;
         self.compute_step(&unet)?;
@@ -246,7 +253,7 @@ impl Subject {
         Ok(())
     }
 
-    fn place(&self, share: u32, bandwidth: u64, layout: Layout) -> Result<Placed, Failure> {
+    fn place(&self, share: u32, bandwidth: u64, layout: LayoutChoice) -> Result<Placed, Failure> {
         // Room for everything: what is measured is the link.
         let room = 4 * (self.component.bytes() + self.activations) + (4 << 30);
         let (device, topology) = self.device.machine(bandwidth, room)?;
@@ -256,8 +263,13 @@ impl Subject {
             settings.expert = Allocation::parse(&allocation).map_err(Failure::machine)?;
         }
         settings.layout = layout;
+        settings.most_window = self.times.window;
         let blocks =
             placement::blocks(&self.component, self.activations, None).map_err(Failure::machine)?;
+        let blocks = match &self.costs {
+            Some(costs) => blocks.with_costs(costs.iter().copied()),
+            None => blocks,
+        };
         let ledger = Ledger::new(topology.clone());
         let plan = plan(&blocks, &settings, &ledger).map_err(Failure::machine)?;
         let machine = Machine::new(topology);
