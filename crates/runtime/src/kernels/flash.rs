@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::elementwise::exp;
 use super::host::{Host, Output, filled};
-use super::product::{Line, Mode, Place, Plain, Side, Unit, product};
+use super::product::{Line, Mode, Place, Plain, SMALL, Side, Unit, each, product};
 use crate::tensor::Tensor;
 
 /// Keys of a block.
@@ -63,8 +63,9 @@ pub(super) fn attend<'a>(
         ])
     };
     let sources: Vec<_> = (0..pairs).map(sources).collect::<Option<_>>()?;
-    let each = shape.key_lines() + shape.value_lines();
-    let at_once = (PACKED / (each * size_of::<Line>()).max(1)).clamp(1, pairs.max(1));
+    let lines = shape.key_lines() + shape.value_lines();
+    let small = pairs * queries * keys * shape.dim < SMALL;
+    let at_once = (PACKED / (lines * size_of::<Line>()).max(1)).clamp(1, pairs.max(1));
     let rows = shape.unit.left(queries);
     let group = (rows.strip * rows.together * PANELS).min(64.max(rows.strip));
     let groups = queries.div_ceil(group);
@@ -74,17 +75,21 @@ pub(super) fn attend<'a>(
             let mut packed = Vec::new();
             for first in (0..pairs).step_by(at_once) {
                 let count = at_once.min(pairs - first);
-                packed.resize(count * each, Line::ZERO);
-                packed
-                    .par_chunks_exact_mut(each)
-                    .zip(&sources[first..])
-                    .for_each(|(lines, [_, key, value])| shape.pack(key, value, lines));
+                packed.resize(count * lines, Line::ZERO);
+                let heads = packed.chunks_exact_mut(lines).zip(&sources[first..]);
+                let pack = |(lines, [_, key, value]): (&mut [Line], &[Rows; 3])| {
+                    shape.pack(key, value, small, lines);
+                };
+                match small {
+                    true => heads.for_each(pack),
+                    false => heads.par_bridge().for_each(pack),
+                }
                 let packed = &*packed;
-                (0..count * groups).into_par_iter().for_each_init(Scratch::default, |own, task| {
+                each(small, count * groups, Scratch::default, |own, task| {
                     let (at, part) = (task / groups, task % groups);
                     let [query, ..] = &sources[first + at];
                     let queries = part * group..((part + 1) * group).min(queries);
-                    let lines = &packed[at * each..][..each];
+                    let lines = &packed[at * lines..][..lines];
                     let out = out.after(head_offset(&shape, first + at));
                     shape.group(query, lines, queries, own, out);
                 });
@@ -156,25 +161,33 @@ impl Shape {
     }
 
     /// Packs keys, then the values block by block.
-    fn pack(&self, key: &Rows, value: &Rows, lines: &mut [Line]) {
+    fn pack(&self, key: &Rows, value: &Rows, small: bool, lines: &mut [Line]) {
         let (Some(key), Some(value)) = (key.by_token(), value.by_feature()) else {
             return lines.fill(Line::ZERO);
         };
         let (keys, mut values) = lines.split_at_mut(self.key_lines());
         let side = Side::right(self.unit, &key, self.keys);
-        let each = self.unit.lines(self.dim).max(1);
-        keys.par_chunks_exact_mut(each).enumerate().for_each(|(strip, lines)| {
+        let strip_lines = self.unit.lines(self.dim).max(1);
+        let pack = |(strip, lines): (usize, &mut [Line])| {
             // SAFETY: the unit was found; the keys lie in their memory.
             unsafe { side.pack(strip, 0..self.dim, lines) };
-        });
+        };
+        match small {
+            true => keys.chunks_exact_mut(strip_lines).enumerate().for_each(pack),
+            false => keys.par_chunks_exact_mut(strip_lines).enumerate().for_each(pack),
+        }
         let side = Side::right(self.unit, &value, self.dim);
         for block in self.blocks() {
-            let each = self.unit.lines(block.len());
-            let (now, rest) = values.split_at_mut(self.strips(self.dim) * each);
-            now.par_chunks_exact_mut(each).enumerate().for_each(|(strip, lines)| {
+            let strip_lines = self.unit.lines(block.len());
+            let (now, rest) = values.split_at_mut(self.strips(self.dim) * strip_lines);
+            let pack = |(strip, lines): (usize, &mut [Line])| {
                 // SAFETY: as above.
                 unsafe { side.pack(strip, block.clone(), lines) };
-            });
+            };
+            match small {
+                true => now.chunks_exact_mut(strip_lines).enumerate().for_each(pack),
+                false => now.par_chunks_exact_mut(strip_lines).enumerate().for_each(pack),
+            }
             values = rest;
         }
     }

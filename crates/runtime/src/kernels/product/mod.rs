@@ -239,8 +239,27 @@ pub(super) struct Block<'a> {
     pub(super) span: Range<usize>,
 }
 
+/// Products of fewer multiplications are done by the thread that asks: waking others takes longer.
+pub(super) const SMALL: usize = 1 << 19;
+
+/// Does `count` tasks, each with a scratch of its thread's, on all threads or on this one.
+pub(super) fn each<T: Send>(
+    small: bool,
+    count: usize,
+    scratch: impl Fn() -> T + Sync + Send,
+    task: impl Fn(&mut T, usize) + Sync + Send,
+) {
+    if small {
+        let mut scratch = scratch();
+        (0..count).for_each(|at| task(&mut scratch, at));
+    } else {
+        (0..count).into_par_iter().for_each_init(scratch, task);
+    }
+}
+
 /// How the panels of both sides are shared out.
 struct Work {
+    small: bool,
     /// Lines of a strip.
     lines: usize,
     /// Panels of the stationary side that are packed at once.
@@ -260,7 +279,8 @@ impl Work {
         let most = (OWN / bytes(moving.cut)).max(4);
         let threads = rayon::current_num_threads();
         let group = moving.panels().div_ceil(2 * threads).clamp(1, most);
-        Self { lines, chunk, group }
+        let small = fixed.count.saturating_mul(moving.count).saturating_mul(depth) < SMALL;
+        Self { small, lines, chunk, group }
     }
 
     /// In how many parts the tasks of `groups` groups go through `count` stationary panels, so that every
@@ -280,6 +300,7 @@ unsafe fn pack_shared<S: Source>(
     panels: Range<usize>,
     depth: &Range<usize>,
     lines: usize,
+    small: bool,
     shared: &mut Vec<Line>,
 ) {
     let strips = panels.len() * side.cut.together;
@@ -288,10 +309,14 @@ unsafe fn pack_shared<S: Source>(
         return;
     }
     let first = panels.start * side.cut.together;
-    shared.par_chunks_exact_mut(lines).enumerate().for_each(|(strip, lines)| {
+    let pack = |(strip, lines): (usize, &mut [Line])| {
         // SAFETY: the caller's promise.
         unsafe { side.pack(first + strip, depth.clone(), lines) };
-    });
+    };
+    match small {
+        true => shared.chunks_exact_mut(lines).enumerate().for_each(pack),
+        false => shared.par_chunks_exact_mut(lines).enumerate().for_each(pack),
+    }
 }
 
 /// Packs some panels of a task's own side.
@@ -321,17 +346,17 @@ unsafe fn by_left<L: Source, R: Source>(
     depth: Range<usize>,
     take: impl Fn(Block, Block) + Sync,
 ) {
-    let Work { lines, chunk, group } = Work::new(left, right, depth.len());
+    let Work { small, lines, chunk, group } = Work::new(left, right, depth.len());
     let groups = right.panels().div_ceil(group);
     let panel = |side: Cut| side.together * lines;
     let mut shared = Vec::new();
     for first in (0..left.panels()).step_by(chunk) {
         let count = chunk.min(left.panels() - first);
         // SAFETY: the caller's promise.
-        unsafe { pack_shared(left, first..first + count, &depth, lines, &mut shared) };
+        unsafe { pack_shared(left, first..first + count, &depth, lines, small, &mut shared) };
         let (shared, share) = (&*shared, Work::share(groups, count));
         let shares = count.div_ceil(share);
-        (0..groups * shares).into_par_iter().for_each_init(Vec::new, |own, task| {
+        each(small, groups * shares, Vec::new, |own, task| {
             let (at, part) = (task / shares, task % shares);
             let columns = at * group..((at + 1) * group).min(right.panels());
             // SAFETY: the caller's promise.
@@ -362,17 +387,17 @@ unsafe fn by_right<L: Source, R: Source>(
     depth: Range<usize>,
     take: impl Fn(Block, Block) + Sync,
 ) {
-    let Work { lines, chunk, group } = Work::new(right, left, depth.len());
+    let Work { small, lines, chunk, group } = Work::new(right, left, depth.len());
     let groups = left.panels().div_ceil(group);
     let panel = |side: Cut| side.together * lines;
     let mut shared = Vec::new();
     for first in (0..right.panels()).step_by(chunk) {
         let count = chunk.min(right.panels() - first);
         // SAFETY: the caller's promise.
-        unsafe { pack_shared(right, first..first + count, &depth, lines, &mut shared) };
+        unsafe { pack_shared(right, first..first + count, &depth, lines, small, &mut shared) };
         let (shared, share) = (&*shared, Work::share(groups, count));
         let shares = count.div_ceil(share);
-        (0..groups * shares).into_par_iter().for_each_init(Vec::new, |own, task| {
+        each(small, groups * shares, Vec::new, |own, task| {
             let (at, part) = (task / shares, task % shares);
             let rows = at * group..((at + 1) * group).min(left.panels());
             // SAFETY: the caller's promise.
