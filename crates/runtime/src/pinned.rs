@@ -4,7 +4,7 @@
 //! `cpu` whose bytes are [kept](keep) here crosses the link straight from its home at every upload.
 //!
 //! The bytes live as long as anyone refers to them. An upload hands a reference on with the copy it orders, and
-//! whoever carries the copy out lets go of it when it is done ([`crate::uploads`]): so a home may be given up while a
+//! whoever carries the copy out lets go of it when it is done: so a home may be given up while a
 //! copy from it is under way, and its memory goes back to the driver after the copy.
 
 use std::fmt;

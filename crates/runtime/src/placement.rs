@@ -8,7 +8,7 @@ use crate::tensor::DType;
 
 /// The component's layers as blocks, with the bytes that its forward pass needs besides weights.
 /// `host_dtype` is the dtype that the host computes in where it is the host that computes: it keeps
-/// what is at home there as its kernels take it ([`host_dtype`]).
+/// what is at home there as its kernels take it (see [`host_bytes`]).
 ///
 /// # Errors
 /// When two layers have the same name, which recognition rules out.

@@ -391,7 +391,7 @@ impl Stream {
 
 /// Whether what is copied to the device goes in the order of what the computing thread has it do. CubeCL 0.10 gives
 /// memory that is free in one stream's eyes to that stream's next copy, and does not wait for other streams that have
-/// yet to read it: so where [`crate::uploads`] does not see to that, there is one order for all.
+/// yet to read it: so where the loader of uploads does not see to that, there is one order for all.
 pub fn has_one_queue(device: &Device) -> bool {
     !is_host(device) && !crate::uploads::has_stream(device)
 }
