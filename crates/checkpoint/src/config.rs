@@ -72,6 +72,40 @@ pub struct UnetConfig {
     pub adm_in_channels: Option<usize>,
 }
 
+impl UnetConfig {
+    /// SD's: 1.x with a number of heads and 1×1 convolutions, 2.x with heads of a width and linear layers.
+    pub fn sd(context_dim: usize, heads: Heads) -> Self {
+        Self {
+            in_channels: 4,
+            out_channels: 4,
+            model_channels: 320,
+            channel_mult: vec![1, 2, 4, 4],
+            num_res_blocks: vec![2; 4],
+            transformer_depth: vec![1, 1, 1, 1, 1, 1, 0, 0],
+            middle_res_blocks: 2,
+            transformer_depth_middle: Some(1),
+            transformer_depth_output: vec![0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            context_dim,
+            heads,
+            linear_projections: matches!(heads, Heads::Width(_)),
+            adm_in_channels: None,
+        }
+    }
+
+    /// That of SDXL's base model.
+    pub fn sdxl() -> Self {
+        Self {
+            channel_mult: vec![1, 2, 4],
+            num_res_blocks: vec![2; 3],
+            transformer_depth: vec![0, 0, 2, 2, 10, 10],
+            transformer_depth_middle: Some(10),
+            transformer_depth_output: vec![10, 10, 10, 2, 2, 2, 0, 0, 0],
+            adm_in_channels: Some(2816),
+            ..Self::sd(2048, Heads::Width(64))
+        }
+    }
+}
+
 /// The activation of a CLIP text encoder's feed-forward layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -141,39 +141,6 @@ mod tests {
 
     use super::*;
 
-    fn sd15() -> UnetConfig {
-        UnetConfig {
-            in_channels: 4,
-            out_channels: 4,
-            model_channels: 320,
-            channel_mult: vec![1, 2, 4, 4],
-            num_res_blocks: vec![2; 4],
-            transformer_depth: vec![1, 1, 1, 1, 1, 1, 0, 0],
-            middle_res_blocks: 2,
-            transformer_depth_middle: Some(1),
-            transformer_depth_output: vec![0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-            context_dim: 768,
-            heads: Heads::Count(8),
-            linear_projections: false,
-            adm_in_channels: None,
-        }
-    }
-
-    fn sdxl() -> UnetConfig {
-        UnetConfig {
-            channel_mult: vec![1, 2, 4],
-            num_res_blocks: vec![2; 3],
-            transformer_depth: vec![0, 0, 2, 2, 10, 10],
-            transformer_depth_middle: Some(10),
-            transformer_depth_output: vec![10, 10, 10, 2, 2, 2, 0, 0, 0],
-            context_dim: 2048,
-            heads: Heads::Width(64),
-            linear_projections: true,
-            adm_in_channels: Some(2816),
-            ..sd15()
-        }
-    }
-
     fn model(config: UnetConfig) -> Model {
         let diffusion = Some(DiffusionConfig::Unet(config));
         let configs = Configs { diffusion, ..Configs::default() };
@@ -184,10 +151,10 @@ mod tests {
     #[test]
     fn products_are_those_that_pytorch_counts() {
         for (config, side, halves, expected) in [
-            (sd15(), 256, 1, 90_053_222_400),
-            (sd15(), 512, 1, 401_636_720_640),
-            (sd15(), 512, 2, 803_273_441_280),
-            (sdxl(), 1024, 2, 6_761_236_398_080),
+            (UnetConfig::sd(768, Heads::Count(8)), 256, 1, 90_053_222_400),
+            (UnetConfig::sd(768, Heads::Count(8)), 512, 1, 401_636_720_640),
+            (UnetConfig::sd(768, Heads::Count(8)), 512, 2, 803_273_441_280),
+            (UnetConfig::sdxl(), 1024, 2, 6_761_236_398_080),
         ] {
             let model = model(config.clone());
             let component = model.component(ComponentKind::DiffusionModel).unwrap();
@@ -204,7 +171,7 @@ mod tests {
     /// A convolution in the middle computes less than one of as many bytes at a higher resolution.
     #[test]
     fn a_layer_costs_what_its_pixels_do() {
-        let model = model(sd15());
+        let model = model(UnetConfig::sd(768, Heads::Count(8)));
         let component = model.component(ComponentKind::DiffusionModel).unwrap();
         let picture = Picture { width: 520, height: 504, batch: 3, halves: 2 };
         let costs = layer_costs(&model, component, picture).unwrap();

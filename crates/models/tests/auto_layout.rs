@@ -15,27 +15,10 @@ use distorch_runtime::placement;
 
 const MIB: u64 = 1 << 20;
 
-fn sd15() -> UnetConfig {
-    UnetConfig {
-        in_channels: 4,
-        out_channels: 4,
-        model_channels: 320,
-        channel_mult: vec![1, 2, 4, 4],
-        num_res_blocks: vec![2; 4],
-        transformer_depth: vec![1, 1, 1, 1, 1, 1, 0, 0],
-        middle_res_blocks: 2,
-        transformer_depth_middle: Some(1),
-        transformer_depth_output: vec![0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-        context_dim: 768,
-        heads: Heads::Count(8),
-        linear_projections: false,
-        adm_in_channels: None,
-    }
-}
-
 /// A plan for a picture of 256×256 with room for everything but the window.
 fn planned(share: u32, window: u64, layout: LayoutChoice) -> Plan {
-    let configs = Configs { diffusion: Some(DiffusionConfig::Unet(sd15())), ..Configs::default() };
+    let sd15 = UnetConfig::sd(768, Heads::Count(8));
+    let configs = Configs { diffusion: Some(DiffusionConfig::Unet(sd15)), ..Configs::default() };
     let model = recognise(&blank("blank", &configs, Dtype::F16).unwrap()).unwrap();
     let component = model.component(ComponentKind::DiffusionModel).unwrap();
     let picture = Picture { width: 256, height: 256, batch: 1, halves: 2 };

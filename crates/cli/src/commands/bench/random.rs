@@ -14,10 +14,14 @@ use crate::args::RandomModel;
 /// The configurations that were published with the weights.
 pub fn configs(model: RandomModel) -> Configs {
     let (unet, encoders, scaling_factor) = match model {
-        RandomModel::Sd15 => (sd_unet(768, Heads::Count(8)), vec![("clip_l", clip_l())], 0.18215),
-        RandomModel::Sd21 => (sd_unet(1024, Heads::Width(64)), vec![("clip_h", clip_h())], 0.18215),
+        RandomModel::Sd15 => {
+            (UnetConfig::sd(768, Heads::Count(8)), vec![("clip_l", clip_l())], 0.18215)
+        }
+        RandomModel::Sd21 => {
+            (UnetConfig::sd(1024, Heads::Width(64)), vec![("clip_h", clip_h())], 0.18215)
+        }
         RandomModel::Sdxl => {
-            (sdxl_unet(), vec![("clip_l", clip_l()), ("clip_g", clip_g())], 0.13025)
+            (UnetConfig::sdxl(), vec![("clip_l", clip_l()), ("clip_g", clip_g())], 0.13025)
         }
     };
     Configs {
@@ -36,37 +40,6 @@ pub fn configs(model: RandomModel) -> Configs {
             scaling_factor,
             shift_factor: 0.0,
         }),
-    }
-}
-
-/// SD 1.x with a number of heads and 1×1 convolutions, SD 2.x with heads of a width and linear layers.
-fn sd_unet(context_dim: usize, heads: Heads) -> UnetConfig {
-    UnetConfig {
-        in_channels: 4,
-        out_channels: 4,
-        model_channels: 320,
-        channel_mult: vec![1, 2, 4, 4],
-        num_res_blocks: vec![2; 4],
-        transformer_depth: vec![1, 1, 1, 1, 1, 1, 0, 0],
-        middle_res_blocks: 2,
-        transformer_depth_middle: Some(1),
-        transformer_depth_output: vec![0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-        context_dim,
-        heads,
-        linear_projections: matches!(heads, Heads::Width(_)),
-        adm_in_channels: None,
-    }
-}
-
-fn sdxl_unet() -> UnetConfig {
-    UnetConfig {
-        channel_mult: vec![1, 2, 4],
-        num_res_blocks: vec![2; 3],
-        transformer_depth: vec![0, 0, 2, 2, 10, 10],
-        transformer_depth_middle: Some(10),
-        transformer_depth_output: vec![10, 10, 10, 2, 2, 2, 0, 0, 0],
-        adm_in_channels: Some(2816),
-        ..sd_unet(2048, Heads::Width(64))
     }
 }
 
