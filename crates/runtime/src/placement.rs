@@ -55,15 +55,21 @@ pub fn host_bytes(layer: &Layer, dtype: DType) -> u64 {
     params.map(bytes).sum()
 }
 
+/// The dtype of tensors that have a file's values as they are stored.
+pub(crate) fn tensor_dtype(stored: Dtype) -> Option<DType> {
+    match stored {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
 /// What the host's kernels take a parameter in where `dtype` is computed in: matrices in 16 bits, as
 /// they are stored or in a compute dtype of 16 bits, all else in f32. `stored` is the stored dtype
 /// where these are the parameter's values as they are, without scales.
 pub(crate) fn host_dtype(name: &str, rank: usize, stored: Option<Dtype>, dtype: DType) -> DType {
-    let half = match stored {
-        Some(Dtype::F16) => Some(DType::F16),
-        Some(Dtype::BF16) => Some(DType::BF16),
-        _ => None,
-    };
+    let half = stored.and_then(tensor_dtype).filter(|dtype| *dtype != DType::F32);
     let narrow = matches!(dtype, DType::F16 | DType::BF16);
     match (name == "weight" && rank >= 2, half) {
         (false, _) => DType::F32,

@@ -1,15 +1,14 @@
 //! Scaled dot-product attention.
 
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::Precision;
-use super::elementwise::exp;
 #[cfg(target_arch = "x86_64")]
 use super::flash;
 use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::product::Unit;
+use super::softmax::softmax;
 use crate::tensor::{DType, Tensor, ops};
 
 /// Scores that one task holds on the CPU: 2 MiB, for all keys of as many queries as that allows.
@@ -150,43 +149,10 @@ fn attend(
     tensor(out, [batch, queries, width])
 }
 
-/// `softmax(scale · row)`, in place.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn softmax(row: &mut [f32], scale: f32) {
-    let (lanes, rest) = row.as_chunks::<16>();
-    let mut largest = [f32::NEG_INFINITY; 16];
-    for lane in lanes {
-        largest.iter_mut().zip(lane).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
-    }
-    let largest = largest.iter().chain(rest).fold(f32::NEG_INFINITY, |max, x| max.max(*x));
-
-    let (lanes, rest) = row.as_chunks_mut::<16>();
-    let mut sums = [0.0_f32; 16];
-    for lane in lanes {
-        for (x, sum) in lane.iter_mut().zip(&mut sums) {
-            *x = exp((*x - largest) * scale);
-            *sum += *x;
-        }
-    }
-    let mut total = sums.iter().sum::<f32>();
-    for x in rest {
-        *x = exp((*x - largest) * scale);
-        total += *x;
-    }
-    let inverse = 1.0 / total;
-    row.iter_mut().for_each(|x| *x *= inverse);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{TensorData, cpu};
-
-    fn values(shape: [usize; 3], seed: usize) -> Tensor<3> {
-        let value = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0;
-        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-        Tensor::from_data(TensorData::new(values, shape), &cpu())
-    }
+    use crate::kernels::made_up::tensor as values;
 
     #[test]
     fn scores_are_bounded() {

@@ -6,7 +6,7 @@ use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
-use super::product::{Bias, Element, Patches, Plain, Planes, Shape, Stationary, Unit, multiply};
+use super::product::{Bias, Element, Patches, Plain, Shape, Sink, Unit, multiply};
 use super::{Precision, winograd};
 use crate::tensor::{DType, Tensor, ops};
 
@@ -91,32 +91,40 @@ fn wide(
     let (depth, pixels) = (channels * rows * columns, out_height * out_width);
     let patches = Patches::new(x.values(), shape);
     let bias = bias.map_or(Bias::None, Bias::Rows);
-    let size = [outputs, depth, batch * pixels];
-    fn by<E: Element>(
-        unit: Unit,
-        size: [usize; 3],
-        weight: &[E],
-        patches: &Patches,
-        sink: &Planes,
-    ) {
-        let filters = Plain::new(weight, [size[0], size[1]], [size[1], 1]);
-        if let Some(filters) = filters {
-            // SAFETY: the unit was found; the filters lie in their memory, and there are patches for
-            // every pixel.
-            unsafe { multiply(unit, size, &filters, patches, sink, Stationary::Right) }
-        }
-    }
-    // SAFETY: rows and columns of the product are all channels and pixels; without any depth there
-    // are no channels, which a convolution's weight has.
+    let by = Wide { unit, size: [outputs, depth, batch * pixels], patches: &patches };
+    // SAFETY: rows and columns of the product are all channels and pixels.
     unsafe {
         filled([batch, outputs, out_height, out_width], |out| {
-            let sink = Planes { out, channels: outputs, pixels, bias };
+            let sink = Sink { out, rows: outputs, columns: pixels, bias };
             match weight.numbers() {
-                Numbers::F32(weight) => by(unit, size, weight, &patches, &sink),
-                Numbers::F16(weight) => by(unit, size, weight, &patches, &sink),
-                Numbers::Bf16(weight) => by(unit, size, weight, &patches, &sink),
+                Numbers::F32(weight) => by.multiply(weight, &sink),
+                Numbers::F16(weight) => by.multiply(weight, &sink),
+                Numbers::Bf16(weight) => by.multiply(weight, &sink),
             }
         })
+    }
+}
+
+/// A convolution as a product of filters and patches.
+#[cfg(target_arch = "x86_64")]
+struct Wide<'a> {
+    unit: Unit,
+    /// Outputs, values of a filter, pixels of all pictures.
+    size: [usize; 3],
+    patches: &'a Patches<'a>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Wide<'_> {
+    /// By filters one after the other; all of the result is written.
+    fn multiply<E: Element>(&self, weight: &[E], sink: &Sink) {
+        let [outputs, depth, _] = self.size;
+        let Some(filters) = Plain::new(weight, [outputs, depth], [depth, 1]) else {
+            unreachable!("a contiguous tensor has all of its values")
+        };
+        // SAFETY: the unit was found; the filters lie in their memory, and there are patches for every
+        // pixel.
+        unsafe { multiply(self.unit, self.size, &filters, self.patches, sink) }
     }
 }
 
@@ -268,13 +276,7 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{TensorData, cpu};
-
-    fn values<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
-        let value = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0;
-        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-        Tensor::from_data(TensorData::new(values, shape), &cpu())
-    }
+    use crate::kernels::made_up::tensor as values;
 
     fn rounded<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
         x.cast(dtype).cast(DType::F32)

@@ -7,12 +7,12 @@
 
 use std::ops::Range;
 
-use multiversion::multiversion;
-use rayon::prelude::*;
-
 use super::elementwise::exp;
 use super::host::{Host, Output, filled};
-use super::product::{Line, Mode, Place, Plain, SMALL, Side, Unit, each, product};
+use super::product::{
+    Line, Mode, Place, Plain, SMALL, Side, Unit, each, each_part, pack_panels, product,
+};
+use super::softmax::{largest, scale_by, weigh};
 use crate::tensor::Tensor;
 
 /// Keys of a block.
@@ -48,11 +48,8 @@ pub(super) fn attend<'a>(
     let ([batch, queries, width], [_, keys, _]) = (query.dims(), key.dims());
     let shape = Shape { unit, heads, queries, keys, width, dim: width / heads, causal };
     let pairs = batch * heads;
-    let head = |values: &Host<3>, pair: usize, tokens: usize| {
-        pair / heads * tokens * width + pair % heads * (values.dims()[2] / heads)
-    };
     let sources = |pair: usize| {
-        let (queries_at, keys_at) = (head(query, pair, queries), head(key, pair, keys));
+        let (queries_at, keys_at) = (shape.at(pair, queries), shape.at(pair, keys));
         let rows = |values: &'a [f32], at: usize, tokens: usize| {
             Some(Rows { values: values.get(at..)?, tokens, width, dim: shape.dim })
         };
@@ -76,32 +73,23 @@ pub(super) fn attend<'a>(
             for first in (0..pairs).step_by(at_once) {
                 let count = at_once.min(pairs - first);
                 packed.resize(count * lines, Line::ZERO);
-                let heads = packed.chunks_exact_mut(lines).zip(&sources[first..]);
-                let pack = |(lines, [_, key, value]): (&mut [Line], &[Rows; 3])| {
+                each_part(small, &mut packed, lines, |at, lines| {
+                    let [_, key, value] = &sources[first + at];
                     shape.pack(key, value, small, lines);
-                };
-                match small {
-                    true => heads.for_each(pack),
-                    false => heads.par_bridge().for_each(pack),
-                }
+                });
                 let packed = &*packed;
                 each(small, count * groups, Scratch::default, |own, task| {
                     let (at, part) = (task / groups, task % groups);
                     let [query, ..] = &sources[first + at];
                     let queries = part * group..((part + 1) * group).min(queries);
                     let lines = &packed[at * lines..][..lines];
-                    let out = out.after(head_offset(&shape, first + at));
+                    let out = out.after(shape.at(first + at, shape.queries));
                     shape.group(query, lines, queries, own, out);
                 });
             }
         })
     };
     Some(out)
-}
-
-/// Where the result of a head begins.
-fn head_offset(shape: &Shape, pair: usize) -> usize {
-    pair / shape.heads * shape.queries * shape.width + pair % shape.heads * shape.dim
 }
 
 /// The tokens of one head.
@@ -140,6 +128,11 @@ struct Scratch {
 }
 
 impl Shape {
+    /// Where a head's values begin, of so many tokens.
+    fn at(&self, pair: usize, tokens: usize) -> usize {
+        pair / self.heads * tokens * self.width + pair % self.heads * self.dim
+    }
+
     /// Strips of whole panels over so many columns.
     fn strips(&self, columns: usize) -> usize {
         let cut = self.unit.right();
@@ -167,27 +160,18 @@ impl Shape {
         };
         let (keys, mut values) = lines.split_at_mut(self.key_lines());
         let side = Side::right(self.unit, &key, self.keys);
-        let strip_lines = self.unit.lines(self.dim).max(1);
-        let pack = |(strip, lines): (usize, &mut [Line])| {
+        each_part(small, keys, self.unit.lines(self.dim), |strip, lines| {
             // SAFETY: the unit was found; the keys lie in their memory.
             unsafe { side.pack(strip, 0..self.dim, lines) };
-        };
-        match small {
-            true => keys.chunks_exact_mut(strip_lines).enumerate().for_each(pack),
-            false => keys.par_chunks_exact_mut(strip_lines).enumerate().for_each(pack),
-        }
+        });
         let side = Side::right(self.unit, &value, self.dim);
         for block in self.blocks() {
             let strip_lines = self.unit.lines(block.len());
             let (now, rest) = values.split_at_mut(self.strips(self.dim) * strip_lines);
-            let pack = |(strip, lines): (usize, &mut [Line])| {
+            each_part(small, now, strip_lines, |strip, lines| {
                 // SAFETY: as above.
                 unsafe { side.pack(strip, block.clone(), lines) };
-            };
-            match small {
-                true => now.chunks_exact_mut(strip_lines).enumerate().for_each(pack),
-                false => now.par_chunks_exact_mut(strip_lines).enumerate().for_each(pack),
-            }
+            });
             values = rest;
         }
     }
@@ -203,7 +187,7 @@ impl Shape {
     ) {
         let unit = self.unit;
         let count = queries.len();
-        let (dim, strip) = (self.dim, unit.lines(self.dim));
+        let dim = self.dim;
         let scale = 1.0 / (dim as f32).sqrt();
         let padded = self.strips(dim) * unit.right().strip;
         // Kernels write whole tiles.
@@ -216,16 +200,10 @@ impl Shape {
         own.totals.resize(count, 0.0);
 
         // The queries of the group as rows of their own.
-        let cut = unit.left(count);
-        let panel = cut.strip * cut.together;
-        own.queries.resize(count.div_ceil(panel) * cut.together * strip, Line::ZERO);
         let rows = query.values.get(queries.start * self.width..).unwrap_or_default();
         let Some(rows) = Plain::new(rows, [count, dim], [self.width, 1]) else { return };
-        let side = Side::left(unit, &rows, count);
-        for (at, lines) in own.queries.chunks_exact_mut(strip.max(1)).enumerate() {
-            // SAFETY: the unit was found; the queries lie in their memory.
-            unsafe { side.pack(at, 0..dim, lines) };
-        }
+        // SAFETY: the unit was found; the queries lie in their memory.
+        unsafe { pack_left(unit, &rows, count, dim, &mut own.queries) };
 
         let _mode = Mode::enter(unit);
         let (keys, mut values) = packed.split_at(self.key_lines());
@@ -248,7 +226,7 @@ impl Shape {
                 own.totals[i] = own.totals[i] * keep + sum;
                 own.largest[i] = largest;
                 if !first && keep != 1.0 {
-                    rescale(&mut own.sums[i * padded..][..padded], keep);
+                    scale_by(&mut own.sums[i * padded..][..padded], keep);
                 }
             }
             let each = unit.lines(block.len());
@@ -280,23 +258,9 @@ impl Shape {
         count: usize,
         scores: &mut [f32],
     ) {
-        let strip = self.unit.lines(self.dim);
-        let (left, right) = (self.unit.left(count), self.unit.right());
-        let (high, wide) = (left.strip * left.together, right.strip * right.together);
-        let keys = &keys[block.start / right.strip * strip..];
-        for (i, row) in (0..count).step_by(high).enumerate() {
-            for (j, column) in (0..block.len()).step_by(wide).enumerate() {
-                let size = [high.min(count - row), wide.min(block.len() - column)];
-                let out = scores[row * KEYS + column..].as_mut_ptr();
-                let queries = &queries[i * left.together * strip..];
-                let keys = &keys[j * right.together * strip..];
-                // SAFETY: there are rows and columns for whole tiles; the unit was found, and the
-                // thread is in its mode.
-                unsafe {
-                    product(self.unit, queries, keys, strip, size, Place::from_zero(out, KEYS))
-                };
-            }
-        }
+        let keys = &keys[block.start / self.unit.right().strip * self.unit.lines(self.dim)..];
+        let place = |out| Place::from_zero(out, KEYS);
+        self.multiply(queries, keys, [count, self.dim, block.len()], scores, KEYS, place);
     }
 
     /// Adds the values of a block, by their weights.
@@ -311,66 +275,58 @@ impl Shape {
         weights: &mut Vec<Line>,
         sums: &mut [f32],
     ) {
-        let unit = self.unit;
-        let strip = unit.lines(keys);
-        let (left, right) = (unit.left(count), unit.right());
-        let (high, wide) = (left.strip * left.together, right.strip * right.together);
-        let padded = self.strips(self.dim) * right.strip;
-        weights.resize(count.div_ceil(high) * left.together * strip, Line::ZERO);
         let Some(rows) = Plain::new(scores, [count, keys], [KEYS, 1]) else { return };
-        let side = Side::left(unit, &rows, count);
-        for (at, lines) in weights.chunks_exact_mut(strip.max(1)).enumerate() {
-            // SAFETY: the unit was found; the scores lie in their memory.
-            unsafe { side.pack(at, 0..keys, lines) };
-        }
-        for (i, row) in (0..count).step_by(high).enumerate() {
-            for (j, column) in (0..self.dim).step_by(wide).enumerate() {
-                // Whole panels: what is beyond the head's features is 0.
-                let size = [high.min(count - row), wide];
-                let out = sums[row * padded + column..].as_mut_ptr();
-                let weights = &weights[i * left.together * strip..];
-                let values = &values[j * right.together * strip..];
-                let place = match first {
-                    true => Place::from_zero(out, padded),
-                    false => Place::adding(out, padded),
-                };
-                // SAFETY: as in `score`.
-                unsafe { product(unit, weights, values, strip, size, place) };
+        // SAFETY: the unit was found; the scores lie in their memory.
+        unsafe { pack_left(self.unit, &rows, count, keys, weights) };
+        // Whole panels: what is beyond the head's features is 0.
+        let padded = self.strips(self.dim) * self.unit.right().strip;
+        let place = |out| match first {
+            true => Place::from_zero(out, padded),
+            false => Place::adding(out, padded),
+        };
+        self.multiply(weights, values, [count, keys, padded], sums, padded, place);
+    }
+
+    /// Multiplies packed panels `[rows, depth]` by `[depth, columns]`; `out` has room for whole tiles in
+    /// rows of `step` values. The thread is in the unit's mode.
+    fn multiply(
+        &self,
+        left: &[Line],
+        right: &[Line],
+        [rows, depth, columns]: [usize; 3],
+        out: &mut [f32],
+        step: usize,
+        place: impl Fn(*mut f32) -> Place,
+    ) {
+        let strip = self.unit.lines(depth);
+        let (tall, wide) = (self.unit.left(rows), self.unit.right());
+        let (high, broad) = (tall.strip * tall.together, wide.strip * wide.together);
+        for (i, row) in (0..rows).step_by(high).enumerate() {
+            for (j, column) in (0..columns).step_by(broad).enumerate() {
+                let size = [high.min(rows - row), broad.min(columns - column)];
+                let place = place(out[row * step + column..].as_mut_ptr());
+                let left = &left[i * tall.together * strip..];
+                let right = &right[j * wide.together * strip..];
+                // SAFETY: there is room for whole tiles; the unit was found, and the thread is in its
+                // mode.
+                unsafe { product(self.unit, left, right, strip, size, place) };
             }
         }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn largest(row: &[f32]) -> f32 {
-    let (lanes, rest) = row.as_chunks::<16>();
-    let mut largest = [f32::NEG_INFINITY; 16];
-    for lane in lanes {
-        largest.iter_mut().zip(lane).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
-    }
-    largest.iter().chain(rest).fold(f32::NEG_INFINITY, |max, x| max.max(*x))
-}
-
-/// `exp(scale · (row - largest))`, in place, and its sum.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn weigh(row: &mut [f32], largest: f32, scale: f32) -> f32 {
-    let (lanes, rest) = row.as_chunks_mut::<16>();
-    let mut sums = [0.0_f32; 16];
-    for lane in lanes {
-        for (x, sum) in lane.iter_mut().zip(&mut sums) {
-            *x = exp((*x - largest) * scale);
-            *sum += *x;
-        }
-    }
-    let mut total = sums.iter().sum::<f32>();
-    for x in rest {
-        *x = exp((*x - largest) * scale);
-        total += *x;
-    }
-    total
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn rescale(row: &mut [f32], by: f32) {
-    row.iter_mut().for_each(|x| *x *= by);
+/// Packs rows as panels of a left operand.
+///
+/// # Safety
+/// The unit was found, and the source has `count` rows of this depth.
+unsafe fn pack_left(
+    unit: Unit,
+    rows: &Plain<f32>,
+    count: usize,
+    depth: usize,
+    packed: &mut Vec<Line>,
+) {
+    let side = Side::left(unit, rows, count);
+    // SAFETY: the caller's promises.
+    unsafe { pack_panels(&side, 0..side.panels(), &(0..depth), true, packed) };
 }

@@ -7,7 +7,7 @@ use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
-use super::product::{self, Bias, Element, Plain, Stationary, Unit};
+use super::product::{self, Bias, Element, Plain, Sink, Unit};
 use crate::tensor::{DType, Tensor};
 
 /// How [`linear`] lays out its result.
@@ -95,38 +95,37 @@ fn wide_by<E: Element>(
     // Tokens of several prompts or pictures follow each other as those of one do.
     let joined = batch == 1 || image_step == count * row_step;
     let (images, count) = if joined { (1, batch * count) } else { (batch, count) };
-    let image = |image: usize| {
+    let source = |image: usize| {
         let values = x.memory().get(image * image_step..).unwrap_or_default();
         Plain::new(values, [count, inputs], [row_step, feature_step])
     };
-    (0..images).try_for_each(|at| image(at).map(drop))?;
+    let sources: Vec<_> = (0..images).map(source).collect::<Option<_>>()?;
+    let shape = match rows {
+        Rows::Tokens => [batch, x.dims()[1], outputs],
+        // The result keeps the pictures apart.
+        Rows::Channels => [batch, outputs, x.dims()[1]],
+    };
     // SAFETY: the products' rows and columns are all of the result. The unit was found, and the
     // sources lie in their memory.
-    Some(match rows {
-        Rows::Tokens => unsafe {
-            let bias = bias.map_or(Bias::None, Bias::Columns);
-            filled([batch, x.dims()[1], outputs], |out| {
-                for (at, x) in (0..images).filter_map(|at| Some((at, image(at)?))) {
-                    let out = out.after(at * count * outputs);
-                    let sink = product::Rows { out, step: outputs, bias };
-                    let size = [count, inputs, outputs];
-                    product::multiply(unit, size, &x, &weight, &sink, Stationary::Right);
+    Some(unsafe {
+        filled(shape, |out| {
+            for (at, x) in sources.iter().enumerate() {
+                let out = out.after(at * count * outputs);
+                let [_, rows_each, columns] = shape;
+                match rows {
+                    Rows::Tokens => {
+                        let bias = bias.map_or(Bias::None, Bias::Columns);
+                        let sink = Sink { out, rows: rows_each, columns, bias };
+                        product::multiply(unit, [count, inputs, outputs], x, &weight, &sink);
+                    }
+                    Rows::Channels => {
+                        let bias = bias.map_or(Bias::None, Bias::Rows);
+                        let sink = Sink { out, rows: rows_each, columns, bias };
+                        product::multiply(unit, [outputs, inputs, count], &weight, x, &sink);
+                    }
                 }
-            })
-        },
-        Rows::Channels => unsafe {
-            let bias = bias.map_or(Bias::None, Bias::Rows);
-            // The result keeps the pictures apart.
-            let pixels = x.dims()[1];
-            filled([batch, outputs, pixels], |out| {
-                for (at, x) in (0..images).filter_map(|at| Some((at, image(at)?))) {
-                    let out = out.after(at * count * outputs);
-                    let sink = product::Planes { out, channels: outputs, pixels, bias };
-                    let size = [outputs, inputs, count];
-                    product::multiply(unit, size, &weight, &x, &sink, Stationary::Left);
-                }
-            })
-        },
+            }
+        })
     })
 }
 
@@ -222,13 +221,7 @@ unsafe fn fill(out: *mut f32, bias: &[f32], rows: usize, [row, column]: [usize; 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{TensorData, cpu};
-
-    fn values<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
-        let value = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0;
-        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-        Tensor::from_data(TensorData::new(values, shape), &cpu())
-    }
+    use crate::kernels::made_up::tensor as values;
 
     /// Both results, of tokens and of pictures (views with their pixels together), with weights in each
     /// dtype.

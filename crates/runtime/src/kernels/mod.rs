@@ -18,6 +18,7 @@ mod linear;
 mod norm;
 #[cfg(target_arch = "x86_64")]
 mod product;
+mod softmax;
 mod winograd;
 
 use crate::tensor::{self, DType, Device};
@@ -62,4 +63,21 @@ pub fn takes_16_bits() -> bool {
     #[cfg(not(target_arch = "x86_64"))]
     let takes = false;
     takes
+}
+
+/// Inputs of the kernels' tests.
+#[cfg(test)]
+mod made_up {
+    use crate::tensor::{Tensor, TensorData, cpu};
+
+    /// Values from -1 to 1, others for each seed.
+    pub(super) fn values(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0).collect()
+    }
+
+    /// The same as a tensor.
+    pub(super) fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
+        let values = values(shape.iter().product(), seed);
+        Tensor::from_data(TensorData::new(values, shape), &cpu())
+    }
 }

@@ -380,13 +380,8 @@ fn transform_output(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{TensorData, cpu, ops};
-
-    fn values<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
-        let value = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0;
-        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-        Tensor::from_data(TensorData::new(values, shape), &cpu())
-    }
+    use crate::kernels::made_up::tensor as values;
+    use crate::tensor::ops;
 
     fn host<const D: usize>(tensor: Tensor<D>) -> Host<D> {
         Host::take(tensor).unwrap_or_else(|_| panic!("an f32 tensor on the CPU"))

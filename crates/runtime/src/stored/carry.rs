@@ -8,6 +8,7 @@ use distorch_checkpoint::decode::table;
 
 use super::{Data, StoredLayer, StoredParam};
 use crate::pinned::{self, Driver};
+use crate::placement::tensor_dtype;
 use crate::tensor::{self, AnyTensor, Codes, DType, Device, Piece, TensorData};
 use crate::uploads;
 use crate::weights::WeightError;
@@ -165,12 +166,7 @@ impl StoredParam {
 
     /// The device's own dtype for these bytes.
     fn native(&self, device: &Device) -> Option<DType> {
-        let dtype = match self.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            _ => return None,
-        };
+        let dtype = tensor_dtype(self.dtype)?;
         (!self.transposed && cfg!(target_endian = "little") && tensor::supports(device, dtype))
             .then_some(dtype)
     }

@@ -13,7 +13,7 @@ use distorch_checkpoint::decode::{table, to_f32};
 use distorch_checkpoint::{Checkpoint, Dtype, Layer, Param, View};
 
 use crate::kernels;
-use crate::placement::host_dtype;
+use crate::placement::{host_dtype, tensor_dtype};
 use crate::rounding::stochastic;
 use crate::tensor::{self, AnyTensor, Codes, DType, Device, TensorData};
 use crate::weights::{LayerParams, WeightError};
@@ -336,21 +336,19 @@ impl StoredParam {
     }
 
     fn decode(&self, scales: Option<&[f32]>, device: &Device, dtype: DType) -> AnyTensor {
-        let dtype = match tensor::is_host(device) {
-            true => {
-                let stored = (scales.is_none() && !self.transposed).then_some(self.dtype);
-                host_dtype(&self.name, self.shape.len(), stored, dtype)
-            }
+        // What the values are where they are used as they lie.
+        let as_stored = (scales.is_none() && !self.transposed).then_some(self.dtype);
+        let on_host = tensor::is_host(device);
+        let dtype = match on_host {
+            true => host_dtype(&self.name, self.shape.len(), as_stored, dtype),
             false => dtype,
         };
         let decoded = match &self.data {
             Data::Bytes(bytes) | Data::Pinned(bytes) => {
-                let as_stored = scales.is_none() && !self.transposed;
-                if let (true, true, Some(own)) =
-                    (as_stored, tensor::is_host(device), half(self.dtype))
-                    && own == dtype
-                    && let Some(shared) = AnyTensor::sharing(bytes.clone(), self.shape.clone(), own)
-                {
+                let own = as_stored.and_then(tensor_dtype);
+                let lies = on_host && dtype != DType::F32 && own == Some(dtype);
+                let shape = || self.shape.clone();
+                if lies && let Some(shared) = AnyTensor::sharing(bytes.clone(), shape(), dtype) {
                     return shared;
                 }
                 let mut values = to_f32(bytes, self.dtype);
@@ -374,15 +372,6 @@ impl StoredParam {
             None => decoded,
         };
         decoded.cast(dtype)
-    }
-}
-
-/// The dtype of tensors of 16-bit floats.
-fn half(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
     }
 }
 

@@ -2,9 +2,8 @@
 //!
 //! A product of `left` `[rows, depth]` and `right` `[depth, columns]` goes in three steps. Both
 //! operands are cut into strips of up to 16 rows or columns and *packed*: converted to what the
-//! [`Unit`] multiplies and laid out in the order in which it reads them. One of them, the
-//! *stationary* one, is packed a few MiB at a time and shared by all threads; each thread packs
-//! parts of the other for itself. A small block of the result is then summed over the whole depth in
+//! [`Unit`] multiplies and laid out in the order in which it reads them. The right one is packed a
+//! few MiB at a time and shared by all threads; each thread packs parts of the left one for itself. A small block of the result is then summed over the whole depth in
 //! registers and goes to a [`Sink`].
 //!
 //! Where an operand comes from is a [`Source`]: a matrix with any steps in f32, f16 or bf16, or the
@@ -28,7 +27,7 @@ use rayon::prelude::*;
 use super::Precision;
 
 pub(super) use patches::{Patches, Shape};
-pub(super) use sink::{Bias, Place, Planes, Rows, Sink};
+pub(super) use sink::{Bias, Place, Sink};
 pub(super) use source::{Element, Plain, Source};
 pub(super) use tiles::Mode;
 
@@ -130,16 +129,9 @@ pub(super) struct Cut {
     pub(super) together: usize,
 }
 
-/// Which operand is packed once for all threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stationary {
-    Left,
-    Right,
-}
-
-/// Bytes of the stationary operand that are packed at once.
+/// Bytes of the right operand that are packed at once.
 const SHARED: usize = 4 << 20;
-/// Bytes of the other operand that a thread packs at once, where four panels don't take more.
+/// Bytes of the left operand that a thread packs at once, where four panels don't take more.
 const OWN: usize = 384 << 10;
 /// The depth that is summed in registers at most, in lines: panels of both operands then lie near
 /// the core while they are used.
@@ -198,13 +190,12 @@ impl<'a, S: Source> Side<'a, S> {
 /// # Safety
 /// The processor has the unit ([`Unit::of`] gave it), and the sources have all of their rows or columns
 /// over the whole depth.
-pub(super) unsafe fn multiply<L: Source, R: Source, K: Sink>(
+pub(super) unsafe fn multiply<L: Source, R: Source>(
     unit: Unit,
     [rows, depth, columns]: [usize; 3],
     left: &L,
     right: &R,
-    sink: &K,
-    stationary: Stationary,
+    sink: &Sink,
 ) {
     if rows == 0 || columns == 0 {
         return;
@@ -218,12 +209,7 @@ pub(super) unsafe fn multiply<L: Source, R: Source, K: Sink>(
         let to = (from + part).min(depth);
         let take = |l: Block, r: Block| block(unit, l, r, from == 0, sink);
         // SAFETY: the caller's promises.
-        unsafe {
-            match stationary {
-                Stationary::Left => by_left(&left, &right, from..to, take),
-                Stationary::Right => by_right(&left, &right, from..to, take),
-            }
-        }
+        unsafe { multiply_part(&left, &right, from..to, take) };
         from = to;
         if from >= depth {
             return;
@@ -232,11 +218,11 @@ pub(super) unsafe fn multiply<L: Source, R: Source, K: Sink>(
 }
 
 /// A packed panel and the rows or columns that it is of.
-pub(super) struct Block<'a> {
-    pub(super) lines: &'a [Line],
+struct Block<'a> {
+    lines: &'a [Line],
     /// Lines of one strip.
-    pub(super) strip: usize,
-    pub(super) span: Range<usize>,
+    strip: usize,
+    span: Range<usize>,
 }
 
 /// Products of fewer multiplications are done by the thread that asks: waking others takes longer.
@@ -262,28 +248,28 @@ struct Work {
     small: bool,
     /// Lines of a strip.
     lines: usize,
-    /// Panels of the stationary side that are packed at once.
+    /// Panels of the right side that are packed at once.
     chunk: usize,
-    /// Panels of the other side that a task packs.
+    /// Panels of the left side that a task packs.
     group: usize,
 }
 
 impl Work {
-    fn new<S: Source, M: Source>(fixed: &Side<S>, moving: &Side<M>, depth: usize) -> Self {
-        let lines = fixed.unit.lines(depth);
+    fn new<L: Source, R: Source>(left: &Side<L>, right: &Side<R>, depth: usize) -> Self {
+        let lines = left.unit.lines(depth);
         let bytes = |cut: Cut| (lines * cut.together * size_of::<Line>()).max(1);
-        let panels = fixed.panels();
+        let panels = right.panels();
         // Chunks of equal size.
-        let chunk = (SHARED / bytes(fixed.cut)).clamp(1, panels);
+        let chunk = (SHARED / bytes(right.cut)).clamp(1, panels);
         let chunk = panels.div_ceil(panels.div_ceil(chunk));
-        let most = (OWN / bytes(moving.cut)).max(4);
+        let most = (OWN / bytes(left.cut)).max(4);
         let threads = rayon::current_num_threads();
-        let group = moving.panels().div_ceil(2 * threads).clamp(1, most);
-        let small = fixed.count.saturating_mul(moving.count).saturating_mul(depth) < SMALL;
+        let group = left.panels().div_ceil(2 * threads).clamp(1, most);
+        let small = left.count.saturating_mul(right.count).saturating_mul(depth) < SMALL;
         Self { small, lines, chunk, group }
     }
 
-    /// In how many parts the tasks of `groups` groups go through `count` stationary panels, so that every
+    /// In how many parts the tasks of `groups` groups go through `count` panels of the right side, so that every
     /// thread has something to do.
     fn share(groups: usize, count: usize) -> usize {
         let tasks = 2 * rayon::current_num_threads();
@@ -291,117 +277,65 @@ impl Work {
     }
 }
 
-/// Packs some panels of the side that all threads share.
-///
-/// # Safety
-/// As [`Side::pack`].
-unsafe fn pack_shared<S: Source>(
-    side: &Side<S>,
-    panels: Range<usize>,
-    depth: &Range<usize>,
-    lines: usize,
+/// Hands out parts of `size` lines by number, on all threads or on this one.
+pub(super) fn each_part(
     small: bool,
-    shared: &mut Vec<Line>,
+    lines: &mut [Line],
+    size: usize,
+    task: impl Fn(usize, &mut [Line]) + Sync + Send,
 ) {
-    let strips = panels.len() * side.cut.together;
-    shared.resize(strips * lines, Line::ZERO);
-    if lines == 0 {
-        return;
-    }
-    let first = panels.start * side.cut.together;
-    let pack = |(strip, lines): (usize, &mut [Line])| {
-        // SAFETY: the caller's promise.
-        unsafe { side.pack(first + strip, depth.clone(), lines) };
-    };
+    let size = size.max(1);
     match small {
-        true => shared.chunks_exact_mut(lines).enumerate().for_each(pack),
-        false => shared.par_chunks_exact_mut(lines).enumerate().for_each(pack),
+        true => lines.chunks_exact_mut(size).enumerate().for_each(|(at, part)| task(at, part)),
+        false => lines.par_chunks_exact_mut(size).enumerate().for_each(|(at, part)| task(at, part)),
     }
 }
 
-/// Packs some panels of a task's own side.
+/// Packs these panels into `packed`, on all threads or on this one.
 ///
 /// # Safety
 /// As [`Side::pack`].
-unsafe fn pack_own<S: Source>(
+pub(super) unsafe fn pack_panels<S: Source>(
     side: &Side<S>,
     panels: Range<usize>,
     depth: &Range<usize>,
-    lines: usize,
-    own: &mut Vec<Line>,
+    alone: bool,
+    packed: &mut Vec<Line>,
 ) {
-    own.resize(panels.len() * side.cut.together * lines, Line::ZERO);
+    let lines = side.unit.lines(depth.len());
+    packed.resize(panels.len() * side.cut.together * lines, Line::ZERO);
     let first = panels.start * side.cut.together;
-    for (strip, lines) in own.chunks_exact_mut(lines.max(1)).enumerate() {
+    each_part(alone, packed, lines, |strip, lines| {
         // SAFETY: the caller's promise.
         unsafe { side.pack(first + strip, depth.clone(), lines) };
-    }
+    });
 }
 
+/// Multiplies over a part of the depth and hands every pair of panels to `take`.
+///
 /// # Safety
 /// As [`multiply`].
-unsafe fn by_left<L: Source, R: Source>(
+unsafe fn multiply_part<L: Source, R: Source>(
     left: &Side<L>,
     right: &Side<R>,
     depth: Range<usize>,
     take: impl Fn(Block, Block) + Sync,
 ) {
     let Work { small, lines, chunk, group } = Work::new(left, right, depth.len());
-    let groups = right.panels().div_ceil(group);
-    let panel = |side: Cut| side.together * lines;
-    let mut shared = Vec::new();
-    for first in (0..left.panels()).step_by(chunk) {
-        let count = chunk.min(left.panels() - first);
-        // SAFETY: the caller's promise.
-        unsafe { pack_shared(left, first..first + count, &depth, lines, small, &mut shared) };
-        let (shared, share) = (&*shared, Work::share(groups, count));
-        let shares = count.div_ceil(share);
-        each(small, groups * shares, Vec::new, |own, task| {
-            let (at, part) = (task / shares, task % shares);
-            let columns = at * group..((at + 1) * group).min(right.panels());
-            // SAFETY: the caller's promise.
-            unsafe { pack_own(right, columns.clone(), &depth, lines, own) };
-            let _mode = Mode::enter(left.unit);
-            for row in part * share..((part + 1) * share).min(count) {
-                for (i, column) in columns.clone().enumerate() {
-                    let (l, r) = (panel(left.cut), panel(right.cut));
-                    take(
-                        Block {
-                            lines: &shared[row * l..][..l],
-                            strip: lines,
-                            span: left.span(first + row),
-                        },
-                        Block { lines: &own[i * r..][..r], strip: lines, span: right.span(column) },
-                    );
-                }
-            }
-        });
-    }
-}
-
-/// # Safety
-/// As [`multiply`].
-unsafe fn by_right<L: Source, R: Source>(
-    left: &Side<L>,
-    right: &Side<R>,
-    depth: Range<usize>,
-    take: impl Fn(Block, Block) + Sync,
-) {
-    let Work { small, lines, chunk, group } = Work::new(right, left, depth.len());
     let groups = left.panels().div_ceil(group);
     let panel = |side: Cut| side.together * lines;
     let mut shared = Vec::new();
     for first in (0..right.panels()).step_by(chunk) {
         let count = chunk.min(right.panels() - first);
         // SAFETY: the caller's promise.
-        unsafe { pack_shared(right, first..first + count, &depth, lines, small, &mut shared) };
+        unsafe { pack_panels(right, first..first + count, &depth, small, &mut shared) };
         let (shared, share) = (&*shared, Work::share(groups, count));
         let shares = count.div_ceil(share);
         each(small, groups * shares, Vec::new, |own, task| {
             let (at, part) = (task / shares, task % shares);
             let rows = at * group..((at + 1) * group).min(left.panels());
             // SAFETY: the caller's promise.
-            unsafe { pack_own(left, rows.clone(), &depth, lines, own) };
+            unsafe { pack_panels(left, rows.clone(), &depth, true, own) };
             let _mode = Mode::enter(left.unit);
             let columns = part * share..((part + 1) * share).min(count);
             let near = (SWEEP / (panel(right.cut) * size_of::<Line>()).max(1)).max(2);
@@ -423,7 +357,7 @@ unsafe fn by_right<L: Source, R: Source>(
 
 /// Multiplies two panels and hands the result on. `first` is whether it is the first part of the
 /// depth. The thread is in the unit's [`Mode`].
-pub(super) fn block<K: Sink>(unit: Unit, left: Block, right: Block, first: bool, sink: &K) {
+fn block(unit: Unit, left: Block, right: Block, first: bool, sink: &Sink) {
     let size = [left.span.len(), right.span.len()];
     let mut scratch = std::mem::MaybeUninit::<Tile>::uninit();
     let mut begin = std::mem::MaybeUninit::<Tile>::uninit();

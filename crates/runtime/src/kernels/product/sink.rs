@@ -50,35 +50,6 @@ impl Place {
     }
 }
 
-/// Takes the result, block by block.
-pub(in super::super) trait Sink: Sync {
-    /// Where a block of `rows` rows from `row` on and of these columns can be written at once, in
-    /// whole vectors of sixteen columns; `begin` is memory for what its sums begin with. `first` is
-    /// whether nothing was summed there before.
-    fn place(
-        &self,
-        row: usize,
-        columns: Range<usize>,
-        rows: usize,
-        first: bool,
-        begin: &mut MaybeUninit<Tile>,
-    ) -> Option<Place>;
-
-    /// Takes these rows and columns of the result from the start of `tile`, or adds them.
-    ///
-    /// # Safety
-    /// No other thread has the same rows and columns now, and they are in the result.
-    unsafe fn take(&self, tile: &Tile, rows: Range<usize>, columns: Range<usize>, first: bool);
-}
-
-/// A matrix in memory, its columns next to each other.
-pub(in super::super) struct Rows<'a> {
-    pub(in super::super) out: Output,
-    /// Values from one row to the next.
-    pub(in super::super) step: usize,
-    pub(in super::super) bias: Bias<'a>,
-}
-
 impl Bias<'_> {
     /// What the sums of a new block begin with.
     fn begin(
@@ -120,56 +91,28 @@ impl Bias<'_> {
     }
 }
 
-impl Sink for Rows<'_> {
-    fn place(
-        &self,
-        row: usize,
-        columns: Range<usize>,
-        rows: usize,
-        first: bool,
-        begin: &mut MaybeUninit<Tile>,
-    ) -> Option<Place> {
-        // SAFETY: the block lies in the result.
-        let out = unsafe { self.out.at(row * self.step + columns.start) };
-        Some(match first {
-            true => self.bias.begin(out, self.step, row, rows, &columns, begin),
-            false => Place::adding(out, self.step),
-        })
-    }
-
-    unsafe fn take(&self, tile: &Tile, rows: Range<usize>, columns: Range<usize>, first: bool) {
-        for (row, sums) in rows.zip(&tile.0) {
-            // SAFETY: the caller's promises.
-            let out = unsafe {
-                let start = self.out.at(row * self.step + columns.start);
-                std::slice::from_raw_parts_mut(start, columns.len())
-            };
-            for ((out, sum), column) in out.iter_mut().zip(sums).zip(columns.clone()) {
-                *out = sum + if first { self.bias.of(row, column) } else { *out };
-            }
-        }
-    }
-}
-
-/// Pictures: rows are channels, columns the pixels of all pictures, `[batch, channels, pixels]`.
-pub(in super::super) struct Planes<'a> {
+/// Matrices one after the other in memory, `[pictures, rows, columns]`: the columns of a product are
+/// those of all pictures. Tokens are one picture.
+pub(in super::super) struct Sink<'a> {
     pub(in super::super) out: Output,
-    pub(in super::super) channels: usize,
-    pub(in super::super) pixels: usize,
-    /// One value for each channel.
+    /// Rows of a picture.
+    pub(in super::super) rows: usize,
+    /// Columns of a picture, which lie next to each other.
+    pub(in super::super) columns: usize,
     pub(in super::super) bias: Bias<'a>,
 }
 
-impl Planes<'_> {
-    /// The channel's pixels from this column on: where they begin, and how many follow.
+impl Sink<'_> {
+    /// A row's values from this column on: where they begin, and how many follow.
     fn at(&self, row: usize, column: usize) -> (usize, usize) {
-        let (picture, pixel) = (column / self.pixels, column % self.pixels);
-        ((picture * self.channels + row) * self.pixels + pixel, self.pixels - pixel)
+        let (picture, column) = (column / self.columns, column % self.columns);
+        ((picture * self.rows + row) * self.columns + column, self.columns - column)
     }
-}
 
-impl Sink for Planes<'_> {
-    fn place(
+    /// Where a block of `rows` rows from `row` on and of these columns can be written at once, in
+    /// whole vectors of sixteen columns; `begin` is memory for what its sums begin with. `first` is
+    /// whether nothing was summed there before.
+    pub(super) fn place(
         &self,
         row: usize,
         columns: Range<usize>,
@@ -184,12 +127,22 @@ impl Sink for Planes<'_> {
         // SAFETY: the block lies in the result.
         let out = unsafe { self.out.at(start) };
         Some(match first {
-            true => self.bias.begin(out, self.pixels, row, rows, &columns, begin),
-            false => Place::adding(out, self.pixels),
+            true => self.bias.begin(out, self.columns, row, rows, &columns, begin),
+            false => Place::adding(out, self.columns),
         })
     }
 
-    unsafe fn take(&self, tile: &Tile, rows: Range<usize>, columns: Range<usize>, first: bool) {
+    /// Takes these rows and columns of the result from the start of `tile`, or adds them.
+    ///
+    /// # Safety
+    /// No other thread has the same rows and columns now, and they are in the result.
+    pub(super) unsafe fn take(
+        &self,
+        tile: &Tile,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        first: bool,
+    ) {
         for (row, sums) in rows.zip(&tile.0) {
             let mut column = columns.start;
             while column < columns.end {
@@ -197,10 +150,9 @@ impl Sink for Planes<'_> {
                 let count = follow.min(columns.end - column);
                 // SAFETY: the caller's promises.
                 let out = unsafe { std::slice::from_raw_parts_mut(self.out.at(start), count) };
-                let sums = &sums[column - columns.start..][..count];
-                let bias = self.bias.of(row, column);
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = sum + if first { bias } else { *out };
+                let sums = &sums[column - columns.start..];
+                for ((out, sum), column) in out.iter_mut().zip(sums).zip(column..) {
+                    *out = sum + if first { self.bias.of(row, column) } else { *out };
                 }
                 column += count;
             }

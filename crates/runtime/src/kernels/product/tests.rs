@@ -1,11 +1,8 @@
 use half::{bf16, f16};
 
 use super::super::host::Output;
+use super::super::made_up::values;
 use super::*;
-
-fn values(count: usize, seed: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.5 - 1.0).collect()
-}
 
 /// The matrix `[rows, columns]` with its columns next to each other.
 fn mirrored<E: Copy>(values: &[E], rows: usize, columns: usize) -> Vec<E> {
@@ -73,8 +70,7 @@ fn products_are_their_sums() {
             };
             let of_16 = sums(&|i| w16[i].to_f32());
             let of_b = sums(&|i| wb[i].to_f32());
-            let mut kind = 0;
-            for stationary in [Stationary::Left, Stationary::Right] {
+            for kind in 0..3 {
                 let size = [m, k, n];
                 for left in [[k, 1], [1, m]] {
                     let a = if left[1] == 1 { &a } else { &a_turned };
@@ -86,17 +82,16 @@ fn products_are_their_sums() {
                         };
                         let r16 = Plain::new(w16, [n, k], right).unwrap();
                         let rb = Plain::new(wb, [n, k], right).unwrap();
-                        kind = (kind + 1) % 3;
                         let run = |out: Output, bias: Bias<'_>| {
-                            let sink = Rows { out, step: n, bias };
+                            let sink = Sink { out, rows: m, columns: n, bias };
                             // SAFETY: the matrices have these sizes, and the unit was found.
-                            unsafe { multiply(unit, size, &left, &r16, &sink, stationary) }
+                            unsafe { multiply(unit, size, &left, &r16, &sink) }
                         };
                         check(&run, kind, &of_16, "f16");
                         let run = |out: Output, bias: Bias<'_>| {
-                            let sink = Rows { out, step: n, bias };
+                            let sink = Sink { out, rows: m, columns: n, bias };
                             // SAFETY: as above.
-                            unsafe { multiply(unit, size, &left, &rb, &sink, stationary) }
+                            unsafe { multiply(unit, size, &left, &rb, &sink) }
                         };
                         check(&run, kind, &of_b, "bf16");
                     }
@@ -115,12 +110,13 @@ fn threads_change_no_bit() {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut out = vec![0.0_f32; m * n];
-            let sink = Rows { out: Output::new(&mut out), step: n, bias: Bias::None };
+            let out_at = Output::new(&mut out);
+            let sink = Sink { out: out_at, rows: m, columns: n, bias: Bias::None };
             let left = Plain::new(&a, [m, k], [k, 1]).unwrap();
             let right = Plain::new(&w, [n, k], [k, 1]).unwrap();
             pool.install(|| {
                 // SAFETY: the matrices have these sizes, and the unit was found.
-                unsafe { multiply(unit, [m, k, n], &left, &right, &sink, Stationary::Right) };
+                unsafe { multiply(unit, [m, k, n], &left, &right, &sink) };
             });
             out.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
         };
