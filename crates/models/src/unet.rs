@@ -10,6 +10,7 @@ use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::freeu::FreeU;
 use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+use crate::network::{Network, NetworkInput};
 
 /// Groups of every group normalisation.
 const GROUPS: usize = 32;
@@ -125,6 +126,12 @@ impl Unet {
         expect("context", &[batch, tokens.max(1), context_dim], &[rows, tokens, dim])?;
         let expected = adm_in_channels.map(|width| [batch, width]);
         expect("class vector", &expected, &y.map(|y| y.dims()))
+    }
+}
+
+impl Network for Unet {
+    fn forward(&self, input: NetworkInput) -> Result<Tensor<4>, ModelError> {
+        self.forward(input.x, input.timesteps, input.context, input.vector)
     }
 }
 

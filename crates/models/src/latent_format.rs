@@ -1,0 +1,19 @@
+//! What a family's latents look like.
+
+/// What a family's latents look like: how they come from an autoencoder's, and what colours they have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatentFormat {
+    /// Channels of a latent.
+    pub channels: usize,
+    /// Pixels of the picture to one of the latent, along a side.
+    pub downscale: usize,
+    /// What an autoencoder's latent is multiplied with for the model, after `shift` was taken off.
+    pub scale: f64,
+    /// What is taken off an autoencoder's latent before scaling.
+    pub shift: f64,
+    /// The red, green and blue from -1 to 1 that each channel of the scaled latent adds to a preview, channel by channel;
+    /// empty where no such table is known.
+    pub rgb_factors: &'static [[f32; 3]],
+    /// What is added to each colour of a preview.
+    pub rgb_bias: [f32; 3],
+}

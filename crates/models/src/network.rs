@@ -1,0 +1,74 @@
+//! The seam of diffusion networks: what every family's network takes and returns.
+//!
+//! A network predicts what is between a noisy latent and a clean one. How its prediction is to be read
+//! ([`NoiseLevels`]) and what its latents look like ([`LatentFormat`](crate::latent_format::LatentFormat)) is
+//! said beside it.
+
+use distorch_checkpoint::config::Prediction;
+use distorch_runtime::Tensor;
+
+use crate::ModelError;
+
+/// One evaluation of a diffusion network.
+#[derive(Clone, Debug)]
+pub struct NetworkInput {
+    /// The noisy latent as [`NoiseLevels`] scales it, with further channels that the variant takes behind it:
+    /// `[batch, in_channels, height, width]`, of any size.
+    pub x: Tensor<4>,
+    /// `[batch]`: timesteps as the network was trained on them, which need not be whole.
+    pub timesteps: Tensor<1>,
+    /// The states of the text, `[batch, tokens, width]`.
+    pub context: Tensor<3>,
+    /// The pooled text, with what else the family puts into its class vector: `[batch, width]`.
+    pub vector: Option<Tensor<2>>,
+    /// How strong a distilled guidance is, `[batch]` (Flux dev: 3.5).
+    pub guidance: Option<Tensor<1>>,
+    /// Clean latents of pictures that the network looks at beside the noisy one (Flux Kontext), each
+    /// `[batch, channels, height, width]` of any size.
+    pub reference_latents: Vec<Tensor<4>>,
+    /// Blocks that pass on what they are given.
+    pub skip: SkipLayers,
+}
+
+/// Blocks of a transformer that are left out, by their numbers (skip-layer guidance).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SkipLayers {
+    /// Of the blocks with a stream each for picture and text: SD3's `joint_blocks`, Flux's `double_blocks`.
+    pub double: Vec<usize>,
+    /// Of the blocks with one stream: Flux's `single_blocks`.
+    pub single: Vec<usize>,
+}
+
+/// A diffusion network with its weights.
+pub trait Network: Send + Sync {
+    /// One evaluation. Returns `[batch, out_channels, height, width]` in the dtype of `x`, with the height and width
+    /// of `x`.
+    ///
+    /// # Errors
+    /// When an input has another shape than the network takes, or weights cannot be fetched or do not fit.
+    fn forward(&self, input: NetworkInput) -> Result<Tensor<4>, ModelError>;
+}
+
+/// How a model was trained to see noise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NoiseLevels {
+    /// A table of 1000 levels whose `sqrt(beta)` is linear (SD 1.x, SD 2.x, SDXL).
+    ScaledLinear {
+        /// What the network's output means.
+        prediction: Prediction,
+        /// Whether the last level is pure noise (Lin et al., <https://arxiv.org/abs/2305.08891>).
+        zero_terminal_snr: bool,
+    },
+    /// Rectified flow with `sigma = shift·t / (1 + (shift - 1)·t)` (SD3).
+    Flow {
+        /// 3 for SD3.
+        shift: f64,
+        /// What timesteps are multiplied with: 1000 for SD3.
+        multiplier: f64,
+    },
+    /// Rectified flow with `sigma = e^mu / (e^mu + 1/t - 1)` (Flux).
+    ExponentialFlow {
+        /// 1.15 for Flux dev.
+        mu: f64,
+    },
+}
