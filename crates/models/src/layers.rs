@@ -209,6 +209,38 @@ impl LayerNorm {
     }
 }
 
+/// Normalisation by the root mean square over the last dimension (Zhang & Sennrich,
+/// <https://arxiv.org/abs/1910.07467>); `weight` `[features]`, which some files call `scale`.
+#[derive(Clone)]
+pub struct RmsNorm {
+    handle: LayerHandle,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    /// The layer `name` of the scope.
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn load(scope: &Scope, name: &str, epsilon: f64) -> Result<Self, ModelError> {
+        Ok(Self { handle: scope.layer(name)?, epsilon })
+    }
+
+    /// `[.., features]` to the same.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched or do not fit.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, ModelError> {
+        let params = self.handle.fetch()?;
+        let weight = match params.get_optional::<1>("scale")? {
+            Some(scale) => scale,
+            None => params.weight::<1>()?,
+        };
+        fits(params.layer(), "features", weight.dims()[0], x.dims()[D - 1])?;
+        Ok(kernels::rms_norm(x, weight, self.epsilon))
+    }
+}
+
 /// A table of vectors; `weight` `[rows, features]`.
 #[derive(Clone)]
 pub struct Embedding {

@@ -147,6 +147,11 @@ fn norms() {
             let [weight, bias] = ["w", "b"].map(|name| make.activations(name, [features]));
             kernels::layer_norm(x, weight, bias, 1e-5)
         });
+        let what = format!("RMS norm {batch}x{rows}x{features}");
+        compare(&what, &mut errors, |make| {
+            let x = make.activations("x", [batch, rows, features]);
+            kernels::rms_norm(x, make.activations("w", [features]), 1e-6)
+        });
     }
     errors.judge();
 }

@@ -27,7 +27,7 @@ pub use attention::attention;
 pub use conv::conv2d;
 pub use elementwise::{geglu, gelu, quick_gelu};
 pub use linear::{Rows, linear};
-pub use norm::{group_norm, layer_norm};
+pub use norm::{group_norm, layer_norm, rms_norm};
 
 /// What products of f32 activations multiply on the CPU; they are summed in f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

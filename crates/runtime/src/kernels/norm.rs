@@ -165,3 +165,82 @@ fn normalise_row(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f64, out: &mu
         *out = (x - mean) * inverse * weight + bias;
     }
 }
+
+/// Normalisation by the root mean square (Zhang & Sennrich, <https://arxiv.org/abs/1910.07467>) over the
+/// last dimension, `x / √(mean(x²) + ε) · weight`, with `weight` `[features]`.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let shape = x.dims();
+    let features = shape[D - 1];
+    let fits = features > 0 && weight.dims() == [features];
+    match Host::take(x) {
+        Ok(x) if fits => {
+            let weight = weight.into_data().convert::<f32>();
+            let Ok(weight) = weight.as_slice::<f32>() else {
+                unreachable!("converted to f32 above")
+            };
+            let x = x.contiguous();
+            let mut out = vec![0.0; x.values().len()];
+            let rows = out.par_chunks_mut(features).zip(x.values().par_chunks(features));
+            let few = (16 * 1024 / features).max(1);
+            rows.with_min_len(few).for_each(|(out, x)| scale_row(x, weight, epsilon, out));
+            tensor(out, shape)
+        }
+        x => {
+            let x = x.map_or_else(|x| x, Host::give);
+            let dtype = x.dtype();
+            let x = x.cast(DType::F32);
+            let mean = x.clone().square().mean_dim(D - 1);
+            let y = x / (mean + epsilon).sqrt() * weight.cast(DType::F32).unsqueeze();
+            y.cast(dtype)
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn scale_row(x: &[f32], weight: &[f32], epsilon: f64, out: &mut [f32]) {
+    let mean = sum(x, |x| x * x) / x.len() as f64;
+    let inverse = (1.0 / (mean + epsilon).sqrt()) as f32;
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * inverse * weight;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made_up;
+    use super::*;
+
+    /// Beside the formula in f64, for rows that end within a run of 16 values and beyond 1024 of them, of a
+    /// tensor as it lies in memory and of a transposed one.
+    #[test]
+    fn rms_norm_is_its_formula() {
+        for features in [3, 64, 1000, 2053] {
+            let weight = made_up::tensor([features], 5);
+            let weights = made_up::values(features, 5);
+            let x = made_up::tensor([2, 3, features], 7);
+            let values = made_up::values(6 * features, 7);
+            let expected = |row: usize, at: usize| {
+                let row = &values[row * features..][..features];
+                let squares: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
+                let root = (squares / features as f64 + 0.25).sqrt();
+                (f64::from(row[at]) / root * f64::from(weights[at])) as f32
+            };
+            let y = rms_norm(x.clone(), weight.clone(), 0.25);
+            let transposed = rms_norm(x.clone().swap_dims(0, 1), weight.clone(), 0.25);
+            let by_burn = rms_norm(x.cast(DType::F64), weight, 0.25).cast(DType::F32);
+            for (y, order) in [
+                (y, [0, 1, 2, 3, 4, 5]),
+                (transposed.reshape([2, 3, features]), [0, 3, 1, 4, 2, 5]),
+                (by_burn, [0, 1, 2, 3, 4, 5]),
+            ] {
+                let y = y.into_data().to_vec::<f32>().unwrap();
+                for (row, of) in y.chunks(features).zip(order) {
+                    for (at, y) in row.iter().enumerate() {
+                        let expected = expected(of, at);
+                        assert!((y - expected).abs() < 1e-6, "{features}: {y}, not {expected}");
+                    }
+                }
+            }
+        }
+    }
+}
