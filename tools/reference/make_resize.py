@@ -1,4 +1,4 @@
-"""Makes crates/workflow/tests/fixtures/resize.json: pictures at other sizes.
+"""Makes crates/pipeline/tests/fixtures/resize.json: pictures at other sizes.
 
     pip install torch numpy pillow
     python tools/reference/make_resize.py
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-FIXTURE = Path(__file__).resolve().parents[2] / "crates/workflow/tests/fixtures/resize.json"
+FIXTURE = Path(__file__).resolve().parents[2] / "crates/pipeline/tests/fixtures/resize.json"
 
 
 def latent_like(generator):

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use distorch_allocation::{ByteSize, DeviceId, Topology, report};
+use distorch_pipeline::CancelToken;
+use distorch_pipeline::diffusion::noise::NoiseChoice;
+use distorch_pipeline::models::Pinning;
 use distorch_runtime::DType;
 use distorch_runtime::placed::StreamStats;
-use distorch_workflow::diffusion::noise::NoiseChoice;
-use distorch_workflow::models::Pinning;
 use distorch_workflow::validate::{Invalid, NodeProblems};
 use distorch_workflow::{Environment, ExecutionError, Executor, NodeError};
 use indexmap::IndexMap;
@@ -18,9 +19,12 @@ use crate::ending;
 use crate::failure::Failure;
 use crate::machine;
 
-/// An executor on the machine's devices and folders. Ctrl-C stops its runs at the next step; a
-/// second one ends the program.
-pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Failure> {
+/// An executor on the machine's devices and folders, and what cancels its run: Ctrl-C does so at the next step, also
+/// before the run starts; a second one ends the program.
+pub fn executor(
+    shared: &Shared,
+    compute: &ComputeArgs,
+) -> Result<(Executor, CancelToken), Failure> {
     let topology = machine::topology(&machine::survey_to_compute(shared)?)?;
     let dtype = compute.dtype.map(DType::from);
     let mut environment =
@@ -30,23 +34,24 @@ pub fn executor(shared: &Shared, compute: &ComputeArgs) -> Result<Executor, Fail
                 .with_pin(compute.pin.choice())
                 .with_auto_retry(compute.auto_retry)
         });
-    environment.allow_nan = compute.allow_nan;
+    environment.session.allow_nan = compute.allow_nan;
     if let Some(layout) = compute.layout {
-        environment.layout = layout.into();
+        environment.session.layout = layout.into();
     }
     if let Some(noise) = compute.noise {
-        environment.noise = NoiseChoice::Always(noise.0);
+        environment.session.noise = NoiseChoice::Always(noise.0);
     }
-    let interrupt = environment.interrupt();
+    let token = CancelToken::new();
+    let cancel = token.clone();
     let stop = move || {
-        if interrupt.is_raised() {
+        if cancel.is_cancelled() {
             std::process::exit(130);
         }
-        interrupt.raise();
+        cancel.cancel();
         tell!("stopping after this step; again to end at once");
     };
     ctrlc::set_handler(stop).map_err(Failure::machine)?;
-    Ok(Executor::new(environment))
+    Ok((Executor::new(environment), token))
 }
 
 /// What to do about devices that a workflow names and this machine does not have.
@@ -106,7 +111,7 @@ pub fn memory(executor: &Executor) -> String {
     ];
     let mut table = Table::new(header, &[2, 3, 4, 5, 6, 7, 8]).optional(&[5, 6, 4, 8, 7]);
     let (mut rows, mut estimated, mut notes) = (0, false, String::new());
-    for (part, stats) in executor.environment().models.stats() {
+    for (part, stats) in executor.environment().session.models.stats() {
         notes += &pinned(&part.plan().component, part.pinning(), &stats);
         for held in &stats.devices {
             let compute = held.device == part.compute_device();

@@ -90,7 +90,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::Mask;
+    use distorch_pipeline::image::Mask;
 
     fn entry(values: usize) -> Arc<Entry> {
         let mask = Mask::from_fn([1, 1, values], |_, _, _| 0.0);

@@ -6,18 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use distorch_allocation::Plan;
-use distorch_runtime::{Tensor, heap};
+use distorch_pipeline::CancelToken;
+use distorch_pipeline::run::ActiveRun;
+use distorch_runtime::heap;
 use indexmap::IndexMap;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::cache::{Cache, Entry, Key};
+use crate::context::{Context, NodeEvents};
 use crate::environment::Environment;
 use crate::forecast::{self, Forecast, Planned};
 use crate::graph::{Given, Prompt, PromptNode};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::Tasks;
 use crate::observe::{Event, Observer};
 use crate::signature::Node;
 use crate::validate::{self, Invalid, NodeProblems, Problem, ancestors, class_of, needed};
@@ -107,9 +109,22 @@ impl Executor {
         prompt: &Prompt,
         observer: &dyn Observer,
     ) -> Result<Report, ExecutionError> {
+        self.run_with(prompt, observer, &CancelToken::new())
+    }
+
+    /// As [`run`](Self::run); using the token ends the run, also before it starts.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with(
+        &mut self,
+        prompt: &Prompt,
+        observer: &dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<Report, ExecutionError> {
         let valid = validate::validate(prompt, &self.environment)
             .map_err(|invalid| ExecutionError::Invalid(Box::new(invalid)))?;
-        let report = self.run_checked(prompt, &valid.outputs, observer)?;
+        let report = self.run_checked(prompt, &valid.outputs, observer, cancel)?;
         Ok(Report { node_errors: valid.node_errors, ..report })
     }
 
@@ -123,6 +138,20 @@ impl Executor {
         targets: &[impl AsRef<str>],
         observer: &dyn Observer,
     ) -> Result<Report, ExecutionError> {
+        self.run_nodes_with(prompt, targets, observer, &CancelToken::new())
+    }
+
+    /// As [`run_nodes`](Self::run_nodes); using the token ends the run, also before it starts.
+    ///
+    /// # Errors
+    /// As [`run_nodes`](Self::run_nodes).
+    pub fn run_nodes_with(
+        &mut self,
+        prompt: &Prompt,
+        targets: &[impl AsRef<str>],
+        observer: &dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<Report, ExecutionError> {
         let (good, node_errors) =
             validate::check(prompt, &self.environment, targets.iter().map(AsRef::as_ref));
         if good.len() < targets.len() {
@@ -130,7 +159,7 @@ impl Executor {
             let error = Problem::new("prompt_outputs_failed_validation", message, "");
             return Err(ExecutionError::Invalid(Box::new(Invalid { error, node_errors })));
         }
-        self.run_checked(prompt, &good, observer)
+        self.run_checked(prompt, &good, observer, cancel)
     }
 
     /// Looks at everything that can be known before these nodes, and what they need, are run: files, what
@@ -147,12 +176,12 @@ impl Executor {
     ) -> Result<(), ExecutionError> {
         let order = order(prompt, targets);
         let all: HashSet<String> = order.iter().cloned().collect();
-        let forecast = self.look_ahead(prompt, &order, &all, observer)?;
+        let forecast = look_ahead(&self.environment, prompt, &order, &all, observer)?;
         let mut parts = Vec::new();
         for (node, planned) in &forecast.loads {
-            let models = &self.environment.models;
+            let models = &self.environment.session.models;
             let placed = models.place(&planned.load.loader(planned.tasks));
-            let placed = placed.map_err(|error| failed(prompt, node, error))?;
+            let placed = placed.map_err(|error| failed(prompt, node, error.into()))?;
             tell_plans(observer, node, planned, &placed.plans());
             // Those of the files before are promised their memory, as they would be in a run.
             parts.push(placed);
@@ -160,53 +189,31 @@ impl Executor {
         Ok(())
     }
 
-    /// What is known of the run of these nodes. What will go wrong does so now.
-    fn look_ahead(
-        &self,
-        prompt: &Prompt,
-        order: &[String],
-        wanted: &HashSet<String>,
-        observer: &dyn Observer,
-    ) -> Result<Forecast, ExecutionError> {
-        let environment = &self.environment;
-        let runs = |id: &str| wanted.contains(id);
-        let forecast = forecast::look_ahead(prompt, order, environment, runs)
-            .map_err(|failing| failed(prompt, &failing.node, failing.error))?;
-        for (node, planned) in &forecast.loads {
-            let loader = planned.load.loader(planned.tasks);
-            if let Err(error) = environment.models.check(&loader) {
-                if let Ok(plans) = environment.models.plan(&loader) {
-                    tell_plans(observer, node, planned, &plans);
-                }
-                return Err(failed(prompt, node, error));
-            }
-            if let Some(text) = planned.unknown_size() {
-                observer.event(Event::Warning { node, text: &text });
-            }
-        }
-        Ok(forecast)
-    }
-
     fn run_checked(
         &mut self,
         prompt: &Prompt,
         targets: &[String],
         observer: &dyn Observer,
+        cancel: &CancelToken,
     ) -> Result<Report, ExecutionError> {
-        self.environment.interrupt().clear();
-        observer.event(Event::Started { prompt });
         let order = order(prompt, targets);
         let keys = self.keys(prompt, &order);
-        let mut run = Run { results: HashMap::new(), report: Report::default() };
-        let wanted = self.wanted(prompt, &order, targets, &keys, &mut run);
+        let Self { environment, cache } = self;
+        let active = environment.session.begin(cancel).map_err(|_| {
+            let first = order.first().cloned().unwrap_or_default();
+            failed(prompt, &first, NodeError::Interrupted)
+        })?;
+        observer.event(Event::Started { prompt });
+        let mut run = Progress { results: HashMap::new(), report: Report::default() };
+        let wanted = wanted(cache, prompt, &order, targets, &keys, &mut run);
         observer.event(Event::Cached { nodes: &run.report.cached });
-        let forecast = self.look_ahead(prompt, &order, &wanted, observer)?;
+        let forecast = look_ahead(environment, prompt, &order, &wanted, observer)?;
         for id in order.iter().filter(|id| wanted.contains(id.as_str())) {
-            let entry = self.run_node(prompt, id, &run, &forecast, observer)?;
+            let entry = run_node(environment, &active, prompt, id, &run, &forecast, observer)?;
             run.report.executed.push(id.clone());
             observer.event(Event::Done { node: id, ui: entry.ui.as_ref() });
             if let Some(key) = keys.get(id.as_str()) {
-                self.cache.insert(*key, Arc::clone(&entry));
+                cache.insert(*key, Arc::clone(&entry));
             }
             run.results.insert(id.clone(), entry);
         }
@@ -218,36 +225,6 @@ impl Executor {
             }
         }
         Ok(run.report)
-    }
-
-    /// The nodes that have to run: from the targets back, to where results are cached.
-    fn wanted(
-        &mut self,
-        prompt: &Prompt,
-        order: &[String],
-        targets: &[String],
-        keys: &HashMap<String, Key>,
-        run: &mut Run,
-    ) -> HashSet<String> {
-        let mut asked: HashSet<&str> = targets.iter().map(String::as_str).collect();
-        let mut wanted = HashSet::new();
-        for id in order.iter().rev() {
-            if !asked.contains(id.as_str()) {
-                continue;
-            }
-            match keys.get(id).and_then(|key| self.cache.get(key)) {
-                Some(entry) => {
-                    run.results.insert(id.clone(), entry);
-                    run.report.cached.push(id.clone());
-                }
-                None => {
-                    asked.extend(needed(prompt, id));
-                    wanted.insert(id.clone());
-                }
-            }
-        }
-        run.report.cached.reverse();
-        wanted
     }
 
     /// The keys of nodes, which come after those that they need.
@@ -286,75 +263,144 @@ impl Executor {
         }
         keys
     }
+}
 
-    fn run_node(
-        &self,
-        prompt: &Prompt,
-        id: &str,
-        run: &Run,
-        forecast: &Forecast,
-        observer: &dyn Observer,
-    ) -> Result<Arc<Entry>, ExecutionError> {
-        let executed = || run.report.executed.clone();
-        let Some((node, class)) = node_and_class(prompt, id) else {
-            return Ok(Arc::new(Entry { values: Vec::new(), ui: None }));
-        };
-        let (id, name) = (id.to_owned(), class.class.to_owned());
-        if self.environment.cancelled() {
-            return Err(ExecutionError::Interrupted {
-                node: id,
-                class: name,
-                executed: executed(),
-            });
+/// What is known of the run of these nodes. What will go wrong does so now.
+fn look_ahead(
+    environment: &Environment,
+    prompt: &Prompt,
+    order: &[String],
+    wanted: &HashSet<String>,
+    observer: &dyn Observer,
+) -> Result<Forecast, ExecutionError> {
+    let runs = |id: &str| wanted.contains(id);
+    let forecast = forecast::look_ahead(prompt, order, environment, runs)
+        .map_err(|failing| failed(prompt, &failing.node, failing.error))?;
+    for (node, planned) in &forecast.loads {
+        let loader = planned.load.loader(planned.tasks);
+        if let Err(error) = environment.session.models.check(&loader) {
+            if let Ok(plans) = environment.session.models.plan(&loader) {
+                tell_plans(observer, node, planned, &plans);
+            }
+            return Err(failed(prompt, node, error.into()));
         }
-        observer.event(Event::Node { node: &id, class: class.class });
-        let _doing = heap::doing(&format!("node {id} ({name})"));
-        let environment = &self.environment;
-        let mut context = Context { environment, prompt, forecast, node: &id, observer, ui: None };
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            (class.run)(&mut context, &self.inputs(node, class, run)?)
-        }));
-        let ui = context.ui.take();
-        environment.models.rest();
-        match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
-            Ok(values) => Ok(Arc::new(Entry { values, ui })),
-            Err(_) if self.environment.cancelled() => {
-                Err(ExecutionError::Interrupted { node: id, class: name, executed: executed() })
+        if let Some(text) = planned.unknown_size() {
+            observer.event(Event::Warning { node, text: &text });
+        }
+    }
+    Ok(forecast)
+}
+
+/// The nodes that have to run: from the targets back, to where results are cached.
+fn wanted(
+    cache: &mut Cache,
+    prompt: &Prompt,
+    order: &[String],
+    targets: &[String],
+    keys: &HashMap<String, Key>,
+    run: &mut Progress,
+) -> HashSet<String> {
+    let mut asked: HashSet<&str> = targets.iter().map(String::as_str).collect();
+    let mut wanted = HashSet::new();
+    for id in order.iter().rev() {
+        if !asked.contains(id.as_str()) {
+            continue;
+        }
+        match keys.get(id).and_then(|key| cache.get(key)) {
+            Some(entry) => {
+                run.results.insert(id.clone(), entry);
+                run.report.cached.push(id.clone());
             }
-            Err(NodeError::Interrupted) => {
-                Err(ExecutionError::Interrupted { node: id, class: name, executed: executed() })
-            }
-            Err(source) => {
-                Err(ExecutionError::Node { node: id, class: name, source, executed: executed() })
+            None => {
+                asked.extend(needed(prompt, id));
+                wanted.insert(id.clone());
             }
         }
     }
+    run.report.cached.reverse();
+    wanted
+}
 
-    fn inputs(&self, node: &PromptNode, class: &Node, run: &Run) -> Result<Inputs, NodeError> {
-        let mut inputs: Vec<(String, Value)> = Vec::new();
-        for input in class.inputs {
-            if let Some(Given::Link { node, slot }) = node.inputs.get(input.name)
-                && let Some(entry) = run.results.get(node)
-                && let Some(value) = entry.values.get(*slot)
-            {
-                validate::linked(input, value)
-                    .map_err(|problem| NodeError::input(input.name, problem.message))?;
-                inputs.push((input.name.to_owned(), value.clone()));
-            }
-        }
-        let literals = validate::literals(node, class, &self.environment);
-        for input in class.inputs {
-            if let Some(value) = literals.get(input.name) {
-                inputs.push((input.name.to_owned(), value.clone()));
-            }
-        }
-        Ok(inputs.into_iter().collect())
+fn run_node(
+    environment: &Environment,
+    active: &ActiveRun<'_>,
+    prompt: &Prompt,
+    id: &str,
+    run: &Progress,
+    forecast: &Forecast,
+    observer: &dyn Observer,
+) -> Result<Arc<Entry>, ExecutionError> {
+    let executed = || run.report.executed.clone();
+    let Some((node, class)) = node_and_class(prompt, id) else {
+        return Ok(Arc::new(Entry { values: Vec::new(), ui: None }));
+    };
+    let (id, name) = (id.to_owned(), class.class.to_owned());
+    let events = NodeEvents { node: &id, observer };
+    let pipeline = active.reporting(&events);
+    if pipeline.cancelled() {
+        return Err(ExecutionError::Interrupted {
+            node: id.clone(),
+            class: name,
+            executed: executed(),
+        });
     }
+    observer.event(Event::Node { node: &id, class: class.class });
+    let _doing = heap::doing(&format!("node {id} ({name})"));
+    let tasks = forecast.tasks(&id);
+    let mut context =
+        Context { environment, run: pipeline, prompt, tasks, node: &id, observer, ui: None };
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        (class.run)(&mut context, &inputs(environment, node, class, run)?)
+    }));
+    let ui = context.ui.take();
+    let node = id.clone();
+    environment.session.models.rest();
+    match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
+        Ok(values) => Ok(Arc::new(Entry { values, ui })),
+        Err(_) if pipeline.cancelled() => {
+            Err(ExecutionError::Interrupted { node, class: name, executed: executed() })
+        }
+        Err(NodeError::Interrupted) => {
+            Err(ExecutionError::Interrupted { node, class: name, executed: executed() })
+        }
+        Err(source) => {
+            Err(ExecutionError::Node { node, class: name, source, executed: executed() })
+        }
+    }
+}
+
+fn inputs(
+    environment: &Environment,
+    node: &PromptNode,
+    class: &Node,
+    run: &Progress,
+) -> Result<Inputs, NodeError> {
+    let mut inputs: Vec<(String, Value)> = Vec::new();
+    for input in class.inputs {
+        if let Some(Given::Link { node, slot }) = node.inputs.get(input.name)
+            && let Some(entry) = run.results.get(node)
+            && let Some(value) = entry.values.get(*slot)
+        {
+            validate::linked(input, value)
+                .map_err(|problem| NodeError::input(input.name, problem.message))?;
+            inputs.push((input.name.to_owned(), value.clone()));
+        }
+    }
+    let literals = validate::literals(node, class, environment);
+    for input in class.inputs {
+        if let Some(value) = literals.get(input.name) {
+            inputs.push((input.name.to_owned(), value.clone()));
+        }
+    }
+    Ok(inputs.into_iter().collect())
 }
 
 /// A node that fails before any has run.
 fn failed(prompt: &Prompt, node: &str, source: NodeError) -> ExecutionError {
     let class = prompt.nodes.get(node).map(|node| node.class.clone()).unwrap_or_default();
+    if let NodeError::Interrupted = source {
+        return ExecutionError::Interrupted { node: node.to_owned(), class, executed: Vec::new() };
+    }
     ExecutionError::Node { node: node.to_owned(), class, source, executed: Vec::new() }
 }
 
@@ -364,7 +410,7 @@ fn tell_plans(observer: &dyn Observer, node: &str, planned: &Planned, plans: &[P
 }
 
 /// What is known in the middle of a run.
-struct Run {
+struct Progress {
     results: HashMap<String, Arc<Entry>>,
     report: Report,
 }
@@ -410,67 +456,4 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
     format!("internal error: {text}")
-}
-
-/// What a node sees of the run that it is in.
-pub struct Context<'a> {
-    environment: &'a Environment,
-    prompt: &'a Prompt,
-    forecast: &'a Forecast,
-    node: &'a str,
-    observer: &'a dyn Observer,
-    ui: Option<Json>,
-}
-
-impl<'a> Context<'a> {
-    /// What the run is given.
-    pub fn environment(&self) -> &'a Environment {
-        self.environment
-    }
-
-    /// What is run.
-    pub fn prompt(&self) -> &'a Prompt {
-        self.prompt
-    }
-
-    /// The node's id.
-    pub fn node(&self) -> &'a str {
-        self.node
-    }
-
-    /// What the run asks of what the node loads.
-    pub fn tasks(&self) -> Tasks {
-        self.forecast.tasks(self.node)
-    }
-
-    /// Tells something about the run.
-    pub fn tell(&self, event: Event<'_>) {
-        self.observer.event(event);
-    }
-
-    /// Tells that the node is one step further.
-    pub fn step(&self, done: usize, total: impl Into<Option<usize>>, preview: Option<&Tensor<4>>) {
-        let total = total.into();
-        self.tell(Event::Step { node: self.node, done, total, preview });
-    }
-
-    /// Tells something that the user should know.
-    pub fn warn(&self, text: &str) {
-        self.tell(Event::Warning { node: self.node, text });
-    }
-
-    /// Whether the run is to stop.
-    pub fn cancelled(&self) -> bool {
-        self.environment.cancelled()
-    }
-
-    /// Shows pictures or text, as ComfyUI's clients read it: adds to the list `kind`.
-    pub fn show(&mut self, kind: &str, items: Vec<Json>) {
-        let ui = self.ui.get_or_insert_with(|| json!({}));
-        let Some(ui) = ui.as_object_mut() else { return };
-        match ui.entry(kind).or_insert_with(|| json!([])) {
-            Json::Array(list) => list.extend(items),
-            other => *other = Json::Array(items),
-        }
-    }
 }

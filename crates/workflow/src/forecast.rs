@@ -18,10 +18,10 @@ use indexmap::IndexMap;
 use crate::environment::Environment;
 use crate::graph::{Given, Prompt};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::{Loader, ModelFile, Task, Tasks, size_in_words};
 use crate::signature::Node;
 use crate::validate::{class_of, literals};
 use crate::value::{Type, Value};
+use distorch_pipeline::models::{Loader, ModelFile, Task, Tasks, size_in_words};
 
 /// The size of a batch, of latents in their own pixels or of pictures or masks in theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

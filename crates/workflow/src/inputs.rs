@@ -3,16 +3,18 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use distorch_pipeline::error::{Argument, PipelineError};
 use indexmap::IndexMap;
 use thiserror::Error;
 
-use crate::diffusion::conditioning::Conditioning;
-use crate::diffusion::guider::Guider;
-use crate::diffusion::noise::NoiseSource;
-use crate::diffusion::sampler::SamplerChoice;
-use crate::models::{Clip, Model, Vae};
-use crate::picture::{Mask, Pictures};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
+use distorch_pipeline::diffusion::conditioning::Conditioning;
+use distorch_pipeline::diffusion::guider::Guider;
+use distorch_pipeline::diffusion::noise::NoiseSource;
+use distorch_pipeline::diffusion::sampler::SamplerChoice;
+use distorch_pipeline::image::{Mask, Pictures};
+use distorch_pipeline::models::{Clip, Model, Vae};
 
 /// Why a node came to no end.
 #[derive(Debug, Error)]
@@ -31,6 +33,31 @@ pub enum NodeError {
     /// The user stopped the run.
     #[error("stopped")]
     Interrupted,
+}
+
+impl From<PipelineError> for NodeError {
+    fn from(error: PipelineError) -> Self {
+        match error {
+            PipelineError::Argument { argument, problem } => {
+                Self::Input { input: input_of(argument).to_owned(), problem }
+            }
+            PipelineError::Failed(error) => Self::Failed(error),
+            PipelineError::Cancelled => Self::Interrupted,
+        }
+    }
+}
+
+/// What ComfyUI's nodes call what the pipeline is given.
+const fn input_of(argument: Argument) -> &'static str {
+    match argument {
+        Argument::Latent => "latent_image",
+        Argument::Positive => "positive",
+        Argument::Negative => "negative",
+        Argument::Latents => "samples",
+        Argument::Pictures => "pixels",
+        Argument::Tiling => "tile_size",
+        Argument::Model => "model",
+    }
 }
 
 impl NodeError {

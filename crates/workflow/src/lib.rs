@@ -9,10 +9,10 @@
 //! | [`forecast`] | what is known of a run before it: files, sizes, what models have to do |
 //! | [`execute`], [`cache`] | running what the outputs need, and nothing twice |
 //! | [`value`] | what goes from node to node |
-//! | [`models`] | checkpoints that are open, their plans and weights |
-//! | [`diffusion`] | a run of a sampler: model, conditioning, latent |
-//! | [`finite`] | NaN and infinity: what gave them |
+//! | [`files`] | the names of files that are read and written |
 //! | [`environment`], [`observe`] | what a run is given from outside, and whom it tells |
+//!
+//! Models, sampling and images are those of [`distorch_pipeline`].
 //!
 //! ```no_run
 //! # use distorch_workflow::{Environment, Executor, graph::Prompt, observe::Silent};
@@ -27,19 +27,17 @@
 //! ```
 
 pub mod cache;
-pub mod diffusion;
+pub mod context;
 mod editor;
 pub mod environment;
 pub mod execute;
-pub mod finite;
+pub mod files;
 pub mod forecast;
 pub mod graph;
 mod inputs;
 pub mod json_text;
-pub mod models;
 pub mod nodes;
 pub mod observe;
-pub mod picture;
 pub mod preflight;
 pub mod signature;
 pub mod validate;

@@ -1,10 +1,10 @@
 //! Who is told how a run goes on.
 
 use distorch_allocation::Plan;
-use distorch_runtime::Tensor;
+use distorch_pipeline::preview::Preview;
 
 use crate::graph::Prompt;
-use crate::models::Tasks;
+use distorch_pipeline::models::Tasks;
 
 /// Something that happened in a run.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +63,8 @@ pub enum Event<'a> {
         done: usize,
         /// All steps, where that is known before the end.
         total: Option<usize>,
-        /// The clean latent as guessed now, where the node samples.
-        preview: Option<&'a Tensor<4>>,
+        /// The picture as it is now, where the node samples and previews are wanted.
+        preview: Option<&'a Preview>,
     },
     /// Something that the user should know.
     Warning {
@@ -79,6 +79,11 @@ pub enum Event<'a> {
 pub trait Observer: Sync {
     /// Something happened.
     fn event(&self, event: Event<'_>);
+
+    /// Whether steps are to carry previews.
+    fn wants_previews(&self) -> bool {
+        false
+    }
 }
 
 /// Nobody.

@@ -5,8 +5,8 @@
 
 use serde_json::Value as Json;
 
+use crate::context::Context;
 use crate::environment::Environment;
-use crate::execute::Context;
 use crate::forecast::Rule;
 use crate::inputs::{Inputs, NodeError};
 use crate::preflight::PreflightCheck;

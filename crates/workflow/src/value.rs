@@ -3,14 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use distorch_runtime::Tensor;
-
-use crate::diffusion::conditioning::Conditioning;
-use crate::diffusion::guider::Guider;
-use crate::diffusion::noise::NoiseSource;
-use crate::diffusion::sampler::SamplerChoice;
-use crate::models::{Clip, Model, Vae};
-use crate::picture::{Mask, Pictures};
+use distorch_pipeline::Latent;
+use distorch_pipeline::diffusion::conditioning::Conditioning;
+use distorch_pipeline::diffusion::guider::Guider;
+use distorch_pipeline::diffusion::noise::NoiseSource;
+use distorch_pipeline::diffusion::sampler::SamplerChoice;
+use distorch_pipeline::image::{Mask, Pictures};
+use distorch_pipeline::models::{Clip, Model, Vae};
 
 /// The type of an input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,28 +129,5 @@ impl Value {
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.value_type().map_or("nothing", Type::name))
-    }
-}
-
-/// Latents, as an autoencoder gives them, before a model's scaling.
-#[derive(Clone, Debug)]
-pub struct Latent {
-    /// `[batch, channels, height, width]`, f32, on the CPU.
-    pub samples: Tensor<4>,
-    /// Where the latent is to change: 1, and 0 where it is kept. Of any size.
-    pub noise_mask: Option<Mask>,
-    /// Which pictures of a larger batch these are, for their noise.
-    pub batch_index: Option<Arc<[usize]>>,
-}
-
-impl Latent {
-    /// Samples with nothing else.
-    pub fn new(samples: Tensor<4>) -> Self {
-        Self { samples, noise_mask: None, batch_index: None }
-    }
-
-    /// The same but for the samples.
-    pub fn with_samples(&self, samples: Tensor<4>) -> Self {
-        Self { samples, ..self.clone() }
     }
 }

@@ -7,8 +7,8 @@ mod shipped;
 use std::fs::File;
 use std::path::Path;
 
+use distorch_pipeline::diffusion::noise::NoiseChoice;
 use distorch_sampling::noise::NoiseDevice;
-use distorch_workflow::diffusion::noise::NoiseChoice;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer, Silent};
 use serde_json::{Value as Json, json};
@@ -208,7 +208,7 @@ fn noise_between_steps_is_chosen_in_the_environment() {
     let mut picture = |noise: NoiseChoice, simulate: bool, sampler: &str| {
         let bench = if simulate { &mut simulating } else { &mut on_host };
         // Between two runs of one executor: the results that it keeps are of the other noise.
-        bench.executor.environment_mut().noise = noise;
+        bench.executor.environment_mut().session.noise = noise;
         made(bench, &Run { sampler, steps: 3, size: 64, ..TRIANGLE }.prompt(), "8")
     };
     let cuda = NoiseChoice::Always(NoiseDevice::Cuda { blocks: NoiseDevice::BLOCKS });

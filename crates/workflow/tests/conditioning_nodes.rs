@@ -5,7 +5,7 @@
 mod small_models;
 
 use distorch_checkpoint::config::DiffusionConfig;
-use distorch_workflow::diffusion::conditioning::{Area, Place};
+use distorch_pipeline::diffusion::conditioning::{Area, Place};
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
 use small_models::{Studio, distance, node, prompt, sd1, sdxl, values, write};
@@ -87,7 +87,7 @@ fn average_mixes_tokens_and_pooled_outputs() {
     assert!(distance(&values(&shorter.context), &expected.collect::<Vec<_>>()) < 1e-5);
     let longer = studio.conds(&prompt, "longer").remove(0);
     assert_eq!(longer.context.dims(), one.context.dims());
-    let pooled = |cond: &distorch_workflow::diffusion::conditioning::Cond| {
+    let pooled = |cond: &distorch_pipeline::diffusion::conditioning::Cond| {
         values(cond.pooled.as_ref().unwrap())
     };
     let expected: Vec<f32> = pooled(&one)

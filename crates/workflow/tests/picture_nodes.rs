@@ -6,8 +6,8 @@ mod common;
 use std::fs;
 
 use common::{Workplace, fixture, fixtures, numbers};
+use distorch_pipeline::image::{Mask, Pictures};
 use distorch_workflow::nodes;
-use distorch_workflow::picture::{Mask, Pictures};
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
 

@@ -220,7 +220,7 @@ impl Wanted {
 }
 
 fn check_peaks(executor: &Executor, of: &str) {
-    let loaded = executor.environment().models.stats();
+    let loaded = executor.environment().session.models.stats();
     assert!(!loaded.is_empty(), "{of}");
     for (part, stats) in loaded {
         for held in &stats.devices {
@@ -256,7 +256,7 @@ fn a_picture_has_the_same_bits_wherever_the_weights_live() {
             for layout in LAYOUTS {
                 // One executor: the weights move from plan to plan.
                 let mut executor = executor(folder.path(), "cuda:0=1GiB,cuda:1=1GiB", false);
-                executor.environment_mut().layout = layout;
+                executor.environment_mut().session.layout = layout;
                 for placing in places {
                     let wanted = Wanted { lora, high_precision, ..Wanted::new(file, placing) };
                     let picture = wanted.make(&mut executor);
@@ -287,7 +287,7 @@ fn calls_that_are_no_batch_share_what_comes_over_the_link() {
         let wanted = Wanted { three: true, steps: 3, ..Wanted::new("f16", placing) };
         let mut executor = executor(folder.path(), simulated, false);
         let picture = wanted.make(&mut executor);
-        let stats = executor.environment().models.stats();
+        let stats = executor.environment().session.models.stats();
         let (part, stats) =
             stats.into_iter().find(|(part, _)| part.plan().component == "unet").unwrap();
         (picture, part.plan(), stats)
@@ -331,7 +331,7 @@ fn failure(result: Result<Vec<u32>, ExecutionError>) -> String {
 
 /// The weights, the activations and the least window of a component as it was planned last.
 fn planned(executor: &Executor, component: &str) -> [u64; 3] {
-    let stats = executor.environment().models.stats();
+    let stats = executor.environment().session.models.stats();
     let plan = stats.iter().map(|(part, _)| part.plan()).find(|plan| plan.component == component);
     let plan = plan.unwrap();
     let largest = plan.blocks.iter().map(|block| block.bytes).max().unwrap();
@@ -408,7 +408,7 @@ fn halves_that_have_no_room_together_are_computed_one_at_a_time() {
     let make = |device: &str| {
         let mut executor = executor(folder.path(), device, false);
         let picture = wanted.make(&mut executor);
-        let stats = executor.environment().models.stats();
+        let stats = executor.environment().session.models.stats();
         let taken = stats.iter().find(|(part, _)| part.plan().component == "unet");
         let taken = taken.unwrap().1.devices[0].activation_bytes;
         (picture, taken, planned(&executor, "unet"))

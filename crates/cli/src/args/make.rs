@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
+use distorch_pipeline::diffusion::noise::NoiseDevice;
+use distorch_pipeline::models::Pin;
 use distorch_runtime::DType;
-use distorch_workflow::diffusion::noise::NoiseDevice;
-use distorch_workflow::models::Pin;
 
 use super::LayoutArg;
 use super::number::{SeedArg, side, whole, within};

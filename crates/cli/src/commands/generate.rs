@@ -10,10 +10,10 @@ mod workflow;
 use std::io::Write;
 use std::path::PathBuf;
 
+use distorch_pipeline::image::Pictures;
+use distorch_pipeline::image::png_file::{Picture8, ascii_json};
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::nodes::eight_bit;
-use distorch_workflow::picture::Pictures;
-use distorch_workflow::picture::png_file::{Picture8, ascii_json};
 use distorch_workflow::value::Value;
 
 use super::print_text;
@@ -28,11 +28,11 @@ use workflow::DECODE;
 /// Makes pictures.
 pub fn run(shared: &Shared, args: &GenerateArgs) -> Result<(), Failure> {
     let target = Target::new(args)?;
-    let mut executor = studio::executor(shared, &args.compute)?;
+    let (mut executor, cancel) = studio::executor(shared, &args.compute)?;
     let meaning = Meaning::new(executor.environment(), args)?;
     let prompt = workflow::workflow(&mut executor, args, &meaning)?;
     let watch = Watch::new(false);
-    let result = executor.run_nodes(&prompt, &[DECODE], &watch);
+    let result = executor.run_nodes_with(&prompt, &[DECODE], &watch, &cancel);
     watch.finish();
     let report = result.map_err(options::failure)?;
     let values = report.values.get(DECODE).map_or(&[][..], Vec::as_slice);

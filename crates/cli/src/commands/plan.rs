@@ -8,8 +8,8 @@ use distorch_checkpoint::family::Model;
 use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_models::estimate::Picture;
-use distorch_workflow::models::Tasks;
-use distorch_workflow::models::planning::{Planning, Subject};
+use distorch_pipeline::models::Tasks;
+use distorch_pipeline::models::planning::{Planning, Subject};
 use serde::Serialize;
 use serde_json::Value as Json;
 

@@ -2,9 +2,9 @@
 
 use std::io::Cursor;
 
+use distorch_pipeline::image::embedded::Embedded;
 use distorch_workflow::graph::{Missing, Prompt, ReadOptions};
 use distorch_workflow::json_text;
-use distorch_workflow::picture::embedded::Embedded;
 use distorch_workflow::validate::{Invalid, Valid};
 use distorch_workflow::{Environment, Executor, validate};
 use serde_json::{Value as Json, json};
@@ -20,7 +20,7 @@ use crate::watch::Watch;
 /// Runs a workflow, or tells what it would do. Outputs that cannot be run do not stop the others.
 pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     let forms = read(args)?;
-    let mut executor = studio::executor(shared, &args.compute)?;
+    let (mut executor, cancel) = studio::executor(shared, &args.compute)?;
     let environment = executor.environment_mut();
     environment.save_metadata = !args.disable_metadata;
     if let Some(dir) = &args.output_dir {
@@ -31,7 +31,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     }
     let (prompt, validated) = choose(forms, executor.environment());
     prompt.notes.iter().for_each(|note| machine::warn(note));
-    let topology = executor.environment().topology.clone();
+    let topology = executor.environment().session.topology().clone();
     let valid = validated.map_err(|invalid| studio::invalid(&invalid, &topology))?;
     let hint = studio::absent_devices(&valid.node_errors, &topology);
     let broken = broken(&valid);
@@ -49,7 +49,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
         print_text(&format!("{sound}; nothing was loaded"))?;
         return broken.map_or(Ok(()), |broken| Err(Failure::input(broken).maybe_hint(hint)));
     }
-    let result = executor.run_nodes(&prompt, &valid.outputs, &watch);
+    let result = executor.run_nodes_with(&prompt, &valid.outputs, &watch, &cancel);
     watch.finish();
     let report = result.map_err(studio::failure)?;
     if args.json {

@@ -6,14 +6,14 @@ use distorch_allocation::{LoaderInputs, LoaderSettings};
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::folders::ModelKind;
 
+use crate::context::Context;
 use crate::environment::Environment;
-use crate::execute::Context;
 use crate::forecast::{Ahead, Known, Load};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::{Clip, Model, ModelFile, OpenFailure, Parts, Vae};
 use crate::observe::Event;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::models::{Clip, Model, ModelFile, OpenFailure, Parts, Vae};
 
 const ALL: &[ComponentKind] =
     &[ComponentKind::DiffusionModel, ComponentKind::TextEncoders, ComponentKind::Vae];
@@ -46,21 +46,21 @@ pub(super) fn checkpoints(environment: &Environment) -> Vec<String> {
 
 /// The models of a kind that are there.
 pub(super) fn models(environment: &Environment, kind: ModelKind) -> Vec<String> {
-    let listing = environment.folders.list(kind).unwrap_or_default();
+    let listing = environment.session.folders.list(kind).unwrap_or_default();
     listing.entries.into_iter().map(|entry| entry.name).collect()
 }
 
 /// The devices, the default compute device first.
 pub(super) fn compute_devices(environment: &Environment) -> Vec<String> {
-    let first = environment.topology.default_compute();
-    let mut ids = environment.topology.ids();
+    let first = environment.session.topology().default_compute();
+    let mut ids = environment.session.topology().ids();
     ids.sort_by_key(|id| (*id != first, *id));
     ids.iter().map(ToString::to_string).collect()
 }
 
 /// The devices, `cpu` first.
 pub(super) fn devices_cpu_first(environment: &Environment) -> Vec<String> {
-    let mut ids = environment.topology.ids();
+    let mut ids = environment.session.topology().ids();
     ids.sort_by_key(|id| (!id.is_cpu(), *id));
     ids.iter().map(ToString::to_string).collect()
 }
@@ -225,8 +225,8 @@ pub(super) fn resident(
 }
 
 fn settings(environment: &Environment, inputs: LoaderInputs) -> Result<LoaderSettings, String> {
-    let inputs = LoaderInputs { layout: environment.layout, ..inputs };
-    inputs.settings(&environment.topology).map_err(|error| error.to_string())
+    let inputs = LoaderInputs { layout: environment.session.layout, ..inputs };
+    inputs.settings(environment.session.topology()).map_err(|error| error.to_string())
 }
 
 /// The file's place, size and date.
@@ -269,8 +269,8 @@ pub(super) fn place(
 ) -> Result<Parts, NodeError> {
     let load = load_of(context.environment(), inputs, file, loader, ejects)?;
     let tasks = context.tasks();
-    let placed = context.environment().models.place(&load.loader(tasks));
-    let parts = placed.map_err(|error| of_file(file.input, error))?;
+    let placed = context.environment().session.models.place(&load.loader(tasks));
+    let parts = placed.map_err(|error| of_file(file.input, error.into()))?;
     let (node, plans) = (context.node(), parts.plans());
     context.tell(Event::Planned { node, model: &load.name, tasks: &tasks, plans: &plans });
     Ok(parts)
@@ -287,6 +287,7 @@ fn load_of(
     let settings = settings(environment, loader).map_err(NodeError::failed)?;
     let name = inputs.text(file.input)?;
     let path = environment
+        .session
         .folders
         .resolve(file.folder, name)
         .map_err(|error| NodeError::input(file.input, error))?;
@@ -315,8 +316,8 @@ pub(super) fn ahead_of(
         return Ok(None);
     }
     let load = load_of(ahead.environment(), ahead.inputs(), file, loader, ejects)?;
-    let opened = ahead.environment().models.open(&load.name, &load.path);
-    let opened = opened.map_err(|error| of_file(file.input, error))?;
+    let opened = ahead.environment().session.models.open(&load.name, &load.path);
+    let opened = opened.map_err(|error| of_file(file.input, error.into()))?;
     let source = ahead.loads(load, &opened);
     let known = |kind: &ComponentKind| {
         let source = source.clone();
@@ -382,5 +383,5 @@ fn lacks(file: &ModelFile, kind: ComponentKind) -> String {
         _ => "",
     };
     let (name, label) = (&file.name, file.model.label());
-    format!("`{name}` has no {}; it is {label}{way_out}", crate::models::in_words(kind))
+    format!("`{name}` has no {}; it is {label}{way_out}", distorch_pipeline::models::in_words(kind))
 }

@@ -2,11 +2,11 @@
 
 use distorch_runtime::Tensor;
 
-use crate::diffusion::conditioning::{Cond, Conditioning};
-use crate::execute::Context;
+use crate::context::Context;
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::diffusion::conditioning::{Cond, Conditioning};
 
 pub(super) const OUTPUT: &[Output] = &[Output::new(Type::Conditioning)];
 

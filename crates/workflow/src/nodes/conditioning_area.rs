@@ -1,10 +1,10 @@
 //! Conditionings that count for a part of the picture.
 
 use super::conditioning::{CONDITIONING, OUTPUT, output};
-use crate::diffusion::conditioning::{Area, Cond, CondMask, Place};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, MAX_SIDE, Node};
 use crate::value::{Type, Value};
+use distorch_pipeline::diffusion::conditioning::{Area, Cond, CondMask, Place};
 
 /// Pixels of the picture to one of the latent.
 const LATENT_PIXEL: usize = 8;

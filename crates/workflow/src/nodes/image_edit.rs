@@ -2,10 +2,10 @@
 
 use crate::forecast::{Extent, Known, same};
 use crate::inputs::NodeError;
-use crate::picture::resize::{Method, centre_crop, resize};
-use crate::picture::{Pictures, room};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::image::resize::{Method, centre_crop, resize};
+use distorch_pipeline::image::{Pictures, room};
 
 const IMAGE: Input = Input::link("image", Type::Image).tooltip("The pictures.");
 

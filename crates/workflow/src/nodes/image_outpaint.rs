@@ -2,9 +2,9 @@
 
 use crate::forecast::{Extent, Known};
 use crate::inputs::NodeError;
-use crate::picture::{Mask, Pictures, room};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::image::{Mask, Pictures, room};
 
 const fn side(name: &'static str) -> Input {
     Input::int(name, 0, 0, MAX_SIDE).step(8).tooltip("Pixels to be added on this side.")

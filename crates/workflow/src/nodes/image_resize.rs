@@ -3,10 +3,10 @@
 use super::latent_resize::{in_ratio, scaled};
 use crate::forecast::Known;
 use crate::inputs::{Inputs, NodeError};
-use crate::picture::Pictures;
-use crate::picture::resize::{Method, PICTURE_METHODS, centre_crop, resize};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::image::Pictures;
+use distorch_pipeline::image::resize::{Method, PICTURE_METHODS, centre_crop, resize};
 
 const CATEGORY: &str = "image/upscaling";
 const IMAGE: Input = Input::link("image", Type::Image).tooltip("The pictures.");

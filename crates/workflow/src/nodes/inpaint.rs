@@ -3,13 +3,14 @@
 use distorch_runtime::tensor::cpu;
 
 use super::vae::encoded;
-use crate::diffusion::conditioning::{Cond, InpaintPicture};
-use crate::diffusion::region::fitted;
 use crate::forecast::Known;
 use crate::inputs::NodeError;
-use crate::picture::{Mask, Pictures};
 use crate::signature::{Input, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
+use distorch_pipeline::diffusion::conditioning::{Cond, InpaintPicture};
+use distorch_pipeline::diffusion::region::fitted;
+use distorch_pipeline::image::{Mask, Pictures};
 
 /// Conditioning and latent for an inpainting model.
 pub const INPAINT_MODEL_CONDITIONING: Node = Node {
@@ -38,9 +39,9 @@ pub const INPAINT_MODEL_CONDITIONING: Node = Node {
     run: |context, inputs| {
         let (vae, pixels) = (inputs.vae("vae")?, inputs.image("pixels")?);
         let mask = mask_of(&pixels, &inputs.mask("mask")?)?;
-        let grey = vae.encode(context, &greyed(&pixels, &mask), None)?;
+        let grey = vae.encode(context.run(), &greyed(&pixels, &mask), None)?;
         let mask = cropped(&mask, vae.downscale());
-        let mut latent = Latent::new(vae.encode(context, &pixels, None)?);
+        let mut latent = Latent::new(vae.encode(context.run(), &pixels, None)?);
         if inputs.boolean("noise_mask")? {
             latent.noise_mask = Some(mask.clone());
         }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::forecast::{Extent, Known};
 use crate::inputs::NodeError;
-use crate::picture::room;
 use crate::signature::{Input, MAX_SIDE, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
+use distorch_pipeline::image::room;
 
 const SAMPLES: Input = Input::link("samples", Type::Latent).tooltip("The latents.");
 

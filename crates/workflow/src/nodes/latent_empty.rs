@@ -6,7 +6,8 @@ use distorch_runtime::tensor::{DType, cpu};
 use crate::forecast::{Extent, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
 
 /// Latents of zeros.
 pub const EMPTY_LATENT_IMAGE: Node = Node {

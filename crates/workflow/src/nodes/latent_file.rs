@@ -14,14 +14,16 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use super::save_image::can_save;
+use crate::context::Context;
 use crate::environment::Environment;
-use crate::execute::Context;
+use crate::files::file_name::{Series, Tokens};
+use crate::files::input_file;
 use crate::forecast::{Ahead, Extent, Known};
 use crate::inputs::{Inputs, NodeError};
-use crate::picture::file_name::{Series, Tokens};
-use crate::picture::{input_file, room};
 use crate::signature::{Input, METADATA, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
+use distorch_pipeline::image::room;
 
 const CATEGORY: &str = "model/latent";
 const TENSOR: &str = "latent_tensor";

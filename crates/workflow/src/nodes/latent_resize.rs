@@ -2,10 +2,11 @@
 
 use crate::forecast::Known;
 use crate::inputs::{Inputs, NodeError};
-use crate::picture::Pictures;
-use crate::picture::resize::{LATENT_METHODS, Method, centre_crop, resize};
 use crate::signature::{Input, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
+use distorch_pipeline::image::Pictures;
+use distorch_pipeline::image::resize::{LATENT_METHODS, Method, centre_crop, resize};
 
 const SAMPLES: Input = Input::link("samples", Type::Latent).tooltip("The latents.");
 const METHOD: Input = Input::choice("upscale_method", LATENT_METHODS)

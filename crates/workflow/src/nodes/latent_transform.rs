@@ -3,6 +3,7 @@
 use distorch_runtime::Tensor;
 
 use crate::forecast::{Known, same};
+use crate::inputs::NodeError;
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 
@@ -93,7 +94,7 @@ pub const LATENT_CROP: Node = Node {
         let [_, _, rows, columns] = latent.samples.dims();
         let span = |start: &str, length: &str, whole: usize| {
             let start = (inputs.count(start)? / 8).min(whole.saturating_sub(LEAST_SIDE));
-            Ok((start, (inputs.count(length)? / 8).min(whole - start)))
+            Ok::<_, NodeError>((start, (inputs.count(length)? / 8).min(whole - start)))
         };
         let (x, width) = span("x", "width", columns)?;
         let (y, height) = span("y", "height", rows)?;

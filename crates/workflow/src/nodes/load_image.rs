@@ -1,13 +1,14 @@
 //! Pictures from files.
 
+use crate::context::Context;
 use crate::environment::Environment;
-use crate::execute::Context;
+use crate::files::input_file;
 use crate::forecast::{Ahead, Extent, Known};
 use crate::inputs::{Inputs, NodeError};
-use crate::picture::decode::{ENDINGS, Loaded, load};
-use crate::picture::{input_file, size};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::image::decode::{ENDINGS, Loaded, load};
+use distorch_pipeline::image::size;
 
 const IMAGE: Input = Input::uploaded("image", pictures).tooltip(
     "A file of the input folder, or of a folder below it. At the end of its name, [output] or \

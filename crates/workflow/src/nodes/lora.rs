@@ -8,13 +8,13 @@ use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_runtime::lora::LoraFile;
 
 use super::checkpoint::models;
+use crate::context::Context;
 use crate::environment::Environment;
-use crate::execute::Context;
 use crate::forecast::{Ahead, Known};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::ModelFile;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::models::ModelFile;
 
 const MODEL: Input =
     Input::link("model", Type::Model).tooltip("The diffusion model that the LoRA changes.");
@@ -133,6 +133,7 @@ fn checked(
     targets: &[Target<'_>],
 ) -> Result<(Checkpoint, Fit), NodeError> {
     let path = environment
+        .session
         .folders
         .resolve(ModelKind::Loras, name)
         .map_err(|error| NodeError::input("lora_name", error))?;

@@ -2,9 +2,9 @@
 
 use crate::forecast::{Extent, Known, same};
 use crate::inputs::NodeError;
-use crate::picture::{Mask, Pictures, room};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::image::{Mask, Pictures, room};
 
 const CATEGORY: &str = "image/mask";
 const MASK: Input = Input::link("mask", Type::Mask).tooltip("The mask.");

@@ -39,8 +39,8 @@ use std::path::Path;
 use distorch_checkpoint::folders::ModelKind;
 
 use crate::environment::Environment;
+use crate::files::input_file;
 use crate::inputs::Inputs;
-use crate::picture::input_file;
 use crate::signature::Node;
 
 /// All nodes, as menus list them.
@@ -150,7 +150,7 @@ pub fn near(class: &str) -> Option<&'static str> {
 
 /// A model file's place, size and date, for the key of a loader's result.
 fn file_state(environment: &Environment, kind: ModelKind, name: &str) -> String {
-    let Ok(path) = environment.folders.resolve(kind, name) else { return String::new() };
+    let Ok(path) = environment.session.folders.resolve(kind, name) else { return String::new() };
     path_state(&path)
 }
 

@@ -3,16 +3,16 @@
 use distorch_sampling::sampler::{Options, SAMPLERS, Sampler};
 use distorch_sampling::schedule::{SCHEDULERS, Scheduler, Span};
 
-use crate::diffusion::guider::Guider;
-use crate::diffusion::noise::NoiseSource;
-use crate::diffusion::run::sample;
-use crate::diffusion::sampler::SamplerChoice;
+use crate::context::Context;
 use crate::environment::Environment;
-use crate::execute::Context;
 use crate::forecast::{Ahead, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::diffusion::guider::Guider;
+use distorch_pipeline::diffusion::noise::NoiseSource;
+use distorch_pipeline::diffusion::sample::sample;
+use distorch_pipeline::diffusion::sampler::SamplerChoice;
 
 const OUTPUT: &[Output] = &[Output::new(Type::Latent).tooltip("The denoised latents.")];
 
@@ -44,7 +44,7 @@ pub(super) const SCHEDULER: Input =
 
 /// What a sampled latent depends on besides the inputs.
 pub(super) fn noise(environment: &Environment, _: &Inputs) -> String {
-    format!("{:?}", environment.noise)
+    format!("{:?}", environment.session.noise)
 }
 
 fn samplers(_: &Environment) -> Vec<String> {
@@ -151,7 +151,7 @@ fn run(
     let guider = Guider::cfg(model, positive, negative, inputs.float("cfg")?);
     let choice = SamplerChoice { sampler, options: Options::default() };
     let latent = inputs.latent("latent_image")?;
-    let sampled = sample(context, &guider, noise, choice, &sigmas, &latent)?;
+    let sampled = sample(context.run(), &guider, noise, choice, &sigmas, &latent)?;
     Ok(vec![Value::Latent(sampled.latent)])
 }
 

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use distorch_sampling::sampler::{Options, Sampler};
 
 use super::sampling::{CFG, LATENT, MODEL, NEGATIVE, POSITIVE, SAMPLER, noise, sampled};
-use crate::diffusion::guider::Guider;
-use crate::diffusion::noise::NoiseSource;
-use crate::diffusion::run::sample;
-use crate::diffusion::sampler::SamplerChoice;
-use crate::execute::Context;
+use crate::context::Context;
 use crate::forecast::same;
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::diffusion::guider::Guider;
+use distorch_pipeline::diffusion::noise::NoiseSource;
+use distorch_pipeline::diffusion::sample::sample;
+use distorch_pipeline::diffusion::sampler::SamplerChoice;
 
 const CATEGORY: &str = "model/sampling/custom";
 
@@ -169,6 +169,6 @@ fn run(
 ) -> Result<Vec<Value>, NodeError> {
     let (sampler, latent) = (inputs.sampler("sampler")?, inputs.latent("latent_image")?);
     let sigmas: Arc<[f64]> = inputs.sigmas("sigmas")?;
-    let sampled = sample(context, guider, noise, sampler, &sigmas, &latent)?;
+    let sampled = sample(context.run(), guider, noise, sampler, &sigmas, &latent)?;
     Ok(vec![Value::Latent(sampled.latent), Value::Latent(sampled.denoised)])
 }

@@ -6,14 +6,14 @@ use std::path::Path;
 use chrono::Local;
 use serde_json::{Value as Json, json};
 
-use crate::execute::Context;
+use crate::context::Context;
+use crate::files::file_name::{Series, Tokens};
 use crate::inputs::{Inputs, NodeError};
-use crate::picture::Pictures;
-use crate::picture::file_name::{Series, Tokens};
-use crate::picture::png_file::{Picture8, ascii_json};
 use crate::preflight::Preflight;
 use crate::signature::{Input, METADATA, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::image::Pictures;
+use distorch_pipeline::image::png_file::{Picture8, ascii_json};
 
 const OUTPUTS: &[Output] =
     &[Output::new(Type::Image).named("images").tooltip("The pictures, as they came.")];

@@ -3,10 +3,10 @@
 use distorch_checkpoint::family::Family;
 use distorch_models::conditioning::PictureSize;
 
-use crate::diffusion::conditioning::{Cond, Conditioning};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::diffusion::conditioning::{Cond, Conditioning};
 
 const CLIP: Input = Input::link("clip", Type::Clip).tooltip("The text encoders.");
 
@@ -25,7 +25,9 @@ pub const CLIP_TEXT_ENCODE: Node = Node {
         ahead.encodes_text("clip");
         Ok(Vec::new())
     }),
-    run: |context, inputs| Ok(output(inputs.clip("clip")?.encode(context, inputs.text("text")?)?)),
+    run: |context, inputs| {
+        Ok(output(inputs.clip("clip")?.encode(context.run(), inputs.text("text")?)?))
+    },
     ..Node::EMPTY
 };
 
@@ -94,7 +96,10 @@ pub const CLIP_TEXT_ENCODE_SDXL: Node = Node {
         }
         let (large, small) = (inputs.text("text_g")?, inputs.text("text_l")?);
         let cond =
-            clip.encode_each(context, |encoder| if encoder == "clip_g" { large } else { small })?;
+            clip.encode_each(
+                context.run(),
+                |encoder| if encoder == "clip_g" { large } else { small },
+            )?;
         let number = |name: &str| inputs.count(name).map(|number| number as f64);
         let size = PictureSize {
             width: number("width")?,
@@ -130,7 +135,7 @@ pub const CLIP_TEXT_ENCODE_SDXL_REFINER: Node = Node {
         Ok(Vec::new())
     }),
     run: |context, inputs| {
-        let cond = inputs.clip("clip")?.encode(context, inputs.text("text")?)?;
+        let cond = inputs.clip("clip")?.encode(context.run(), inputs.text("text")?)?;
         let (score, size) = (inputs.float("ascore")?, refiner_size(inputs)?);
         Ok(output(Cond { size: Some(size), aesthetic_score: Some(score), ..cond }))
     },

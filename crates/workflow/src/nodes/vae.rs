@@ -2,7 +2,8 @@
 
 use crate::forecast::{Ahead, Extent, Known};
 use crate::signature::{Input, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
 
 /// Latents to pictures.
 pub const DECODE: Node = Node {
@@ -18,7 +19,7 @@ pub const DECODE: Node = Node {
     forecast: Some(|ahead| Ok(decoded(ahead, None))),
     run: |context, inputs| {
         let latent = inputs.latent("samples")?;
-        Ok(vec![Value::Image(inputs.vae("vae")?.decode(context, &latent.samples, None)?)])
+        Ok(vec![Value::Image(inputs.vae("vae")?.decode(context.run(), &latent.samples, None)?)])
     },
     ..Node::EMPTY
 };
@@ -37,7 +38,7 @@ pub const ENCODE: Node = Node {
     forecast: Some(|ahead| Ok(vec![encoded(ahead, None)])),
     run: |context, inputs| {
         let pictures = inputs.image("pixels")?;
-        let samples = inputs.vae("vae")?.encode(context, &pictures, None)?;
+        let samples = inputs.vae("vae")?.encode(context.run(), &pictures, None)?;
         Ok(vec![Value::Latent(Latent::new(samples))])
     },
     ..Node::EMPTY

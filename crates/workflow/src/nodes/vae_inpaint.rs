@@ -3,10 +3,11 @@
 use super::vae::encoded;
 use crate::forecast::same;
 use crate::inputs::NodeError;
-use crate::picture::resize::{Method, resize_mask};
-use crate::picture::{Mask, Pictures};
 use crate::signature::{Input, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
+use distorch_pipeline::image::resize::{Method, resize_mask};
+use distorch_pipeline::image::{Mask, Pictures};
 
 const CATEGORY: &str = "model/latent";
 
@@ -31,7 +32,7 @@ pub const ENCODE_FOR_INPAINT: Node = Node {
         let (pictures, mask) = (inputs.image("pixels")?, inputs.mask("mask")?);
         let grow = inputs.count("grow_mask_by")?;
         let (pictures, mask) = masked(&pictures, &mask, grow, vae.downscale())?;
-        let samples = vae.encode(context, &pictures, None)?;
+        let samples = vae.encode(context.run(), &pictures, None)?;
         Ok(vec![Value::Latent(Latent { noise_mask: Some(mask), ..Latent::new(samples) })])
     },
     ..Node::EMPTY

@@ -5,13 +5,13 @@ use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 
 use super::checkpoint::{File, ahead_of, compute_devices, models, place, resident};
+use crate::context::Context;
 use crate::environment::Environment;
-use crate::execute::Context;
 use crate::forecast::{Ahead, Known};
 use crate::inputs::{Inputs, NodeError};
-use crate::models::{ModelFile, Vae};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
+use distorch_pipeline::models::{ModelFile, Vae};
 
 const VAE_NAME: Input = Input::found("vae_name", vaes).tooltip("The name of the VAE.");
 
@@ -79,7 +79,7 @@ pub const VAE_LOADER_MULTI_GPU: Node = Node {
 /// Whether a file is the mark of a model that samples pixels, in place of a VAE. What cannot be opened is told
 /// of when it is loaded.
 fn marks_pixel_space(environment: &Environment, name: &str) -> bool {
-    let path = environment.folders.resolve(ModelKind::Vae, name).ok();
+    let path = environment.session.folders.resolve(ModelKind::Vae, name).ok();
     let file = path.and_then(|path| Checkpoint::open(&path).ok());
     file.is_some_and(|file| file.get("pixel_space_vae").is_some())
 }

@@ -5,7 +5,8 @@ use distorch_models::vae_tiled::Tiling;
 use super::vae::{decoded, encoded};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
-use crate::value::{Latent, Type, Value};
+use crate::value::{Type, Value};
+use distorch_pipeline::Latent;
 
 const OVERLAP: Input = Input::int("overlap", 64, 0, 4096)
     .advanced()
@@ -53,7 +54,7 @@ pub const DECODE_TILED: Node = Node {
             tiling.overlap = tiling.tile / 4;
         }
         let latent = inputs.latent("samples")?;
-        let pictures = inputs.vae("vae")?.decode(context, &latent.samples, Some(tiling))?;
+        let pictures = inputs.vae("vae")?.decode(context.run(), &latent.samples, Some(tiling))?;
         Ok(vec![Value::Image(pictures)])
     },
     ..Node::EMPTY
@@ -77,7 +78,7 @@ pub const ENCODE_TILED: Node = Node {
     forecast: Some(|ahead| Ok(vec![encoded(ahead, ahead.inputs().count("tile_size").ok())])),
     run: |context, inputs| {
         let pictures = inputs.image("pixels")?;
-        let samples = inputs.vae("vae")?.encode(context, &pictures, Some(tiling(inputs)?))?;
+        let samples = inputs.vae("vae")?.encode(context.run(), &pictures, Some(tiling(inputs)?))?;
         Ok(vec![Value::Latent(Latent::new(samples))])
     },
     ..Node::EMPTY

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use distorch_allocation::{DeviceInfo, Topology};
 use distorch_checkpoint::folders::ModelFolders;
+use distorch_pipeline::Latent;
 use distorch_workflow::execute::Report;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::Silent;
-use distorch_workflow::value::{Latent, Value};
+use distorch_workflow::value::Value;
 use distorch_workflow::{Environment, ExecutionError, Executor};
 use serde_json::Value as Json;
 

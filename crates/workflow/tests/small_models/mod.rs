@@ -12,8 +12,8 @@ use distorch_checkpoint::config::{
 };
 use distorch_checkpoint::family::{Configs, blank};
 use distorch_checkpoint::folders::ModelFolders;
+use distorch_pipeline::diffusion::conditioning::Cond;
 use distorch_runtime::Tensor;
-use distorch_workflow::diffusion::conditioning::Cond;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::Silent;
 use distorch_workflow::value::Value;

@@ -34,8 +34,8 @@ impl Meaning {
     /// Finds the files, reads the checkpoint's header for the size of its pictures, and draws a seed
     /// where none is given.
     pub fn new(environment: &Environment, args: &GenerateArgs) -> Result<Self, Failure> {
-        let device = check_devices(args, &environment.topology)?;
-        let folders = &environment.folders;
+        let device = check_devices(args, environment.session.topology())?;
+        let folders = &environment.session.folders;
         let checkpoint = model_file::find(folders, ModelKind::Checkpoints, &args.ckpt)?;
         let loras = args.lora.iter().map(|lora| {
             let file = model_file::find(folders, ModelKind::Loras, &lora.name)?;

@@ -3,8 +3,8 @@
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
-use distorch_workflow::picture::file_name::next_number;
-use distorch_workflow::picture::output_file::{self, Unfinished};
+use distorch_pipeline::image::output_file::{self, Unfinished};
+use distorch_workflow::files::file_name::next_number;
 
 use crate::args::GenerateArgs;
 use crate::failure::Failure;

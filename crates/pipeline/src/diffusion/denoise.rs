@@ -1,0 +1,453 @@
+//! A UNet as a denoiser: every conditioning where and when it counts, as few calls as may be.
+
+use distorch_checkpoint::family::{Family, Variant};
+use distorch_models::conditioning::{
+    AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE, PictureSize, refiner_vector, sdxl_vector,
+};
+use distorch_models::unet::Unet;
+use distorch_runtime::lockstep::Lockstep;
+use distorch_runtime::{DType, Device, Tensor};
+use distorch_sampling::NoiseProcess;
+use distorch_sampling::guidance::{Conditioned, Halves};
+use distorch_sampling::model_sampling::ModelSampling;
+use distorch_sampling::sampler::ModelError;
+
+use crate::diffusion::conditioning::{Cond, Conditioning};
+use crate::diffusion::evaluations::Evaluations;
+use crate::diffusion::region::{Region, fitted};
+use crate::latent::Latent;
+
+/// The two halves of the guidance.
+const POSITIVE: usize = 0;
+const NEGATIVE: usize = 1;
+
+/// What an inpainting model is told where there is no picture: the latent of grey.
+const GREY_LATENT: [f32; 4] = [0.8223, -0.6876, 0.6364, 0.1380];
+
+/// Context tokens are repeated to a common length only up to so many times: more would cost more
+/// than a second call.
+const MOST_REPEATS: usize = 4;
+
+/// Calls of the model, which may be made again.
+pub type Call<'a> = dyn FnMut() -> Result<Vec<Tensor<4>>, distorch_models::ModelError> + 'a;
+
+/// Makes calls of the model, and makes them again where that helps.
+pub type Attempt<'a> = dyn Fn(&mut Call<'_>) -> Result<Vec<Tensor<4>>, ModelError> + 'a;
+
+/// A UNet with its conditionings, for one run.
+pub struct Denoise<'a> {
+    unet: &'a Unet,
+    attempt: Option<&'a Attempt<'a>>,
+    /// Is told every guess.
+    evaluations: Option<&'a Evaluations>,
+    /// Has calls share the layers that come over a link.
+    steps: Option<&'a Lockstep>,
+    sampling: ModelSampling,
+    dtype: DType,
+    /// Of both halves.
+    told: Vec<Told>,
+    /// More calls, each with fewer activations.
+    pub one_at_a_time: bool,
+}
+
+/// One conditioning, ready for the model.
+#[derive(Clone)]
+struct Told {
+    half: usize,
+    /// `[1, tokens, width]`.
+    context: Tensor<3>,
+    /// `[1, adm width]`.
+    y: Option<Tensor<2>>,
+    /// Further channels of the input: `[batch, channels, height, width]`.
+    extra: Option<Tensor<4>>,
+    region: Region,
+    /// Counts at sigmas from `first` down to `last`.
+    first: f64,
+    last: f64,
+}
+
+/// What is common to a run's conditionings.
+pub struct Setting<'a> {
+    /// The model's family.
+    pub family: Family,
+    /// What the model takes beside the latent.
+    pub variant: Variant,
+    /// How the model sees noise.
+    pub sampling: ModelSampling,
+    /// The device that computes.
+    pub device: Device,
+    /// The dtype that it computes in.
+    pub dtype: DType,
+    /// The latent of the run as the model has it, `[batch, channels, height, width]`.
+    pub latent: &'a Tensor<4>,
+    /// Its mask, as the user gave it.
+    pub source: &'a Latent,
+    /// From an autoencoder's latents to the model's.
+    pub scale: f64,
+    /// Pixels of the picture to one of the latent.
+    pub downscale: usize,
+}
+
+impl<'a> Denoise<'a> {
+    /// Prepares the conditionings for a run.
+    ///
+    /// # Errors
+    /// When one of them does not fit the model or the latent.
+    pub fn new(
+        unet: &'a Unet,
+        setting: &Setting<'_>,
+        positive: &Conditioning,
+        negative: Option<&Conditioning>,
+    ) -> Result<Self, ModelError> {
+        let mut told = Vec::new();
+        for (half, conditioning) in [(POSITIVE, Some(positive)), (NEGATIVE, negative)] {
+            for cond in conditioning.map_or(&[][..], Conditioning::conds) {
+                told.push(Told::new(half, cond, setting)?);
+            }
+        }
+        if negative.is_some() {
+            oppose(&mut told);
+        }
+        Ok(Self {
+            unet,
+            attempt: None,
+            evaluations: None,
+            steps: None,
+            sampling: setting.sampling.clone(),
+            dtype: setting.dtype,
+            told,
+            one_at_a_time: false,
+        })
+    }
+
+    /// The same, where every call of the model is made by `attempt`.
+    pub fn attempting(self, attempt: &'a Attempt<'a>) -> Self {
+        Self { attempt: Some(attempt), ..self }
+    }
+
+    /// The same, where the model's guesses are told to `evaluations`.
+    pub fn telling(self, evaluations: &'a Evaluations) -> Self {
+        Self { evaluations: Some(evaluations), ..self }
+    }
+
+    /// The same, where calls that cannot be one are made side by side.
+    pub fn side_by_side(self, steps: Option<&'a Lockstep>) -> Self {
+        Self { steps, ..self }
+    }
+
+    /// The guesses of one half: the weighted mean of what its conditionings say.
+    fn half(&self, x: &Tensor<4>, parts: &[(&Told, Tensor<4>)], half: usize) -> Tensor<4> {
+        let [batch, channels, rows, columns] = x.dims();
+        let of_half: Vec<_> = parts.iter().filter(|(told, _)| told.half == half).collect();
+        if let [(told, guess)] = of_half.as_slice()
+            && told.region.everything
+        {
+            return guess.clone();
+        }
+        let zeros =
+            |channels| Tensor::zeros([batch, channels, rows, columns], (&x.device(), DType::F32));
+        let (mut sum, mut weights) = (zeros(channels), zeros(1) + 1e-37);
+        for (told, guess) in of_half {
+            let [weight_batch, ..] = told.region.weight.dims();
+            let [_, _, height, width] = guess.dims();
+            let weight = match weight_batch {
+                1 => told.region.weight.clone().expand([batch, 1, height, width]),
+                _ => told.region.weight.clone(),
+            };
+            let size = [rows, columns];
+            sum = sum + told.region.spread(guess.clone() * weight.clone(), size);
+            weights = weights + told.region.spread(weight, size);
+        }
+        sum / weights
+    }
+
+    /// Asks the model for all of these conditionings, those of one shape in one call.
+    fn guesses<'t>(
+        &self,
+        x: &Tensor<4>,
+        sigma: f64,
+        told: &[&'t Told],
+    ) -> Result<Vec<(&'t Told, Tensor<4>)>, ModelError> {
+        let mut calls = Vec::new();
+        let mut left = told.to_vec();
+        while let Some(&first) = left.first() {
+            let most = if self.one_at_a_time { 1 } else { 2 };
+            let mut together = Vec::new();
+            left.retain(|candidate| {
+                let joins = together.len() < most && first.joins(candidate);
+                if joins {
+                    together.push(*candidate);
+                }
+                !joins
+            });
+            calls.push((self.inputs(x, sigma, &together), together));
+        }
+        let mut forward = || {
+            let run = |inputs: &Inputs| {
+                let Inputs { x, timesteps, context, y, .. } = inputs.clone();
+                self.unet.forward(x, timesteps, context, y)
+            };
+            match self.steps {
+                Some(steps) => {
+                    let run = &run;
+                    let calls = calls.iter().map(|(inputs, _)| {
+                        Box::new(move || run(inputs)) as Box<dyn FnOnce() -> _ + Send + '_>
+                    });
+                    steps.run(calls.collect()).into_iter().collect()
+                }
+                None => calls.iter().map(|(inputs, _)| run(inputs)).collect(),
+            }
+        };
+        let outputs = match self.attempt {
+            Some(attempt) => attempt(&mut forward)?,
+            None => forward()?,
+        };
+        let mut guesses = Vec::with_capacity(told.len());
+        for ((inputs, told), output) in calls.iter().zip(outputs) {
+            let guess = output.cast(DType::F32);
+            let guess = self.sampling.denoised(guess, inputs.noisy.clone(), sigma);
+            if let Some(evaluations) = self.evaluations {
+                evaluations.guess(&guess);
+            }
+            let batch = x.dims()[0];
+            let parts = told.iter().enumerate();
+            guesses.extend(
+                parts.map(|(at, told)| (*told, guess.clone().narrow(0, at * batch, batch))),
+            );
+        }
+        Ok(guesses)
+    }
+
+    /// What one call of the model takes, for conditionings of one shape.
+    fn inputs(&self, x: &Tensor<4>, sigma: f64, told: &[&Told]) -> Inputs {
+        let [batch, ..] = x.dims();
+        let cut: Vec<_> = told.iter().map(|told| told.region.cut(x)).collect();
+        let noisy = join(cut, 0);
+        let mut input = self.sampling.scale_input(noisy.clone(), sigma);
+        let extra: Vec<_> =
+            told.iter().filter_map(|told| Some(told.region.cut(told.extra.as_ref()?))).collect();
+        if !extra.is_empty() {
+            input = Tensor::cat(vec![input, join(extra, 0)], 1);
+        }
+        let tokens = told.iter().map(|told| told.context.dims()[1]).fold(1, lcm);
+        let context = told.iter().map(|told| {
+            let [_, own, width] = told.context.dims();
+            told.context.clone().repeat_dim(1, tokens / own).expand([batch, tokens, width])
+        });
+        let y: Vec<_> = told
+            .iter()
+            .filter_map(|told| told.y.clone())
+            .map(|y| {
+                let width = y.dims()[1];
+                y.expand([batch, width])
+            })
+            .collect();
+        let timestep = self.sampling.timestep(sigma) as f32;
+        let timesteps = vec![timestep; told.len() * batch];
+        Inputs {
+            x: input.cast(self.dtype),
+            timesteps: Tensor::from_data(timesteps.as_slice(), (&x.device(), DType::F32)),
+            context: join(context.collect(), 0),
+            y: (!y.is_empty()).then(|| join(y, 0)),
+            noisy,
+        }
+    }
+}
+
+/// What one call of the model takes.
+#[derive(Clone)]
+struct Inputs {
+    x: Tensor<4>,
+    timesteps: Tensor<1>,
+    context: Tensor<3>,
+    y: Option<Tensor<2>>,
+    /// The latents that it was made of.
+    noisy: Tensor<4>,
+}
+
+impl Conditioned for Denoise<'_> {
+    fn denoise(
+        &mut self,
+        x: Tensor<4>,
+        sigma: f64,
+        halves: Halves,
+    ) -> Result<Tensor<4>, ModelError> {
+        let (wanted, x): (&[usize], _) = match halves {
+            Halves::Positive => (&[POSITIVE], x),
+            Halves::Negative => (&[NEGATIVE], x),
+            // Both halves hold the same latents.
+            Halves::Both => {
+                let batch = x.dims()[0] / 2;
+                (&[POSITIVE, NEGATIVE], x.narrow(0, 0, batch))
+            }
+        };
+        let counts =
+            |told: &&Told| wanted.contains(&told.half) && sigma <= told.first && sigma >= told.last;
+        let told: Vec<&Told> = self.told.iter().filter(counts).collect();
+        let guesses = self.guesses(&x, sigma, &told)?;
+        let halves = wanted.iter().map(|&half| self.half(&x, &guesses, half)).collect();
+        Ok(join(halves, 0))
+    }
+
+    fn process(&self) -> NoiseProcess {
+        self.sampling.process()
+    }
+}
+
+impl Told {
+    fn new(half: usize, cond: &Cond, setting: &Setting<'_>) -> Result<Self, ModelError> {
+        let Setting { device, dtype, sampling, .. } = setting;
+        let shape = setting.latent.dims();
+        Ok(Self {
+            half,
+            context: cond.context.clone().to_device(device).cast(*dtype),
+            y: class_vector(half, cond, setting)?.map(|y| y.to_device(device)),
+            extra: extra_channels(cond, setting)?,
+            region: Region::new(cond, shape, device)?,
+            first: sampling.percent_to_sigma(cond.start),
+            last: sampling.percent_to_sigma(cond.end),
+        })
+    }
+
+    /// Whether both can go through the model in one call.
+    fn joins(&self, other: &Told) -> bool {
+        let tokens = |told: &Told| told.context.dims()[1];
+        let (mine, theirs) = (tokens(self), tokens(other));
+        let repeats = lcm(mine, theirs) / mine.min(theirs);
+        let size = |told: &Told| (told.region.area.height, told.region.area.width);
+        size(self) == size(other)
+            && repeats <= MOST_REPEATS
+            && self.y.is_some() == other.y.is_some()
+            && self.extra.is_some() == other.extra.is_some()
+    }
+}
+
+/// Gives each conditioning of a rectangle an opposite of the same rectangle, where the other half
+/// has none: what counts for the smallest rectangle around it, or for the whole, is said there too,
+/// so that both guesses are made of equal cuts. As ComfyUI does.
+fn oppose(told: &mut Vec<Told>) {
+    for half in [POSITIVE, NEGATIVE] {
+        let mut place = 0;
+        while let Some(one) = told.get(place) {
+            place += 1;
+            if one.half != half || !one.region.named {
+                continue;
+            }
+            let Some(other) =
+                told.iter().filter(|other| other.half != half).fold(None, nearer(one))
+            else {
+                continue;
+            };
+            if other.region.named && other.region.area == one.region.area {
+                continue;
+            }
+            let opposite = Told {
+                region: one.region.clone(),
+                first: one.first,
+                last: one.last,
+                ..other.clone()
+            };
+            told.push(opposite);
+        }
+    }
+}
+
+/// Of two conditionings, the one that the rectangle of `one` lies in more closely.
+fn nearer<'t>(one: &Told) -> impl FnMut(Option<&'t Told>, &'t Told) -> Option<&'t Told> {
+    let area = one.region.area;
+    move |best, other| match (best, other.region.named) {
+        (None, false) => Some(other),
+        (_, false) => best,
+        (_, true) if !area.is_inside(other.region.area) => best,
+        (Some(best), true)
+            if best.region.named && best.region.area.pixels() <= other.region.area.pixels() =>
+        {
+            Some(best)
+        }
+        (_, true) => Some(other),
+    }
+}
+
+/// SDXL's class vector `[1, width]`.
+fn class_vector(
+    half: usize,
+    cond: &Cond,
+    setting: &Setting<'_>,
+) -> Result<Option<Tensor<2>>, ModelError> {
+    if !matches!(setting.family, Family::SdxlBase | Family::SdxlRefiner) {
+        return Ok(None);
+    }
+    let Some(pooled) = cond.pooled.clone() else {
+        return Err("the conditioning has no pooled output, which SDXL needs: encode the prompt \
+                    with the text encoders of an SDXL checkpoint"
+            .into());
+    };
+    let [_, _, rows, columns] = setting.latent.dims();
+    let own = PictureSize::new(columns * setting.downscale, rows * setting.downscale);
+    let size = cond.size.unwrap_or(own);
+    Ok(Some(match setting.family {
+        Family::SdxlRefiner => {
+            let default = if half == NEGATIVE { NEGATIVE_AESTHETIC_SCORE } else { AESTHETIC_SCORE };
+            refiner_vector(pooled, size, cond.aesthetic_score.unwrap_or(default))
+        }
+        _ => sdxl_vector(pooled, size),
+    }))
+}
+
+/// What an inpainting or editing model reads beside the latent, `[batch, channels, height, width]`.
+fn extra_channels(cond: &Cond, setting: &Setting<'_>) -> Result<Option<Tensor<4>>, ModelError> {
+    let [batch, channels, rows, columns] = setting.latent.dims();
+    let device = &setting.device;
+    let options = (device, DType::F32);
+    let picture = match &cond.inpaint {
+        Some(inpaint) => {
+            let latent = inpaint.latent.samples.clone().to_device(device) * setting.scale;
+            let [own, _, height, width] = latent.dims();
+            if (height, width) != (rows, columns) || own == 0 {
+                return Err(format!(
+                    "the picture to fill in has a latent of {height}×{width}, the run one of \
+                     {rows}×{columns}"
+                )
+                .into());
+            }
+            Some((latent.repeat_dim(0, batch.div_ceil(own)).narrow(0, 0, batch), &inpaint.mask))
+        }
+        None => setting.source.noise_mask.as_ref().map(|mask| (setting.latent.clone(), mask)),
+    };
+    match (setting.variant, picture) {
+        (Variant::Base, _) => Ok(None),
+        (Variant::Inpaint, Some((latent, mask))) => {
+            let mask = fitted(mask, setting.latent.dims(), device)?.round();
+            Ok(Some(Tensor::cat(vec![mask, latent], 1)))
+        }
+        (Variant::Inpaint, None) => {
+            let grey = Tensor::<1>::from_data(GREY_LATENT.as_slice(), options);
+            let grey = grey.reshape([1, 4, 1, 1]).expand([batch, 4, rows, columns]);
+            let mask = Tensor::ones([batch, 1, rows, columns], options);
+            Ok(Some(Tensor::cat(vec![mask, grey], 1)))
+        }
+        (Variant::InstructPix2Pix, Some((latent, _))) => Ok(Some(latent)),
+        (Variant::InstructPix2Pix, None) => {
+            Ok(Some(Tensor::zeros([batch, channels, rows, columns], options)))
+        }
+        (Variant::Depth | Variant::Control, _) => {
+            Err("this model reads a depth or control map, which no node here gives".into())
+        }
+    }
+}
+
+/// Tensors along a dimension; one alone is itself.
+fn join<const D: usize>(mut tensors: Vec<Tensor<D>>, dim: usize) -> Tensor<D> {
+    match tensors.len() {
+        1 => tensors.remove(0),
+        _ => Tensor::cat(tensors, dim),
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+fn lcm(a: usize, b: usize) -> usize {
+    a / gcd(a, b).max(1) * b
+}

@@ -1,0 +1,257 @@
+//! One run of a sampler, from latent to latent.
+
+use std::ops::ControlFlow;
+
+use distorch_models::estimate::Picture;
+use distorch_runtime::Tensor;
+use distorch_runtime::tensor::{self, DType, cpu};
+use distorch_sampling::guidance::Guided;
+use distorch_sampling::inpaint::latent_mask;
+use distorch_sampling::ksampler::KSampler;
+use distorch_sampling::noise::NoiseDevice;
+use distorch_sampling::sampler::SampleError;
+
+use crate::diffusion::denoise::{Call, Denoise, Setting};
+use crate::diffusion::evaluations::{Broken, Culprit, Evaluations, Watched};
+use crate::diffusion::fit;
+use crate::diffusion::guider::Guider;
+use crate::diffusion::noise::NoiseSource;
+use crate::diffusion::sampler::SamplerChoice;
+use crate::error::{Argument, PipelineError};
+use crate::finite::{self, NotFinite, odd_in};
+use crate::latent::Latent;
+use crate::models::Model;
+use crate::run::Run;
+
+/// What comes out of a run.
+#[derive(Clone, Debug)]
+pub struct Sampled {
+    /// The latent, with what noise the last sigma leaves.
+    pub latent: Latent,
+    /// The clean latent as the last step guessed it.
+    pub denoised: Latent,
+}
+
+/// Samples.
+///
+/// # Errors
+/// When the model cannot be loaded or run, when something does not fit it, or when the run is
+/// stopped.
+pub fn sample(
+    run: &Run<'_>,
+    guider: &Guider,
+    noise: NoiseSource,
+    choice: SamplerChoice,
+    sigmas: &[f64],
+    latent: &Latent,
+) -> Result<Sampled, PipelineError> {
+    let model = &guider.model;
+    if sigmas.is_empty() {
+        return Ok(Sampled { latent: latent.clone(), denoised: latent.clone() });
+    }
+    let channels = latent.samples.dims()[1];
+    if channels != model.latent_channels() {
+        let problem = format!(
+            "{} takes latents of {} channels, but these have {channels}: they were made with a VAE \
+             of another family",
+            model.name(),
+            model.latent_channels(),
+        );
+        return Err(PipelineError::argument(Argument::Latent, problem));
+    }
+    let [_, _, height, width] = latent.samples.dims();
+    fit::check(guider, [height, width])?;
+    if sigmas.iter().any(|sigma| sigma.is_nan()) {
+        finite::refuse(run, no_schedule(sigmas.len() - 1))?;
+        // What is multiplied with NaN is NaN.
+        let nan = latent.with_samples(latent.samples.full_like(f32::NAN));
+        return Ok(Sampled { latent: nan.clone(), denoised: nan });
+    }
+    if let [_] = sigmas {
+        return without_steps(model, noise, choice, sigmas, latent);
+    }
+    let mut picture = picture(latent, model.downscale());
+    let has_room = |picture| run.session().models.has_room(model.part(), picture);
+    // Where neither fits, weights have to leave, and then both do.
+    if !has_room(picture) && has_room(picture.half_by_half()) {
+        picture = picture.half_by_half();
+    }
+    let (unet, steps) = model.unet(run, picture)?;
+    let unet = unet.with_freeu(model.options().freeu.clone());
+    let (device, scale) = (model.device(), model.latent_scale());
+    let format = model.latent_format();
+    let start = latent.samples.clone().to_device(&device) * scale;
+    let setting = Setting {
+        family: model.diffusion().family,
+        variant: model.diffusion().variant,
+        sampling: model.sampling(),
+        device: device.clone(),
+        dtype: model.activation_dtype(),
+        latent: &start,
+        source: latent,
+        scale,
+        downscale: model.downscale(),
+    };
+    // A call that runs out of memory is made again once there is room: no step is lost.
+    let attempt = |call: &mut Call<'_>| {
+        let call = || call().map_err(PipelineError::failed);
+        run.attempt(model.part(), picture, call).map_err(Into::into)
+    };
+    let plan = model.part().plan();
+    let steps = (plan.bytes_elsewhere() > 0).then_some(&*steps);
+    let evaluations = Evaluations::on(&device);
+    let mut denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
+        .map_err(PipelineError::Failed)?
+        .attempting(&attempt)
+        .telling(&evaluations)
+        .side_by_side(steps);
+    denoise.one_at_a_time = picture.halves == 1;
+    let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
+    let guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
+    let ends = !run.session().allow_nan;
+    let mut watched = Watched { model: guided, evaluations: &evaluations, ends };
+
+    let mask = match &latent.noise_mask {
+        None => None,
+        Some(mask) => Some(
+            latent_mask(mask.values(), mask.shape(), start.dims(), &device)
+                .map_err(PipelineError::failed)?,
+        ),
+    };
+    let sampler_run = KSampler {
+        sampler: choice.sampler,
+        options: choice.options,
+        sampling: &setting.sampling,
+        sigmas,
+        seed: noise.seed,
+        noise_device: noise_device(run, model)?,
+        latent: start.clone(),
+        noise: noise.noise(latent).to_device(&device),
+        mask,
+    };
+    let mut last: Option<Tensor<4>> = None;
+    let mut untold = None;
+    let result = sampler_run.run(&mut watched, &mut |step| {
+        last = Some(step.denoised.clone());
+        untold = step.total.is_none().then_some(step.index + 1);
+        // A device that works off a queue is not as far as it was told: without this, progress
+        // would run ahead of it and a stop would come too late.
+        tensor::wait(&device);
+        run.step(step.index + 1, step.total, Some((step.denoised, &format)));
+        let broken = evaluations.look().is_err();
+        if run.cancelled() || (broken && ends) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    if run.cancelled() {
+        return Err(PipelineError::Cancelled);
+    }
+    let broken = evaluations.look().err().or_else(|| evaluations.broken()).or_else(|| {
+        let odd = odd_in(result.as_ref().ok()?)?;
+        Some(Broken { culprit: Culprit::Sampler, odd, sigma: *sigmas.last()? })
+    });
+    if let Some(broken) = broken {
+        finite::refuse(run, in_words(broken, guider, choice, sigmas))?;
+    }
+    let x = match result {
+        Ok(x) => x,
+        Err(SampleError::Stopped { .. }) => return Err(PipelineError::Cancelled),
+        Err(error) => return Err(PipelineError::failed(error)),
+    };
+    if let Some(steps) = untold {
+        run.step(steps, steps, last.as_ref().map(|latent| (latent, &format)));
+    }
+    let out = |x: Tensor<4>| latent.with_samples((x / scale).cast(DType::F32).to_device(&cpu()));
+    let denoised = last.unwrap_or_else(|| x.clone());
+    Ok(Sampled { latent: out(x), denoised: out(denoised) })
+}
+
+/// A run of one sigma: the noise is added, and the model is not asked.
+fn without_steps(
+    model: &Model,
+    noise: NoiseSource,
+    choice: SamplerChoice,
+    sigmas: &[f64],
+    latent: &Latent,
+) -> Result<Sampled, PipelineError> {
+    let (sampling, scale) = (model.sampling(), model.latent_scale());
+    let sampler_run = KSampler {
+        sampler: choice.sampler,
+        options: choice.options,
+        sampling: &sampling,
+        sigmas,
+        seed: noise.seed,
+        noise_device: NoiseDevice::Cpu,
+        latent: latent.samples.clone() * scale,
+        noise: noise.noise(latent),
+        mask: None,
+    };
+    let mut unasked = |x: Tensor<4>, _: f64| Ok(x);
+    let x = sampler_run.run(&mut unasked, &mut |_| ControlFlow::Continue(()));
+    let latent = latent.with_samples(x.map_err(PipelineError::failed)? / scale);
+    Ok(Sampled { denoised: latent.clone(), latent })
+}
+
+/// Whose generator makes the noise between steps.
+fn noise_device(run: &Run<'_>, model: &Model) -> Result<NoiseDevice, PipelineError> {
+    let environment = run.session();
+    let device = environment.topology().get(model.part().compute_device());
+    Ok(environment.noise.on(device.map_err(PipelineError::failed)?))
+}
+
+/// The picture that a latent becomes, as far as it matters to memory.
+fn picture(latent: &Latent, downscale: usize) -> Picture {
+    let [batch, _, height, width] = latent.samples.dims();
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    Picture {
+        width: number(width.saturating_mul(downscale)),
+        height: number(height.saturating_mul(downscale)),
+        batch: number(batch),
+        halves: 2,
+    }
+}
+
+/// A schedule that is none.
+fn no_schedule(steps: usize) -> NotFinite {
+    NotFinite {
+        found: format!(
+            "the schedule of {steps} step{} has a noise level that is NaN",
+            if steps == 1 { "" } else { "s" }
+        ),
+        remedy: "take another scheduler or more steps".to_owned(),
+    }
+}
+
+/// What was not finite in a run, and what to do.
+fn in_words(
+    Broken { culprit, odd, sigma }: Broken,
+    guider: &Guider,
+    choice: SamplerChoice,
+    sigmas: &[f64],
+) -> NotFinite {
+    let steps = sigmas.len().saturating_sub(1);
+    let distance = |(_, level): &(usize, &f64)| (**level - sigma).abs();
+    let nearest = sigmas.iter().take(steps).enumerate();
+    let nearest = nearest.min_by(|a, b| distance(a).total_cmp(&distance(b)));
+    let step = nearest.map_or(steps, |(step, _)| step + 1);
+    let place = format!("at step {step} of {steps} (sigma {sigma})");
+    let sampler = choice.sampler.name();
+    let (found, remedy) = match culprit {
+        Culprit::Model => return finite::given_by(guider.model.part(), odd, &place),
+        Culprit::Start => (
+            format!("the latents that the run starts from hold {odd}"),
+            "look at the node that gives `latent_image`".to_owned(),
+        ),
+        Culprit::Guidance => (
+            format!("the guidance gave {odd} {place}, though the model did not"),
+            format!("take less cfg (it is {}), or leave RescaleCFG out", guider.cfg),
+        ),
+        Culprit::Sampler => (
+            format!("the sampler {sampler} gave {odd} {place}, though the model did not"),
+            "take another sampler or scheduler, or more steps".to_owned(),
+        ),
+    };
+    NotFinite { found, remedy }
+}

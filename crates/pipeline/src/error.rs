@@ -1,0 +1,70 @@
+//! Why no picture came of it.
+
+use std::error::Error;
+use std::fmt;
+
+use thiserror::Error;
+
+/// Why no picture came of it.
+#[derive(Debug, Error)]
+pub enum PipelineError {
+    /// Something was asked for that cannot be done.
+    #[error("the {argument}: {problem}")]
+    Argument {
+        /// What cannot be worked with.
+        argument: Argument,
+        /// What is wrong with it, and the way out.
+        problem: String,
+    },
+    /// The work failed.
+    #[error(transparent)]
+    Failed(Box<dyn Error + Send + Sync>),
+    /// The run was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What a run is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// The latent that sampling starts from.
+    Latent,
+    /// What the picture is to follow.
+    Positive,
+    /// What the picture is to keep away from.
+    Negative,
+    /// Latents to be decoded.
+    Latents,
+    /// Pictures to be encoded.
+    Pictures,
+    /// The tiles that an autoencoder works in.
+    Tiling,
+    /// The model file.
+    Model,
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Argument::Latent => "latent",
+            Argument::Positive => "positive conditioning",
+            Argument::Negative => "negative conditioning",
+            Argument::Latents => "latents",
+            Argument::Pictures => "pictures",
+            Argument::Tiling => "tiles",
+            Argument::Model => "model",
+        })
+    }
+}
+
+impl PipelineError {
+    /// Something that cannot be worked with.
+    pub fn argument(argument: Argument, problem: impl ToString) -> Self {
+        Self::Argument { argument, problem: problem.to_string() }
+    }
+
+    /// The work failed.
+    pub fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+}

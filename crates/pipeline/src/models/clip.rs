@@ -1,0 +1,116 @@
+//! Text encoders as nodes hand them on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use distorch_checkpoint::ComponentKind;
+use distorch_checkpoint::family::Family;
+use distorch_models::conditioning::{ConditioningError, EncodedPrompt, PromptEncoder};
+use distorch_models::estimate::Picture;
+use distorch_models::prompt::embedding::Embeddings;
+use distorch_runtime::lora::{LoraFile, LoraPatch};
+use distorch_runtime::tensor::cpu;
+
+use crate::diffusion::conditioning::Cond;
+use crate::error::PipelineError;
+use crate::finite;
+use crate::models::Part;
+use crate::run::Run;
+
+/// The text encoders of a file.
+#[derive(Clone)]
+pub struct Clip {
+    part: Arc<Part>,
+    family: Family,
+    loras: LoraPatch,
+    /// The layer that is read, counted from the last, which is 1; without it, the family's own.
+    pub clip_skip: Option<usize>,
+}
+
+impl Clip {
+    /// The text encoders of a part, for the diffusion model of the same file.
+    ///
+    /// # Errors
+    /// When it cannot be told what the text encoders are for.
+    pub fn new(part: Arc<Part>) -> Result<Self, PipelineError> {
+        let file = part.file();
+        let family = file.model.family().ok_or_else(|| {
+            PipelineError::failed(format!("`{}` has no diffusion model to encode for", file.name))
+        })?;
+        let loras = LoraPatch::new(ComponentKind::TextEncoders);
+        Ok(Self { part, family, loras, clip_skip: None })
+    }
+
+    /// The family whose prompts these encode.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The encoders' weights.
+    pub fn part(&self) -> &Arc<Part> {
+        &self.part
+    }
+
+    /// The same text encoders with one LoRA more.
+    pub fn with_lora(&self, file: &Arc<LoraFile>, strength: f32) -> Self {
+        Self { loras: self.loras.with(file, strength), ..self.clone() }
+    }
+
+    /// Encodes a prompt. Textual inversions that are left out are warned of.
+    ///
+    /// # Errors
+    /// When the weights cannot be had, or the prompt cannot be encoded.
+    pub fn encode(&self, run: &Run<'_>, text: &str) -> Result<Cond, PipelineError> {
+        self.encode_with(run, |encoder, embeddings| {
+            encoder.encode(text, embeddings, self.clip_skip)
+        })
+    }
+
+    /// Encodes a prompt for each text encoder, which `text` gives by the encoder's name: `clip_l`
+    /// and `clip_g` for SDXL. Where one is shorter, empty prompts follow.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_each<'t>(
+        &self,
+        run: &Run<'_>,
+        text: impl Fn(&str) -> &'t str,
+    ) -> Result<Cond, PipelineError> {
+        self.encode_with(run, |encoder, embeddings| {
+            encoder.encode_each(&text, embeddings, self.clip_skip)
+        })
+    }
+
+    fn encode_with(
+        &self,
+        run: &Run<'_>,
+        encode: impl Fn(&PromptEncoder, &Embeddings) -> Result<EncodedPrompt, ConditioningError>,
+    ) -> Result<Cond, PipelineError> {
+        let embeddings =
+            Embeddings::from_folders(&run.session().folders).map_err(PipelineError::failed)?;
+        let picture = Picture::native(&self.part.file().model);
+        let scope = run.load(&self.part, &self.loras, picture)?;
+        let encoders = &self.part.file().model.text_encoders;
+        let encoder =
+            PromptEncoder::load(self.family, encoders, &scope).map_err(PipelineError::failed)?;
+        let encoded = run.attempt(&self.part, picture, || {
+            encode(&encoder, &embeddings).map_err(PipelineError::failed)
+        })?;
+        for warning in &encoded.warnings {
+            run.warn(&warning.to_string());
+        }
+        let conditioning = encoded.conditioning;
+        let pooled = conditioning.pooled.to_device(&cpu());
+        let states = conditioning.context.to_device(&cpu());
+        if let Some(odd) = finite::odd_in(&states).or_else(|| finite::odd_in(&pooled)) {
+            finite::refuse(run, finite::given_by(&self.part, odd, "for the prompt"))?;
+        }
+        Ok(Cond::new(states, Some(pooled)))
+    }
+}
+
+impl fmt::Debug for Clip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "text encoders of {}", self.part.file().name)
+    }
+}

@@ -1,0 +1,105 @@
+//! Work that needs a part's layers, done again where a device ran out of memory.
+//!
+//! Other models leave first. With `--auto-retry` the part then follows the allocation that the
+//! error names: what differs moves, and the work is done again.
+
+use std::sync::Arc;
+
+use distorch_models::estimate::Picture;
+use distorch_runtime::Scope;
+use distorch_runtime::lora::LoraPatch;
+use distorch_runtime::patch::Patch;
+use distorch_runtime::placed::Shortage;
+
+use crate::error::PipelineError;
+use crate::events::Event;
+use crate::models::{Part, shortage_in};
+use crate::run::Run;
+
+/// How often work is done again with another allocation before its error stands.
+const RETRIES: usize = 4;
+
+impl Run<'_> {
+    /// The layers of a part with LoRAs on their weights, to make a picture with; loaded now if they
+    /// are not yet.
+    ///
+    /// # Errors
+    /// When the weights cannot be had.
+    pub fn load(
+        &self,
+        part: &Part,
+        loras: &LoraPatch,
+        picture: Picture,
+    ) -> Result<Scope, PipelineError> {
+        let what = format!("{} of {}", crate::models::in_words(part.kind()), part.file().name);
+        let patch = (!loras.is_empty()).then(|| Arc::new(loras.clone()) as Arc<dyn Patch>);
+        part.expect(picture);
+        self.again(part, picture, &mut || {
+            let mut progress = |done, total| {
+                self.tell(Event::Loading { what: what.clone(), done, total });
+            };
+            self.session().models.scope(part, patch.clone(), &mut progress)
+        })
+    }
+
+    /// Does work that uses a part's layers to make a picture, and does it again where a device ran
+    /// out of memory and room can be made.
+    ///
+    /// # Errors
+    /// The work's own, a shortage that is found at its end, and a file that was changed under it.
+    pub fn attempt<T>(
+        &self,
+        part: &Part,
+        picture: Picture,
+        mut work: impl FnMut() -> Result<T, PipelineError>,
+    ) -> Result<T, PipelineError> {
+        self.again(part, picture, &mut || {
+            let made = work()?;
+            part.check_file().map_err(PipelineError::failed)?;
+            match part.overrun() {
+                Some(shortage) => Err(PipelineError::failed(Overrun(shortage))),
+                None => Ok(made),
+            }
+        })
+    }
+
+    fn again<T>(
+        &self,
+        part: &Part,
+        picture: Picture,
+        work: &mut dyn FnMut() -> Result<T, PipelineError>,
+    ) -> Result<T, PipelineError> {
+        let models = &self.session().models;
+        let mut retries = 0;
+        let mut failed = None;
+        loop {
+            let error = match failed.take().map_or_else(&mut *work, Err) {
+                Err(error) if !self.cancelled() => error,
+                result => return result,
+            };
+            let Some(shortage) = shortage_in(&error) else { return Err(error) };
+            part.rest();
+            if models.make_room(part, shortage.error.device) {
+                continue;
+            }
+            if !models.retries() || retries == RETRIES {
+                return Err(error);
+            }
+            retries += 1;
+            let short = shortage.error.clone();
+            match models.adopt(part, picture, shortage) {
+                Ok(Some(allocation)) => {
+                    self.warn(&format!("{short}; going on with {allocation}"));
+                }
+                Ok(None) => return Err(error),
+                // It may name another allocation.
+                Err(error) => failed = Some(error),
+            }
+        }
+    }
+}
+
+/// Work that came to its end with more memory than its device has.
+#[derive(Debug, thiserror::Error)]
+#[error("the last layer's result has no place: {0}")]
+pub struct Overrun(pub Box<Shortage>);

@@ -1,0 +1,64 @@
+//! Telling a lack of memory from other failures, however deep it lies.
+
+use std::error::Error;
+
+use distorch_models::ModelError;
+use distorch_models::conditioning::ConditioningError;
+use distorch_runtime::WeightError;
+use distorch_runtime::placed::{LoadError, Shortage};
+use distorch_sampling::sampler::SampleError;
+
+use crate::error::PipelineError;
+use crate::models::PartError;
+use crate::models::retry::Overrun;
+
+/// The shortage behind a node's failure, if that is what it is.
+pub fn shortage_in(error: &PipelineError) -> Option<&Shortage> {
+    match error {
+        PipelineError::Failed(error) => shortage_behind(&**error),
+        PipelineError::Argument { .. } | PipelineError::Cancelled => None,
+    }
+}
+
+/// Transparent errors do not show what they wrap as their source, so each is asked.
+fn shortage_behind<'a>(error: &'a (dyn Error + Send + Sync + 'static)) -> Option<&'a Shortage> {
+    fn weight(error: &WeightError) -> Option<&Shortage> {
+        match error {
+            WeightError::Memory { shortage, .. } => Some(shortage),
+            _ => None,
+        }
+    }
+    fn model(error: &ModelError) -> Option<&Shortage> {
+        match error {
+            ModelError::Weight(error) => weight(error),
+            _ => None,
+        }
+    }
+    fn load(error: &LoadError) -> Option<&Shortage> {
+        match error {
+            LoadError::Memory { shortage, .. } => Some(shortage),
+            LoadError::Weight { error, .. } => weight(error),
+            _ => None,
+        }
+    }
+    if let Some(PipelineError::Failed(error)) = error.downcast_ref() {
+        return shortage_behind(&**error);
+    }
+    if let Some(SampleError::Model { source, .. }) = error.downcast_ref() {
+        return shortage_behind(&**source);
+    }
+    if let Some(Overrun(shortage)) = error.downcast_ref() {
+        return Some(shortage);
+    }
+    if let Some(ConditioningError::Model(error)) = error.downcast_ref() {
+        return model(error);
+    }
+    if let Some(PartError::Load { source, .. }) = error.downcast_ref() {
+        return load(source);
+    }
+    error
+        .downcast_ref()
+        .and_then(load)
+        .or_else(|| error.downcast_ref().and_then(model))
+        .or_else(|| error.downcast_ref().and_then(weight))
+}

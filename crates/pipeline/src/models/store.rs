@@ -1,0 +1,502 @@
+//! What is open and loaded, and who may stay.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use distorch_allocation::{
+    Allocation, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology,
+};
+use distorch_checkpoint::{ComponentKind, Layer};
+use distorch_models::estimate::Picture;
+use distorch_runtime::patch::Patch;
+use distorch_runtime::placed::{Interrupt, Shortage, StreamStats, WayOut};
+use distorch_runtime::{DType, Machine, Scope, devices, heap, placement};
+
+use crate::error::PipelineError;
+use crate::models::file::Identity;
+use crate::models::fit::Check;
+use crate::models::part::{LoadProgress, PartOptions};
+use crate::models::planning::{Planning, Subject, settings_for};
+use crate::models::{ModelFile, Part, Pin, Pinning, Tasks};
+
+/// Opens model files once, plans all of them on one ledger, and keeps their weights while there
+/// is room.
+#[derive(Debug)]
+pub struct ModelStore {
+    machine: Arc<Machine>,
+    interrupt: Interrupt,
+    /// What every model computes in; without it, each device has its own.
+    dtype: Option<DType>,
+    /// Whether what lives on `cpu` is kept in RAM instead of in its file.
+    pin: Pin,
+    /// Whether a part that ran out of memory takes the allocation that would fit.
+    auto_retry: bool,
+    clock: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    ledger: Ledger,
+    files: HashMap<Identity, Weak<ModelFile>>,
+    parts: Vec<(Key, Weak<Part>)>,
+    /// How each file was loaded last.
+    loaders: HashMap<Identity, (LoaderSettings, Vec<ComponentKind>, Tasks)>,
+    /// Settings that turned out not to fit, and those that took their place.
+    adopted: HashMap<Key, (ComponentSettings, ComponentSettings)>,
+}
+
+/// Which component of which file.
+type Key = (Identity, ComponentKind);
+
+/// How a loader node wants a file loaded.
+#[derive(Clone, Debug)]
+pub struct Loader<'a> {
+    /// The name that the user gave.
+    pub name: &'a str,
+    /// The file.
+    pub path: &'a Path,
+    /// Where each component goes.
+    pub settings: &'a LoaderSettings,
+    /// The components that are wanted.
+    pub kinds: &'a [ComponentKind],
+    /// Keep layers that a LoRA changes in the compute dtype, instead of the checkpoint's.
+    pub high_precision_loras: bool,
+    /// Whether all other models leave first.
+    pub eject_models: bool,
+    /// What the components are to do.
+    pub tasks: Tasks,
+}
+
+/// What a loader gets.
+#[derive(Clone)]
+pub struct Parts {
+    /// The file.
+    pub file: Arc<ModelFile>,
+    /// The components that the file holds, of those that are wanted.
+    pub parts: Vec<Arc<Part>>,
+}
+
+impl Parts {
+    /// The part of a kind, where the file holds it.
+    pub fn get(&self, kind: ComponentKind) -> Option<&Arc<Part>> {
+        self.parts.iter().find(|part| part.kind() == kind)
+    }
+
+    /// The plans of all parts.
+    pub fn plans(&self) -> Vec<Plan> {
+        self.parts.iter().map(|part| (*part.plan()).clone()).collect()
+    }
+}
+
+impl ModelStore {
+    /// An empty store on these devices. Raising `interrupt` ends waits for weights.
+    pub fn new(topology: Topology, interrupt: Interrupt) -> Self {
+        let ledger = Ledger::new(topology.clone());
+        let state = State {
+            ledger,
+            files: HashMap::new(),
+            parts: Vec::new(),
+            loaders: HashMap::new(),
+            adopted: HashMap::new(),
+        };
+        Self {
+            machine: Machine::new(topology),
+            interrupt,
+            dtype: None,
+            pin: Pin::default(),
+            auto_retry: false,
+            clock: AtomicU64::new(1),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What every model computes in; without it, each device has its own dtype.
+    pub fn with_dtype(self, dtype: Option<DType>) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// Whether what lives on `cpu` is kept in RAM instead of in its file.
+    pub fn with_pin(self, pin: Pin) -> Self {
+        Self { pin, ..self }
+    }
+
+    /// Whether a part that ran out of memory takes the allocation that its error names, and goes on.
+    pub fn with_auto_retry(self, auto_retry: bool) -> Self {
+        Self { auto_retry, ..self }
+    }
+
+    /// Whether a part that ran out of memory takes the allocation that its error names.
+    pub fn retries(&self) -> bool {
+        self.auto_retry
+    }
+
+    /// Opens a file, or gives it where it is open already.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is nothing known.
+    pub fn open(&self, name: &str, path: &Path) -> Result<Arc<ModelFile>, PipelineError> {
+        let identity = Identity::of(path);
+        let mut state = self.state();
+        if let Some(file) = state.files.get(&identity).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = Arc::new(ModelFile::open(name, path).map_err(PipelineError::failed)?);
+        state.files.retain(|_, file| file.strong_count() > 0);
+        state.files.insert(identity, Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// Plans a file's components without promising or loading anything.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or the settings cannot be planned.
+    pub fn plan(&self, loader: &Loader<'_>) -> Result<Vec<Plan>, PipelineError> {
+        let file = self.open(loader.name, loader.path)?;
+        let state = self.state();
+        let mut ledger = state.ledger.clone();
+        let settings = state.settings_of(&Identity::of(loader.path), loader.settings);
+        self.plans(&file, &settings, loader, &mut ledger, |_| None)
+    }
+
+    /// Whether a file's components can do what they are to do, each alone on devices on which nothing
+    /// is held. Nothing is promised or loaded.
+    ///
+    /// # Errors
+    /// [`CannotFit`](super::CannotFit) for the first that cannot, when the file cannot be opened, or the settings cannot be
+    /// planned.
+    pub fn check(&self, loader: &Loader<'_>) -> Result<(), PipelineError> {
+        let file = self.open(loader.name, loader.path)?;
+        let settings = self.state().settings_of(&Identity::of(loader.path), loader.settings);
+        let loaded = self.loaded();
+        let held = loaded.iter().flat_map(|part| part.stats()).flat_map(|stats| stats.devices);
+        let on_host = |device| self.planning().is_host(device);
+        let held = held.filter(|held| on_host(held.device)).map(|held| held.resident_bytes);
+        let check = Check {
+            planning: self.planning(),
+            subject: Subject {
+                name: &model_name(file.checkpoint.path()),
+                model: &file.model,
+                kinds: loader.kinds,
+                settings: &settings,
+                tasks: &loader.tasks,
+            },
+            file: loader.name,
+            // What is pinned without being asked for has room.
+            pin: self.pin == Pin::On,
+            retries: self.auto_retry,
+            held_on_host: held.fold(0, u64::saturating_add),
+        };
+        match check.run().map_err(PipelineError::failed)? {
+            Some(short) => Err(PipelineError::failed(short)),
+            None => Ok(()),
+        }
+    }
+
+    /// Plans a file's components and promises their memory. Weights are loaded when they are
+    /// needed. What the same file was loaded as before gives way; its weights stay where both
+    /// plans have them.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan), and when this build cannot compute on a device.
+    pub fn place(&self, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
+        let file = self.open(loader.name, loader.path)?;
+        let identity = Identity::of(loader.path);
+        let mut state = self.state();
+        state.forget_the_gone();
+        if loader.eject_models {
+            state.unload(|(owner, _)| *owner != identity);
+        }
+        let settings = state.settings_of(&identity, loader.settings);
+        let plans = self.plans(&file, &settings, loader, &mut state.ledger, |_| None)?;
+        let placed = (settings, loader.kinds.to_vec(), loader.tasks);
+        state.loaders.insert(identity.clone(), placed);
+        let mut parts = Vec::new();
+        for plan in plans {
+            let Some(kind) = kind_of(&plan.component) else { continue };
+            let key = (identity.clone(), kind);
+            let pinning = self.pinning(&state, &key, &plan);
+            let options = PartOptions {
+                device: self.machine.open(plan.compute_device).map_err(PipelineError::failed)?,
+                dtype: self.planning().compute_dtype(kind, plan.compute_device),
+                high_precision_loras: loader.high_precision_loras,
+                pinning,
+            };
+            let (file, machine) = (Arc::clone(&file), Arc::clone(&self.machine));
+            let part = Part::new(file, kind, plan, machine, options, self.interrupt.clone());
+            parts.push(state.settle(key, part));
+        }
+        Ok(Parts { file, parts })
+    }
+
+    /// The layers of a part with a patch on their weights, loaded now if they are not yet. Other
+    /// models leave while the host has too little memory for it, the least recently used first.
+    ///
+    /// # Errors
+    /// When the weights cannot be had.
+    pub fn scope(
+        &self,
+        part: &Part,
+        patch: Option<Arc<dyn Patch>>,
+        progress: &mut LoadProgress<'_>,
+    ) -> Result<Scope, PipelineError> {
+        while !part.is_loaded()
+            && self.host_lacks_room(part)
+            && self.make_room(part, part.compute_device())
+        {}
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        part.scope(patch, now, progress).map_err(PipelineError::failed)
+    }
+
+    /// Drops the weights of the part that was used longest ago of those that hold memory of a
+    /// device, but for this one. False when there is none.
+    pub fn make_room(&self, but: &Part, device: DeviceId) -> bool {
+        let holds = |part: &Arc<Part>| !std::ptr::eq(&**part, but) && part.held_on(device) > 0;
+        let oldest = self.loaded().into_iter().filter(holds).min_by_key(|part| part.last_used());
+        oldest.inspect(|part| part.unload()).is_some()
+    }
+
+    /// Has a part follow the allocation that would fit where it ran out of memory, and gives that
+    /// allocation in words; `None` where there is none, or nothing would change.
+    ///
+    /// # Errors
+    /// When the allocation cannot be planned, or its layers cannot be moved.
+    pub fn adopt(
+        &self,
+        part: &Part,
+        picture: Picture,
+        shortage: &Shortage,
+    ) -> Result<Option<String>, PipelineError> {
+        let mut state = self.state();
+        let Some((identity, kind)) = state.key_of(part) else { return Ok(None) };
+        let Some((mut settings, kinds, tasks)) = state.loaders.get(&identity).cloned() else {
+            return Ok(None);
+        };
+        let before = settings_for(kind, &settings);
+        let mut after = before.clone();
+        match &shortage.way_out {
+            WayOut::Virtual { gigabytes, .. } => {
+                after.virtual_vram =
+                    format!("{gigabytes:.1}").parse().map_err(PipelineError::failed)?;
+            }
+            WayOut::Expert { allocation, .. } => {
+                after.expert = Allocation::parse(allocation).map_err(PipelineError::failed)?;
+            }
+            WayOut::Donor | WayOut::Activations => return Ok(None),
+        }
+        let (planned, needed) = (part.plan().activation_bytes, part.learn(picture));
+        if after == before && needed <= planned {
+            return Ok(None);
+        }
+        set(kind, &mut settings, after.clone());
+        let known = |of| (of == kind).then_some(needed);
+        let file = part.file();
+        let subject = Subject {
+            name: &model_name(file.checkpoint.path()),
+            model: &file.model,
+            kinds: &kinds,
+            settings: &settings,
+            tasks: &tasks,
+        };
+        let plans = self.planning().plans(&subject, &mut state.ledger, known);
+        let plans = plans.map_err(PipelineError::failed)?;
+        let original = state.adopted.get(&(identity.clone(), kind)).map_or(&before, |(o, _)| o);
+        let adopted = (original.clone(), after);
+        state.adopted.insert((identity.clone(), kind), adopted);
+        state.loaders.insert(identity, (settings, kinds, tasks));
+        drop(state);
+        let plan = plans.into_iter().find(|plan| kind_of(&plan.component) == Some(kind));
+        let Some(plan) = plan else { return Ok(None) };
+        part.follow(plan).map_err(PipelineError::failed)?;
+        Ok(Some(shortage.way_out.to_string()))
+    }
+
+    /// Ends a run: what passed through the compute devices leaves them, and what computing freed is
+    /// the system's again.
+    pub fn rest(&self) {
+        for part in self.loaded() {
+            part.rest();
+        }
+        heap::give_back();
+    }
+
+    /// Whether the device that computes a part has room for what such a picture takes, beside what is
+    /// to live there and to pass through it. What other models hold there counts as free: they leave.
+    pub fn has_room(&self, part: &Part, picture: Picture) -> bool {
+        let Some(need) = part.estimate(picture) else { return true };
+        let (plan, device) = (part.plan(), part.compute_device());
+        let (residents, free) = match self.machine.pool(device) {
+            Ok(pool) if pool.is_simulated() || !device.is_cpu() => {
+                let leave = self.loaded().iter().map(|part| part.held_on(device)).sum::<u64>();
+                (plan.resident_bytes, pool.free().saturating_add(leave))
+            }
+            _ => {
+                let free = devices::host_memory().free;
+                (widened_bytes(part), free.saturating_add(part.held_on(device)))
+            }
+        };
+        residents.saturating_add(plan.least_window_bytes).saturating_add(need) <= free
+    }
+
+    /// Drops all weights; they are loaded again when needed.
+    pub fn unload_all(&self) {
+        self.state().unload(|_| true);
+    }
+
+    /// Every loaded part with what it holds where, and what passed.
+    pub fn stats(&self) -> Vec<(Arc<Part>, StreamStats)> {
+        let parts = self.loaded().into_iter();
+        parts.filter_map(|part| part.stats().map(|stats| (part, stats))).collect()
+    }
+
+    fn loaded(&self) -> Vec<Arc<Part>> {
+        let parts: Vec<_> = self.state().parts.iter().filter_map(|(_, p)| p.upgrade()).collect();
+        parts.into_iter().filter(|part| part.is_loaded()).collect()
+    }
+
+    /// Whether the host's free memory is less than a part computing there takes.
+    fn host_lacks_room(&self, part: &Part) -> bool {
+        let on_host = distorch_runtime::tensor::is_host(part.device());
+        on_host && devices::host_memory().free < widened_bytes(part)
+    }
+
+    fn planning(&self) -> Planning<'_> {
+        Planning { topology: self.machine.topology(), dtype: self.dtype }
+    }
+
+    /// Plans the components of a file. `known` says what activations are known to be more than
+    /// estimated.
+    fn plans(
+        &self,
+        file: &ModelFile,
+        settings: &LoaderSettings,
+        loader: &Loader<'_>,
+        ledger: &mut Ledger,
+        known: impl Fn(ComponentKind) -> Option<u64>,
+    ) -> Result<Vec<Plan>, PipelineError> {
+        let subject = Subject {
+            name: &model_name(file.checkpoint.path()),
+            model: &file.model,
+            kinds: loader.kinds,
+            settings,
+            tasks: &loader.tasks,
+        };
+        self.planning().plans(&subject, ledger, known).map_err(PipelineError::failed)
+    }
+
+    /// Whether what the plan has on `cpu` is kept in RAM. What is loaded stays as it is; what others were promised and
+    /// have not taken yet is theirs.
+    fn pinning(&self, state: &State, key: &Key, plan: &Plan) -> Pinning {
+        let there = |(known, part): &(Key, Weak<Part>)| Some((known == key, part.upgrade()?));
+        let mut promised = 0_u64;
+        for (same, part) in state.parts.iter().filter_map(there) {
+            match (same, part.is_loaded()) {
+                (true, true)
+                    if self.pin == Pin::Auto && part.plan().bytes_on(DeviceId::CPU) > 0 =>
+                {
+                    return part.pinning().clone();
+                }
+                (false, false) if part.pinning().on => {
+                    promised = promised.saturating_add(part.plan().bytes_on(DeviceId::CPU));
+                }
+                _ => {}
+            }
+        }
+        self.pin.decide(plan, self.machine.topology(), devices::host_memory(), promised)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Settings as the user wants them, but for those that turned out not to fit.
+    fn settings_of(&self, identity: &Identity, wanted: &LoaderSettings) -> LoaderSettings {
+        let mut settings = wanted.clone();
+        for ((owner, kind), (before, after)) in &self.adopted {
+            if owner == identity && settings_for(*kind, wanted) == *before {
+                set(*kind, &mut settings, after.clone());
+            }
+        }
+        settings
+    }
+
+    /// Which component of which file a part is.
+    fn key_of(&self, part: &Part) -> Option<Key> {
+        let same = |weak: &Weak<Part>| std::ptr::eq(weak.as_ptr(), part);
+        self.parts.iter().find(|(_, weak)| same(weak)).map(|(key, _)| key.clone())
+    }
+
+    /// The part that is there already if it is the same; else this one in its place.
+    fn settle(&mut self, key: Key, part: Part) -> Arc<Part> {
+        let known = self.parts.iter().find(|(known, _)| *known == key);
+        if let Some(known) = known.and_then(|(_, part)| part.upgrade()) {
+            match known.may_hand_over(&part) {
+                true if known.plan() == part.plan() => return known,
+                true => part.take_over(&known),
+                false => known.unload(),
+            }
+        }
+        let part = Arc::new(part);
+        self.parts.retain(|(known, _)| *known != key);
+        self.parts.push((key, Arc::downgrade(&part)));
+        part
+    }
+
+    /// Drops the weights of parts and what was promised to them.
+    fn unload(&mut self, gone: impl Fn(&Key) -> bool) {
+        for (key, part) in &self.parts {
+            if let (true, Some(part)) = (gone(key), part.upgrade()) {
+                part.unload();
+                release(&mut self.ledger, key);
+            }
+        }
+    }
+
+    /// Gives back what was promised to parts that no longer are.
+    fn forget_the_gone(&mut self) {
+        let (there, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parts)
+            .into_iter()
+            .partition(|(_, part)| part.strong_count() > 0);
+        self.parts = there;
+        for (key, _) in &gone {
+            release(&mut self.ledger, key);
+        }
+    }
+}
+
+/// Bytes that a part's layers at home on the host take there: as they are computed with.
+fn widened_bytes(part: &Part) -> u64 {
+    let on_host = part.plan().bytes_on(part.compute_device());
+    part.component().map_or(0, |component| {
+        let bytes = |layer: &Layer| placement::host_bytes(layer, part.dtype());
+        let wide = component.layers.iter().map(bytes).sum::<u64>();
+        (u128::from(wide) * u128::from(on_host) / u128::from(component.bytes().max(1))) as u64
+    })
+}
+
+fn release(ledger: &mut Ledger, (identity, kind): &Key) {
+    ledger.release_component(&model_name(identity.path()), kind.short_name());
+}
+
+/// A file's name in the ledger.
+fn model_name(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn set(kind: ComponentKind, all: &mut LoaderSettings, settings: ComponentSettings) {
+    match kind {
+        ComponentKind::DiffusionModel => all.unet = settings,
+        ComponentKind::TextEncoders => all.clip = settings,
+        ComponentKind::Vae => all.vae = settings,
+    }
+}
+
+fn kind_of(name: &str) -> Option<ComponentKind> {
+    [ComponentKind::DiffusionModel, ComponentKind::TextEncoders, ComponentKind::Vae]
+        .into_iter()
+        .find(|kind| kind.short_name() == name)
+}

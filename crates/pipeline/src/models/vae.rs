@@ -1,0 +1,297 @@
+//! An autoencoder as nodes hand it on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use distorch_checkpoint::ComponentKind;
+use distorch_checkpoint::config::VaeConfig;
+use distorch_models::ModelError;
+use distorch_models::estimate::Picture;
+use distorch_models::vae::{self, Posterior};
+use distorch_models::vae_tiled::Tiling;
+use distorch_runtime::Tensor;
+use distorch_runtime::lora::LoraPatch;
+use distorch_runtime::machine::OutOfMemory;
+use distorch_runtime::tensor::{DType, cpu};
+
+use crate::error::{Argument, PipelineError};
+use crate::finite::{self, NotFinite};
+use crate::image::Pictures;
+use crate::models::{Part, shortage_in};
+use crate::run::Run;
+
+/// An autoencoder.
+#[derive(Clone)]
+pub struct Vae(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    /// A network with its weights.
+    Network(Network),
+    /// No network: a latent is the picture itself, from -1 to 1, for models that sample pixels.
+    Pixels,
+}
+
+/// Channels of a picture.
+const COLOURS: usize = 3;
+
+impl Vae {
+    /// The one whose latents are the pictures themselves: `[batch, 3, height, width]`, from -1 to 1.
+    pub fn pixels() -> Self {
+        Self(Kind::Pixels)
+    }
+
+    /// The autoencoder of a part.
+    ///
+    /// # Errors
+    /// When the part's file holds none.
+    pub fn new(part: Arc<Part>) -> Result<Self, PipelineError> {
+        let file = part.file();
+        let config = file
+            .model
+            .vae
+            .clone()
+            .ok_or_else(|| PipelineError::failed(format!("`{}` has no VAE", file.name)))?;
+        Ok(Self(Kind::Network(Network { part, config: Arc::new(config) })))
+    }
+
+    /// Pixels of a picture to one of the latent.
+    pub fn downscale(&self) -> usize {
+        match &self.0 {
+            Kind::Network(network) => network.config.downscale(),
+            Kind::Pixels => 1,
+        }
+    }
+
+    /// Channels of the latents.
+    pub fn latent_channels(&self) -> usize {
+        match &self.0 {
+            Kind::Network(network) => network.config.latent_channels,
+            Kind::Pixels => COLOURS,
+        }
+    }
+
+    /// The pictures of latents, one after the other; tile by tile where `tiling` says so.
+    ///
+    /// # Errors
+    /// When the latents are empty or have other channels than this VAE's, the tiling leaves gaps, or the
+    /// weights cannot be had.
+    pub fn decode(
+        &self,
+        run: &Run<'_>,
+        latents: &Tensor<4>,
+        tiling: Option<Tiling>,
+    ) -> Result<Pictures, PipelineError> {
+        let [batch, channels, height, width] = latents.dims();
+        let wrong = |problem: String| Err(PipelineError::argument(Argument::Latents, problem));
+        if batch == 0 || height == 0 || width == 0 {
+            return wrong(format!("{batch} latents of {width}×{height} have no pixel to decode"));
+        }
+        if channels != self.latent_channels() {
+            return wrong(format!(
+                "latents of {channels} channels, but this VAE decodes {}: take the VAE of the model \
+                 that made them",
+                self.latent_channels(),
+            ));
+        }
+        let Kind::Network(network) = &self.0 else {
+            return Pictures::from_decoded(latents.clone()).map_err(PipelineError::failed);
+        };
+        if let Some(tiling) = tiling {
+            tiling
+                .check_decode([height, width], self.downscale())
+                .map_err(|error| PipelineError::argument(Argument::Tiling, error))?;
+        }
+        let sides = [height, width].map(|side| side.saturating_mul(self.downscale()));
+        let decoded = network.each(
+            run,
+            latents.clone(),
+            sides,
+            tiling,
+            |vae, latent, tiling| match tiling {
+                Some(tiling) => vae.decode_tiled(latent, tiling),
+                None => vae.decode(latent),
+            },
+        )?;
+        Pictures::from_decoded(decoded).map_err(PipelineError::failed)
+    }
+
+    /// The latents of pictures, one after the other; tile by tile where `tiling` says so. Sides
+    /// are cut to whole latent pixels, as much on either side.
+    ///
+    /// # Errors
+    /// When there is no picture or one is smaller than a latent pixel, the tiling leaves gaps, or the
+    /// weights cannot be had.
+    pub fn encode(
+        &self,
+        run: &Run<'_>,
+        pictures: &Pictures,
+        tiling: Option<Tiling>,
+    ) -> Result<Tensor<4>, PipelineError> {
+        let side = self.downscale();
+        let [batch, height, width, channels] = pictures.shape();
+        let wrong = |problem: String| Err(PipelineError::argument(Argument::Pictures, problem));
+        if batch == 0 || channels == 0 {
+            return wrong("there is no picture in the batch".to_owned());
+        }
+        if height < side || width < side {
+            return wrong(format!(
+                "a picture of {width}×{height} pixels is smaller than one pixel of the VAE's latents, \
+                 which is {side}×{side}: scale it up first"
+            ));
+        }
+        if let Some(tiling) = tiling.filter(|_| matches!(self.0, Kind::Network(_))) {
+            tiling
+                .check_encode([height, width], side)
+                .map_err(|error| PipelineError::argument(Argument::Tiling, error))?;
+        }
+        let pixels = pictures.colours().channels_first() * 2.0 - 1.0;
+        let Kind::Network(network) = &self.0 else { return Ok(pixels) };
+        let cut = |pixels: Tensor<4>, dim: usize, length: usize| {
+            pixels.narrow(dim, length % side / 2, length / side * side)
+        };
+        let pixels = cut(cut(pixels, 2, height), 3, width);
+        let [_, _, height, width] = pixels.dims();
+        network.each(run, pixels, [height, width], tiling, |vae, picture, tiling| {
+            let posterior = match tiling {
+                Some(tiling) => vae.encode_tiled(picture, tiling),
+                None => vae.encode(picture),
+            };
+            posterior.map(Posterior::mode)
+        })
+    }
+}
+
+/// A network with its weights.
+#[derive(Clone)]
+struct Network {
+    part: Arc<Part>,
+    config: Arc<VaeConfig>,
+}
+
+impl Network {
+    /// Runs over a batch of pictures of these sides one by one; in and out on the CPU in f32.
+    fn each(
+        &self,
+        run: &Run<'_>,
+        batch: Tensor<4>,
+        sides: [usize; 2],
+        tiling: Option<Tiling>,
+        convert: impl Fn(&vae::Vae, Tensor<4>, Option<Tiling>) -> Result<Tensor<4>, ModelError>,
+    ) -> Result<Tensor<4>, PipelineError> {
+        let (device, dtype) = (self.part.device(), self.part.activation_dtype());
+        let count = batch.dims()[0];
+        let mut tiling = tiling;
+        let mut out = Vec::with_capacity(count);
+        while out.len() < count {
+            if run.cancelled() {
+                return Err(PipelineError::Cancelled);
+            }
+            let picture = piece(sides, tiling);
+            let one = batch.clone().narrow(0, out.len(), 1).to_device(device).cast(dtype);
+            let made = self.load(run, picture).and_then(|vae| {
+                run.attempt(&self.part, picture, || {
+                    convert(&vae, one.clone(), tiling).map_err(PipelineError::failed)
+                })
+            });
+            match made {
+                Ok(made) => {
+                    let made = made.cast(DType::F32).to_device(&cpu());
+                    self.check(run, &one, &made, out.len())?;
+                    out.push(made);
+                }
+                Err(error) => tiling = Some(self.smaller(run, error, sides, tiling)?),
+            }
+            if count > 1 && !out.is_empty() {
+                run.step(out.len(), count, None);
+            }
+        }
+        match out.len() {
+            0 => Err(PipelineError::failed("there is no picture in the batch")),
+            1 => Ok(out.remove(0)),
+            _ => Ok(Tensor::cat(out, 0)),
+        }
+    }
+
+    /// Refuses a result that is not finite, of a picture or latent that is.
+    fn check(
+        &self,
+        run: &Run<'_>,
+        from: &Tensor<4>,
+        made: &Tensor<4>,
+        place: usize,
+    ) -> Result<(), PipelineError> {
+        let Some(odd) = finite::odd_in(made) else { return Ok(()) };
+        let number = place + 1;
+        let found = match finite::odd_in(from) {
+            None => finite::given_by(&self.part, odd, &format!("for picture {number}")),
+            Some(odd) => NotFinite {
+                found: format!("what the VAE is given holds {odd} in number {number} of the batch"),
+                remedy: "look at the node before it".to_owned(),
+            },
+        };
+        finite::refuse(run, found)
+    }
+
+    /// The tiles that need less memory than what ran out of it; the error itself where that is not what
+    /// failed, or nobody wants it done again.
+    fn smaller(
+        &self,
+        run: &Run<'_>,
+        error: PipelineError,
+        sides: [usize; 2],
+        tiling: Option<Tiling>,
+    ) -> Result<Tiling, PipelineError> {
+        let Some(shortage) = shortage_in(&error) else { return Err(error) };
+        let now = tiling.map_or(usize::MAX, |tiling| tiling.tile);
+        let largest = sides.into_iter().max().unwrap_or(0).min(now);
+        let smaller = TILES.into_iter().find(|tiling| tiling.tile < largest);
+        match smaller.filter(|_| run.session().models.retries()) {
+            None => Err(PipelineError::failed(TilesHelp { shortage: shortage.error.clone() })),
+            Some(tiling) => {
+                let short = &shortage.error;
+                run.warn(&format!("{short}; going on in tiles of {} pixels", tiling.tile));
+                Ok(tiling)
+            }
+        }
+    }
+
+    fn load(&self, run: &Run<'_>, picture: Picture) -> Result<vae::Vae, PipelineError> {
+        let scope = run.load(&self.part, &LoraPatch::new(ComponentKind::Vae), picture)?;
+        vae::Vae::load(&scope, &self.config).map_err(PipelineError::failed)
+    }
+}
+
+/// Tiles that are tried where there is too little memory, each needing less than the one before.
+const TILES: [Tiling; 4] = [
+    Tiling { tile: 1024, overlap: 64 },
+    Tiling { tile: 512, overlap: 64 },
+    Tiling { tile: 256, overlap: 64 },
+    Tiling { tile: 128, overlap: 32 },
+];
+
+/// What of a picture is in memory at once.
+fn piece(sides: [usize; 2], tiling: Option<Tiling>) -> Picture {
+    let most = tiling.map_or(usize::MAX, |tiling| tiling.tile);
+    let [height, width] = sides.map(|side| u32::try_from(side.min(most)).unwrap_or(u32::MAX));
+    Picture { width, height, batch: 1, halves: 1 }
+}
+
+/// A VAE ran out of memory, which has a way out of its own.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{shortage} to convert the picture at once: do it in tiles (VAEDecodeTiled, VAEEncodeTiled), \
+     compute it on another device (vae_device), or leave it to --auto-retry"
+)]
+struct TilesHelp {
+    shortage: OutOfMemory,
+}
+
+impl fmt::Debug for Vae {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Network(network) => write!(f, "VAE of {}", network.part.file().name),
+            Kind::Pixels => f.write_str("VAE that leaves pictures as they are"),
+        }
+    }
+}
