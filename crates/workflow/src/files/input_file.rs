@@ -124,6 +124,7 @@ fn near(name: &str, root: &Path) -> String {
 mod tests {
     use distorch_allocation::{DeviceInfo, Topology};
     use distorch_checkpoint::folders::ModelFolders;
+    use distorch_pipeline::image::regular_file;
 
     use super::*;
 
@@ -172,7 +173,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn devices_are_no_files() {
-        let error = open(Path::new("/dev/zero")).unwrap_err();
+        let error = regular_file::open(Path::new("/dev/zero")).unwrap_err();
         assert!(error.to_string().contains("device"), "{error}");
         let base = tempfile::tempdir().unwrap();
         fs::create_dir(base.path().join("input")).unwrap();
