@@ -36,7 +36,7 @@ pub fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
 }
 
 /// The values of all 256 bytes of an 8-bit float dtype; `None` for another dtype.
-pub fn table(dtype: Dtype) -> Option<&'static [f32; 256]> {
+pub fn fp8_lookup(dtype: Dtype) -> Option<&'static [f32; 256]> {
     match dtype {
         Dtype::F8E4M3 => Some(&E4M3),
         Dtype::F8E5M2 => Some(&E5M2),

@@ -30,7 +30,7 @@ use failure::Failure;
 /// Counts memory, so that what a model needs while it runs is measured, and ends the program with a
 /// sentence where there is no more.
 #[global_allocator]
-static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
+static HEAP: distorch_runtime::heap::CountingAllocator = distorch_runtime::heap::CountingAllocator;
 
 fn main() -> ExitCode {
     distorch_runtime::heap::keep_freed();

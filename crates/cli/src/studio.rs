@@ -8,7 +8,7 @@ use distorch_pipeline::CancelToken;
 use distorch_pipeline::diffusion::noise::NoiseChoice;
 use distorch_pipeline::models::Pinning;
 use distorch_runtime::DType;
-use distorch_runtime::placed::StreamStats;
+use distorch_runtime::offload::StreamStats;
 use distorch_workflow::validate::{Invalid, NodeProblems};
 use distorch_workflow::{Environment, ExecutionError, Executor, NodeError};
 use indexmap::IndexMap;

@@ -8,7 +8,7 @@ use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Component, ComponentKind, Layer, LayerKind, Param};
 
-use crate::estimate::Picture;
+use crate::estimate::Workload;
 
 /// Multiplications that take as long as reading a value from memory, and converting it. Processors and
 /// accelerators alike compute about a hundred times as many as they read.
@@ -17,22 +17,22 @@ const READING: u64 = 96;
 /// Tokens of a chunk of text.
 const CONTEXT: u64 = 77;
 
-/// The cost of each layer of a component in one forward pass for such a picture, in the order of
+/// The cost of each layer of a component in one forward pass for such a workload, in the order of
 /// [`Component::layers`]; `None` where layers meet about as many tokens each, so that their bytes say it.
-pub fn layer_costs(model: &Model, component: &Component, picture: Picture) -> Option<Vec<u64>> {
+pub fn layer_costs(model: &Model, component: &Component, workload: Workload) -> Option<Vec<u64>> {
     let config = model.diffusion.as_ref().map(|diffusion| &diffusion.config);
     let (ComponentKind::DiffusionModel, Some(DiffusionConfig::Unet(config))) =
         (component.kind, config)
     else {
         return None;
     };
-    let unet = Unet::new(config, picture);
+    let unet = Unet::new(config, workload);
     Some(component.layers.iter().map(|layer| unet.cost(layer)).collect())
 }
 
 /// A UNet's blocks with the resolutions that they compute at.
 struct Unet {
-    picture: Picture,
+    workload: Workload,
     /// Latents at once.
     rows: u64,
     /// The level of each of `input_blocks`; 0 is the highest resolution.
@@ -42,22 +42,22 @@ struct Unet {
 }
 
 impl Unet {
-    fn new(config: &UnetConfig, picture: Picture) -> Unet {
+    fn new(config: &UnetConfig, workload: Workload) -> Unet {
         // Before the residual blocks of each level there is the first convolution, or one that halves
         // the resolution.
         let levels = || (0_u32..).zip(&config.num_res_blocks);
         let blocks = |(level, &count): (u32, &usize)| std::iter::repeat_n(level, count + 1);
-        let rows = u64::from(picture.batch).saturating_mul(u64::from(picture.halves));
+        let rows = u64::from(workload.batch).saturating_mul(u64::from(workload.cfg_batch));
         let down: Vec<u32> = levels().flat_map(blocks).collect();
         let up = down.iter().rev().copied().collect();
-        Unet { picture, rows, down, up }
+        Unet { workload, rows, down, up }
     }
 
     /// Pixels of a latent at a level.
     fn pixels(&self, level: u32) -> u64 {
         let cell = 8_u64 << level.min(32);
         let side = |pixels: u32| u64::from(pixels).div_ceil(cell);
-        side(self.picture.width).saturating_mul(side(self.picture.height))
+        side(self.workload.width).saturating_mul(side(self.workload.height))
     }
 
     /// The level that a layer computes at; `None` for those of the time and the class.
@@ -150,7 +150,7 @@ mod tests {
     /// The sums are PyTorch's, of `tools/reference/unet_products.py`.
     #[test]
     fn products_are_those_that_pytorch_counts() {
-        for (config, side, halves, expected) in [
+        for (config, side, cfg_batch, expected) in [
             (UnetConfig::sd(768, Heads::Count(8)), 256, 1, 90_053_222_400),
             (UnetConfig::sd(768, Heads::Count(8)), 512, 1, 401_636_720_640),
             (UnetConfig::sd(768, Heads::Count(8)), 512, 2, 803_273_441_280),
@@ -158,11 +158,11 @@ mod tests {
         ] {
             let model = model(config.clone());
             let component = model.component(ComponentKind::DiffusionModel).unwrap();
-            let picture = Picture { width: side, height: side, batch: 1, halves };
-            let unet = Unet::new(&config, picture);
+            let workload = Workload { width: side, height: side, batch: 1, cfg_batch };
+            let unet = Unet::new(&config, workload);
             let sum: u64 = component.layers.iter().map(|layer| unet.products(layer)).sum();
-            assert_eq!(sum, expected, "{side}, {halves}");
-            let costs = layer_costs(&model, component, picture).unwrap();
+            assert_eq!(sum, expected, "{side}, {cfg_batch}");
+            let costs = layer_costs(&model, component, workload).unwrap();
             assert_eq!(costs.len(), component.layers.len());
             assert!(costs.iter().all(|&cost| cost > 0) && costs.iter().sum::<u64>() > sum);
         }
@@ -173,8 +173,8 @@ mod tests {
     fn a_layer_costs_what_its_pixels_do() {
         let model = model(UnetConfig::sd(768, Heads::Count(8)));
         let component = model.component(ComponentKind::DiffusionModel).unwrap();
-        let picture = Picture { width: 520, height: 504, batch: 3, halves: 2 };
-        let costs = layer_costs(&model, component, picture).unwrap();
+        let workload = Workload { width: 520, height: 504, batch: 3, cfg_batch: 2 };
+        let costs = layer_costs(&model, component, workload).unwrap();
         let cost = |name: &str| {
             let at = component.layers.iter().position(|layer| layer.name == name).unwrap();
             costs[at]
@@ -190,7 +190,7 @@ mod tests {
         let keys = "middle_block.1.transformer_blocks.0.attn2.to_k";
         assert_eq!(cost(keys), 1280 * 768 * (6 * 77 + READING));
         assert!(
-            layer_costs(&model, &Component { kind: ComponentKind::Vae, layers: vec![] }, picture)
+            layer_costs(&model, &Component { kind: ComponentKind::Vae, layers: vec![] }, workload)
                 .is_none()
         );
     }

@@ -13,34 +13,34 @@ use distorch_checkpoint::config::{
 use distorch_checkpoint::family::{Family, Model};
 use distorch_checkpoint::{Component, ComponentKind, Layer, Param};
 
-/// The picture to be made.
+/// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Picture {
+pub struct Workload {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
     /// Pictures at once.
     pub batch: u32,
-    /// Halves of the guidance that a diffusion model computes at once: both, or one where there is no
-    /// room for both.
-    pub halves: u32,
+    /// Rows of the batch for each picture: 2 where the positive and the negative prediction are computed at once, 1
+    /// where there is no room for both.
+    pub cfg_batch: u32,
 }
 
-impl Picture {
+impl Workload {
     /// One picture of the size that the model was trained on.
-    pub fn native(model: &Model) -> Picture {
+    pub fn native(model: &Model) -> Workload {
         let side = match model.family() {
             None | Some(Family::Sd1) => 512,
             Some(Family::Sd2) => 768,
             Some(Family::SdxlBase | Family::SdxlRefiner | Family::Sd3 | Family::Flux) => 1024,
         };
-        Picture { width: side, height: side, batch: 1, halves: 2 }
+        Workload { width: side, height: side, batch: 1, cfg_batch: 2 }
     }
 
-    /// The same picture, one half of the guidance after the other.
-    pub fn half_by_half(self) -> Picture {
-        Picture { halves: 1, ..self }
+    /// The same workload, one half of the guidance after the other.
+    pub fn sequential_cfg(self) -> Workload {
+        Workload { cfg_batch: 1, ..self }
     }
 
     /// Positions of a grid with cells of `cell` pixels, rounded up along each side.
@@ -72,22 +72,22 @@ const TEXT_CHUNKS: u64 = 2;
 pub fn activation_bytes(
     model: &Model,
     component: &Component,
-    picture: Picture,
+    workload: Workload,
     compute: Compute,
 ) -> u64 {
     let need = match component.kind {
         ComponentKind::DiffusionModel => {
             let guided = !matches!(model.family(), Some(Family::Flux));
             let rows =
-                u64::from(picture.batch) * if guided { u64::from(picture.halves) } else { 1 };
-            model.diffusion.as_ref().map(|m| diffusion(&m.config, picture, rows))
+                u64::from(workload.batch) * if guided { u64::from(workload.cfg_batch) } else { 1 };
+            model.diffusion.as_ref().map(|m| diffusion(&m.config, workload, rows))
         }
         ComponentKind::TextEncoders => {
             let most = model.text_encoders.iter().map(|encoder| text(&encoder.config)).max();
             most.map(|elements| Need { elements, workspace: 0 })
         }
         // Latents are decoded one by one.
-        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, picture)),
+        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, workload)),
     };
     let need = need.unwrap_or_default();
     let workspace = match (compute.host, component.kind) {
@@ -110,12 +110,12 @@ fn converted_bytes(component: &Component, element: u64) -> u64 {
     component.layers.iter().filter(other).map(converted).max().unwrap_or(0)
 }
 
-fn diffusion(config: &DiffusionConfig, picture: Picture, rows: u64) -> Need {
+fn diffusion(config: &DiffusionConfig, workload: Workload, rows: u64) -> Need {
     let plain = |elements: u64| Need { elements: rows * elements, workspace: 0 };
     match config {
-        DiffusionConfig::Unet(config) => unet(config, picture, rows),
-        DiffusionConfig::Mmdit(config) => plain(mmdit(config, picture)),
-        DiffusionConfig::Flux(config) => plain(flux(config, picture)),
+        DiffusionConfig::Unet(config) => unet(config, workload, rows),
+        DiffusionConfig::Mmdit(config) => plain(mmdit(config, workload)),
+        DiffusionConfig::Flux(config) => plain(flux(config, workload)),
     }
 }
 
@@ -191,11 +191,11 @@ fn winograd_bytes(inputs: u64, outputs: u64, positions: u64) -> u64 {
 }
 
 /// Both ways of the UNet; on the way up each block takes in what waited.
-fn unet(config: &UnetConfig, picture: Picture, rows: u64) -> Need {
+fn unet(config: &UnetConfig, workload: Workload, rows: u64) -> Need {
     let mut walk = Walk::default();
     let level = |level: usize| {
         let mult = config.channel_mult.get(level).copied().unwrap_or(1);
-        let positions = rows * picture.positions(8_u64 << level.min(32));
+        let positions = rows * workload.positions(8_u64 << level.min(32));
         (config.model_channels * mult, positions)
     };
     let mut skips = Vec::new();
@@ -248,26 +248,26 @@ fn unet(config: &UnetConfig, picture: Picture, rows: u64) -> Need {
 
 /// Both streams of a joint block: queries, keys, values, the 4-fold feed-forward layer and the
 /// modulated inputs.
-fn mmdit(config: &MmditConfig, picture: Picture) -> u64 {
+fn mmdit(config: &MmditConfig, workload: Workload) -> u64 {
     const TEXT_TOKENS: u64 = 77 + 77 + 256;
-    let tokens = picture.positions(8 * config.patch_size.max(1) as u64) + TEXT_TOKENS;
+    let tokens = workload.positions(8 * config.patch_size.max(1) as u64) + TEXT_TOKENS;
     tokens * config.width as u64 * 14
 }
 
 /// A single-stream block: the fused projection of queries, keys, values and feed-forward, its
 /// activation and the joined result.
-fn flux(config: &FluxConfig, picture: Picture) -> u64 {
+fn flux(config: &FluxConfig, workload: Workload) -> u64 {
     const TEXT_TOKENS: u64 = 512;
-    let tokens = picture.positions(16) + TEXT_TOKENS;
+    let tokens = workload.positions(16) + TEXT_TOKENS;
     tokens * (8 * config.width + 3 * config.mlp_width) as u64
 }
 
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.
-fn vae(config: &VaeConfig, picture: Picture) -> Need {
+fn vae(config: &VaeConfig, workload: Workload) -> Need {
     let mut walk = Walk::default();
     let level = |level: usize| {
         let mult = config.channel_mult.get(level).copied().unwrap_or(1);
-        (config.channels * mult, picture.positions(1 << level.min(32)))
+        (config.channels * mult, workload.positions(1 << level.min(32)))
     };
     let last = config.channel_mult.len().saturating_sub(1);
     let (mut channels, positions) = level(last);

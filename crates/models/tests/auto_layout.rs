@@ -10,7 +10,7 @@ use distorch_checkpoint::config::{DiffusionConfig, Heads, UnetConfig};
 use distorch_checkpoint::family::{Configs, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
 use distorch_models::cost::layer_costs;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_runtime::placement;
 
 const MIB: u64 = 1 << 20;
@@ -21,7 +21,7 @@ fn planned(share: u32, window: u64, layout: LayoutChoice) -> Plan {
     let configs = Configs { diffusion: Some(DiffusionConfig::Unet(sd15)), ..Configs::default() };
     let model = recognise(&blank("blank", &configs, Dtype::F16).unwrap()).unwrap();
     let component = model.component(ComponentKind::DiffusionModel).unwrap();
-    let picture = Picture { width: 256, height: 256, batch: 1, halves: 2 };
+    let picture = Workload { width: 256, height: 256, batch: 1, cfg_batch: 2 };
     let costs = layer_costs(&model, component, picture).unwrap();
     let blocks = placement::blocks(component, 0, None).unwrap().with_costs(costs);
     let cuda: DeviceId = "cuda:0".parse().unwrap();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use distorch_runtime::Tensor;
-use distorch_runtime::placed::Interrupt;
+use distorch_runtime::offload::Interrupt;
 
 use crate::error::PipelineError;
 use crate::events::{Event, EventSink, Phase, RunId};

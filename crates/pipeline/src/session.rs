@@ -5,7 +5,7 @@ use std::path::Path;
 use distorch_allocation::{LayoutChoice, Topology, TopologyError};
 use distorch_checkpoint::folders::{FolderError, ModelFolders};
 use distorch_runtime::devices;
-use distorch_runtime::placed::Interrupt;
+use distorch_runtime::offload::Interrupt;
 use thiserror::Error;
 
 use crate::diffusion::noise::NoiseChoice;

@@ -177,7 +177,7 @@ pub(crate) type Primitive = burn::tensor::ops::FloatTensor<Backend>;
 pub struct Piece {
     pub(crate) bytes: Bytes,
     pub(crate) shape: Vec<usize>,
-    /// A dtype of the device's own: a float, or `U8` for [`Codes`].
+    /// A dtype of the device's own: a float, or `U8` for [`Fp8Tensor`].
     pub(crate) dtype: DType,
 }
 
@@ -223,12 +223,12 @@ impl Piece {
 /// Bytes on a device, each the number of a row in a table of 256 values: how a device that knows no
 /// 8-bit floats holds them.
 #[derive(Clone, Debug)]
-pub struct Codes {
+pub struct Fp8Tensor {
     primitive: burn::tensor::ops::IntTensor<Backend>,
     shape: Vec<usize>,
 }
 
-impl Codes {
+impl Fp8Tensor {
     /// Whether the device can hold such bytes.
     pub fn fit(device: &Device) -> bool {
         Backend::supports_dtype(device, DType::U8)

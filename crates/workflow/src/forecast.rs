@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use distorch_allocation::LoaderSettings;
 use distorch_checkpoint::ComponentKind;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use indexmap::IndexMap;
 
 use crate::environment::Environment;
@@ -241,11 +241,11 @@ impl<'a> Ahead<'a> {
     pub fn samples(&self, model: &str, latents: &str) {
         /// Pixels of a picture to one of a latent.
         const DOWNSCALE: usize = 8;
-        let picture = self.extent(latents).map(|latent| Picture {
+        let picture = self.extent(latents).map(|latent| Workload {
             width: number(latent.width.saturating_mul(DOWNSCALE)),
             height: number(latent.height.saturating_mul(DOWNSCALE)),
             batch: number(latent.batch),
-            halves: 2,
+            cfg_batch: 2,
         });
         let source = self.source(model);
         self.uses(source.as_ref(), ComponentKind::DiffusionModel, Task::of(picture));
@@ -263,11 +263,11 @@ impl<'a> Ahead<'a> {
         let most = tile.unwrap_or(usize::MAX);
         // A tile is no larger than it says, whatever the picture is.
         let size = size.or(tile.map(|tile| [tile; 2]));
-        let picture = size.map(|[height, width]| Picture {
+        let picture = size.map(|[height, width]| Workload {
             width: number(width.min(most)),
             height: number(height.min(most)),
             batch: 1,
-            halves: 1,
+            cfg_batch: 1,
         });
         let source = self.source(vae);
         self.uses(source.as_ref(), ComponentKind::Vae, Task::of(picture));

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use distorch_allocation::{DeviceId, DeviceInfo, Plan, Topology};
 use distorch_checkpoint::family::Configs;
 use distorch_checkpoint::folders::ModelFolders;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_pipeline::models::Tasks;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer};
@@ -96,7 +96,7 @@ fn with(nodes: &[(&str, Json)]) -> Json {
 }
 
 /// Width, height and number of the pictures that are planned for.
-fn size(picture: Option<Picture>) -> Option<(u32, u32, u32)> {
+fn size(picture: Option<Workload>) -> Option<(u32, u32, u32)> {
     picture.map(|picture| (picture.width, picture.height, picture.batch))
 }
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use distorch_allocation::{DeviceId, DeviceInfo, Layout, LayoutChoice, Topology};
-use distorch_checkpoint::decode::{table, to_f32};
+use distorch_checkpoint::decode::{fp8_lookup, to_f32};
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_checkpoint::{Checkpoint, Dtype};
-use distorch_runtime::heap::Counted;
+use distorch_runtime::heap::CountingAllocator;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer, Silent};
 use distorch_workflow::value::Value;
@@ -18,7 +18,7 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 #[global_allocator]
-static HEAP: Counted = Counted;
+static HEAP: CountingAllocator = CountingAllocator;
 
 /// What a device really holds is counted over the whole process: runs take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -59,7 +59,7 @@ fn write(path: &Path, tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)]) {
 /// The shipped checkpoint with the matrices of its UNet in another dtype.
 fn convert(dtype: Dtype, path: &Path) {
     let checkpoint = Checkpoint::open(&shipped()).unwrap();
-    let codes = &table(Dtype::F8E4M3).unwrap()[..0x7f];
+    let codes = &fp8_lookup(Dtype::F8E4M3).unwrap()[..0x7f];
     let tensors: Vec<_> = checkpoint
         .tensors()
         .map(|(key, info)| {

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::family::{self, Model, trained_resolution};
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -38,10 +38,10 @@ fn print_text(text: &str) -> Result<(), Failure> {
 }
 
 /// One picture of the size that a model was made for: what its file says, else its family's.
-fn native(checkpoint: &Checkpoint, model: &Model) -> Picture {
-    let native = Picture::native(model);
+fn native(checkpoint: &Checkpoint, model: &Model) -> Workload {
+    let native = Workload::native(model);
     match trained_resolution(checkpoint.metadata()) {
-        Some([width, height]) => Picture { width, height, ..native },
+        Some([width, height]) => Workload { width, height, ..native },
         None => native,
     }
 }

@@ -7,7 +7,7 @@ use distorch_allocation::{
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, ComponentKind};
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_pipeline::models::Tasks;
 use distorch_pipeline::models::planning::{Planning, Subject};
 use serde::Serialize;
@@ -139,9 +139,9 @@ fn plans(
 }
 
 /// The picture to plan for.
-fn picture(args: &PlanArgs, checkpoint: &Checkpoint, model: &Model) -> Picture {
+fn picture(args: &PlanArgs, checkpoint: &Checkpoint, model: &Model) -> Workload {
     let native = native(checkpoint, model);
-    Picture {
+    Workload {
         width: args.width.unwrap_or(native.width),
         height: args.height.unwrap_or(native.height),
         batch: args.batch,

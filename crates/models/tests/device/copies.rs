@@ -1,7 +1,7 @@
 //! Bytes that go to the device and come back are the same.
 
 use distorch_runtime::DType;
-use distorch_runtime::tensor::{AnyTensor, Codes, TensorData, cpu};
+use distorch_runtime::tensor::{AnyTensor, Fp8Tensor, TensorData, cpu};
 
 use super::Tested;
 use super::common::seeded;
@@ -37,7 +37,7 @@ fn floats_come_back_as_they_went() {
 #[test]
 fn codes_become_the_values_they_stand_for() {
     let tested = Tested::new();
-    if !Codes::fit(&tested.device) {
+    if !Fp8Tensor::fit(&tested.device) {
         println!("skipped: {} holds no bytes", tested.name);
         return;
     }
@@ -46,7 +46,7 @@ fn codes_become_the_values_they_stand_for() {
         let bytes: Vec<u8> = (0..count).map(|at| (at * 31 % 256) as u8).collect();
         let expected: Vec<f32> = bytes.iter().map(|code| table[*code as usize]).collect();
         for pin in [false, true] {
-            let codes = Codes::from_bytes(bytes.clone(), vec![count], &tested.device, pin);
+            let codes = Fp8Tensor::from_bytes(bytes.clone(), vec![count], &tested.device, pin);
             let values = codes.decode(&table, &tested.device).into_data().unwrap();
             assert!(values.to_vec::<f32>().unwrap() == expected, "{count} {pin}");
         }

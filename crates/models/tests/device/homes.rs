@@ -2,7 +2,7 @@
 
 use distorch_allocation::Layout;
 use distorch_checkpoint::Dtype;
-use distorch_runtime::placed::Options;
+use distorch_runtime::offload::Options;
 
 use super::stack::{Stack, forward};
 use super::{Errors, Tested, common};
@@ -29,7 +29,7 @@ fn same_bits(dtype: Dtype) {
                     let out = forward(&streamed, &stack).unwrap();
                     assert!(out == expected, "{dtype}, {allocation}, {layout}, {pin}, pass {pass}");
                 }
-                streamed.rest();
+                streamed.drain();
             }
         }
     }

@@ -5,7 +5,7 @@ use distorch_models::conditioning::{
     AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE, PictureSize, refiner_vector, sdxl_vector,
 };
 use distorch_models::unet::Unet;
-use distorch_runtime::lockstep::Lockstep;
+use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, Tensor};
 use distorch_sampling::NoiseProcess;
 use distorch_sampling::guidance::{Conditioned, Halves};
@@ -41,7 +41,7 @@ pub struct Denoise<'a> {
     /// Is told every guess.
     evaluations: Option<&'a Evaluations>,
     /// Has calls share the layers that come over a link.
-    steps: Option<&'a Lockstep>,
+    steps: Option<&'a SharedPass>,
     sampling: ModelSampling,
     dtype: DType,
     /// Of both halves.
@@ -131,7 +131,7 @@ impl<'a> Denoise<'a> {
     }
 
     /// The same, where calls that cannot be one are made side by side.
-    pub fn side_by_side(self, steps: Option<&'a Lockstep>) -> Self {
+    pub fn side_by_side(self, steps: Option<&'a SharedPass>) -> Self {
         Self { steps, ..self }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::{self, DType, cpu};
 use distorch_sampling::guidance::Guided;
@@ -73,8 +73,8 @@ pub fn sample(
     let mut picture = picture(latent, model.downscale());
     let has_room = |picture| run.session().models.has_room(model.part(), picture);
     // Where neither fits, weights have to leave, and then both do.
-    if !has_room(picture) && has_room(picture.half_by_half()) {
-        picture = picture.half_by_half();
+    if !has_room(picture) && has_room(picture.sequential_cfg()) {
+        picture = picture.sequential_cfg();
     }
     let (unet, steps) = model.unet(run, picture)?;
     let unet = unet.with_freeu(model.options().freeu.clone());
@@ -105,7 +105,7 @@ pub fn sample(
         .attempting(&attempt)
         .telling(&evaluations)
         .side_by_side(steps);
-    denoise.one_at_a_time = picture.halves == 1;
+    denoise.one_at_a_time = picture.cfg_batch == 1;
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
     let guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
     let ends = !run.session().allow_nan;
@@ -202,14 +202,14 @@ fn noise_device(run: &Run<'_>, model: &Model) -> Result<NoiseDevice, PipelineErr
 }
 
 /// The picture that a latent becomes, as far as it matters to memory.
-fn picture(latent: &Latent, downscale: usize) -> Picture {
+fn picture(latent: &Latent, downscale: usize) -> Workload {
     let [batch, _, height, width] = latent.samples.dims();
     let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Picture {
+    Workload {
         width: number(width.saturating_mul(downscale)),
         height: number(height.saturating_mul(downscale)),
         batch: number(batch),
-        halves: 2,
+        cfg_batch: 2,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Family;
 use distorch_models::conditioning::{ConditioningError, EncodedPrompt, PromptEncoder};
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_models::prompt::embedding::Embeddings;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::cpu;
@@ -88,7 +88,7 @@ impl Clip {
     ) -> Result<Cond, PipelineError> {
         let embeddings =
             Embeddings::from_folders(&run.session().folders).map_err(PipelineError::failed)?;
-        let picture = Picture::native(&self.part.file().model);
+        let picture = Workload::native(&self.part.file().model);
         let scope = run.load(&self.part, &self.loras, picture)?;
         let encoders = &self.part.file().model.text_encoders;
         let encoder =

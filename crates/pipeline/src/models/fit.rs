@@ -5,7 +5,7 @@
 
 use distorch_allocation::{ByteSize, DeviceId, Ledger, Plan, PlanWarning};
 use distorch_checkpoint::ComponentKind;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_runtime::devices::{self, HostNeed, LimitKind};
 use thiserror::Error;
 
@@ -25,7 +25,7 @@ pub struct CannotFit {
     /// The component.
     pub kind: ComponentKind,
     /// The picture that it is to make, where that matters.
-    pub picture: Option<Picture>,
+    pub picture: Option<Workload>,
     /// The device that has too little memory.
     pub device: DeviceId,
     /// Whether it is simulated.
@@ -38,7 +38,7 @@ pub struct CannotFit {
     pub remedy: String,
 }
 
-fn for_picture(picture: Option<Picture>) -> String {
+fn for_picture(picture: Option<Workload>) -> String {
     picture.map_or_else(String::new, |picture| format!(", for {}", size_in_words(picture)))
 }
 
@@ -99,7 +99,7 @@ impl Check<'_> {
     fn short(
         &self,
         kind: ComponentKind,
-        picture: Option<Picture>,
+        picture: Option<Workload>,
         plan: &Plan,
     ) -> Option<CannotFit> {
         let device = plan.compute_device;
@@ -151,7 +151,7 @@ impl Check<'_> {
     fn remedy(
         &self,
         kind: ComponentKind,
-        picture: Option<Picture>,
+        picture: Option<Workload>,
         virtual_vram_gb: Option<f64>,
     ) -> String {
         let name = kind.short_name();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::{DiffusionConfig, Prediction as Stored};
 use distorch_checkpoint::family::{DiffusionModel, Family};
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_models::freeu::FreeU;
 use distorch_models::latent_format::LatentFormat;
 use distorch_models::unet::Unet;
-use distorch_runtime::lockstep::Lockstep;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
+use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, LayerSource, Scope};
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
@@ -152,8 +152,8 @@ impl Model {
     pub fn unet(
         &self,
         run: &Run<'_>,
-        picture: Picture,
-    ) -> Result<(Unet, Arc<Lockstep>), PipelineError> {
+        picture: Workload,
+    ) -> Result<(Unet, Arc<SharedPass>), PipelineError> {
         let DiffusionConfig::Unet(config) = &self.diffusion.config else {
             return Err(PipelineError::failed(format!(
                 "`{}` is {}, which can be planned but not run yet: SD 1.x, SD 2.x and SDXL can",
@@ -162,7 +162,7 @@ impl Model {
             )));
         };
         let scope = run.load(&self.part, &self.loras, picture)?;
-        let steps = Lockstep::new(Arc::clone(scope.source()));
+        let steps = SharedPass::new(Arc::clone(scope.source()));
         let scope = Scope::new(Arc::clone(&steps) as Arc<dyn LayerSource>);
         Ok((Unet::load(&scope, config).map_err(PipelineError::failed)?, steps))
     }

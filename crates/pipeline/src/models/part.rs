@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use distorch_allocation::{DeviceId, Plan};
 use distorch_checkpoint::{Component, ComponentKind, OpenError};
-use distorch_models::estimate::{self, Compute, Picture};
+use distorch_models::estimate::{self, Compute, Workload};
+use distorch_runtime::offload::{
+    Interrupt, LoadError, OffloadedWeights, Options, Shortage, StreamStats,
+};
 use distorch_runtime::patch::Patch;
-use distorch_runtime::placed::{Interrupt, LoadError, Options, Placed, Shortage, StreamStats};
 use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, heap, kernels, tensor};
 use thiserror::Error;
 
@@ -65,11 +67,11 @@ pub struct Part {
     kind: ComponentKind,
     plan: RwLock<Arc<Plan>>,
     /// Pictures whose activations are known to be more than estimated.
-    learned: Mutex<Vec<(Picture, u64)>>,
+    learned: Mutex<Vec<(Workload, u64)>>,
     machine: Arc<Machine>,
     options: PartOptions,
     interrupt: Interrupt,
-    weights: Mutex<Option<Arc<Placed>>>,
+    weights: Mutex<Option<Arc<OffloadedWeights>>>,
     used: AtomicU64,
 }
 
@@ -132,7 +134,7 @@ impl Part {
     }
 
     /// What a picture's activations are estimated to be; `None` where there is no such component.
-    pub fn estimate(&self, picture: Picture) -> Option<u64> {
+    pub fn estimate(&self, picture: Workload) -> Option<u64> {
         let component = self.component().ok()?;
         let element = self.activation_dtype().size() as u64;
         let compute = Compute { element, host: tensor::is_host(self.device()) };
@@ -140,7 +142,7 @@ impl Part {
     }
 
     /// Plans for a picture's activations, as estimated or as learned.
-    pub fn expect(&self, picture: Picture) {
+    pub fn expect(&self, picture: Workload) {
         let Some(estimate) = self.estimate(picture) else { return };
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         let learned = learned.iter().find(|(of, _)| *of == picture).map_or(0, |(_, bytes)| *bytes);
@@ -149,7 +151,7 @@ impl Part {
 
     /// Remembers what the activations of a picture were measured to be, if more than planned, and
     /// gives what to plan for.
-    pub fn learn(&self, picture: Picture) -> u64 {
+    pub fn learn(&self, picture: Workload) -> u64 {
         let planned = self.plan().activation_bytes;
         let measured = self.weights().as_ref().and_then(|placed| placed.measured_activations());
         let Some(bytes) = measured.filter(|bytes| *bytes > planned) else { return planned };
@@ -215,7 +217,7 @@ impl Part {
     /// Ends a run: what passed through the compute device leaves it.
     pub fn rest(&self) {
         if let Some(weights) = &*self.weights() {
-            weights.rest();
+            weights.drain();
         }
     }
 
@@ -279,14 +281,14 @@ impl Part {
         Ok(Scope::new(placed as Arc<dyn LayerSource>))
     }
 
-    fn load(&self, progress: &mut LoadProgress<'_>) -> Result<Placed, PartError> {
+    fn load(&self, progress: &mut LoadProgress<'_>) -> Result<OffloadedWeights, PartError> {
         let options = Options {
             pin: self.options.pinning.on,
             high_precision_loras: self.options.high_precision_loras,
             interrupt: self.interrupt.clone(),
             ..Options::default()
         };
-        Placed::load(
+        OffloadedWeights::load(
             Arc::clone(&self.file.checkpoint),
             self.component()?,
             &self.plan(),
@@ -315,7 +317,7 @@ impl Part {
         })
     }
 
-    fn weights(&self) -> MutexGuard<'_, Option<Arc<Placed>>> {
+    fn weights(&self) -> MutexGuard<'_, Option<Arc<OffloadedWeights>>> {
         self.weights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@ use distorch_allocation::{
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Component, ComponentKind};
 use distorch_models::cost::layer_costs;
-use distorch_models::estimate::{self, Compute, Picture};
+use distorch_models::estimate::{self, Compute, Workload};
 use distorch_runtime::{DType, placement};
 use thiserror::Error;
 
@@ -76,7 +76,7 @@ impl Planning<'_> {
         model: &Model,
         component: &Component,
         device: DeviceId,
-        picture: Picture,
+        picture: Workload,
     ) -> u64 {
         let host = self.is_host(device);
         let element = match self.compute_dtype(component.kind, device) {
@@ -109,7 +109,7 @@ impl Planning<'_> {
             return Ok(plans);
         }
         let mut other = before;
-        let halves = self.plan_for(subject, &mut other, Picture::half_by_half, &known)?;
+        let halves = self.plan_for(subject, &mut other, Workload::sequential_cfg, &known)?;
         if halves.iter().any(crowded) {
             return Ok(plans);
         }
@@ -121,7 +121,7 @@ impl Planning<'_> {
         &self,
         subject: &Subject<'_>,
         ledger: &mut Ledger,
-        change: impl Fn(Picture) -> Picture,
+        change: impl Fn(Workload) -> Workload,
         known: impl Fn(ComponentKind) -> Option<u64>,
     ) -> Result<Vec<Plan>, PlanningError> {
         let Subject { name, model, kinds, settings, tasks } = *subject;

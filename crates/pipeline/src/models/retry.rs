@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_runtime::Scope;
 use distorch_runtime::lora::LoraPatch;
+use distorch_runtime::offload::Shortage;
 use distorch_runtime::patch::Patch;
-use distorch_runtime::placed::Shortage;
 
 use crate::error::PipelineError;
 use crate::events::Event;
@@ -29,7 +29,7 @@ impl Run<'_> {
         &self,
         part: &Part,
         loras: &LoraPatch,
-        picture: Picture,
+        picture: Workload,
     ) -> Result<Scope, PipelineError> {
         let what = format!("{} of {}", crate::models::in_words(part.kind()), part.file().name);
         let patch = (!loras.is_empty()).then(|| Arc::new(loras.clone()) as Arc<dyn Patch>);
@@ -50,7 +50,7 @@ impl Run<'_> {
     pub fn attempt<T>(
         &self,
         part: &Part,
-        picture: Picture,
+        picture: Workload,
         mut work: impl FnMut() -> Result<T, PipelineError>,
     ) -> Result<T, PipelineError> {
         self.again(part, picture, &mut || {
@@ -66,7 +66,7 @@ impl Run<'_> {
     fn again<T>(
         &self,
         part: &Part,
-        picture: Picture,
+        picture: Workload,
         work: &mut dyn FnMut() -> Result<T, PipelineError>,
     ) -> Result<T, PipelineError> {
         let models = &self.session().models;

@@ -5,7 +5,7 @@ use std::error::Error;
 use distorch_models::ModelError;
 use distorch_models::conditioning::ConditioningError;
 use distorch_runtime::WeightError;
-use distorch_runtime::placed::{LoadError, Shortage};
+use distorch_runtime::offload::{LoadError, Shortage};
 use distorch_sampling::sampler::SampleError;
 
 use crate::error::PipelineError;

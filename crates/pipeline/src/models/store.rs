@@ -9,9 +9,9 @@ use distorch_allocation::{
     Allocation, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology,
 };
 use distorch_checkpoint::{ComponentKind, Layer};
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
+use distorch_runtime::offload::{Interrupt, Remedy, Shortage, StreamStats};
 use distorch_runtime::patch::Patch;
-use distorch_runtime::placed::{Interrupt, Shortage, StreamStats, WayOut};
 use distorch_runtime::{DType, Machine, Scope, devices, heap, placement};
 
 use crate::error::PipelineError;
@@ -266,7 +266,7 @@ impl ModelStore {
     pub fn adopt(
         &self,
         part: &Part,
-        picture: Picture,
+        picture: Workload,
         shortage: &Shortage,
     ) -> Result<Option<String>, PipelineError> {
         let mut state = self.state();
@@ -276,15 +276,15 @@ impl ModelStore {
         };
         let before = settings_for(kind, &settings);
         let mut after = before.clone();
-        match &shortage.way_out {
-            WayOut::Virtual { gigabytes, .. } => {
+        match &shortage.remedy {
+            Remedy::Virtual { gigabytes, .. } => {
                 after.virtual_vram =
                     format!("{gigabytes:.1}").parse().map_err(PipelineError::failed)?;
             }
-            WayOut::Expert { allocation, .. } => {
+            Remedy::Expert { allocation, .. } => {
                 after.expert = Allocation::parse(allocation).map_err(PipelineError::failed)?;
             }
-            WayOut::Donor | WayOut::Activations => return Ok(None),
+            Remedy::Donor | Remedy::Activations => return Ok(None),
         }
         let (planned, needed) = (part.plan().activation_bytes, part.learn(picture));
         if after == before && needed <= planned {
@@ -310,7 +310,7 @@ impl ModelStore {
         let plan = plans.into_iter().find(|plan| kind_of(&plan.component) == Some(kind));
         let Some(plan) = plan else { return Ok(None) };
         part.follow(plan).map_err(PipelineError::failed)?;
-        Ok(Some(shortage.way_out.to_string()))
+        Ok(Some(shortage.remedy.to_string()))
     }
 
     /// Ends a run: what passed through the compute devices leaves them, and what computing freed is
@@ -324,7 +324,7 @@ impl ModelStore {
 
     /// Whether the device that computes a part has room for what such a picture takes, beside what is
     /// to live there and to pass through it. What other models hold there counts as free: they leave.
-    pub fn has_room(&self, part: &Part, picture: Picture) -> bool {
+    pub fn has_room(&self, part: &Part, picture: Workload) -> bool {
         let Some(need) = part.estimate(picture) else { return true };
         let (plan, device) = (part.plan(), part.compute_device());
         let (residents, free) = match self.machine.pool(device) {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Model;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 
 /// What a component is to do in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,20 +12,20 @@ pub struct Task {
     /// Whether anything uses it.
     pub used: bool,
     /// The picture that takes most memory, of those whose size is known.
-    pub most: Option<Picture>,
+    pub most: Option<Workload>,
     /// Whether there is one whose size is known only when it is made.
     pub unknown: bool,
 }
 
 impl Task {
     /// One picture of a known size, or of one that is not known yet.
-    pub fn of(picture: Option<Picture>) -> Self {
+    pub fn of(picture: Option<Workload>) -> Self {
         Self { used: true, most: picture, unknown: picture.is_none() }
     }
 
     /// Both tasks, one after the other.
     pub fn and(self, other: Self) -> Self {
-        let size = |picture: &Picture| {
+        let size = |picture: &Workload| {
             let pixels = u128::from(picture.width) * u128::from(picture.height);
             pixels * u128::from(picture.batch)
         };
@@ -38,8 +38,8 @@ impl Task {
 
     /// The picture to plan for: that of the size that the model was trained on stands for what is not
     /// known.
-    pub fn picture(self, model: &Model) -> Picture {
-        let native = Picture::native(model);
+    pub fn picture(self, model: &Model) -> Workload {
+        let native = Workload::native(model);
         let known = Self { used: true, most: self.most, unknown: false };
         match self.unknown || self.most.is_none() {
             true => known.and(Self::of(Some(native))).most.unwrap_or(native),
@@ -80,16 +80,16 @@ impl Tasks {
     }
 
     /// All components make a picture of this size.
-    pub fn picture(picture: Picture) -> Self {
+    pub fn picture(picture: Workload) -> Self {
         let task = Task::of(Some(picture));
-        let one = Picture { batch: 1, ..picture };
+        let one = Workload { batch: 1, ..picture };
         Self { diffusion: task, text: task, vae: Task::of(Some(one)) }
     }
 }
 
 /// The size of a picture for people: `1024×768 pixels, 2 at once`.
-pub fn size_in_words(picture: Picture) -> String {
-    let Picture { width, height, batch, .. } = picture;
+pub fn size_in_words(picture: Workload) -> String {
+    let Workload { width, height, batch, .. } = picture;
     match batch {
         0 | 1 => format!("{width}×{height} pixels"),
         _ => format!("{width}×{height} pixels, {batch} at once"),

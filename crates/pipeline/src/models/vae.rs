@@ -6,7 +6,7 @@ use std::sync::Arc;
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::config::VaeConfig;
 use distorch_models::ModelError;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_models::vae::{self, Posterior};
 use distorch_models::vae_tiled::Tiling;
 use distorch_runtime::Tensor;
@@ -256,7 +256,7 @@ impl Network {
         }
     }
 
-    fn load(&self, run: &Run<'_>, picture: Picture) -> Result<vae::Vae, PipelineError> {
+    fn load(&self, run: &Run<'_>, picture: Workload) -> Result<vae::Vae, PipelineError> {
         let scope = run.load(&self.part, &LoraPatch::new(ComponentKind::Vae), picture)?;
         vae::Vae::load(&scope, &self.config).map_err(PipelineError::failed)
     }
@@ -271,10 +271,10 @@ const TILES: [Tiling; 4] = [
 ];
 
 /// What of a picture is in memory at once.
-fn piece(sides: [usize; 2], tiling: Option<Tiling>) -> Picture {
+fn piece(sides: [usize; 2], tiling: Option<Tiling>) -> Workload {
     let most = tiling.map_or(usize::MAX, |tiling| tiling.tile);
     let [height, width] = sides.map(|side| u32::try_from(side.min(most)).unwrap_or(u32::MAX));
-    Picture { width, height, batch: 1, halves: 1 }
+    Workload { width, height, batch: 1, cfg_batch: 1 }
 }
 
 /// A VAE ran out of memory, which has a way out of its own.

@@ -1,8 +1,8 @@
 //! The memory of this process, counted as it is taken: what a device of the host's memory really
 //! holds.
 //!
-//! A program that wants the count installs [`Counted`] as its allocator. Pools of host memory tell
-//! what they hold; what is taken beyond that, while a model runs, are its activations: a [`Watch`]
+//! A program that wants the count installs [`CountingAllocator`] as its allocator. Pools of host memory tell
+//! what they hold; what is taken beyond that, while a model runs, are its activations: a [`PeakMeter`]
 //! knows the most of it. Without the allocator nothing is known and estimates stand in. What happens
 //! where memory cannot be had: [`shortage`].
 
@@ -20,7 +20,7 @@ pub use shortage::{Doing, doing, fallible};
 ///
 /// ```
 /// #[global_allocator]
-/// static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
+/// static HEAP: distorch_runtime::heap::CountingAllocator = distorch_runtime::heap::CountingAllocator;
 ///
 /// let before = distorch_runtime::heap::taken().unwrap();
 /// let bytes = vec![1_u8; 1 << 20];
@@ -28,7 +28,7 @@ pub use shortage::{Doing, doing, fallible};
 /// # drop(bytes);
 /// ```
 #[derive(Debug)]
-pub struct Counted;
+pub struct CountingAllocator;
 
 /// Bytes that are taken. An allocator may not fail to count, nor be slow: these are plain numbers.
 static TAKEN: AtomicI64 = AtomicI64::new(0);
@@ -70,7 +70,7 @@ fn take(more: usize, take: impl Fn() -> *mut u8) -> *mut u8 {
 
 // SAFETY: every call is the system allocator's with the same arguments; counting takes no memory, and
 // ending the program is no unwinding.
-unsafe impl GlobalAlloc for Counted {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are those that `System` asks for.
         let place = take(layout.size(), || unsafe { System.alloc(layout) });
@@ -134,7 +134,7 @@ pub fn give_back() {
     }
 }
 
-/// Bytes that this process has taken from the allocator; `None` unless [`Counted`] is installed.
+/// Bytes that this process has taken from the allocator; `None` unless [`CountingAllocator`] is installed.
 pub fn taken() -> Option<u64> {
     // No program runs without having taken something.
     u64::try_from(TAKEN.load(Ordering::Relaxed)).ok().filter(|&taken| taken > 0)
@@ -145,55 +145,55 @@ pub(crate) fn account(bytes: i64) {
     ACCOUNTED.fetch_add(bytes, Ordering::Relaxed);
 }
 
-/// The watches that are on, and the lock under which the peak is read.
-static WATCHES: Mutex<Vec<Weak<Watch>>> = Mutex::new(Vec::new());
+/// The meters that are on, and the lock under which the peak is read.
+static METERS: Mutex<Vec<Weak<PeakMeter>>> = Mutex::new(Vec::new());
 
 /// Knows the most that was taken beyond what pools account for, since it began.
 #[derive(Debug)]
-pub struct Watch {
+pub struct PeakMeter {
     base: i64,
     peak: AtomicI64,
 }
 
-impl Watch {
-    /// Watches from now on; `None` unless [`Counted`] is installed.
+impl PeakMeter {
+    /// Measures from now on; `None` unless [`CountingAllocator`] is installed.
     pub fn begin() -> Option<Arc<Self>> {
         taken()?;
-        let mut watches = watches();
-        look(&mut watches);
+        let mut meters = meters();
+        look(&mut meters);
         let base = beyond();
-        let watch = Arc::new(Self { base, peak: AtomicI64::new(base) });
-        watches.push(Arc::downgrade(&watch));
-        Some(watch)
+        let meter = Arc::new(Self { base, peak: AtomicI64::new(base) });
+        meters.push(Arc::downgrade(&meter));
+        Some(meter)
     }
 
     /// The most bytes since it began.
     pub fn most(&self) -> u64 {
-        look(&mut watches());
+        look(&mut meters());
         u64::try_from(self.peak.load(Ordering::Relaxed) - self.base).unwrap_or(0)
     }
 
     /// The most bytes since anybody last looked.
-    pub fn lately(&self) -> u64 {
-        let peak = look(&mut watches());
+    pub fn peak_since_last(&self) -> u64 {
+        let peak = look(&mut meters());
         u64::try_from(peak - self.base).unwrap_or(0)
     }
 }
 
-fn watches() -> MutexGuard<'static, Vec<Weak<Watch>>> {
-    WATCHES.lock().unwrap_or_else(PoisonError::into_inner)
+fn meters() -> MutexGuard<'static, Vec<Weak<PeakMeter>>> {
+    METERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn beyond() -> i64 {
     TAKEN.load(Ordering::Relaxed) - ACCOUNTED.load(Ordering::Relaxed)
 }
 
-/// Tells all watches the peak, which starts from now again, and gives it.
-fn look(watches: &mut Vec<Weak<Watch>>) -> i64 {
+/// Notes the peak in all meters, starts it from now again, and returns it.
+fn look(meters: &mut Vec<Weak<PeakMeter>>) -> i64 {
     let peak = PEAK.swap(beyond(), Ordering::Relaxed).max(beyond());
-    watches.retain(|watch| {
-        let Some(watch) = watch.upgrade() else { return false };
-        watch.peak.fetch_max(peak, Ordering::Relaxed);
+    meters.retain(|meter| {
+        let Some(meter) = meter.upgrade() else { return false };
+        meter.peak.fetch_max(peak, Ordering::Relaxed);
         true
     });
     peak

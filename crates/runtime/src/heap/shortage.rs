@@ -44,7 +44,7 @@ thread_local! {
 ///
 /// ```
 /// #[global_allocator]
-/// static HEAP: distorch_runtime::heap::Counted = distorch_runtime::heap::Counted;
+/// static HEAP: distorch_runtime::heap::CountingAllocator = distorch_runtime::heap::CountingAllocator;
 ///
 /// let mut bytes = Vec::<u8>::new();
 /// let reserved = distorch_runtime::heap::fallible(|| bytes.try_reserve_exact(1 << 60));

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use distorch_checkpoint::Dtype;
-use distorch_checkpoint::decode::table;
+use distorch_checkpoint::decode::fp8_lookup;
 
 use super::{Data, StoredLayer, StoredParam};
 use crate::pinned::{self, Driver};
 use crate::placement::tensor_dtype;
-use crate::tensor::{self, AnyTensor, Codes, DType, Device, Piece, TensorData};
+use crate::tensor::{self, AnyTensor, DType, Device, Fp8Tensor, Piece, TensorData};
 use crate::uploads;
 use crate::weights::WeightError;
 
@@ -49,7 +49,7 @@ impl StoredLayer {
         for ((param, tensor), codes) in params.iter_mut().zip(brought).zip(codes) {
             let shape = param.shape.clone();
             param.data = match codes {
-                true => Data::Codes(Codes::from_primitive(tensor, shape)),
+                true => Data::Fp8(Fp8Tensor::from_primitive(tensor, shape)),
                 false => Data::Tensor(AnyTensor::from_primitive(tensor, shape)),
             };
         }
@@ -110,13 +110,13 @@ impl StoredParam {
                 let (moved, piece) = self.piece(device)?;
                 let (shape, codes) = (self.shape.clone(), piece.dtype == DType::U8);
                 let data = match codes {
-                    true => Data::Codes(Codes::from_piece(piece, shape, device, pin)),
+                    true => Data::Fp8(Fp8Tensor::from_piece(piece, shape, device, pin)),
                     false => Data::Tensor(AnyTensor::from_piece(piece, device, pin)),
                 };
                 return Ok(Self { data, ..moved });
             }
             Data::Tensor(tensor) => Data::Tensor(tensor.clone().to_device(device)?),
-            Data::Codes(codes) => Data::Codes(codes.clone().to_device(device)?),
+            Data::Fp8(codes) => Data::Fp8(codes.clone().to_device(device)?),
         };
         Ok(moved)
     }
@@ -125,7 +125,7 @@ impl StoredParam {
         match &self.data {
             Data::Bytes(_) | Data::Pinned(_) => true,
             Data::Tensor(tensor) => tensor::is_host(&tensor.device()),
-            Data::Codes(_) => false,
+            Data::Fp8(_) => false,
         }
     }
 
@@ -159,7 +159,7 @@ impl StoredParam {
             Data::Pinned(bytes) => Piece::pinned(bytes.clone(), shape, dtype),
             Data::Bytes(bytes) => Piece::shared(bytes.clone(), shape, dtype),
             Data::Tensor(tensor) => Piece::from_data(tensor.clone().into_data()?),
-            Data::Codes(_) => return Err("its bytes are on another device".to_owned()),
+            Data::Fp8(_) => return Err("its bytes are on another device".to_owned()),
         };
         Ok((moved, piece))
     }
@@ -172,6 +172,6 @@ impl StoredParam {
     }
 
     fn has_codes(&self, device: &Device) -> bool {
-        !self.transposed && table(self.dtype).is_some() && Codes::fit(device)
+        !self.transposed && fp8_lookup(self.dtype).is_some() && Fp8Tensor::fit(device)
     }
 }

@@ -9,13 +9,13 @@ mod carry;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use distorch_checkpoint::decode::{table, to_f32};
+use distorch_checkpoint::decode::{fp8_lookup, to_f32};
 use distorch_checkpoint::{Checkpoint, Dtype, Layer, Param, View};
 
 use crate::kernels;
 use crate::placement::{host_dtype, tensor_dtype};
 use crate::rounding::stochastic;
-use crate::tensor::{self, AnyTensor, Codes, DType, Device, TensorData};
+use crate::tensor::{self, AnyTensor, DType, Device, Fp8Tensor, TensorData};
 use crate::weights::{LayerParams, WeightError};
 
 /// A layer in its stored dtypes.
@@ -50,7 +50,7 @@ enum Data {
     /// A tensor of the stored dtype.
     Tensor(AnyTensor),
     /// 8-bit floats on a device.
-    Codes(Codes),
+    Fp8(Fp8Tensor),
 }
 
 /// How a changed layer is kept.
@@ -320,8 +320,8 @@ impl StoredParam {
             Data::Tensor(tensor) => {
                 tensor.into_data()?.convert::<f32>().into_vec().map_err(|e| format!("{e:?}"))?
             }
-            Data::Codes(codes) => {
-                let table = table(self.dtype).ok_or("no table for its dtype")?;
+            Data::Fp8(codes) => {
+                let table = fp8_lookup(self.dtype).ok_or("no table for its dtype")?;
                 let decoded = codes.decode(table, &tensor::cpu());
                 decoded.into_data()?.into_vec().map_err(|error| format!("{error:?}"))?
             }
@@ -362,9 +362,9 @@ impl StoredParam {
                 return AnyTensor::from_data(data, device, dtype);
             }
             Data::Tensor(tensor) => tensor.clone(),
-            Data::Codes(codes) => match table(self.dtype) {
+            Data::Fp8(codes) => match fp8_lookup(self.dtype) {
                 Some(table) => codes.clone().decode(table, device),
-                None => unreachable!("codes are made of dtypes with a table"),
+                None => unreachable!("fp8 bytes are made of dtypes with a table"),
             },
         };
         let decoded = match scales {

@@ -10,7 +10,7 @@ use distorch_allocation::{
     Allocation, ComponentSettings, DeviceId, DeviceInfo, Layout, Ledger, Plan, Topology, plan,
 };
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype, Layer, LayerKind, Param};
-use distorch_runtime::placed::{LoadError, Options, Placed};
+use distorch_runtime::offload::{LoadError, OffloadedWeights, Options};
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, LayerSource, Machine, Tensor, WeightError, kernels, placement};
 
@@ -127,12 +127,12 @@ impl Stack {
         plan(&blocks, &settings, &Ledger::new(machine.topology().clone())).unwrap()
     }
 
-    pub fn load(&self, machine: &Arc<Machine>, plan: &Plan) -> Placed {
+    pub fn load(&self, machine: &Arc<Machine>, plan: &Plan) -> OffloadedWeights {
         self.try_load(machine, plan, Options::default()).unwrap()
     }
 
     /// With a window of no more than the two largest layers.
-    pub fn load_narrow(&self, machine: &Arc<Machine>, plan: &Plan) -> Placed {
+    pub fn load_narrow(&self, machine: &Arc<Machine>, plan: &Plan) -> OffloadedWeights {
         self.try_load(machine, plan, Options { window: Some(0), ..Options::default() }).unwrap()
     }
 
@@ -141,8 +141,8 @@ impl Stack {
         machine: &Arc<Machine>,
         plan: &Plan,
         options: Options,
-    ) -> Result<Placed, LoadError> {
-        Placed::load(
+    ) -> Result<OffloadedWeights, LoadError> {
+        OffloadedWeights::load(
             self.open(),
             &self.component,
             plan,

@@ -13,7 +13,7 @@ use distorch_checkpoint::family::Model;
 use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Layer, LayerKind};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
-use distorch_runtime::placed::{Options, Placed};
+use distorch_runtime::offload::{OffloadedWeights, Options};
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Device, Machine, Patch, placement, tensor};
 use serde::Serialize;
@@ -106,7 +106,7 @@ pub fn run(shared: &Shared, args: &LoraBenchArgs) -> Result<(), Failure> {
 
 /// Puts a patch on, or takes it off: the seconds until the device has all layers.
 fn change(
-    placed: &Placed,
+    placed: &OffloadedWeights,
     patch: Option<&Arc<dyn Patch>>,
     layers: usize,
     device: &Device,
@@ -143,14 +143,22 @@ fn place(
     info: &DeviceInfo,
     topology: Topology,
     dtype: DType,
-) -> Result<Placed, Failure> {
+) -> Result<OffloadedWeights, Failure> {
     let blocks = placement::blocks(component, 0, None).map_err(Failure::machine)?;
     let settings = ComponentSettings::new(info.id);
     let plan = plan(&blocks, &settings, &Ledger::new(topology.clone())).map_err(Failure::input)?;
     let machine = Machine::new(topology);
-    let go_on = |_: distorch_runtime::placed::Progress<'_>| ControlFlow::Continue(());
-    Placed::load(Arc::new(checkpoint), component, &plan, machine, dtype, Options::default(), go_on)
-        .map_err(Failure::machine)
+    let go_on = |_: distorch_runtime::offload::Progress<'_>| ControlFlow::Continue(());
+    OffloadedWeights::load(
+        Arc::new(checkpoint),
+        component,
+        &plan,
+        machine,
+        dtype,
+        Options::default(),
+        go_on,
+    )
+    .map_err(Failure::machine)
 }
 
 /// Whether the LoRA changes a layer: a linear one of a transformer.

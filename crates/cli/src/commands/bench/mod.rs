@@ -17,7 +17,7 @@ use std::time::Instant;
 use distorch_allocation::{DeviceId, DeviceIdError, DeviceInfo, Topology};
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::family::Model;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_runtime::{DType, Device, devices, usage};
 
 use super::{native, print_json, print_text};
@@ -98,8 +98,8 @@ fn picture(
     batch: u32,
     checkpoint: &Checkpoint,
     model: &Model,
-) -> Picture {
+) -> Workload {
     let native = native(checkpoint, model);
     let (width, height) = (width.unwrap_or(native.width), height.unwrap_or(native.height));
-    Picture { width, height, batch, ..native }
+    Workload { width, height, batch, ..native }
 }

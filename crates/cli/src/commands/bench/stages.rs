@@ -8,11 +8,11 @@ use distorch_checkpoint::{Component, ComponentKind};
 use distorch_models::conditioning::{
     AESTHETIC_SCORE, Conditioning, PictureSize, PromptEncoder, refiner_vector, sdxl_vector,
 };
-use distorch_models::estimate::{self, Compute, Picture};
+use distorch_models::estimate::{self, Compute, Workload};
 use distorch_models::prompt::embedding::Embeddings;
 use distorch_models::unet::Unet;
 use distorch_models::vae::Vae;
-use distorch_runtime::heap::Watch;
+use distorch_runtime::heap::PeakMeter;
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Device, Tensor, kernels, tensor, usage};
 use serde::Serialize;
@@ -57,7 +57,7 @@ pub struct Stage {
 pub struct Stages {
     device: Device,
     dtype: DType,
-    picture: Picture,
+    picture: Workload,
     family: Option<Family>,
     text: Option<PromptEncoder>,
     unet: Option<(Unet, UnetConfig)>,
@@ -72,7 +72,7 @@ impl Stages {
         subject: &Subject,
         device: &Device,
         dtype: DType,
-        picture: Picture,
+        picture: Workload,
     ) -> Result<Self, Failure> {
         let model = &subject.model;
         let config = match model.diffusion.as_ref().map(|diffusion| &diffusion.config) {
@@ -200,7 +200,7 @@ impl Stages {
         mut call: impl FnMut() -> Result<(), Failure>,
     ) -> Result<Stage, Failure> {
         let progress = Progress::new(doing, u64::from(count) + 1);
-        let watch = Watch::begin().filter(|_| tensor::is_host(&self.device));
+        let meter = PeakMeter::begin().filter(|_| tensor::is_host(&self.device));
         let mut once = || {
             let (start, cpu) = (Instant::now(), usage::cpu_time());
             call()?;
@@ -221,7 +221,7 @@ impl Stages {
             median_seconds: (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0,
             seconds,
             cpu_seconds: timed.iter().map(|(_, cpu)| *cpu).fold(f64::INFINITY, f64::min),
-            activation_bytes: watch.map(|watch| watch.most()),
+            activation_bytes: meter.map(|meter| meter.most()),
             estimated_bytes: estimate.map_or(0, |(_, bytes)| *bytes),
         })
     }

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use distorch_allocation::{DeviceId, LoaderInputs, Topology};
 use distorch_checkpoint::folders::ModelKind;
-use distorch_models::estimate::Picture;
+use distorch_models::estimate::Workload;
 use distorch_workflow::validate::{Invalid, Problem};
 use distorch_workflow::{Environment, ExecutionError};
 
@@ -43,7 +43,7 @@ impl Meaning {
         });
         let loras = loras.collect::<Result<_, Failure>>()?;
         let (file, model) = recognise(&checkpoint.path)?;
-        let Picture { width, height, .. } = native(&file, &model);
+        let Workload { width, height, .. } = native(&file, &model);
         Ok(Self {
             checkpoint: checkpoint.name,
             loras,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use distorch_runtime::placed::Placed;
+use distorch_runtime::offload::OffloadedWeights;
 use distorch_runtime::{DType, Device, LayerParams, LayerSource, WeightError};
 
 /// A wait for weights shorter than this is the time that taking a lock takes.
@@ -27,7 +27,7 @@ impl Score {
     }
 
     /// Uses the layers in their time, and gives the time that it took by the clock.
-    pub(super) fn play(&self, source: &Placed) -> Result<Duration, WeightError> {
+    pub(super) fn play(&self, source: &OffloadedWeights) -> Result<Duration, WeightError> {
         let start = Instant::now();
         let mut clock = start;
         for (layer, time) in &self.0 {
@@ -48,12 +48,12 @@ impl Score {
 
 /// Writes down when layers are asked for.
 pub(super) struct Recorder {
-    source: Arc<Placed>,
+    source: Arc<OffloadedWeights>,
     asked: Mutex<Vec<(usize, Instant)>>,
 }
 
 impl Recorder {
-    pub(super) fn new(source: Arc<Placed>) -> Self {
+    pub(super) fn new(source: Arc<OffloadedWeights>) -> Self {
         Self { source, asked: Mutex::default() }
     }
 

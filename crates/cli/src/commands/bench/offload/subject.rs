@@ -9,9 +9,9 @@ use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind};
 use distorch_models::cost::layer_costs;
-use distorch_models::estimate::{self, Picture};
+use distorch_models::estimate::{self, Workload};
 use distorch_models::unet::Unet;
-use distorch_runtime::placed::{Options, Placed, StreamStats};
+use distorch_runtime::offload::{OffloadedWeights, Options, StreamStats};
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{LayerSource, Machine, Scope, Tensor, placement, usage};
 
@@ -52,7 +52,7 @@ pub(super) struct Times {
 
 /// The model at its homes.
 struct Laid {
-    placed: Arc<Placed>,
+    placed: Arc<OffloadedWeights>,
     unet: Unet,
     /// Bytes of it that don't live on the device.
     elsewhere: u64,
@@ -97,7 +97,7 @@ impl Subject {
     /// When it has none, or one that is no UNet.
     pub(super) fn new(
         (checkpoint, model): (Checkpoint, &Model),
-        picture: Picture,
+        picture: Workload,
         device: ComputeDevice,
         times: Times,
         file: Option<tempfile::NamedTempFile>,
@@ -253,7 +253,12 @@ impl Subject {
         Ok(())
     }
 
-    fn place(&self, share: u32, bandwidth: u64, layout: LayoutChoice) -> Result<Placed, Failure> {
+    fn place(
+        &self,
+        share: u32,
+        bandwidth: u64,
+        layout: LayoutChoice,
+    ) -> Result<OffloadedWeights, Failure> {
         // Room for everything: what is measured is the link.
         let room = 4 * (self.component.bytes() + self.activations) + (4 << 30);
         let (device, topology) = self.device.machine(bandwidth, room)?;
@@ -276,8 +281,8 @@ impl Subject {
         let options =
             Options { pin: self.times.pin, window: self.times.window, ..Options::default() };
         let (file, dtype) = (Arc::clone(&self.checkpoint), self.device.dtype());
-        let go_on = |_: distorch_runtime::placed::Progress<'_>| ControlFlow::Continue(());
-        Placed::load(file, &self.component, &plan, machine, dtype, options, go_on)
+        let go_on = |_: distorch_runtime::offload::Progress<'_>| ControlFlow::Continue(());
+        OffloadedWeights::load(file, &self.component, &plan, machine, dtype, options, go_on)
             .map_err(Failure::machine)
     }
 

@@ -8,10 +8,10 @@ use distorch_allocation::{DeviceId, Plan};
 use distorch_checkpoint::{Checkpoint, Component, Layer};
 
 use super::activations::Activations;
-use super::error::{LoadError, Shortage, WayOut};
-use super::home::Home;
+use super::error::{LoadError, Remedy, Shortage};
 use super::options::Options;
-use super::window::{Brought, Carrier, Window};
+use super::prefetch::{LayerLoader, LoadedLayer, PrefetchCache};
+use super::residency::Residency;
 use crate::devices;
 use crate::machine::{Machine, OutOfMemory, Pool};
 use crate::patch::Patch;
@@ -21,7 +21,7 @@ use crate::uploads;
 use crate::weights::{LayerParams, WeightError};
 
 /// What the loader thread and those who compute share.
-pub(super) struct Homes {
+pub(super) struct ComponentWeights {
     pub(super) checkpoint: Arc<Checkpoint>,
     pub(super) component: String,
     pub(super) layers: Vec<Layer>,
@@ -32,19 +32,19 @@ pub(super) struct Homes {
     pub(super) device: Device,
     pub(super) dtype: DType,
     pub(super) options: Options,
-    pub(super) homes: RwLock<Vec<Arc<Home>>>,
-    pub(super) window: Arc<Window>,
+    pub(super) weights: RwLock<Vec<Arc<Residency>>>,
+    pub(super) window: Arc<PrefetchCache>,
     pub(super) activations: Activations,
     /// The stream in which layers are brought, where it is not that of whoever brings them.
     user: Mutex<Option<Stream>>,
     /// Why a layer is not in page-locked memory that was to be.
     pub(super) unlocked: Mutex<Option<String>>,
-    /// Held while homes change.
-    pub(super) settled: Mutex<Settled>,
+    /// Held while weights change.
+    pub(super) applied: Mutex<AppliedPlan>,
 }
 
-/// What the homes were made from.
-pub(super) struct Settled {
+/// What the weights were made from.
+pub(super) struct AppliedPlan {
     pub(super) plan: Plan,
     /// The device of each layer.
     pub(super) devices: Vec<DeviceId>,
@@ -59,10 +59,10 @@ pub(super) fn devices_of(
     plan: &Plan,
     machine: &Machine,
 ) -> Result<Vec<DeviceId>, LoadError> {
-    let homes: HashMap<&str, DeviceId> =
+    let weights: HashMap<&str, DeviceId> =
         plan.blocks.iter().map(|block| (block.name.as_str(), block.device)).collect();
     let device = |layer: &Layer| {
-        let home = homes.get(layer.name.as_str()).copied();
+        let home = weights.get(layer.name.as_str()).copied();
         let (component, layer) = (plan.component.clone(), layer.name.clone());
         let device = home.ok_or(LoadError::NotPlanned { component, layer })?;
         let known = machine.pool(device).map(|_| device);
@@ -71,7 +71,7 @@ pub(super) fn devices_of(
     layers.iter().map(device).collect()
 }
 
-impl Homes {
+impl ComponentWeights {
     /// The frame, with every layer still without a home.
     pub(super) fn new(
         checkpoint: Arc<Checkpoint>,
@@ -93,7 +93,7 @@ impl Homes {
         let mut passing: Vec<usize> =
             (0..layers.len()).filter(|&i| devices.get(i) != Some(&compute)).collect();
         passing.sort_by_key(|&i| layers.get(i).map(|layer| layer.use_index));
-        let window = Window::new(
+        let window = PrefetchCache::new(
             Arc::clone(&pool),
             plan.activation_bytes,
             vec![0; layers.len()],
@@ -101,10 +101,10 @@ impl Homes {
             options.window.unwrap_or(plan.window_bytes),
         );
         let activations = Activations::new(Arc::clone(&pool), device.clone());
-        let nowhere = || Arc::new(Home::Broken("it is not loaded yet".to_owned()));
-        let homes = RwLock::new(layers.iter().map(|_| nowhere()).collect());
+        let nowhere = || Arc::new(Residency::Unavailable("it is not loaded yet".to_owned()));
+        let weights = RwLock::new(layers.iter().map(|_| nowhere()).collect());
         let keys = vec![None; layers.len()];
-        let settled = Settled { plan: plan.clone(), devices, patch: None, keys };
+        let applied = AppliedPlan { plan: plan.clone(), devices, patch: None, keys };
         Ok(Self {
             checkpoint,
             component: name,
@@ -115,24 +115,24 @@ impl Homes {
             device,
             dtype,
             options,
-            homes,
+            weights,
             window,
             activations,
             user: Mutex::default(),
             unlocked: Mutex::default(),
-            settled: Mutex::new(settled),
+            applied: Mutex::new(applied),
             layers,
         })
     }
 
-    pub(super) fn settled(&self) -> MutexGuard<'_, Settled> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn applied(&self) -> MutexGuard<'_, AppliedPlan> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn home(&self, index: usize) -> Result<Arc<Home>, WeightError> {
-        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn home(&self, index: usize) -> Result<Arc<Residency>, WeightError> {
+        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
         let none = || WeightError::NoLayer { name: format!("#{index}") };
-        homes.get(index).cloned().ok_or_else(none)
+        weights.get(index).cloned().ok_or_else(none)
     }
 
     pub(super) fn layer(&self, index: usize) -> Result<&Layer, WeightError> {
@@ -145,15 +145,15 @@ impl Homes {
     }
 
     /// Gives the layer a home in place of its old one.
-    pub(super) fn move_in(&self, index: usize, home: Home) {
+    pub(super) fn move_in(&self, index: usize, home: Residency) {
         let passes = match &home {
-            Home::Stored { device, held, .. } if *device != self.compute => held.bytes(),
-            Home::File => self.layers.get(index).map_or(0, Layer::bytes),
+            Residency::Stored { device, held, .. } if *device != self.compute => held.bytes(),
+            Residency::Mapped => self.layers.get(index).map_or(0, Layer::bytes),
             _ => 0,
         };
-        let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
-        let old = homes.get_mut(index).map(|place| std::mem::replace(place, Arc::new(home)));
-        drop(homes);
+        let mut weights = self.weights.write().unwrap_or_else(PoisonError::into_inner);
+        let old = weights.get_mut(index).map(|place| std::mem::replace(place, Arc::new(home)));
+        drop(weights);
         self.window.resize(index, passes);
         if old.as_ref().is_some_and(|old| old.pinned() > 0) {
             // A copy from it may be under way; its memory goes back when nobody refers to it any more.
@@ -163,9 +163,9 @@ impl Homes {
     }
 
     /// A home for the layer as the file has it.
-    pub(super) fn base(&self, index: usize, device: DeviceId) -> Result<Home, WeightError> {
+    pub(super) fn base(&self, index: usize, device: DeviceId) -> Result<Residency, WeightError> {
         if device.is_cpu() && device != self.compute && !self.options.pin {
-            return Ok(Home::File);
+            return Ok(Residency::Mapped);
         }
         let layer = StoredLayer::read(&self.checkpoint, self.layer(index)?)?;
         self.settle(index, device, layer)
@@ -177,7 +177,7 @@ impl Homes {
         index: usize,
         device: DeviceId,
         layer: StoredLayer,
-    ) -> Result<Home, WeightError> {
+    ) -> Result<Residency, WeightError> {
         let full = |error| self.out_of_memory(index, error);
         if device == self.compute {
             let layer = layer.on(&self.device, self.options.pin)?.unpinned();
@@ -189,10 +189,10 @@ impl Homes {
             let fits = |params: &LayerParams| self.converts() || params.bytes() <= layer.bytes();
             if let Some(params) = params.filter(fits) {
                 let held = self.pool.hold(params.bytes(), 0).map_err(full)?;
-                return Ok(Home::Ready { params, held });
+                return Ok(Residency::Resident { params, held });
             }
             let held = self.pool.hold(layer.bytes(), 0).map_err(full)?;
-            return Ok(Home::Stored { layer, device, held });
+            return Ok(Residency::Stored { layer, device, held });
         }
         let reason = |reason: String| self.no_home(index, reason);
         let pool = self.machine.pool(device).map_err(|error| reason(error.to_string()))?;
@@ -205,7 +205,7 @@ impl Homes {
             // The driver's, not of this process's heap.
             held.share(layer.pinned_bytes());
         }
-        Ok(Home::Stored { layer, device, held })
+        Ok(Residency::Stored { layer, device, held })
     }
 
     /// The layer in page-locked memory, where the device that computes fetches from such memory by itself. Where the
@@ -272,10 +272,10 @@ impl Homes {
     }
 
     pub(super) fn shortage(&self, error: OutOfMemory) -> Box<Shortage> {
-        // Within a change of homes the lock is held, and the plan's way out is added there.
-        match self.settled.try_lock() {
-            Ok(settled) => Shortage::new(error, &settled.plan),
-            Err(_) => Box::new(Shortage { error, way_out: WayOut::Donor }),
+        // Within a change of weights the lock is held, and the plan's way out is added there.
+        match self.applied.try_lock() {
+            Ok(applied) => Shortage::new(error, &applied.plan),
+            Err(_) => Box::new(Shortage { error, remedy: Remedy::Donor }),
         }
     }
 
@@ -290,16 +290,16 @@ impl Homes {
     }
 }
 
-impl Carrier for Homes {
-    fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError> {
+impl LayerLoader for ComponentWeights {
+    fn load(&self, index: usize, asked: Instant) -> Result<LoadedLayer, WeightError> {
         let home = self.home(index)?;
         let on_heap = |id| self.machine.pool(id).is_ok_and(|pool| pool.is_on_heap());
         let (stored, shared, from) = match &*home {
-            Home::Stored { layer, device, .. } => {
+            Residency::Stored { layer, device, .. } => {
                 let shared = if on_heap(*device) { layer.bytes() } else { 0 };
                 (layer.clone(), shared, *device)
             }
-            Home::File => {
+            Residency::Mapped => {
                 let (stored, mapped) = StoredLayer::view(
                     &self.checkpoint,
                     self.layer(index)?,
@@ -307,15 +307,15 @@ impl Carrier for Homes {
                 )?;
                 (stored, mapped, DeviceId::CPU)
             }
-            Home::Ready { .. } => {
+            Residency::Resident { .. } => {
                 let reason = "it moved to the compute device meanwhile".to_owned();
                 return Err(self.no_home(index, reason));
             }
-            Home::Broken(reason) => return Err(self.no_home(index, reason.clone())),
+            Residency::Unavailable(reason) => return Err(self.no_home(index, reason.clone())),
         };
         let layer = self.upload(&stored)?;
         let at = self.machine.transfer(from, self.compute, layer.bytes(), asked);
-        Ok(Brought { layer, at, source: Some(home), shared })
+        Ok(LoadedLayer { layer, at, source: Some(home), shared })
     }
 
     fn name(&self, index: usize) -> String {
@@ -327,9 +327,9 @@ impl Carrier for Homes {
     }
 }
 
-impl std::fmt::Debug for Homes {
+impl std::fmt::Debug for ComponentWeights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Homes")
+        f.debug_struct("ComponentWeights")
             .field("component", &self.component)
             .field("layers", &self.layers.len())
             .field("compute", &self.compute)

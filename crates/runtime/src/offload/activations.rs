@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::heap::Watch;
+use crate::heap::PeakMeter;
 use crate::kernels::host::ready_threads;
 use crate::machine::Pool;
 use crate::tensor::{self, Device};
@@ -33,7 +33,7 @@ struct State {
 
 #[derive(Debug)]
 enum Session {
-    Heap(Arc<Watch>),
+    Heap(Arc<PeakMeter>),
     /// What the accelerator held as it began, how much of it the pool accounts for, and how often it
     /// was looked at.
     Accelerator {
@@ -53,8 +53,8 @@ impl Activations {
     /// A layer is asked for: what was taken at most since the last time, if that is known.
     pub(super) fn look(&self) -> Option<u64> {
         let mut state = self.lock();
-        let lately = match state.session.get_or_insert_with(|| self.begin()) {
-            Session::Heap(watch) => watch.lately(),
+        let recent = match state.session.get_or_insert_with(|| self.begin()) {
+            Session::Heap(meter) => meter.peak_since_last(),
             Session::Accelerator { base, accounted, looks } if *looks < LOOKS => {
                 *looks += 1;
                 let more = tensor::bytes_in_use(&self.device)?.saturating_sub(*base);
@@ -62,17 +62,17 @@ impl Activations {
             }
             Session::Accelerator { .. } | Session::Blind => return None,
         };
-        state.most = state.most.max(Some(lately));
-        Some(lately)
+        state.most = state.most.max(Some(recent));
+        Some(recent)
     }
 
     fn begin(&self) -> Session {
         if self.pool.is_on_heap() {
             ready_threads();
         }
-        let watch = Watch::begin().filter(|_| self.pool.is_on_heap());
-        match watch {
-            Some(watch) => Session::Heap(watch),
+        let meter = PeakMeter::begin().filter(|_| self.pool.is_on_heap());
+        match meter {
+            Some(meter) => Session::Heap(meter),
             None => match tensor::bytes_in_use(&self.device) {
                 Some(base) => Session::Accelerator { base, accounted: self.accounted(), looks: 0 },
                 None => Session::Blind,

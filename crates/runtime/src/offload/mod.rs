@@ -1,4 +1,4 @@
-//! The layers of a component at the homes that a plan gives them.
+//! The layers of a component at the weights that a plan gives them.
 //!
 //! - On the compute device a layer is there as tensors: in the compute dtype where that is no
 //!   larger than the stored one or the device is the host, else as stored and converted at each use,
@@ -13,20 +13,20 @@
 //! the dtype in which they are stored; conversion is the last step, on the compute device. A layer that
 //! passes from the file to the host, or a device of its memory, is not copied: the loader brings the file's
 //! pages. A file that is cut short or written over while it is loaded ends in an error, at the next layer that is
-//! asked for or in [`Placed::check_file`]; one that is replaced by another of its name stays as it was.
+//! asked for or in [`OffloadedWeights::check_file`]; one that is replaced by another of its name stays as it was.
 //!
 //! When every layer lives on the compute device there is neither window nor loader thread.
 
 mod activations;
 mod change;
+mod component;
 mod error;
-mod home;
-mod homes;
 mod options;
 mod order;
+mod prefetch;
+mod residency;
 mod room;
 mod stats;
-mod window;
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,7 @@ use std::time::Duration;
 use distorch_allocation::Plan;
 use distorch_checkpoint::{Checkpoint, Component, Layer, OpenError};
 
-pub use error::{LoadError, Shortage, WayOut};
+pub use error::{LoadError, Remedy, Shortage};
 pub use options::{Interrupt, Options, Progress};
 pub use stats::{DeviceUse, StreamStats};
 
@@ -45,18 +45,18 @@ use crate::patch::Patch;
 use crate::tensor::{DType, Device};
 use crate::uploads;
 use crate::weights::{LayerParams, LayerSource, WeightError};
-use home::Home;
-use homes::{Homes, Settled, devices_of};
-use window::TakeError;
+use component::{AppliedPlan, ComponentWeights, devices_of};
+use prefetch::TakeError;
+use residency::Residency;
 
 /// The layers of a component, each at its home; see the [module](self).
 #[derive(Debug)]
-pub struct Placed {
-    homes: Arc<Homes>,
+pub struct OffloadedWeights {
+    weights: Arc<ComponentWeights>,
     loader: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Placed {
+impl OffloadedWeights {
     /// Brings every layer from the file to the home that the plan gives it. `progress` hears of
     /// each and may stop.
     ///
@@ -72,30 +72,30 @@ impl Placed {
         options: Options,
         mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Self, LoadError> {
-        let homes = Homes::new(checkpoint, component, plan, machine, dtype, options)?;
-        homes.check_room(&homes.settled())?;
+        let weights = ComponentWeights::new(checkpoint, component, plan, machine, dtype, options)?;
+        weights.check_room(&weights.applied())?;
         let (mut bytes, total) = (0, component.bytes());
-        let devices = homes.settled().devices.clone();
-        for (index, (layer, device)) in homes.layers.iter().zip(devices).enumerate() {
-            let home = homes.base(index, device).map_err(|error| homes.failed(error, plan))?;
-            homes.move_in(index, home);
+        let devices = weights.applied().devices.clone();
+        for (index, (layer, device)) in weights.layers.iter().zip(devices).enumerate() {
+            let home = weights.base(index, device).map_err(|error| weights.failed(error, plan))?;
+            weights.move_in(index, home);
             bytes += layer.bytes();
             let told = Progress { layer: &layer.name, bytes, total };
             if progress(told).is_break() {
-                return Err(LoadError::Stopped { component: homes.component.clone() });
+                return Err(LoadError::Stopped { component: weights.component.clone() });
             }
         }
-        Ok(Self { homes: Arc::new(homes), loader: Mutex::default() })
+        Ok(Self { weights: Arc::new(weights), loader: Mutex::default() })
     }
 
-    /// The plan that the homes follow.
+    /// The plan that is applied.
     pub fn plan(&self) -> Plan {
-        self.homes.settled().plan.clone()
+        self.weights.applied().plan.clone()
     }
 
     /// The patch that is applied.
     pub fn patch(&self) -> Option<Arc<dyn Patch>> {
-        self.homes.settled().patch.clone()
+        self.weights.applied().patch.clone()
     }
 
     /// Applies another patch, or none: rewrites the layers whose key changes, and gives their number.
@@ -104,24 +104,24 @@ impl Placed {
     /// When a layer cannot be read or patched, or its home is too full for it. No patch is applied
     /// then, and all layers are as the file has them, as far as it can still be read.
     pub fn set_patch(&self, patch: Option<Arc<dyn Patch>>) -> Result<usize, LoadError> {
-        let homes = &self.homes;
-        let mut settled = homes.settled();
-        homes.window.rest();
+        let weights = &self.weights;
+        let mut applied = weights.applied();
+        weights.window.drain();
         let key = |layer: &Layer| patch.as_ref().and_then(|patch| patch.key(&layer.name));
-        let keys: Vec<Option<u64>> = homes.layers.iter().map(key).collect();
+        let keys: Vec<Option<u64>> = weights.layers.iter().map(key).collect();
         let mut changed = 0;
         for (index, key) in keys.into_iter().enumerate() {
-            if settled.keys.get(index) == Some(&key) {
+            if applied.keys.get(index) == Some(&key) {
                 continue;
             }
-            let applied = patch.as_deref().filter(|_| key.is_some());
-            if let Err(error) = homes.rewrite(&mut settled, index, applied, key) {
-                homes.restore_all(&mut settled);
-                return Err(homes.failed(error, &settled.plan));
+            let change = patch.as_deref().filter(|_| key.is_some());
+            if let Err(error) = weights.rewrite(&mut applied, index, change, key) {
+                weights.restore_all(&mut applied);
+                return Err(weights.failed(error, &applied.plan));
             }
             changed += 1;
         }
-        settled.patch = patch;
+        applied.patch = patch;
         Ok(changed)
     }
 
@@ -133,60 +133,60 @@ impl Placed {
     /// there is: nothing is moved then. When a layer cannot be brought home it is an error to use
     /// it until another plan, and the rest go on.
     pub fn replan(&self, plan: &Plan) -> Result<(usize, u64), LoadError> {
-        let homes = &self.homes;
-        let mut settled = homes.settled();
-        if plan.compute_device != homes.compute {
+        let weights = &self.weights;
+        let mut applied = weights.applied();
+        if plan.compute_device != weights.compute {
             return Err(LoadError::OtherComputeDevice {
-                component: homes.component.clone(),
-                loaded: homes.compute,
+                component: weights.component.clone(),
+                loaded: weights.compute,
                 planned: plan.compute_device,
             });
         }
-        let devices = devices_of(&homes.layers, plan, &homes.machine)?;
-        homes.window.rest();
-        let next = Settled {
+        let devices = devices_of(&weights.layers, plan, &weights.machine)?;
+        weights.window.drain();
+        let next = AppliedPlan {
             plan: plan.clone(),
             devices,
-            patch: settled.patch.clone(),
-            keys: settled.keys.clone(),
+            patch: applied.patch.clone(),
+            keys: applied.keys.clone(),
         };
-        homes.check_room(&next)?;
-        let old = std::mem::replace(&mut *settled, next);
-        homes.window.set_limit(homes.options.window.unwrap_or(plan.window_bytes));
-        homes.window.set_beside(plan.activation_bytes);
-        let mut moving: Vec<usize> = (0..homes.layers.len())
-            .filter(|&i| settled.devices.get(i) != old.devices.get(i))
+        weights.check_room(&next)?;
+        let old = std::mem::replace(&mut *applied, next);
+        weights.window.set_limit(weights.options.window.unwrap_or(plan.window_bytes));
+        weights.window.set_reserved_bytes(plan.activation_bytes);
+        let mut moving: Vec<usize> = (0..weights.layers.len())
+            .filter(|&i| applied.devices.get(i) != old.devices.get(i))
             .collect();
         // Those that leave the compute device make room for those that come.
-        moving.sort_by_key(|&index| settled.devices.get(index) == Some(&homes.compute));
+        moving.sort_by_key(|&index| applied.devices.get(index) == Some(&weights.compute));
         let (mut bytes, mut failure) = (0, None);
         for &index in &moving {
-            bytes += homes.layers.get(index).map_or(0, Layer::bytes);
-            if let Err(error) = homes.relocate(&settled, index) {
+            bytes += weights.layers.get(index).map_or(0, Layer::bytes);
+            if let Err(error) = weights.relocate(&applied, index) {
                 failure.get_or_insert(error);
             }
         }
         match failure {
-            Some(error) => Err(homes.failed(error, plan)),
+            Some(error) => Err(weights.failed(error, plan)),
             None => Ok((moving.len(), bytes)),
         }
     }
 
     /// Ends a run: empties the window and lets go of the file's pages, so that a model that nobody uses
     /// holds only what lives on its devices.
-    pub fn rest(&self) {
-        self.homes.activations.end();
-        self.homes.window.rest();
-        uploads::finish(&self.homes.device);
-        if self.homes.any_in_file() {
-            self.homes.checkpoint.release_all();
+    pub fn drain(&self) {
+        self.weights.activations.end();
+        self.weights.window.drain();
+        uploads::finish(&self.weights.device);
+        if self.weights.any_in_file() {
+            self.weights.checkpoint.release_all();
         }
     }
 
     /// Holds what was taken after the last layer had come against the device's memory: the shortage,
     /// where that was too much. Layers that come later are checked as they are asked for.
     pub fn check_end(&self) -> Option<Box<Shortage>> {
-        self.homes.look().err().map(|error| self.homes.shortage(error))
+        self.weights.look().err().map(|error| self.weights.shortage(error))
     }
 
     /// Whether the file is still what was opened, where layers live in it: asked at the end of work, it says
@@ -195,31 +195,31 @@ impl Placed {
     /// # Errors
     /// When the file was changed, or a part of it could not be read.
     pub fn check_file(&self) -> Result<(), OpenError> {
-        match self.homes.any_in_file() {
-            true => self.homes.checkpoint.check(),
+        match self.weights.any_in_file() {
+            true => self.weights.checkpoint.check(),
             false => Ok(()),
         }
     }
 
     /// The most that computing took beside weights, where that was measured.
     pub fn measured_activations(&self) -> Option<u64> {
-        self.homes.activations.most()
+        self.weights.activations.most()
     }
 
     /// What is held on each device of the plan, and what passed since the last reset.
     pub fn stats(&self) -> StreamStats {
-        self.homes.stats()
+        self.weights.stats()
     }
 
     /// The time in which computing waited for weights since the last reset.
     pub fn stalled(&self) -> Duration {
-        self.homes.window.tally().0.stalled
+        self.weights.window.stats().0.stalled
     }
 
     /// Counts transfers, waits, the window's peak and activations from 0 again.
     pub fn reset_stats(&self) {
-        self.homes.activations.reset();
-        self.homes.window.reset_tally();
+        self.weights.activations.reset();
+        self.weights.window.reset_stats();
     }
 
     /// Starts the loader thread unless it runs. Where there can be none, layers come without being
@@ -227,69 +227,69 @@ impl Placed {
     fn start_loader(&self) {
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
         if loader.as_ref().is_none_or(JoinHandle::is_finished) {
-            let homes = Arc::clone(&self.homes);
-            let name = format!("loader of {}", homes.component);
-            let run = move || Arc::clone(&homes.window).run_loader(&*homes);
+            let weights = Arc::clone(&self.weights);
+            let name = format!("loader of {}", weights.component);
+            let run = move || Arc::clone(&weights.window).run_loader(&*weights);
             *loader = std::thread::Builder::new().name(name).spawn(run).ok();
         }
     }
 }
 
-impl Drop for Placed {
+impl Drop for OffloadedWeights {
     fn drop(&mut self) {
-        self.homes.window.stop();
+        self.weights.window.stop();
         let loader = self.loader.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(loader) = loader.take() {
             // A loader that panicked has nothing left to say.
             drop(loader.join());
         }
-        self.homes.window.rest();
-        uploads::finish(&self.homes.device);
+        self.weights.window.drain();
+        uploads::finish(&self.weights.device);
     }
 }
 
-impl LayerSource for Placed {
+impl LayerSource for OffloadedWeights {
     fn find(&self, name: &str) -> Option<usize> {
-        self.homes.index.get(name).copied()
+        self.weights.index.get(name).copied()
     }
 
     fn has_prefix(&self, prefix: &str) -> bool {
         let below = |layer: &Layer| {
             layer.name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
         };
-        self.homes.layers.iter().any(below)
+        self.weights.layers.iter().any(below)
     }
 
     fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
-        let homes = &self.homes;
-        homes.look().map_err(|error| homes.out_of_memory(index, error))?;
-        let home = homes.home(index)?;
+        let weights = &self.weights;
+        weights.look().map_err(|error| weights.out_of_memory(index, error))?;
+        let home = weights.home(index)?;
         match &*home {
-            Home::Ready { params, .. } => return Ok(params.clone()),
-            Home::Stored { layer, device, .. } if *device == homes.compute => {
-                return Ok(layer.decode(&homes.device, homes.dtype));
+            Residency::Resident { params, .. } => return Ok(params.clone()),
+            Residency::Stored { layer, device, .. } if *device == weights.compute => {
+                return Ok(layer.decode(&weights.device, weights.dtype));
             }
-            Home::Stored { .. } | Home::File => {}
-            Home::Broken(reason) => return Err(homes.no_home(index, reason.clone())),
+            Residency::Stored { .. } | Residency::Mapped => {}
+            Residency::Unavailable(reason) => return Err(weights.no_home(index, reason.clone())),
         }
-        homes.used_here();
+        weights.used_here();
         self.start_loader();
-        let arrival = homes.window.take(&**homes, index).map_err(|error| match error {
+        let arrival = weights.window.take(&**weights, index).map_err(|error| match error {
             TakeError::Weight(error) => error,
-            TakeError::Memory(error) => homes.out_of_memory(index, error),
+            TakeError::Memory(error) => weights.out_of_memory(index, error),
         })?;
-        let params = arrival.layer.decode(&homes.device, homes.dtype);
-        if matches!(&*home, Home::File) {
-            homes.check_file(index)?;
+        let params = arrival.layer.decode(&weights.device, weights.dtype);
+        if matches!(&*home, Residency::Mapped) {
+            weights.check_file(index)?;
         }
         Ok(params.holding(Arc::new(arrival.place)))
     }
 
     fn device(&self) -> &Device {
-        &self.homes.device
+        &self.weights.device
     }
 
     fn dtype(&self) -> DType {
-        self.homes.dtype
+        self.weights.dtype
     }
 }

@@ -6,23 +6,23 @@ use std::sync::{Arc, PoisonError};
 use distorch_allocation::DeviceId;
 use distorch_checkpoint::Layer;
 
+use super::component::{AppliedPlan, ComponentWeights};
 use super::error::{LoadError, Shortage};
-use super::home::Home;
-use super::homes::{Homes, Settled};
+use super::residency::Residency;
 use super::stats::{DeviceUse, StreamStats};
 use crate::machine::OutOfMemory;
 use crate::placement::{converted_bytes, host_bytes};
 use crate::tensor;
 
-impl Homes {
+impl ComponentWeights {
     /// Whether each device has room for what is to live there, with the window and the activations
     /// on the compute device. What this component holds already counts as free.
-    pub(super) fn check_room(&self, settled: &Settled) -> Result<(), LoadError> {
+    pub(super) fn check_room(&self, applied: &AppliedPlan) -> Result<(), LoadError> {
         let mut need: HashMap<DeviceId, u64> = HashMap::new();
-        for (layer, &device) in self.layers.iter().zip(&settled.devices) {
+        for (layer, &device) in self.layers.iter().zip(&applied.devices) {
             *need.entry(device).or_default() += self.bytes_at(layer, device);
         }
-        let plan = &settled.plan;
+        let plan = &applied.plan;
         // More than the least is taken from what is free then.
         let window = self.options.window.unwrap_or(0).max(plan.least_window_bytes);
         *need.entry(self.compute).or_default() += plan.activation_bytes.saturating_add(window);
@@ -62,26 +62,26 @@ impl Homes {
 
     /// Bytes that the layers at home on the device hold.
     pub(super) fn held_on(&self, device: DeviceId) -> u64 {
-        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
-        let at_home = |home: &&Arc<Home>| match &***home {
-            Home::Ready { .. } => device == self.compute,
-            Home::Stored { device: at, .. } => *at == device,
-            Home::File => device.is_cpu(),
-            Home::Broken(_) => false,
+        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
+        let at_home = |home: &&Arc<Residency>| match &***home {
+            Residency::Resident { .. } => device == self.compute,
+            Residency::Stored { device: at, .. } => *at == device,
+            Residency::Mapped => device.is_cpu(),
+            Residency::Unavailable(_) => false,
         };
-        homes.iter().filter(at_home).map(|home| home.held()).sum()
+        weights.iter().filter(at_home).map(|home| home.held()).sum()
     }
 
     /// Bytes that the layers at home hold in page-locked memory.
     fn pinned(&self) -> u64 {
-        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
-        homes.iter().map(|home| home.pinned()).sum()
+        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
+        weights.iter().map(|home| home.pinned()).sum()
     }
 
     /// Whether any layer lives in the file.
     pub(super) fn any_in_file(&self) -> bool {
-        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
-        homes.iter().any(|home| matches!(&**home, Home::File))
+        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
+        weights.iter().any(|home| matches!(&**home, Residency::Mapped))
     }
 
     /// A layer is asked for: holds what computing took since the last one against the memory that
@@ -91,7 +91,7 @@ impl Homes {
     /// accelerator, refuses by itself; a simulated one refuses here.
     pub(super) fn look(&self) -> Result<(), OutOfMemory> {
         let Some(activations) = self.activations.look() else { return Ok(()) };
-        self.window.expect_beside(activations);
+        self.window.expect_reserved_bytes(activations);
         let Some(capacity) = self.pool.capacity().filter(|_| self.pool.is_simulated()) else {
             return Ok(());
         };
@@ -109,8 +109,8 @@ impl Homes {
     }
 
     pub(super) fn stats(&self) -> StreamStats {
-        let (tally, window_peak) = self.window.tally();
-        let plan = self.settled().plan.clone();
+        let (stats, window_peak) = self.window.stats();
+        let plan = self.applied().plan.clone();
         let (measured, limit) = (self.activations.most(), self.window.limit());
         let devices = plan.devices.iter().map(|share| {
             let device = share.device;
@@ -140,10 +140,10 @@ impl Homes {
         });
         StreamStats {
             devices: devices.collect(),
-            bytes_moved: tally.bytes,
-            transfers: tally.transfers,
-            unforeseen: tally.unforeseen,
-            stall_seconds: tally.stalled.as_secs_f64(),
+            bytes_moved: stats.bytes,
+            transfers: stats.transfers,
+            unforeseen: stats.unforeseen,
+            stall_seconds: stats.stalled.as_secs_f64(),
             pinned_bytes: self.pinned(),
             pin_failure: self.unlocked.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 
 use common::{Stack, forward, machine};
 use distorch_checkpoint::Dtype;
+use distorch_runtime::offload::Options;
 use distorch_runtime::pinned::Driver;
-use distorch_runtime::placed::Options;
 
 /// Counts what it gave, gives no more than it is told to, and spoils what it gets back.
 #[derive(Debug, Default)]
@@ -66,29 +66,29 @@ fn homes_are_locked_once_and_given_back_when_they_change() {
         drop(resident);
         let double = Arc::new(Double::default());
         let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
-        let placed = stack.try_load(&machine, &plan, options(&double)).unwrap();
+        let weights = stack.try_load(&machine, &plan, options(&double)).unwrap();
         let held = double.held();
         // Each layer is rounded up to a whole number of lines of 64 bytes.
         let bytes = stack.component.bytes() as usize;
         assert!((bytes..bytes + 12 * 128).contains(&held), "{held} of {bytes}");
-        assert_eq!(placed.stats().pinned_bytes, stack.component.bytes());
+        assert_eq!(weights.stats().pinned_bytes, stack.component.bytes());
         for _ in 0..3 {
-            assert_eq!(forward(&placed, &stack).unwrap(), expected, "{dtype}");
+            assert_eq!(forward(&weights, &stack).unwrap(), expected, "{dtype}");
             assert_eq!(double.held(), held, "nothing is taken for an upload");
-            placed.rest();
+            weights.drain();
         }
-        placed.replan(&stack.plan(&machine, "cuda:0", "cuda:0,50%;cpu,50%")).unwrap();
+        weights.replan(&stack.plan(&machine, "cuda:0", "cuda:0,50%;cpu,50%")).unwrap();
         assert!(double.held() <= held.div_ceil(2) + held / 12, "half of them moved");
-        assert_eq!(forward(&placed, &stack).unwrap(), expected, "{dtype}, half");
-        placed.rest();
-        placed.replan(&plan).unwrap();
+        assert_eq!(forward(&weights, &stack).unwrap(), expected, "{dtype}, half");
+        weights.drain();
+        weights.replan(&plan).unwrap();
         assert_eq!(double.held(), held, "they are back");
         // A user outlives the model.
         let params = {
             use distorch_runtime::LayerSource;
-            placed.fetch(3).unwrap()
+            weights.fetch(3).unwrap()
         };
-        drop(placed);
+        drop(weights);
         assert!(double.held() < held);
         drop(params);
         assert_eq!(double.held(), 0, "all was given back");
@@ -104,13 +104,13 @@ fn without_page_locked_memory_layers_stay_in_ram_and_the_reason_is_told() {
     for most in [0, 3 * 9000] {
         let double = Arc::new(Double { most: Some(most), ..Double::default() });
         let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
-        let placed = stack.try_load(&machine, &plan, options(&double)).unwrap();
-        let stats = placed.stats();
+        let weights = stack.try_load(&machine, &plan, options(&double)).unwrap();
+        let stats = weights.stats();
         assert_eq!(stats.pin_failure.as_deref().map(|r| r.contains("page-locked")), Some(true));
         assert!(stats.pinned_bytes <= most as u64 && double.held() <= most);
         assert_eq!(stats.pinned_bytes > 0, most > 0, "as far as it goes");
-        assert_eq!(forward(&placed, &stack).unwrap(), expected);
-        drop(placed);
+        assert_eq!(forward(&weights, &stack).unwrap(), expected);
+        drop(weights);
         assert_eq!(double.held(), 0);
     }
 }
@@ -122,8 +122,8 @@ fn what_does_not_live_on_the_host_is_not_locked() {
     let double = Arc::new(Double::default());
     for allocation in ["", "cuda:1,100%"] {
         let plan = stack.plan(&machine, "cuda:0", allocation);
-        let placed = stack.try_load(&machine, &plan, options(&double)).unwrap();
-        forward(&placed, &stack).unwrap();
-        assert_eq!((double.held(), placed.stats().pinned_bytes), (0, 0), "{allocation}");
+        let weights = stack.try_load(&machine, &plan, options(&double)).unwrap();
+        forward(&weights, &stack).unwrap();
+        assert_eq!((double.held(), weights.stats().pinned_bytes), (0, 0), "{allocation}");
     }
 }

@@ -13,11 +13,11 @@ use crate::weights::{LayerParams, LayerSource, WeightError};
 
 thread_local! {
     /// Which of the runs this thread is.
-    static LANE: Cell<Option<usize>> = const { Cell::new(None) };
+    static WORKER: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// A source of layers whose users may run side by side.
-pub struct Lockstep {
+pub struct SharedPass {
     source: Arc<dyn LayerSource>,
     round: Mutex<Round>,
     turned: Condvar,
@@ -33,7 +33,7 @@ struct Round {
     layer: Option<(usize, LayerParams)>,
 }
 
-impl Lockstep {
+impl SharedPass {
     /// The same layers.
     pub fn new(source: Arc<dyn LayerSource>) -> Arc<Self> {
         Arc::new(Self { source, round: Mutex::default(), turned: Condvar::default() })
@@ -55,22 +55,22 @@ impl Lockstep {
         let runs: Vec<_> = runs.into_iter().map(|run| Mutex::new(Some(run))).collect();
         let take = |run: &Mutex<Option<_>>| run.lock().ok().and_then(|mut run| run.take());
         let results: Vec<Option<T>> = std::thread::scope(|scope| {
-            let start = |(lane, run)| {
+            let start = |(worker, run)| {
                 let work = move || {
-                    let _end = Lane::begin(self, lane);
+                    let _end = Worker::begin(self, worker);
                     take(run).map(|run: Box<dyn FnOnce() -> T + Send + '_>| stream.run(run))
                 };
                 let started = std::thread::Builder::new().spawn_scoped(scope, work);
                 if started.is_err() {
-                    self.leave_out(lane);
+                    self.leave_out(worker);
                 }
                 started.ok()
             };
-            let lanes: Vec<_> = runs.iter().enumerate().map(start).collect();
-            let end = |lane: std::thread::ScopedJoinHandle<'_, Option<T>>| {
-                lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let workers: Vec<_> = runs.iter().enumerate().map(start).collect();
+            let end = |worker: std::thread::ScopedJoinHandle<'_, Option<T>>| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            lanes.into_iter().map(|lane| lane.and_then(end)).collect()
+            workers.into_iter().map(|worker| worker.and_then(end)).collect()
         });
         // Those for which there was no thread run on this one, after the others.
         let late = results.into_iter().zip(&runs);
@@ -78,11 +78,11 @@ impl Lockstep {
     }
 
     /// A run that has no thread takes no turns.
-    fn leave_out(&self, lane: usize) {
+    fn leave_out(&self, worker: usize) {
         let mut round = self.lock();
-        round.end(lane);
-        if round.turn == lane {
-            round.pass(lane);
+        round.end(worker);
+        if round.turn == worker {
+            round.pass(worker);
         }
         drop(round);
         self.turned.notify_all();
@@ -92,27 +92,27 @@ impl Lockstep {
         self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_for_turn(&self, lane: usize) -> MutexGuard<'_, Round> {
-        let turn = self.turned.wait_while(self.lock(), |round| round.turn != lane);
+    fn wait_for_turn(&self, worker: usize) -> MutexGuard<'_, Round> {
+        let turn = self.turned.wait_while(self.lock(), |round| round.turn != worker);
         turn.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The layer for one of the runs, which has done with the one before.
     fn fetch_in(
         &self,
-        lane: usize,
+        worker: usize,
         index: usize,
         started: bool,
     ) -> Result<LayerParams, WeightError> {
         if started {
-            self.lock().pass(lane);
+            self.lock().pass(worker);
             self.turned.notify_all();
         }
-        let mut round = self.wait_for_turn(lane);
+        let mut round = self.wait_for_turn(worker);
         match round.layer.take() {
             Some((known, params)) if known == index => {
                 // The last of them keeps it, so that it leaves the window when it is done with.
-                if round.someone_follows(lane) {
+                if round.someone_follows(worker) {
                     round.layer = Some((index, params.clone()));
                 }
                 Ok(params)
@@ -124,7 +124,7 @@ impl Lockstep {
                 drop(round);
                 let params = self.source.fetch(index)?;
                 let mut round = self.lock();
-                if round.someone_follows(lane) {
+                if round.someone_follows(worker) {
                     round.layer = Some((index, params.clone()));
                 }
                 Ok(params)
@@ -135,41 +135,41 @@ impl Lockstep {
 
 impl Round {
     /// The turn goes to the next run that has not ended.
-    fn pass(&mut self, lane: usize) {
+    fn pass(&mut self, worker: usize) {
         let count = self.done.len();
-        let next = (1..=count).map(|step| (lane + step) % count.max(1));
+        let next = (1..=count).map(|step| (worker + step) % count.max(1));
         if let Some(next) = next.into_iter().find(|&next| self.done.get(next) == Some(&false)) {
             self.turn = next;
         }
     }
 
     /// A run has ended, and needs no layer any more.
-    fn end(&mut self, lane: usize) {
-        if let Some(done) = self.done.get_mut(lane) {
+    fn end(&mut self, worker: usize) {
+        if let Some(done) = self.done.get_mut(worker) {
             *done = true;
         }
-        if !self.someone_follows(lane) {
+        if !self.someone_follows(worker) {
             self.layer = None;
         }
     }
 
     /// Whether a later run has this layer still before it.
-    fn someone_follows(&self, lane: usize) -> bool {
-        self.done.iter().skip(lane + 1).any(|done| !done)
+    fn someone_follows(&self, worker: usize) -> bool {
+        self.done.iter().skip(worker + 1).any(|done| !done)
     }
 }
 
 /// A thread that is one of the runs.
-struct Lane<'a> {
-    steps: &'a Lockstep,
-    lane: usize,
+struct Worker<'a> {
+    pass: &'a SharedPass,
+    worker: usize,
 }
 
-impl<'a> Lane<'a> {
-    fn begin(steps: &'a Lockstep, lane: usize) -> Self {
-        LANE.set(Some(lane));
+impl<'a> Worker<'a> {
+    fn begin(pass: &'a SharedPass, worker: usize) -> Self {
+        WORKER.set(Some(worker));
         STARTED.set(false);
-        Self { steps, lane }
+        Self { pass, worker }
     }
 }
 
@@ -178,22 +178,22 @@ thread_local! {
     static STARTED: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Drop for Lane<'_> {
+impl Drop for Worker<'_> {
     fn drop(&mut self) {
         // A run that never asked for a layer still has to have its turn, to give it away.
         if !STARTED.get() {
-            drop(self.steps.wait_for_turn(self.lane));
+            drop(self.pass.wait_for_turn(self.worker));
         }
-        let mut round = self.steps.lock();
-        round.end(self.lane);
-        round.pass(self.lane);
+        let mut round = self.pass.lock();
+        round.end(self.worker);
+        round.pass(self.worker);
         drop(round);
-        self.steps.turned.notify_all();
-        LANE.set(None);
+        self.pass.turned.notify_all();
+        WORKER.set(None);
     }
 }
 
-impl LayerSource for Lockstep {
+impl LayerSource for SharedPass {
     fn find(&self, name: &str) -> Option<usize> {
         self.source.find(name)
     }
@@ -203,8 +203,8 @@ impl LayerSource for Lockstep {
     }
 
     fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
-        match LANE.get() {
-            Some(lane) => self.fetch_in(lane, index, STARTED.replace(true)),
+        match WORKER.get() {
+            Some(worker) => self.fetch_in(worker, index, STARTED.replace(true)),
             None => self.source.fetch(index),
         }
     }
@@ -260,19 +260,19 @@ mod tests {
 
     type Walked = Result<Vec<String>, WeightError>;
 
-    fn walk(steps: &Lockstep, layers: &[usize]) -> Walked {
-        layers.iter().map(|&index| Ok(steps.fetch(index)?.layer().to_owned())).collect()
+    fn walk(pass: &SharedPass, layers: &[usize]) -> Walked {
+        layers.iter().map(|&index| Ok(pass.fetch(index)?.layer().to_owned())).collect()
     }
 
     fn run(counter: Counter, orders: &[&[usize]]) -> (Vec<Walked>, usize) {
         let counter = Arc::new(counter);
-        let steps = Lockstep::new(Arc::clone(&counter) as Arc<dyn LayerSource>);
+        let pass = SharedPass::new(Arc::clone(&counter) as Arc<dyn LayerSource>);
         let runs = orders.iter().map(|order| {
-            let steps = &steps;
-            Box::new(move || walk(steps, order)) as Box<dyn FnOnce() -> Walked + Send + '_>
+            let pass = &pass;
+            Box::new(move || walk(pass, order)) as Box<dyn FnOnce() -> Walked + Send + '_>
         });
-        let walked = steps.run(runs.collect());
-        assert!(steps.lock().layer.is_none(), "nothing stays behind");
+        let walked = pass.run(runs.collect());
+        assert!(pass.lock().layer.is_none(), "nothing stays behind");
         (walked, counter.fetched.load(Ordering::Relaxed))
     }
 

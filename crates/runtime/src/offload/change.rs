@@ -1,32 +1,32 @@
-//! Changing homes: layers that a patch rewrites, and those that another plan moves.
+//! Changing weights: layers that a patch rewrites, and those that another plan moves.
 
-use super::home::Home;
-use super::homes::{Homes, Settled};
+use super::component::{AppliedPlan, ComponentWeights};
+use super::residency::Residency;
 use crate::patch::Patch;
 use crate::stored::{Precision, StoredLayer};
 use crate::weights::WeightError;
 
-impl Homes {
+impl ComponentWeights {
     /// Reads the layer and patches it, or not.
     pub(super) fn rewrite(
         &self,
-        settled: &mut Settled,
+        applied: &mut AppliedPlan,
         index: usize,
         patch: Option<&dyn Patch>,
         key: Option<u64>,
     ) -> Result<(), WeightError> {
-        let device = settled.devices.get(index).copied().unwrap_or(self.compute);
+        let device = applied.devices.get(index).copied().unwrap_or(self.compute);
         // Its old home is given up first: there may be no room for both.
-        self.move_in(index, Home::Broken("it is being rewritten".to_owned()));
+        self.move_in(index, Residency::Unavailable("it is being rewritten".to_owned()));
         let made = match patch {
             None => self.base(index, device),
             Some(patch) => self.patched(index, patch).and_then(|l| self.settle(index, device, l)),
         };
         let outcome = made.map(|home| self.move_in(index, home));
         if let Err(error) = &outcome {
-            self.move_in(index, Home::Broken(error.to_string()));
+            self.move_in(index, Residency::Unavailable(error.to_string()));
         }
-        if let Some(applied) = settled.keys.get_mut(index) {
+        if let Some(applied) = applied.keys.get_mut(index) {
             *applied = key;
         }
         outcome
@@ -49,26 +49,26 @@ impl Homes {
     }
 
     /// Takes every patch away.
-    pub(super) fn restore_all(&self, settled: &mut Settled) {
-        settled.patch = None;
+    pub(super) fn restore_all(&self, applied: &mut AppliedPlan) {
+        applied.patch = None;
         for index in 0..self.layers.len() {
-            let broken = matches!(self.home(index).as_deref(), Ok(Home::Broken(_)));
-            if broken || settled.keys.get(index).copied().flatten().is_some() {
+            let broken = matches!(self.home(index).as_deref(), Ok(Residency::Unavailable(_)));
+            if broken || applied.keys.get(index).copied().flatten().is_some() {
                 // What still fails is told where the layer is used.
-                let _ = self.rewrite(settled, index, None, None);
+                let _ = self.rewrite(applied, index, None, None);
             }
         }
     }
 
     /// Moves a layer to the device that the plan has for it now.
-    pub(super) fn relocate(&self, settled: &Settled, index: usize) -> Result<(), WeightError> {
-        let device = settled.devices.get(index).copied().unwrap_or(self.compute);
-        let key = settled.keys.get(index).copied().flatten();
-        let patch = settled.patch.as_deref().filter(|_| key.is_some());
+    pub(super) fn relocate(&self, applied: &AppliedPlan, index: usize) -> Result<(), WeightError> {
+        let device = applied.devices.get(index).copied().unwrap_or(self.compute);
+        let key = applied.keys.get(index).copied().flatten();
+        let patch = applied.patch.as_deref().filter(|_| key.is_some());
         let old = self.home(index)?;
         let to_file = device.is_cpu() && device != self.compute && !self.options.pin;
         let made = match (&*old, patch) {
-            (Home::Stored { layer, .. }, _) if patch.is_some() || !to_file => {
+            (Residency::Stored { layer, .. }, _) if patch.is_some() || !to_file => {
                 self.settle(index, device, layer.clone())
             }
             (_, None) => self.base(index, device),
@@ -83,7 +83,7 @@ impl Homes {
                 Ok(())
             }
             Err(error) => {
-                self.move_in(index, Home::Broken(error.to_string()));
+                self.move_in(index, Residency::Unavailable(error.to_string()));
                 Err(error)
             }
         }

@@ -29,7 +29,7 @@ fn the_same_bits_on_vulkan_wherever_layers_live() {
                 let out = forward(&streamed, &stack).unwrap();
                 assert!(out == expected, "{dtype}, {allocation}, pass {pass}");
             }
-            streamed.rest();
+            streamed.drain();
         }
     }
 }

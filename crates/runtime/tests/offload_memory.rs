@@ -10,12 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use common::{Stack, forward, id, machine};
 use distorch_allocation::Layout;
 use distorch_checkpoint::Dtype;
-use distorch_runtime::heap::{Counted, Watch, taken};
-use distorch_runtime::placed::{Options, Placed, WayOut};
+use distorch_runtime::heap::{CountingAllocator, PeakMeter, taken};
+use distorch_runtime::offload::{OffloadedWeights, Options, Remedy};
 use distorch_runtime::{LayerSource, WeightError};
 
 #[global_allocator]
-static HEAP: Counted = Counted;
+static HEAP: CountingAllocator = CountingAllocator;
 
 /// The heap is one: tests that count it take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -30,9 +30,9 @@ const NOISE: u64 = 512 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Uses every layer, with so much beside it in the middle.
-fn pass_taking(placed: &Placed, stack: &Stack, bytes: u64) -> Result<(), WeightError> {
+fn pass_taking(weights: &OffloadedWeights, stack: &Stack, bytes: u64) -> Result<(), WeightError> {
     for index in 0..stack.component.layers.len() {
-        let params = placed.fetch(index)?;
+        let params = weights.fetch(index)?;
         if index == stack.component.layers.len() / 2 {
             drop(std::hint::black_box(vec![1_u8; usize::try_from(bytes).unwrap()]));
         }
@@ -45,16 +45,19 @@ fn pass_taking(placed: &Placed, stack: &Stack, bytes: u64) -> Result<(), WeightE
 fn the_count_follows_what_is_taken() {
     let _turn = turn();
     let before = taken().unwrap();
-    let watch = Watch::begin().unwrap();
+    let meter = PeakMeter::begin().unwrap();
     let mut bytes = vec![7_u8; 3 << 20];
     bytes.reserve_exact(5 << 20);
     let now = taken().unwrap();
     assert!((before + 8 * MIB).abs_diff(now) < NOISE, "{before} {now}");
     drop(bytes);
     assert!(taken().unwrap() < before + NOISE);
-    assert!((8 * MIB - NOISE..11 * MIB + NOISE).contains(&watch.most()), "{}", watch.most());
-    let other = Watch::begin().unwrap();
-    assert!(other.lately() < NOISE && watch.most() >= 8 * MIB - NOISE, "each has its own start");
+    assert!((8 * MIB - NOISE..11 * MIB + NOISE).contains(&meter.most()), "{}", meter.most());
+    let other = PeakMeter::begin().unwrap();
+    assert!(
+        other.peak_since_last() < NOISE && meter.most() >= 8 * MIB - NOISE,
+        "each has its own start"
+    );
 }
 
 #[test]
@@ -66,12 +69,12 @@ fn activations_are_what_is_taken_beside_weights() {
         for pin in [false, true] {
             let plan = stack.plan_as(&machine, "cuda:0", allocation, Layout::Distorch2, 6 * MIB);
             let options = Options { pin, ..Options::default() };
-            let placed = stack.try_load(&machine, &plan, options).unwrap();
+            let weights = stack.try_load(&machine, &plan, options).unwrap();
             for bytes in [MIB, 5 * MIB, 2 * MIB] {
-                placed.reset_stats();
-                pass_taking(&placed, &stack, bytes).unwrap();
-                placed.rest();
-                let stats = placed.stats();
+                weights.reset_stats();
+                pass_taking(&weights, &stack, bytes).unwrap();
+                weights.drain();
+                let stats = weights.stats();
                 let of = |device| stats.devices.iter().find(|held| held.device == id(device));
                 let held = of("cuda:0").unwrap();
                 assert!(held.measured, "{allocation}");
@@ -94,12 +97,12 @@ fn layers_in_the_file_take_no_memory() {
     let machine = machine("cuda:0=64MiB");
     let stack = Stack::new(200, Dtype::F32); // 3.2 MiB
     let options = Options { window: Some(32 * MIB), ..Options::default() };
-    let placed =
+    let weights =
         stack.try_load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"), options).unwrap();
-    drop(placed.fetch(0).unwrap());
-    placed.rest();
+    drop(weights.fetch(0).unwrap());
+    weights.drain();
     let before = taken().unwrap();
-    let held: Vec<_> = (0..200).map(|index| placed.fetch(index).unwrap()).collect();
+    let held: Vec<_> = (0..200).map(|index| weights.fetch(index).unwrap()).collect();
     let more = taken().unwrap().saturating_sub(before);
     assert!(more < stack.component.bytes() / 4, "{more} of {}", stack.component.bytes());
     assert!(machine.pool(id("cuda:0")).unwrap().used() >= stack.component.bytes());
@@ -108,7 +111,7 @@ fn layers_in_the_file_take_no_memory() {
     };
     assert!(held.iter().all(|params| sum(params) != 0.0));
     drop(held);
-    placed.rest();
+    weights.drain();
     assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), 0);
 }
 
@@ -120,29 +123,29 @@ fn a_simulated_device_refuses_activations_that_it_has_no_room_for() {
     let stack = Stack::new(160, Dtype::F32); // 2.5 MiB
     let plan = stack.plan(&machine, "cuda:0", "cuda:0,100%");
     assert!(plan.fits);
-    let placed = stack.load(&machine, &plan);
-    pass_taking(&placed, &stack, 3 * MIB).unwrap();
-    placed.rest();
-    let error = pass_taking(&placed, &stack, 5 * MIB).unwrap_err();
+    let weights = stack.load(&machine, &plan);
+    pass_taking(&weights, &stack, 3 * MIB).unwrap();
+    weights.drain();
+    let error = pass_taking(&weights, &stack, 5 * MIB).unwrap_err();
     let WeightError::Memory { shortage, .. } = &error else { panic!("{error}") };
     assert!(error.to_string().contains("cuda:0 (simulated) is out of memory"), "{error}");
     assert!(shortage.error.need >= 5 * MIB - NOISE && shortage.error.free < 4 * MIB, "{error}");
-    placed.rest();
-    let measured = placed.measured_activations().unwrap();
+    weights.drain();
+    let measured = weights.measured_activations().unwrap();
     assert!(measured.abs_diff(5 * MIB) < NOISE, "{measured}");
 
     // The allocation that the error names fits.
-    let WayOut::Expert { allocation, .. } = &shortage.way_out else { panic!("{error}") };
+    let Remedy::Expert { allocation, .. } = &shortage.remedy else { panic!("{error}") };
     let room = measured + NOISE;
     let fits = stack.plan_as(&machine, "cuda:0", allocation, Layout::Distorch2, room);
     assert!(fits.fits, "{allocation}");
-    placed.replan(&fits).unwrap();
-    placed.reset_stats();
+    weights.replan(&fits).unwrap();
+    weights.reset_stats();
     for _ in 0..3 {
-        pass_taking(&placed, &stack, 5 * MIB).unwrap();
+        pass_taking(&weights, &stack, 5 * MIB).unwrap();
     }
-    placed.rest();
-    let held = placed.stats().devices[0].clone();
+    weights.drain();
+    let held = weights.stats().devices[0].clone();
     assert!(held.peak_bytes <= held.planned_bytes && held.peak_bytes <= 6 * MIB, "{held:?}");
 }
 
@@ -151,13 +154,13 @@ fn what_is_taken_after_the_last_layer_counts_too() {
     let _turn = turn();
     let machine = machine("cuda:0=4MiB");
     let stack = Stack::new(8, Dtype::F32);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", ""));
-    forward(&placed, &stack).unwrap();
-    assert!(placed.check_end().is_none());
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", ""));
+    forward(&weights, &stack).unwrap();
+    assert!(weights.check_end().is_none());
     drop(std::hint::black_box(vec![1_u8; 5 << 20]));
-    let shortage = placed.check_end().unwrap();
-    assert_eq!(shortage.way_out, WayOut::Activations, "{shortage}");
-    assert!(placed.check_end().is_none(), "it is over");
+    let shortage = weights.check_end().unwrap();
+    assert_eq!(shortage.remedy, Remedy::Activations, "{shortage}");
+    assert!(weights.check_end().is_none(), "it is over");
 }
 
 /// More activations than planned, but room for them once fewer layers wait.
@@ -168,17 +171,17 @@ fn the_window_gives_way_to_activations() {
     let stack = Stack::new(200, Dtype::F32); // 3.2 MiB
     let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
     let options = Options { window: Some(2 * MIB), ..Options::default() };
-    let placed = stack.try_load(&machine, &plan, options).unwrap();
-    let expected = forward(&placed, &stack).unwrap();
+    let weights = stack.try_load(&machine, &plan, options).unwrap();
+    let expected = forward(&weights, &stack).unwrap();
     for _ in 0..3 {
-        pass_taking(&placed, &stack, 3 * MIB).unwrap();
+        pass_taking(&weights, &stack, 3 * MIB).unwrap();
     }
-    placed.rest();
-    placed.reset_stats();
-    pass_taking(&placed, &stack, 3 * MIB).unwrap();
-    let held = placed.stats().devices[0].clone();
+    weights.drain();
+    weights.reset_stats();
+    pass_taking(&weights, &stack, 3 * MIB).unwrap();
+    let held = weights.stats().devices[0].clone();
     assert!(held.window_bytes <= MIB, "it leaves room from the start: {held:?}");
-    assert_eq!(forward(&placed, &stack).unwrap(), expected);
+    assert_eq!(forward(&weights, &stack).unwrap(), expected);
 }
 
 /// With everything elsewhere the device holds the window and nothing else, and a file four times as
@@ -190,19 +193,19 @@ fn memory_does_not_grow_with_the_model() {
     for count in [64, 256] {
         let machine = machine("cuda:0=64MiB");
         let stack = Stack::new(count, Dtype::F16); // 8.1 KiB a layer
-        let watch = Watch::begin().unwrap();
+        let meter = PeakMeter::begin().unwrap();
         let before = taken().unwrap();
-        let placed = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+        let weights = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
         let pool = machine.pool(id("cuda:0")).unwrap();
         assert_eq!(pool.peak(), 0, "nothing comes to the device that lives elsewhere");
         let loaded = taken().unwrap() - before;
         for _ in 0..3 {
-            forward(&placed, &stack).unwrap();
+            forward(&weights, &stack).unwrap();
         }
         assert!(pool.peak() <= 2 * stack.layer_bytes(), "{}", pool.peak());
-        placed.rest();
+        weights.drain();
         assert_eq!(pool.used(), 0);
-        assert!(watch.most() < NOISE, "{} beside the window", watch.most());
+        assert!(meter.most() < NOISE, "{} beside the window", meter.most());
         peaks.push(loaded);
     }
     // What grows are names and places of layers: a kilobyte or two each, of eight.
@@ -217,15 +220,15 @@ fn loading_takes_no_more_than_residents_and_window() {
     let machine = machine("cuda:0=64MiB,cuda:1=64MiB,cuda:2=64MiB");
     let stack = Stack::new(100, Dtype::F32);
     let plan = stack.plan(&machine, "cuda:0", "cuda:0,50%;cuda:1,30%;cpu,20%");
-    let watch = Watch::begin().unwrap();
-    let placed = stack.load_narrow(&machine, &plan);
+    let meter = PeakMeter::begin().unwrap();
+    let weights = stack.load_narrow(&machine, &plan);
     let peak = |device| machine.pool(id(device)).unwrap().peak();
     assert_eq!(peak("cuda:0"), plan.resident_bytes, "no window before it runs");
     assert_eq!(peak("cuda:1"), plan.bytes_on(id("cuda:1")));
     assert_eq!((peak("cuda:2"), peak("cpu")), (0, 0), "they are not in the plan, or hold the file");
-    assert!(watch.most() < 2 * stack.layer_bytes() + NOISE, "{}", watch.most());
+    assert!(meter.most() < 2 * stack.layer_bytes() + NOISE, "{}", meter.most());
     for _ in 0..2 {
-        forward(&placed, &stack).unwrap();
+        forward(&weights, &stack).unwrap();
     }
     let most = plan.resident_bytes + 2 * stack.layer_bytes();
     assert!(peak("cuda:0") <= most, "{} of {most}", peak("cuda:0"));

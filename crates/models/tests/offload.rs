@@ -15,10 +15,10 @@ use distorch_allocation::{
     Allocation, ComponentSettings, DeviceId, DeviceInfo, Layout, Ledger, Topology, plan,
 };
 use distorch_checkpoint::config::UnetConfig;
-use distorch_checkpoint::decode::table;
+use distorch_checkpoint::decode::fp8_lookup;
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype, Layer, LayerKind, Param};
 use distorch_models::unet::Unet;
-use distorch_runtime::placed::{Options, Placed};
+use distorch_runtime::offload::{OffloadedWeights, Options};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{
     DType, LayerSource, Machine, Patch, Resident, Scope, Tensor, WeightError, placement,
@@ -41,7 +41,7 @@ fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
         Dtype::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
         // Downwards in magnitude: the codes of numbers from 0 to 448 are in their order.
         Dtype::F8E4M3 => {
-            let codes = &table(dtype).unwrap()[..0x7f];
+            let codes = &fp8_lookup(dtype).unwrap()[..0x7f];
             let code = |v: &f32| {
                 let above = codes.partition_point(|code| *code <= v.abs());
                 (above - 1) as u8 | u8::from(v.is_sign_negative()) << 7
@@ -152,19 +152,26 @@ fn the_same_bits_for_every_allocation() {
             settings.layout = [Layout::Distorch2, Layout::Interleave][number % 2].into();
             let plan = plan(&blocks, &settings, &Ledger::new(topology.clone())).unwrap();
             let options = Options { high_precision_loras: false, ..Options::default() };
-            let go_on = |_: distorch_runtime::placed::Progress<'_>| ControlFlow::Continue(());
+            let go_on = |_: distorch_runtime::offload::Progress<'_>| ControlFlow::Continue(());
             let checkpoint = Arc::clone(&checkpoint);
-            let placed =
-                Placed::load(checkpoint, &component, &plan, machine, DType::F32, options, go_on);
-            let placed = Arc::new(placed.unwrap());
-            let run = || outputs(Arc::clone(&placed) as Arc<dyn LayerSource>, &fixture);
-            assert!(placed.set_patch(Some(Arc::new(Shift))).unwrap() > 5);
+            let weights = OffloadedWeights::load(
+                checkpoint,
+                &component,
+                &plan,
+                machine,
+                DType::F32,
+                options,
+                go_on,
+            );
+            let weights = Arc::new(weights.unwrap());
+            let run = || outputs(Arc::clone(&weights) as Arc<dyn LayerSource>, &fixture);
+            assert!(weights.set_patch(Some(Arc::new(Shift))).unwrap() > 5);
             let changed = run();
             assert!(changed != expected, "{dtype} {allocation}, patched");
             assert!(*patched.get_or_insert_with(|| changed.clone()) == changed, "{allocation}");
-            placed.set_patch(None).unwrap();
+            weights.set_patch(None).unwrap();
             assert!(run() == expected, "{dtype} {allocation}, after the patch");
-            for device in placed.stats().devices {
+            for device in weights.stats().devices {
                 assert!(device.peak_bytes <= device.planned_bytes, "{allocation}: {device:?}");
             }
         }

@@ -8,30 +8,30 @@ use crate::weights::LayerParams;
 
 /// A layer's home.
 #[derive(Debug)]
-pub(super) enum Home {
+pub(super) enum Residency {
     /// On the compute device, in the compute dtype.
-    Ready { params: LayerParams, held: Held },
+    Resident { params: LayerParams, held: Held },
     /// In the memory of a device, in stored dtypes; on the compute device, converted at each use.
     Stored { layer: StoredLayer, device: DeviceId, held: Held },
     /// In the file's pages.
-    File,
+    Mapped,
     /// Nowhere: why it could not be brought home.
-    Broken(String),
+    Unavailable(String),
 }
 
-impl Home {
+impl Residency {
     /// Bytes of memory that it takes; a file's pages take none.
     pub(super) fn held(&self) -> u64 {
         match self {
-            Home::Ready { held, .. } | Home::Stored { held, .. } => held.bytes(),
-            Home::File | Home::Broken(_) => 0,
+            Residency::Resident { held, .. } | Residency::Stored { held, .. } => held.bytes(),
+            Residency::Mapped | Residency::Unavailable(_) => 0,
         }
     }
 
     /// Bytes of it that are in page-locked memory.
     pub(super) fn pinned(&self) -> u64 {
         match self {
-            Home::Stored { layer, .. } => layer.pinned_bytes(),
+            Residency::Stored { layer, .. } => layer.pinned_bytes(),
             _ => 0,
         }
     }

@@ -10,8 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::home::Home;
 use super::order::Order;
+use super::residency::Residency;
 use crate::machine::{Held, OutOfMemory, Pool};
 use crate::stored::StoredLayer;
 use crate::weights::{Lease, WeightError};
@@ -20,9 +20,9 @@ use crate::weights::{Lease, WeightError};
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Brings a layer from its home to the compute device.
-pub(super) trait Carrier: Send + Sync {
+pub(super) trait LayerLoader: Send + Sync {
     /// The layer, asked for at `asked`.
-    fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError>;
+    fn load(&self, index: usize, asked: Instant) -> Result<LoadedLayer, WeightError>;
 
     /// Its name, for errors.
     fn name(&self, index: usize) -> String;
@@ -33,13 +33,13 @@ pub(super) trait Carrier: Send + Sync {
 
 /// A layer that was brought.
 #[derive(Debug)]
-pub(super) struct Brought {
+pub(super) struct LoadedLayer {
     pub(super) layer: StoredLayer,
     /// When its last byte is there.
     pub(super) at: Instant,
     /// Where it came from, kept as long as the layer: a copy may still be under way on a device
     /// when the call that ordered it is over.
-    pub(super) source: Option<Arc<Home>>,
+    pub(super) source: Option<Arc<Residency>>,
     /// So many of its bytes are no copy: both devices are this process's memory, or it is in its
     /// file's pages.
     pub(super) shared: u64,
@@ -47,7 +47,7 @@ pub(super) struct Brought {
 
 /// The window of one component.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct PrefetchCache {
     pool: Arc<Pool>,
     state: Mutex<State>,
     changed: Condvar,
@@ -60,7 +60,7 @@ struct State {
     sizes: Vec<u64>,
     limit: u64,
     /// What has to stay free of the device beside the window.
-    beside: u64,
+    reserved_bytes: u64,
     /// What comes next, as far as the window reaches.
     coming: Vec<usize>,
     slots: HashMap<usize, Slot>,
@@ -74,7 +74,7 @@ struct State {
     /// How many users are about to bring a layer themselves.
     turns: usize,
     stop: bool,
-    tally: Tally,
+    stats: TransferStats,
 }
 
 #[derive(Debug)]
@@ -90,22 +90,22 @@ pub(super) struct Arrival {
     pub(super) layer: StoredLayer,
     /// When its last byte is there.
     pub(super) at: Instant,
-    pub(super) place: Place,
+    pub(super) place: Reservation,
 }
 
 /// A layer's place in the window, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    window: Arc<Window>,
+pub(super) struct Reservation {
+    window: Arc<PrefetchCache>,
     /// Taken only when dropped.
     held: Option<Held>,
     /// What it was copied from.
-    source: Option<Arc<Home>>,
+    source: Option<Arc<Residency>>,
 }
 
-impl Lease for Place {}
+impl Lease for Reservation {}
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.window.lock();
         // Given back first: whoever is woken finds room on the device too.
@@ -119,9 +119,9 @@ impl Drop for Place {
 
 /// A user's turn to bring a layer: until it has its place, the loader takes no room.
 #[derive(Debug)]
-struct Turn<'a>(&'a Window);
+struct Ticket<'a>(&'a PrefetchCache);
 
-impl Drop for Turn<'_> {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         self.0.lock().turns -= 1;
         self.0.changed.notify_all();
@@ -133,12 +133,12 @@ impl Drop for Turn<'_> {
 enum Wanted<'a> {
     Here(Arrival),
     /// Neither in the window nor on its way.
-    Missing(Turn<'a>),
+    Missing(Ticket<'a>),
 }
 
 /// What passed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct TransferStats {
     pub(super) bytes: u64,
     pub(super) transfers: u64,
     pub(super) unforeseen: u64,
@@ -147,19 +147,19 @@ pub(super) struct Tally {
 
 /// What the loader is to do.
 enum Job {
-    Load(usize, Place, Instant),
+    Load(usize, Reservation, Instant),
     /// Drop these, which nobody waits for.
     Drop(Vec<Slot>),
     Wait,
     Stop,
 }
 
-impl Window {
+impl PrefetchCache {
     /// A window of `limit` bytes on the device of `pool`; `guess` is the order of use as far as it is
     /// known.
     pub(super) fn new(
         pool: Arc<Pool>,
-        beside: u64,
+        reserved_bytes: u64,
         sizes: Vec<u64>,
         guess: &[usize],
         limit: u64,
@@ -167,7 +167,7 @@ impl Window {
         let state = State {
             order: Order::guess(guess),
             limit: 0,
-            beside,
+            reserved_bytes,
             coming: Vec::new(),
             slots: HashMap::new(),
             awaited: Vec::new(),
@@ -176,7 +176,7 @@ impl Window {
             since: Instant::now(),
             turns: 0,
             stop: false,
-            tally: Tally::default(),
+            stats: TransferStats::default(),
             sizes,
         };
         let window = Self { pool, state: Mutex::new(state), changed: Condvar::default() };
@@ -185,7 +185,7 @@ impl Window {
     }
 
     /// Runs until [`stop`](Self::stop): brings what comes next.
-    pub(super) fn run_loader(self: &Arc<Self>, carrier: &dyn Carrier) {
+    pub(super) fn run_loader(self: &Arc<Self>, carrier: &dyn LayerLoader) {
         loop {
             match self.next_job() {
                 Job::Load(index, place, asked) => {
@@ -227,7 +227,7 @@ impl Window {
         let Some(&index) = missing else { return Job::Wait };
         let bytes = state.size(index);
         if state.used.saturating_add(bytes) <= state.limit
-            && let Ok(held) = self.pool.hold(bytes, state.beside)
+            && let Ok(held) = self.pool.hold(bytes, state.reserved_bytes)
         {
             state.slots.insert(index, Slot::Loading);
             return Job::Load(index, self.place(state, held), state.since);
@@ -236,28 +236,28 @@ impl Window {
         if stale.is_empty() { Job::Wait } else { Job::Drop(stale) }
     }
 
-    fn place(self: &Arc<Self>, state: &mut State, held: Held) -> Place {
+    fn place(self: &Arc<Self>, state: &mut State, held: Held) -> Reservation {
         state.used = state.used.saturating_add(held.bytes());
         state.peak = state.peak.max(state.used);
-        Place { window: Arc::clone(self), held: Some(held), source: None }
+        Reservation { window: Arc::clone(self), held: Some(held), source: None }
     }
 
     /// Carries a layer to its place; a carrier that panics has failed.
     fn carry(
         &self,
-        carrier: &dyn Carrier,
+        carrier: &dyn LayerLoader,
         index: usize,
         asked: Instant,
-        mut place: Place,
+        mut place: Reservation,
     ) -> Result<Arrival, WeightError> {
-        let carried = catch_unwind(AssertUnwindSafe(|| carrier.bring(index, asked)));
-        let Brought { layer, at, source, shared } = carried.unwrap_or_else(|_| {
+        let carried = catch_unwind(AssertUnwindSafe(|| carrier.load(index, asked)));
+        let LoadedLayer { layer, at, source, shared } = carried.unwrap_or_else(|_| {
             let reason = "its transfer failed; the log has the panic".to_owned();
             Err(WeightError::Load { layer: carrier.name(index), reason })
         })?;
         let mut state = self.lock();
-        state.tally.bytes += state.size(index);
-        state.tally.transfers += 1;
+        state.stats.bytes += state.size(index);
+        state.stats.transfers += 1;
         drop(state);
         place.source = source;
         if let Some(held) = place.held.as_mut() {
@@ -272,7 +272,7 @@ impl Window {
     /// When it cannot be brought, or the run is interrupted.
     pub(super) fn take(
         self: &Arc<Self>,
-        carrier: &dyn Carrier,
+        carrier: &dyn LayerLoader,
         index: usize,
     ) -> Result<Arrival, TakeError> {
         let begun = Instant::now();
@@ -289,15 +289,15 @@ impl Window {
             }
             std::thread::sleep(left.min(LOOK));
         }
-        self.lock().tally.stalled += begun.elapsed();
+        self.lock().stats.stalled += begun.elapsed();
         Ok(arrival)
     }
 
     /// The layer if it is in the window or on its way there; tells the loader what comes next.
-    fn wanted(&self, carrier: &dyn Carrier, index: usize) -> Result<Wanted<'_>, TakeError> {
+    fn wanted(&self, carrier: &dyn LayerLoader, index: usize) -> Result<Wanted<'_>, TakeError> {
         let mut state = self.lock();
         if !state.coming.contains(&index) {
-            state.tally.unforeseen += 1;
+            state.stats.unforeseen += 1;
         }
         state.use_layer(index);
         self.changed.notify_all();
@@ -312,7 +312,7 @@ impl Window {
                 // Said while locked: else the loader would fill the room with what comes
                 // later, only to see it thrown out.
                 state.turns += 1;
-                Ok(Wanted::Missing(Turn(self)))
+                Ok(Wanted::Missing(Ticket(self)))
             }
             Some(Slot::Here(arrival)) => Ok(Wanted::Here(arrival)),
             Some(Slot::Failed(error)) => Err(error.into()),
@@ -327,7 +327,7 @@ impl Window {
     fn arrived<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
-        carrier: &dyn Carrier,
+        carrier: &dyn LayerLoader,
         index: usize,
     ) -> MutexGuard<'a, State> {
         while let Some(Slot::Loading) = state.slots.get(&index)
@@ -343,9 +343,9 @@ impl Window {
     /// has not come to it yet.
     fn fetch(
         self: &Arc<Self>,
-        carrier: &dyn Carrier,
+        carrier: &dyn LayerLoader,
         index: usize,
-        turn: Turn<'_>,
+        turn: Ticket<'_>,
     ) -> Result<Arrival, TakeError> {
         if carrier.is_interrupted() {
             return Err(interrupted(carrier, index));
@@ -357,19 +357,19 @@ impl Window {
 
     /// A place for a layer that is wanted now: layers that only wait give way. Beyond the window's
     /// bytes if need be, for several users at once, but never beyond the device's.
-    fn make_room(self: &Arc<Self>, index: usize) -> Result<Place, TakeError> {
+    fn make_room(self: &Arc<Self>, index: usize) -> Result<Reservation, TakeError> {
         loop {
             let mut state = self.lock();
             let bytes = state.size(index);
             let full = state.used.saturating_add(bytes) > state.limit;
-            if full && let Some(slot) = state.give_way() {
+            if full && let Some(slot) = state.evict() {
                 drop(state);
                 drop(slot);
                 continue;
             }
-            match self.pool.hold(bytes, state.beside) {
+            match self.pool.hold(bytes, state.reserved_bytes) {
                 Ok(held) => return Ok(self.place(&mut state, held)),
-                Err(error) => match state.give_way() {
+                Err(error) => match state.evict() {
                     Some(slot) => {
                         drop(state);
                         drop(slot);
@@ -385,7 +385,7 @@ impl Window {
     }
 
     /// Empties the window but for layers in use, and keeps it so until a layer is used again.
-    pub(super) fn rest(&self) {
+    pub(super) fn drain(&self) {
         let mut gone = Vec::new();
         let mut state = self.lock();
         state.coming.clear();
@@ -430,14 +430,14 @@ impl Window {
     }
 
     /// Leaves so many bytes of the device free from now on.
-    pub(super) fn set_beside(&self, beside: u64) {
-        self.lock().beside = beside;
+    pub(super) fn set_reserved_bytes(&self, reserved_bytes: u64) {
+        self.lock().reserved_bytes = reserved_bytes;
     }
 
     /// Leaves so many bytes of the device free at least.
-    pub(super) fn expect_beside(&self, beside: u64) {
+    pub(super) fn expect_reserved_bytes(&self, reserved_bytes: u64) {
         let mut state = self.lock();
-        state.beside = state.beside.max(beside);
+        state.reserved_bytes = state.reserved_bytes.max(reserved_bytes);
     }
 
     /// Drops the layers that wait, until a layer is used again, and gives the bytes of those that it
@@ -458,15 +458,15 @@ impl Window {
     }
 
     /// What passed, and the most bytes at once, since the last time this was reset.
-    pub(super) fn tally(&self) -> (Tally, u64) {
+    pub(super) fn stats(&self) -> (TransferStats, u64) {
         let state = self.lock();
-        (state.tally, state.peak)
+        (state.stats, state.peak)
     }
 
     /// Counts from 0 again.
-    pub(super) fn reset_tally(&self) {
+    pub(super) fn reset_stats(&self) {
         let mut state = self.lock();
-        state.tally = Tally::default();
+        state.stats = TransferStats::default();
         state.peak = state.used;
     }
 
@@ -488,7 +488,7 @@ impl From<WeightError> for TakeError {
     }
 }
 
-fn interrupted(carrier: &dyn Carrier, index: usize) -> TakeError {
+fn interrupted(carrier: &dyn LayerLoader, index: usize) -> TakeError {
     TakeError::Weight(WeightError::Interrupted { layer: carrier.name(index) })
 }
 
@@ -544,7 +544,7 @@ impl State {
     }
 
     /// Takes out what is needed last of what is idle.
-    fn give_way(&mut self) -> Option<Slot> {
+    fn evict(&mut self) -> Option<Slot> {
         let distance = |index: usize| {
             self.coming.iter().position(|&coming| coming == index).unwrap_or(usize::MAX)
         };
@@ -577,8 +577,8 @@ mod tests {
         brought: AtomicUsize,
     }
 
-    impl Carrier for Porter {
-        fn bring(&self, index: usize, asked: Instant) -> Result<Brought, WeightError> {
+    impl LayerLoader for Porter {
+        fn load(&self, index: usize, asked: Instant) -> Result<LoadedLayer, WeightError> {
             assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
             self.brought.fetch_add(1, Ordering::Relaxed);
             let layer = Layer {
@@ -591,7 +591,7 @@ mod tests {
             let part = ("x".to_owned(), distorch_checkpoint::Dtype::F32, vec![1]);
             let file = Checkpoint::from_parts("none", Default::default(), [part]).unwrap();
             let (layer, at) = (StoredLayer::read(&file, &layer)?, asked + self.late);
-            Ok(Brought { layer, at, source: None, shared: 0 })
+            Ok(LoadedLayer { layer, at, source: None, shared: 0 })
         }
 
         fn name(&self, index: usize) -> String {
@@ -603,18 +603,18 @@ mod tests {
         }
     }
 
-    fn window(sizes: &[u64], limit: u64) -> Arc<Window> {
+    fn window(sizes: &[u64], limit: u64) -> Arc<PrefetchCache> {
         let host = DeviceInfo::new(DeviceId::CPU, "host", 1 << 40);
         let machine = Machine::new(Topology::new(vec![host]).unwrap());
         let pool = Arc::clone(machine.pool(DeviceId::CPU).unwrap());
         let guess: Vec<usize> = (0..sizes.len()).collect();
-        Window::new(pool, 0, sizes.to_vec(), &guess, limit)
+        PrefetchCache::new(pool, 0, sizes.to_vec(), &guess, limit)
     }
 
     /// Runs `body` beside a loader.
-    fn with_loader(window: &Arc<Window>, porter: &Porter, body: impl FnOnce()) {
+    fn with_loader(window: &Arc<PrefetchCache>, porter: &Porter, body: impl FnOnce()) {
         /// Ends the loader when the body ends, well or not.
-        struct Stop<'a>(&'a Window);
+        struct Stop<'a>(&'a PrefetchCache);
         impl Drop for Stop<'_> {
             fn drop(&mut self) {
                 self.0.stop();
@@ -643,10 +643,10 @@ mod tests {
             until("two more", || window.lock().used == 30);
             assert_eq!(window.lock().slots.len(), 2);
             drop(first);
-            until("the third", || window.tally().0.transfers == 4);
-            let (tally, peak) = window.tally();
-            assert_eq!((tally.transfers, tally.bytes, peak), (4, 40, 30));
-            window.rest();
+            until("the third", || window.stats().0.transfers == 4);
+            let (stats, peak) = window.stats();
+            assert_eq!((stats.transfers, stats.bytes, peak), (4, 40, 30));
+            window.drain();
             assert_eq!(window.lock().used, 0);
         });
         assert_eq!(porter.brought.load(Ordering::Relaxed), 4);
@@ -661,8 +661,8 @@ mod tests {
             until("the next two", || window.lock().slots.len() == 2);
             let wanted = window.take(&porter, 4).unwrap();
             assert!(window.lock().used <= 20);
-            let (tally, _) = window.tally();
-            assert_eq!(tally.unforeseen, 2, "the first, and this one");
+            let (stats, _) = window.stats();
+            assert_eq!(stats.unforeseen, 2, "the first, and this one");
             drop(wanted);
             drop(window.take(&porter, 5).unwrap());
         });
@@ -699,13 +699,13 @@ mod tests {
             state.slots.insert(1, Slot::Here(arrival));
             let next = window.job(&mut state);
             let full = window.job(&mut state);
-            let given = state.give_way();
+            let given = state.evict();
             drop(state);
             assert!(matches!(next, Job::Load(2, ..)));
             assert!(matches!(full, Job::Wait) && given.is_none(), "1 stays");
             drop(user.join().unwrap().unwrap());
         });
-        assert_eq!(window.tally().0.transfers, 2, "0 and 1, once each");
+        assert_eq!(window.stats().0.transfers, 2, "0 and 1, once each");
         assert!(window.lock().awaited.is_empty());
     }
 
@@ -718,7 +718,7 @@ mod tests {
             let first = window.take(&porter, 0).unwrap();
             assert!(start.elapsed() >= Duration::from_millis(30));
             assert!(Instant::now() >= first.at);
-            assert!(window.tally().0.stalled >= Duration::from_millis(30));
+            assert!(window.stats().0.stalled >= Duration::from_millis(30));
         });
     }
 
@@ -733,11 +733,11 @@ mod tests {
                 assert!(error.to_string().contains(&format!("`l{index}`")), "{error}");
             }
             porter.panics.store(false, Ordering::Relaxed);
-            window.rest();
+            window.drain();
             for index in [0, 1, 2] {
                 drop(window.take(&porter, index).unwrap());
             }
-            window.rest();
+            window.drain();
             assert_eq!(window.lock().used, 0);
         });
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Stack, forward, id, machine, truncate};
 use distorch_checkpoint::Dtype;
 use distorch_runtime::WeightError;
-use distorch_runtime::placed::{Interrupt, Options};
+use distorch_runtime::offload::{Interrupt, Options};
 
 #[test]
 fn a_file_cut_short_while_it_is_loaded() {
@@ -18,7 +18,7 @@ fn a_file_cut_short_while_it_is_loaded() {
     let streamed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
     let elsewhere = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:1,*"));
     let expected = forward(&streamed, &stack).unwrap();
-    streamed.rest();
+    streamed.drain();
     truncate(&stack.path);
     for _ in 0..3 {
         let error = forward(&streamed, &stack).unwrap_err().to_string();
@@ -45,11 +45,11 @@ fn a_file_cut_short_under_a_layer_in_use() {
     let machine = machine("cuda:0=1GiB");
     for dtype in [Dtype::F32, Dtype::F16] {
         let stack = Stack::new(8, dtype);
-        let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:0,20%;cpu,80%"));
-        let expected = forward(&placed, &stack).unwrap();
-        placed.check_file().unwrap();
+        let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:0,20%;cpu,80%"));
+        let expected = forward(&weights, &stack).unwrap();
+        weights.check_file().unwrap();
         // The last use of a pass, and of layers that were on their way already.
-        let held: Vec<_> = (0..8).map(|index| placed.fetch(index).unwrap()).collect();
+        let held: Vec<_> = (0..8).map(|index| weights.fetch(index).unwrap()).collect();
         truncate(&stack.path);
         for params in &held {
             let values = params.weight::<2>().unwrap().into_data();
@@ -58,18 +58,18 @@ fn a_file_cut_short_under_a_layer_in_use() {
                 stack.component.layers[0].params[0].elements()
             );
         }
-        let error = placed.check_file().unwrap_err().to_string();
+        let error = weights.check_file().unwrap_err().to_string();
         assert!(error.contains("stack.safetensors"), "{error}");
         assert!(error.contains("changed on disk"), "{error}");
         drop(held);
-        assert!(forward(&placed, &stack).unwrap_err().to_string().contains("changed on disk"));
-        placed.rest();
-        assert!(forward(&placed, &stack).is_err(), "for good");
+        assert!(forward(&weights, &stack).unwrap_err().to_string().contains("changed on disk"));
+        weights.drain();
+        assert!(forward(&weights, &stack).is_err(), "for good");
 
         let again = Stack::new(8, dtype);
-        let placed = again.load(&machine, &again.plan(&machine, "cuda:0", "cpu,100%"));
-        assert_eq!(forward(&placed, &again).unwrap(), expected, "other files are as they were");
-        placed.check_file().unwrap();
+        let weights = again.load(&machine, &again.plan(&machine, "cuda:0", "cpu,100%"));
+        assert_eq!(forward(&weights, &again).unwrap(), expected, "other files are as they were");
+        weights.check_file().unwrap();
     }
 }
 
@@ -79,12 +79,12 @@ fn a_file_that_is_not_needed_may_change() {
     let machine = machine("cuda:0=1GiB,cuda:1=1GiB");
     let stack = Stack::new(4, Dtype::F32);
     for allocation in ["", "cuda:1,*"] {
-        let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", allocation));
-        let expected = forward(&placed, &stack).unwrap();
+        let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", allocation));
+        let expected = forward(&weights, &stack).unwrap();
         let bytes = std::fs::read(&stack.path).unwrap();
         truncate(&stack.path);
-        assert_eq!(forward(&placed, &stack).unwrap(), expected);
-        placed.check_file().unwrap();
+        assert_eq!(forward(&weights, &stack).unwrap(), expected);
+        weights.check_file().unwrap();
         std::fs::write(&stack.path, bytes).unwrap();
     }
 }
@@ -93,10 +93,10 @@ fn a_file_that_is_not_needed_may_change() {
 fn a_file_replaced_by_another_of_its_name() {
     let machine = machine("cuda:0=1GiB");
     let (stack, other) = (Stack::new(5, Dtype::F16), Stack::new(5, Dtype::F32));
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
-    let expected = forward(&placed, &stack).unwrap();
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let expected = forward(&weights, &stack).unwrap();
     if std::fs::rename(&other.path, &stack.path).is_ok() {
-        assert_eq!(forward(&placed, &stack).unwrap(), expected, "the file that was opened stays");
+        assert_eq!(forward(&weights, &stack).unwrap(), expected, "the file that was opened stays");
     }
 }
 
@@ -109,9 +109,9 @@ fn an_interruption_ends_a_wait_and_nothing_else() {
     let interrupt = Interrupt::default();
     let options = Options { interrupt: interrupt.clone(), ..Options::default() };
     let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
-    let placed = stack.try_load(&machine, &plan, options).unwrap();
+    let weights = stack.try_load(&machine, &plan, options).unwrap();
     let raised = std::thread::scope(|scope| {
-        let run = scope.spawn(|| (forward(&placed, &stack), Instant::now()));
+        let run = scope.spawn(|| (forward(&weights, &stack), Instant::now()));
         std::thread::sleep(Duration::from_millis(100));
         let raised = Instant::now();
         interrupt.raise();
@@ -120,10 +120,10 @@ fn an_interruption_ends_a_wait_and_nothing_else() {
         ended.duration_since(raised)
     });
     assert!(raised < Duration::from_millis(1500), "{raised:?}, where a pass takes two seconds");
-    assert!(matches!(forward(&placed, &stack), Err(WeightError::Interrupted { .. })));
+    assert!(matches!(forward(&weights, &stack), Err(WeightError::Interrupted { .. })));
     interrupt.clear();
     let fast = stack.load(&machine, &stack.plan(&machine, "cuda:0", ""));
-    assert_eq!(forward(&placed, &stack).unwrap(), forward(&fast, &stack).unwrap());
+    assert_eq!(forward(&weights, &stack).unwrap(), forward(&fast, &stack).unwrap());
 }
 
 #[test]
@@ -131,12 +131,12 @@ fn a_device_that_fills_up_while_weights_stream() {
     let machine = machine("cuda:0=64KiB");
     let stack = Stack::new(8, Dtype::F32);
     let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
-    let placed = stack.load(&machine, &plan);
-    let expected = forward(&placed, &stack).unwrap();
-    placed.rest();
+    let weights = stack.load(&machine, &plan);
+    let expected = forward(&weights, &stack).unwrap();
+    weights.drain();
     let pool = machine.pool(id("cuda:0")).unwrap();
     let other = pool.hold(50 << 10, 0).unwrap();
-    let error = forward(&placed, &stack).unwrap_err();
+    let error = forward(&weights, &stack).unwrap_err();
     assert!(matches!(error, WeightError::Memory { .. }), "{error}");
     let error = error.to_string();
     assert!(
@@ -144,23 +144,23 @@ fn a_device_that_fills_up_while_weights_stream() {
         "{error}"
     );
     drop(other);
-    assert_eq!(forward(&placed, &stack).unwrap(), expected);
+    assert_eq!(forward(&weights, &stack).unwrap(), expected);
     // One layer at a time goes without looking ahead.
-    placed.rest();
+    weights.drain();
     let _other = pool.hold(40 << 10, 0).unwrap();
-    assert_eq!(forward(&placed, &stack).unwrap(), expected);
+    assert_eq!(forward(&weights, &stack).unwrap(), expected);
 }
 
 #[test]
 fn a_component_that_is_dropped_in_the_middle_of_a_transfer() {
     let machine = machine("cuda:0=1GiB@100kB/s");
     let stack = Stack::new(8, Dtype::F16);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
     let params = {
         use distorch_runtime::LayerSource;
-        placed.fetch(0).unwrap()
+        weights.fetch(0).unwrap()
     };
-    drop(placed);
+    drop(weights);
     assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), stack.layer_bytes(), "one is in use");
     drop(params);
     assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), 0);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Stack, forward, id, machine, pass};
 use distorch_allocation::Layout;
 use distorch_checkpoint::{Checkpoint, Dtype};
-use distorch_runtime::placed::{Options, Placed};
+use distorch_runtime::offload::{OffloadedWeights, Options};
 use distorch_runtime::tensor::cpu;
 use distorch_runtime::{DType, Resident, kernels};
 
@@ -44,12 +44,12 @@ fn the_same_bits_for_every_allocation() {
                 for pin in [false, true] {
                     let plan = stack.plan_as(&machine, "cuda:0", allocation, layout, 0);
                     let options = Options { pin, ..Options::default() };
-                    let placed = stack.try_load(&machine, &plan, options).unwrap();
+                    let weights = stack.try_load(&machine, &plan, options).unwrap();
                     for _ in 0..3 {
-                        let out = forward(&placed, &stack).unwrap();
+                        let out = forward(&weights, &stack).unwrap();
                         assert_eq!(out, expected, "{dtype} {allocation} {layout:?} pin {pin}");
                     }
-                    let stats = placed.stats();
+                    let stats = weights.stats();
                     for device in &stats.devices {
                         assert!(
                             device.peak_bytes <= device.planned_bytes,
@@ -71,17 +71,17 @@ fn the_host_computes_with_simulated_donors() {
     let machine = machine("cuda:1=1MiB@1GB/s");
     let stack = Stack::new(8, Dtype::F16);
     let plan = stack.plan(&machine, "cpu", "cuda:1,75%;cpu,25%");
-    let placed = stack.load(&machine, &plan);
-    assert_eq!(forward(&placed, &stack).unwrap(), resident(&stack));
+    let weights = stack.load(&machine, &plan);
+    assert_eq!(forward(&weights, &stack).unwrap(), resident(&stack));
     let (cpu, donor) = (machine.pool(id("cpu")).unwrap(), machine.pool(id("cuda:1")).unwrap());
     assert_eq!(donor.used(), plan.bytes_on(id("cuda:1")));
-    let window = placed.stats().devices.iter().map(|d| d.window_bytes).max().unwrap();
+    let window = weights.stats().devices.iter().map(|d| d.window_bytes).max().unwrap();
     // Biases are f32; matrices stay in f16 where the kernels take them so.
     let (features, layers) = (64, plan.bytes_on(id("cpu")) / stack.layer_bytes());
     let element = if kernels::takes_16_bits() { 2 } else { 4 };
     let residents = layers * features * (features * element + 4);
     assert!(window > 0 && cpu.used() >= residents);
-    placed.rest();
+    weights.drain();
     assert_eq!(cpu.used(), residents, "and the window is empty at rest");
 }
 
@@ -90,14 +90,14 @@ fn the_host_computes_with_simulated_donors() {
 fn layers_come_before_they_are_asked_for() {
     let machine = machine("cuda:0=1GiB");
     let stack = Stack::new(10, Dtype::F32);
-    let placed = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let weights = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
     for _ in 0..5 {
-        forward(&placed, &stack).unwrap();
+        forward(&weights, &stack).unwrap();
     }
-    let all = placed.stats();
+    let all = weights.stats();
     assert_eq!(all.unforeseen, 1, "the order is known from the file, over ends of passes: {all:?}");
-    placed.rest();
-    let moved = placed.stats().bytes_moved;
+    weights.drain();
+    let moved = weights.stats().bytes_moved;
     let (pass, extra) = (stack.component.bytes(), 2 * stack.layer_bytes());
     assert!((5 * pass..=5 * pass + extra).contains(&moved), "{moved} of {}", 5 * pass);
     let window = all.devices.iter().map(|d| d.window_bytes).max().unwrap();
@@ -108,7 +108,7 @@ fn layers_come_before_they_are_asked_for() {
 fn another_order_stays_right_and_is_learned() {
     let machine = machine("cuda:0=1GiB");
     let stack = Stack::new(9, Dtype::F16);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:0,20%;cpu,80%"));
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:0,20%;cpu,80%"));
     let checkpoint = Checkpoint::open(&stack.path).unwrap();
     let all = Resident::load(&checkpoint, &stack.component, cpu(), DType::F32, |_| {}).unwrap();
     let orders: [&[usize]; 5] = [
@@ -121,15 +121,15 @@ fn another_order_stays_right_and_is_learned() {
     for order in orders {
         let expected = pass(&all, order).unwrap();
         for _ in 0..3 {
-            assert_eq!(pass(&placed, order).unwrap(), expected, "{order:?}");
+            assert_eq!(pass(&weights, order).unwrap(), expected, "{order:?}");
         }
     }
     let backwards = orders[1];
-    pass(&placed, backwards).unwrap();
-    pass(&placed, backwards).unwrap(); // learns what follows the end of a pass
-    placed.reset_stats();
-    pass(&placed, backwards).unwrap();
-    assert_eq!(placed.stats().unforeseen, 0, "{:?}", placed.stats());
+    pass(&weights, backwards).unwrap();
+    pass(&weights, backwards).unwrap(); // learns what follows the end of a pass
+    weights.reset_stats();
+    pass(&weights, backwards).unwrap();
+    assert_eq!(weights.stats().unforeseen, 0, "{:?}", weights.stats());
 }
 
 #[test]
@@ -137,9 +137,9 @@ fn a_layer_in_use_is_not_dropped() {
     use distorch_runtime::LayerSource;
     let machine = machine("cuda:0=1GiB");
     let stack = Stack::new(8, Dtype::F32);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
     let bits = |index| {
-        let params = placed.fetch(index).unwrap();
+        let params = weights.fetch(index).unwrap();
         (params.weight::<2>().unwrap().into_data().to_vec::<f32>().unwrap(), params)
     };
     let held: Vec<_> = (0..8).map(bits).collect();
@@ -151,7 +151,7 @@ fn a_layer_in_use_is_not_dropped() {
     let used = machine.pool(id("cuda:0")).unwrap().used();
     assert!(used >= 8 * stack.layer_bytes(), "all in use at once count: {used}");
     drop(held);
-    placed.rest();
+    weights.drain();
     assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), 0);
 }
 
@@ -159,13 +159,13 @@ fn a_layer_in_use_is_not_dropped() {
 fn threads_share_a_component() {
     let machine = machine("cuda:0=1GiB");
     let stack = Stack::new(6, Dtype::F16);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
     let expected = resident(&stack);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
                 for _ in 0..5 {
-                    assert_eq!(forward(&placed, &stack).unwrap(), expected);
+                    assert_eq!(forward(&weights, &stack).unwrap(), expected);
                 }
             });
         }
@@ -177,26 +177,26 @@ fn threads_share_a_component() {
 fn transfers_take_the_time_of_their_link() {
     let machine = machine("cuda:0=1GiB@2MB/s");
     let stack = Stack::new(16, Dtype::F16);
-    let placed = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
-    forward(&placed, &stack).unwrap();
+    let weights = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", "cpu,100%"));
+    forward(&weights, &stack).unwrap();
     let start = Instant::now();
-    forward(&placed, &stack).unwrap();
-    forward(&placed, &stack).unwrap();
+    forward(&weights, &stack).unwrap();
+    forward(&weights, &stack).unwrap();
     let took = start.elapsed().as_secs_f64();
     // The window's two layers were on their way before the clock started.
     let least = (2 * stack.component.bytes() - 2 * stack.layer_bytes()) as f64 / 2e6;
     assert!(took >= least, "{took} s, but the link needs {least} s");
     // What a busy machine computes slowly it does not wait for.
-    assert!(placed.stats().stall_seconds > least * 0.2, "{:?}", placed.stats());
+    assert!(weights.stats().stall_seconds > least * 0.2, "{:?}", weights.stats());
 }
 
 #[test]
 fn without_donors_there_is_no_thread_and_no_transfer() {
     let machine = machine("cuda:0=1GiB@1MB/s");
     let stack = Stack::new(4, Dtype::F32);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", ""));
-    assert_eq!(forward(&placed, &stack).unwrap(), resident(&stack));
-    let stats = placed.stats();
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", ""));
+    assert_eq!(forward(&weights, &stack).unwrap(), resident(&stack));
+    let stats = weights.stats();
     assert_eq!((stats.transfers, stats.bytes_moved, stats.stall_seconds), (0, 0, 0.0));
 }
 
@@ -232,9 +232,10 @@ fn a_window_of_another_size() {
     let stack = Stack::new(12, Dtype::F16);
     let plan = stack.plan(&machine, "cuda:0", "cpu,100%");
     let window = Some(5 * stack.layer_bytes());
-    let placed = stack.try_load(&machine, &plan, Options { window, ..Options::default() }).unwrap();
+    let weights =
+        stack.try_load(&machine, &plan, Options { window, ..Options::default() }).unwrap();
     for _ in 0..3 {
-        assert_eq!(forward(&placed, &stack).unwrap(), resident(&stack));
+        assert_eq!(forward(&weights, &stack).unwrap(), resident(&stack));
     }
     let wait = Instant::now();
     let held = || machine.pool(id("cuda:0")).unwrap().used();
@@ -251,25 +252,25 @@ fn a_new_plan_moves_the_difference() {
     let expected = resident(&stack);
     let plans = ["cuda:0,50%;cpu,50%", "cuda:0,70%;cpu,30%", "cuda:1,*", "", "cpu,100%"]
         .map(|allocation| stack.plan(&machine, "cuda:0", allocation));
-    let placed = stack.load(&machine, &plans[0]);
+    let weights = stack.load(&machine, &plans[0]);
     let mut before = &plans[0];
     for plan in plans[1..].iter().chain(&plans[..2]) {
-        forward(&placed, &stack).unwrap();
+        forward(&weights, &stack).unwrap();
         let differ = before.blocks.iter().zip(&plan.blocks).filter(|(a, b)| a.device != b.device);
-        let (moved, bytes) = placed.replan(plan).unwrap();
+        let (moved, bytes) = weights.replan(plan).unwrap();
         assert_eq!(moved, differ.count());
         assert_eq!(bytes, moved as u64 * stack.layer_bytes());
         for device in ["cuda:0", "cuda:1"] {
             assert_eq!(machine.pool(id(device)).unwrap().used(), plan.bytes_on(id(device)));
         }
-        assert_eq!(forward(&placed, &stack).unwrap(), expected);
-        placed.rest();
+        assert_eq!(forward(&weights, &stack).unwrap(), expected);
+        weights.drain();
         before = plan;
     }
     let elsewhere = stack.plan(&machine, "cuda:1", "");
-    let error = placed.replan(&elsewhere).unwrap_err().to_string();
+    let error = weights.replan(&elsewhere).unwrap_err().to_string();
     assert!(error.contains("cuda:0") && error.contains("load it anew"), "{error}");
-    assert_eq!(forward(&placed, &stack).unwrap(), expected);
+    assert_eq!(forward(&weights, &stack).unwrap(), expected);
 }
 
 #[test]
@@ -278,7 +279,7 @@ fn loading_can_be_stopped() {
     let stack = Stack::new(6, Dtype::F32);
     let plan = stack.plan(&machine, "cuda:0", "");
     let mut seen = Vec::new();
-    let stopped = Placed::load(
+    let stopped = OffloadedWeights::load(
         stack.open(),
         &stack.component,
         &plan,

@@ -77,12 +77,12 @@ pub struct Shortage {
     /// Which device, what it needs and what it has.
     pub error: OutOfMemory,
     /// What to do.
-    pub way_out: WayOut,
+    pub remedy: Remedy,
 }
 
 /// An allocation that would fit.
 #[derive(Clone, Debug, PartialEq)]
-pub enum WayOut {
+pub enum Remedy {
     /// More virtual VRAM for this component.
     Virtual {
         /// The component.
@@ -103,31 +103,31 @@ pub enum WayOut {
     Activations,
 }
 
-impl fmt::Display for WayOut {
+impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WayOut::Virtual { component, gigabytes } => {
+            Remedy::Virtual { component, gigabytes } => {
                 write!(f, "{component}_virtual_vram_gb {gigabytes:.1}")
             }
-            WayOut::Expert { component, allocation } => {
+            Remedy::Expert { component, allocation } => {
                 write!(f, "{component}_expert_mode_allocations \"{allocation}\"")
             }
-            WayOut::Donor => write!(f, "another donor"),
-            WayOut::Activations => write!(f, "a smaller picture"),
+            Remedy::Donor => write!(f, "another donor"),
+            Remedy::Activations => write!(f, "a smaller picture"),
         }
     }
 }
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { error, way_out } = self;
+        let Self { error, remedy } = self;
         write!(f, "{error}; ")?;
-        match way_out {
-            WayOut::Virtual { .. } | WayOut::Expert { .. } => write!(f, "{way_out} would fit"),
-            WayOut::Donor => {
+        match remedy {
+            Remedy::Virtual { .. } | Remedy::Expert { .. } => write!(f, "{remedy} would fit"),
+            Remedy::Donor => {
                 write!(f, "give {} less, name another donor, or unload other models", error.device)
             }
-            WayOut::Activations => {
+            Remedy::Activations => {
                 write!(f, "no allocation helps: make a smaller picture, or unload other models")
             }
         }
@@ -136,8 +136,8 @@ impl fmt::Display for Shortage {
 
 impl Shortage {
     pub(super) fn new(error: OutOfMemory, plan: &Plan) -> Box<Self> {
-        let way_out = way_out(&error, plan);
-        Box::new(Self { error, way_out })
+        let remedy = remedy(&error, plan);
+        Box::new(Self { error, remedy })
     }
 }
 
@@ -146,9 +146,9 @@ fn gigabytes(bytes: u64) -> f64 {
     (bytes as f64 / (1_u64 << 30) as f64 * 10.0).ceil() / 10.0
 }
 
-fn way_out(error: &OutOfMemory, plan: &Plan) -> WayOut {
+fn remedy(error: &OutOfMemory, plan: &Plan) -> Remedy {
     if error.device != plan.compute_device {
-        return WayOut::Donor;
+        return Remedy::Donor;
     }
     let component = plan.component.clone();
     let planned = plan.warnings.iter().find_map(|warning| match warning {
@@ -156,7 +156,7 @@ fn way_out(error: &OutOfMemory, plan: &Plan) -> WayOut {
         _ => None,
     });
     if let (Some(least), Some(_)) = (planned, plan.virtual_vram_gb) {
-        return WayOut::Virtual { component, gigabytes: least.to_f64() };
+        return Remedy::Virtual { component, gigabytes: least.to_f64() };
     }
     let mut sizes: Vec<u64> = plan.blocks.iter().map(|block| block.bytes).collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
@@ -171,11 +171,11 @@ fn way_out(error: &OutOfMemory, plan: &Plan) -> WayOut {
     let stays: u64 = stays.map(|block| block.bytes).sum();
     let stored = plan.bytes_on(plan.compute_device);
     let Some(resident) = stored.checked_sub(short).filter(|left| *left >= stays) else {
-        return WayOut::Activations;
+        return Remedy::Activations;
     };
     match plan.virtual_vram_gb {
-        Some(_) => WayOut::Virtual { component, gigabytes: gigabytes(plan.bytes - resident) },
-        None => WayOut::Expert {
+        Some(_) => Remedy::Virtual { component, gigabytes: gigabytes(plan.bytes - resident) },
+        None => Remedy::Expert {
             component,
             allocation: format!("{},{}mb;cpu,*", error.device, resident >> 20),
         },

@@ -1,4 +1,4 @@
-//! Patches on placed layers: the same bits wherever a layer lives, the base back when they go, and
+//! Patches on layers of a plan: the same bits wherever a layer lives, the base back when they go, and
 //! donors that hold what was planned where patches keep the checkpoint's dtype.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{SIDE, Stack, forward, id, machine, noise};
 use distorch_checkpoint::{Checkpoint, Dtype, decode};
-use distorch_runtime::placed::Options;
+use distorch_runtime::offload::Options;
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, LayerSource, Patch, Resident, WeightError};
 
@@ -67,14 +67,14 @@ fn the_same_bits_wherever_a_layer_lives() {
             for allocation in ALLOCATIONS {
                 let plan = stack.plan(&machine, "cuda:0", allocation);
                 let options = Options { high_precision_loras, ..Options::default() };
-                let placed = stack.try_load(&machine, &plan, options).unwrap();
-                let base = forward(&placed, &stack).unwrap();
-                assert_eq!(placed.set_patch(Some(Noise::new(&[1, 4, 6], 0.05))).unwrap(), 3);
-                let patched = forward(&placed, &stack).unwrap();
+                let weights = stack.try_load(&machine, &plan, options).unwrap();
+                let base = forward(&weights, &stack).unwrap();
+                assert_eq!(weights.set_patch(Some(Noise::new(&[1, 4, 6], 0.05))).unwrap(), 3);
+                let patched = forward(&weights, &stack).unwrap();
                 assert_ne!(patched, base, "{dtype} {allocation}");
                 outputs.push((high_precision_loras, patched));
-                assert_eq!(placed.set_patch(None).unwrap(), 3);
-                assert_eq!(forward(&placed, &stack).unwrap(), base, "the base comes back exactly");
+                assert_eq!(weights.set_patch(None).unwrap(), 3);
+                assert_eq!(forward(&weights, &stack).unwrap(), base, "the base comes back exactly");
             }
         }
         let same = |kept: bool| {
@@ -99,9 +99,9 @@ fn a_resident_component_takes_patches_too() {
         resident.set_patch(&checkpoint, &stack.component, patch).unwrap()
     };
     assert_eq!(set(&mut resident, Some(&*noise)), 2);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,60%;cuda:0,40%"));
-    placed.set_patch(Some(noise.clone())).unwrap();
-    assert_eq!(forward(&resident, &stack).unwrap(), forward(&placed, &stack).unwrap());
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cpu,60%;cuda:0,40%"));
+    weights.set_patch(Some(noise.clone())).unwrap();
+    assert_eq!(forward(&resident, &stack).unwrap(), forward(&weights, &stack).unwrap());
     assert_eq!(set(&mut resident, Some(&*noise)), 0, "nothing changed");
     assert_eq!(set(&mut resident, None), 2);
     assert_eq!(forward(&resident, &stack).unwrap(), forward(&load(), &stack).unwrap());
@@ -111,15 +111,15 @@ fn a_resident_component_takes_patches_too() {
 fn only_what_changes_is_rewritten() {
     let machine = machine("cuda:0=1GiB");
     let stack = Stack::new(8, Dtype::F16);
-    let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:0,50%;cpu,50%"));
+    let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", "cuda:0,50%;cpu,50%"));
     let first = Noise::new(&[0, 7], 0.1);
-    assert_eq!(placed.set_patch(Some(first.clone())).unwrap(), 2);
+    assert_eq!(weights.set_patch(Some(first.clone())).unwrap(), 2);
     let same = Noise::new(&[0, 7], 0.1);
-    assert_eq!(placed.set_patch(Some(same.clone())).unwrap(), 0);
+    assert_eq!(weights.set_patch(Some(same.clone())).unwrap(), 0);
     let wider = Noise::new(&[0, 5, 7], 0.1);
-    assert_eq!(placed.set_patch(Some(wider.clone())).unwrap(), 1);
+    assert_eq!(weights.set_patch(Some(wider.clone())).unwrap(), 1);
     let stronger = Noise::new(&[5], 0.2);
-    assert_eq!(placed.set_patch(Some(stronger.clone())).unwrap(), 3);
+    assert_eq!(weights.set_patch(Some(stronger.clone())).unwrap(), 3);
     let applied = [first, same, wider, stronger].map(|n| n.applied.load(Ordering::Relaxed));
     assert_eq!(applied, [2, 0, 1, 1]);
 }
@@ -134,15 +134,15 @@ fn donors_hold_what_was_planned() {
         let machine = machine("cuda:0=1GiB,cuda:1=1GiB");
         let plan = stack.plan(&machine, "cuda:0", "cuda:1,*");
         let options = Options { high_precision_loras, ..Options::default() };
-        let placed = stack.try_load(&machine, &plan, options).unwrap();
+        let weights = stack.try_load(&machine, &plan, options).unwrap();
         let params = |index| {
-            let params = placed.fetch(index).unwrap();
+            let params = weights.fetch(index).unwrap();
             let values = |data: TensorData| data.to_vec::<f32>().unwrap();
             let weight = params.weight::<2>().unwrap().into_data();
             (values(weight), values(params.bias().unwrap().unwrap().into_data()))
         };
         let (weight, bias) = params(2);
-        placed.set_patch(Some(Noise::new(&all, 0.01))).unwrap();
+        weights.set_patch(Some(Noise::new(&all, 0.01))).unwrap();
         let held = machine.pool(id("cuda:1")).unwrap().used();
         assert_eq!(held, plan.bytes_on(id("cuda:1")) + more as u64);
         let (patched, same) = params(2);
@@ -157,7 +157,7 @@ fn donors_hold_what_was_planned() {
             let exact = *after == decode::to_f32(&[code], Dtype::F8E4M3)[0] * scale;
             assert!(exact || high_precision_loras, "{after} is no code times the scale");
         }
-        drop(placed);
+        drop(weights);
         assert_eq!(machine.pool(id("cuda:1")).unwrap().used(), 0);
     }
 }
@@ -178,13 +178,13 @@ fn small_changes_are_not_lost() {
     let stack = Stack::new(1, Dtype::F8E4M3);
     let options = Options { high_precision_loras: false, ..Options::default() };
     let plan = stack.plan(&machine, "cuda:0", "");
-    let placed = stack.try_load(&machine, &plan, options).unwrap();
+    let weights = stack.try_load(&machine, &plan, options).unwrap();
     let weight = || {
-        let weight = placed.fetch(0).unwrap().weight::<2>().unwrap().into_data();
+        let weight = weights.fetch(0).unwrap().weight::<2>().unwrap().into_data();
         weight.to_vec::<f32>().unwrap()
     };
     let before = weight();
-    placed.set_patch(Some(Noise::new(&[0], 1e-3))).unwrap();
+    weights.set_patch(Some(Noise::new(&[0], 1e-3))).unwrap();
     let after = weight();
     let pushes = noise(99, SIDE * SIDE);
     let gained: f32 = before.iter().zip(&after).zip(&pushes).map(|((b, a), n)| (a - b) * n).sum();
@@ -197,16 +197,16 @@ fn a_patch_that_fails_leaves_the_base() {
     let machine = machine("cuda:0=1GiB");
     let stack = Stack::new(6, Dtype::F16);
     for allocation in ["", "cpu,100%"] {
-        let placed = stack.load(&machine, &stack.plan(&machine, "cuda:0", allocation));
-        let base = forward(&placed, &stack).unwrap();
-        placed.set_patch(Some(Noise::new(&[0, 1], 0.5))).unwrap();
+        let weights = stack.load(&machine, &stack.plan(&machine, "cuda:0", allocation));
+        let base = forward(&weights, &stack).unwrap();
+        weights.set_patch(Some(Noise::new(&[0, 1], 0.5))).unwrap();
         let broken =
             Noise { layers: vec![1, 2, 4], strength: 0.1, fails_at: Some(2), ..Noise::default() };
-        let error = placed.set_patch(Some(Arc::new(broken))).unwrap_err().to_string();
+        let error = weights.set_patch(Some(Arc::new(broken))).unwrap_err().to_string();
         assert!(error.contains("l2") && error.contains("on purpose"), "{error}");
-        assert!(placed.patch().is_none());
-        assert_eq!(forward(&placed, &stack).unwrap(), base);
-        assert_eq!(placed.set_patch(Some(Noise::new(&[3], 0.5))).unwrap(), 1);
+        assert!(weights.patch().is_none());
+        assert_eq!(forward(&weights, &stack).unwrap(), base);
+        assert_eq!(weights.set_patch(Some(Noise::new(&[3], 0.5))).unwrap(), 1);
     }
 }
 
@@ -217,15 +217,15 @@ fn patched_layers_move_with_a_new_plan() {
     for high_precision_loras in [true, false] {
         let plans = ALLOCATIONS.map(|allocation| stack.plan(&machine, "cuda:0", allocation));
         let options = Options { high_precision_loras, ..Options::default() };
-        let placed = stack.try_load(&machine, &plans[0], options).unwrap();
-        let base = forward(&placed, &stack).unwrap();
-        placed.set_patch(Some(Noise::new(&[0, 2, 5], 0.1))).unwrap();
-        let patched = forward(&placed, &stack).unwrap();
+        let weights = stack.try_load(&machine, &plans[0], options).unwrap();
+        let base = forward(&weights, &stack).unwrap();
+        weights.set_patch(Some(Noise::new(&[0, 2, 5], 0.1))).unwrap();
+        let patched = forward(&weights, &stack).unwrap();
         for plan in plans.iter().chain(plans.iter().rev()) {
-            placed.replan(plan).unwrap();
-            assert_eq!(forward(&placed, &stack).unwrap(), patched);
+            weights.replan(plan).unwrap();
+            assert_eq!(forward(&weights, &stack).unwrap(), patched);
         }
-        placed.set_patch(None).unwrap();
-        assert_eq!(forward(&placed, &stack).unwrap(), base);
+        weights.set_patch(None).unwrap();
+        assert_eq!(forward(&weights, &stack).unwrap(), base);
     }
 }
