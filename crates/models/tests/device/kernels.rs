@@ -128,6 +128,25 @@ fn attention() {
 }
 
 #[test]
+fn joined_heads() {
+    let mut errors = Errors::default();
+    for (batch, tokens, heads, dim) in [(2, [33, 77], 4, 64), (1, [5, 9], 3, 20)] {
+        for part in 0..3 {
+            let what = format!("part {part} of heads {batch}x{tokens:?}, {heads}x{dim}");
+            compare(&what, &mut errors, |make| {
+                let streams = tokens.map(|tokens| kernels::Projected {
+                    qkv: make.activations("qkv", [batch, tokens, 3 * heads * dim]),
+                    norms: Some(["q", "k"].map(|name| make.activations(name, [dim]))),
+                });
+                let parts = kernels::join_heads(streams.into(), heads, 1e-6);
+                parts.into_iter().nth(part).unwrap()
+            });
+        }
+    }
+    errors.judge();
+}
+
+#[test]
 fn norms() {
     let mut errors = Errors::default();
     for (batch, channels, height, width, groups, activate) in
@@ -146,6 +165,18 @@ fn norms() {
             let x = make.activations("x", [batch, rows, features]);
             let [weight, bias] = ["w", "b"].map(|name| make.activations(name, [features]));
             kernels::layer_norm(x, weight, bias, 1e-5)
+        });
+        let what = format!("modulated norm {batch}x{rows}x{features}");
+        compare(&what, &mut errors, |make| {
+            let x = make.activations("x", [batch, rows, features]);
+            let [shift, scale] = ["s", "c"].map(|name| make.activations(name, [batch, features]));
+            kernels::modulated_norm(x, shift, scale, 1e-6)
+        });
+        let what = format!("gated sum {batch}x{rows}x{features}");
+        compare(&what, &mut errors, |make| {
+            let [x, branch] =
+                ["x", "b"].map(|name| make.activations(name, [batch, rows, features]));
+            kernels::add_gated(x, branch, make.activations("g", [batch, features]))
         });
         let what = format!("RMS norm {batch}x{rows}x{features}");
         compare(&what, &mut errors, |make| {
@@ -166,6 +197,9 @@ fn activations() {
         });
         compare(&format!("GELU of {features}"), &mut errors, |make| {
             kernels::gelu(make.make("x", shape, 4.0))
+        });
+        compare(&format!("GELU by tanh of {features}"), &mut errors, |make| {
+            kernels::gelu_tanh(make.make("x", shape, 4.0))
         });
         compare(&format!("quick GELU of {features}"), &mut errors, |make| {
             kernels::quick_gelu(make.make("x", shape, 4.0))

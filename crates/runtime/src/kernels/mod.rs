@@ -13,8 +13,10 @@ mod conv;
 mod elementwise;
 #[cfg(target_arch = "x86_64")]
 mod flash;
+mod heads;
 pub(crate) mod host;
 mod linear;
+mod modulate;
 mod norm;
 #[cfg(target_arch = "x86_64")]
 mod product;
@@ -25,8 +27,10 @@ use crate::tensor::{self, DType, Device};
 
 pub use attention::attention;
 pub use conv::conv2d;
-pub use elementwise::{geglu, gelu, quick_gelu};
+pub use elementwise::{geglu, gelu, gelu_tanh, quick_gelu};
+pub use heads::{Projected, join_heads};
 pub use linear::{Rows, linear};
+pub use modulate::{add_gated, modulated_norm};
 pub use norm::{group_norm, layer_norm, rms_norm};
 
 /// What products of f32 activations multiply on the CPU; they are summed in f32 in any case.

@@ -96,7 +96,7 @@ fn normalise_group(
 
 /// The mean, and the square root of the variance plus ε.
 #[inline(always)]
-fn moments(x: &[f32], epsilon: f64) -> (f32, f32) {
+pub(super) fn moments(x: &[f32], epsilon: f64) -> (f32, f32) {
     let count = x.len() as f64;
     let mean = (sum(x, |x| x) / count) as f32;
     let variance = sum(x, |x| (x - mean) * (x - mean)) / count;
@@ -106,7 +106,7 @@ fn moments(x: &[f32], epsilon: f64) -> (f32, f32) {
 /// The sum of a function of each value: in f32 over short runs with 16 sums side by side, in f64
 /// over these.
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     const RUN: usize = 1024;
     let mut total = 0.0;
     for run in x.chunks(RUN) {
