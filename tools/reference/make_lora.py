@@ -9,7 +9,7 @@ the classes of PEFT, diffusers (its loader of kohya's format) or LyCORIS. The me
 back to the names and the fused rows of the original checkpoints by way of diffusers' own converters, which
 are given the numbers of the elements instead of their values. A file holds, for each changed
 parameter P seen as a matrix, `probe:P` = P · seeded vector of the name `probe:P`; for some
-models the UNet's outputs; and as metadata the checkpoint's keys and the LoRA files' keys with
+models the network's outputs; and as metadata the checkpoint's keys and the LoRA files' keys with
 their shapes.
 """
 
@@ -56,6 +56,7 @@ class Part:
 
     def __init__(self, module, params, keys, convert):
         self.module, self.params, self.keys = module.eval(), params, keys
+        self.convert = convert
         self.base = torch.cat([values(name, shape).flatten() for name, shape in params.items()])
         at, numbers = 0, {}
         for name, shape in params.items():
@@ -301,6 +302,19 @@ class Fixture:
         self.tensors["out"] = out.sample.contiguous()
         self.calls.append({"x": x, "context": context, "timesteps": timesteps})
 
+    def outputs_of_mmdit(self, module):
+        """Runs the merged MMDiT."""
+        config, timesteps = module.config, [3.0, 801.0]
+        shapes = {
+            "x": (2, config.in_channels, 8, 6),
+            "context": (2, 5, config.joint_attention_dim),
+            "vector": (2, config.pooled_projection_dim),
+        }
+        given = [torch.from_numpy(seeded.uniform(name, shape, SEED)) for name, shape in shapes.items()]
+        with torch.no_grad():
+            self.tensors["out"] = module(*given, torch.tensor(timesteps)).sample.contiguous()
+        self.calls.append(shapes | {"timesteps": timesteps})
+
     def write(self):
         checkpoint = {k: s for part in self.parts.values() for k, s in part.keys.items()}
         metadata = {
@@ -505,9 +519,54 @@ def transformer(name, part, **options):
     return fixture
 
 
+def diffusers_sd3(name):
+    """diffusers' names for SD3, as ai-toolkit writes them too; and what the MMDiT makes of it."""
+    fixture = transformer(name, sd3(keys.TINY_SD3))
+    fixture.outputs_of_mmdit(fixture.parts["transformer"].module)
+    return fixture
+
+
+def kohya_sd3(name):
+    """kohya's names for SD3, which are those of the original's fused layers, merged by the format's formula."""
+    fixture = Fixture(name, {"transformer": sd3(keys.TINY_SD3)})
+    part = fixture.parts["transformer"]
+    sizes = [torch.Size(shape).numel() for shape in part.params.values()]
+    weights = {n: w.reshape(s) for (n, s), w in zip(part.params.items(), part.base.split(sizes))}
+    tensors, alphas = {}, {}
+    layers = [n for n, s in part.params.items() if n.endswith(".weight") and len(s) > 1]
+    for at, weight in enumerate(layers):
+        outputs, inputs, *kernel = part.params[weight]
+        rank, alpha = 3 + at % 3, 1.5 + at % 4
+        module = f"lora_unet_{weight.removesuffix('.weight').replace('.', '_')}"
+        down = values(f"{module}.lora_down.weight", (rank, inputs, *kernel))
+        up = values(f"{module}.lora_up.weight", (outputs, rank, *(1 for _ in kernel)))
+        tensors |= {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}
+        alphas[f"{module}.alpha"] = alpha
+        change = up.flatten(1).double() @ down.flatten(1).double() * (alpha / rank)
+        weights[weight] = (weights[weight].double() + change.reshape(part.params[weight])).float()
+    part.module.load_state_dict(part.convert(weights))
+    fixture.lora(tensors, alphas)
+    fixture.merged({"transformer": part.module})
+    fixture.outputs_of_mmdit(part.module)
+    return fixture
+
+
+def onetrainer_sd3(name):
+    """OneTrainer's names for SD3: diffusers' with underscores and alphas."""
+    fixture = Fixture(name, {"transformer": sd3(keys.TINY_SD3)})
+    rename = kohya({"transformer": "lora_transformer_"})
+    tensors, alphas, merged = by_peft(
+        fixture.parts, lora(r=2), rename, alphas=lambda layer: layer.lora_alpha["default"]
+    )
+    fixture.lora(tensors, alphas)
+    fixture.merged(merged)
+    return fixture
+
+
 SD1_UNET = lambda: only(sd1(), "unet")
 CASES = {case.__name__: case for case in [
-    diffusers_sd1, rslora_sdxl, kohya_sd1, kohya_sdxl, kohya_text, dora_sd1, loha_sd1, lokr_sd1
+    diffusers_sd1, rslora_sdxl, kohya_sd1, kohya_sdxl, kohya_text, dora_sd1, loha_sd1, lokr_sd1,
+    diffusers_sd3, kohya_sd3, onetrainer_sd3,
 ]} | {
     "tucker_sd1": lambda name: lycoris(
         name, SD1_UNET(), algo="locon", use_tucker=True, train_norm=True
@@ -515,7 +574,6 @@ CASES = {case.__name__: case for case in [
     # DoRA by LyCORIS has another norm than ComfyUI's: make_lora_weightwise.py.
     "full_sd1": lambda name: lycoris(name, SD1_UNET(), algo="full"),
     "flux": lambda name: transformer(name, flux(keys.TINY_FLUX), use_dora=True),
-    "sd3": lambda name: transformer(name, sd3(keys.TINY_SD3)),
 }
 
 

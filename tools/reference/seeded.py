@@ -14,6 +14,7 @@ activations keep a sound size through many layers:
     rank 1, name ends in "bias"     offset 0, scale 0.1
     rank 1 otherwise (norms)        offset 1, scale 0.1
     rank 2 and more                 offset 0, scale sqrt(3 / fan_in), fan_in = product of shape[1:]
+    name ends in "pos_embed"        offset 0, scale 1: a table that is added to activations
 """
 
 import math
@@ -46,7 +47,9 @@ def uniform(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 def weight(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """The values of the parameter `name` as float32."""
-    if len(shape) <= 1:
+    if name.endswith("pos_embed"):
+        offset, scale = 0.0, 1.0
+    elif len(shape) <= 1:
         offset, scale = (0.0 if name.endswith("bias") else 1.0), 0.1
     else:
         offset, scale = 0.0, math.sqrt(3.0 / math.prod(shape[1:]))

@@ -15,7 +15,7 @@ use crate::prompt::chunk::{self, WeightedToken};
 use crate::prompt::embedding::{EmbeddingProblem, Embeddings};
 use crate::prompt::tokenizer::END;
 use crate::prompt::{self, PromptError, PromptTokens, TokenLayout};
-use crate::unet::timestep_embedding;
+use crate::timestep::timestep_embedding;
 
 /// Texts that are encoded at once.
 const BATCH: usize = 16;

@@ -18,6 +18,16 @@ pub enum ModelError {
         /// What came.
         found: String,
     },
+    /// A layer's weights do not make what the model goes on with.
+    #[error("`{layer}` makes {found} features, but the model goes on with {expected}")]
+    Output {
+        /// The layer's canonical name.
+        layer: String,
+        /// The features that the model needs.
+        expected: usize,
+        /// Those that the weights make.
+        found: usize,
+    },
     /// An input of the model has a shape that the model cannot take.
     #[error("the {model} takes a {input} of {expected}, but gets {found}")]
     Input {

@@ -5,7 +5,7 @@
 
 use distorch_runtime::kernels::{self, Precision, Rows};
 use distorch_runtime::tensor::ops;
-use distorch_runtime::{IntTensor, LayerHandle, Scope, Tensor};
+use distorch_runtime::{IntTensor, LayerHandle, LayerParams, Scope, Tensor};
 
 use crate::ModelError;
 
@@ -34,6 +34,24 @@ impl Linear {
         let y = self.map(x.reshape([1, rows, shape[D - 1]]), Rows::Tokens)?;
         shape[D - 1] = y.dims()[2];
         Ok(y.reshape(shape))
+    }
+
+    /// As [`forward`](Self::forward), for callers that take results apart: an error unless `features` come out.
+    ///
+    /// # Errors
+    /// When the weights cannot be fetched, or do not fit what comes in or is to come out.
+    pub fn forward_to<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        features: usize,
+    ) -> Result<Tensor<D>, ModelError> {
+        let y = self.forward(x)?;
+        let found = y.dims()[D - 1];
+        if found == features {
+            return Ok(y);
+        }
+        let layer = self.handle.fetch()?.layer().to_owned();
+        Err(ModelError::Output { layer, expected: features, found })
     }
 
     /// The pixels of a picture `[batch, in, height, width]` to tokens `[batch, height × width, out]`.
@@ -232,12 +250,27 @@ impl RmsNorm {
     /// When the weights cannot be fetched or do not fit.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, ModelError> {
         let params = self.handle.fetch()?;
-        let weight = match params.get_optional::<1>("scale")? {
-            Some(scale) => scale,
-            None => params.weight::<1>()?,
-        };
+        let weight = Self::weight_of(&params)?;
         fits(params.layer(), "features", weight.dims()[0], x.dims()[D - 1])?;
         Ok(kernels::rms_norm(x, weight, self.epsilon))
+    }
+
+    /// The weight itself, `[features]`, for a kernel that normalises among other things.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn weight(&self, features: usize) -> Result<Tensor<1>, ModelError> {
+        let params = self.handle.fetch()?;
+        let weight = Self::weight_of(&params)?;
+        fits(params.layer(), "features", weight.dims()[0], features)?;
+        Ok(weight)
+    }
+
+    fn weight_of(params: &LayerParams) -> Result<Tensor<1>, ModelError> {
+        Ok(match params.get_optional::<1>("scale")? {
+            Some(scale) => scale,
+            None => params.weight::<1>()?,
+        })
     }
 }
 

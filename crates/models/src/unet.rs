@@ -3,20 +3,18 @@
 //! only.
 
 use distorch_checkpoint::config::UnetConfig;
-use distorch_runtime::tensor::{TensorData, ops};
-use distorch_runtime::{DType, Scope, Tensor, kernels};
+use distorch_runtime::tensor::ops;
+use distorch_runtime::{Scope, Tensor, kernels};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::freeu::FreeU;
 use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 use crate::network::{Network, NetworkInput};
+use crate::timestep::{Mlp, timestep_embedding};
 
 /// Groups of every group normalisation.
 const GROUPS: usize = 32;
-
-/// The longest period of the timestep embedding.
-const MAX_PERIOD: f64 = 10_000.0;
 
 /// A latent-diffusion UNet: predicts the noise (or velocity, or clean latent) in a noisy latent.
 pub struct Unet {
@@ -291,41 +289,6 @@ impl Block {
 pub(crate) fn nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let options = ops::InterpolateOptions::new(ops::InterpolateMode::Nearest);
     ops::module::interpolate(x, size, options.with_align_corners(false))
-}
-
-/// The sinusoidal embedding of Vaswani et al.: for each timestep `cos(t ω)` of half the width and
-/// `sin(t ω)` of the other, with ω from 1 down to nearly 1/10000. `[batch]` to `[batch, width]`, in
-/// f32.
-pub fn timestep_embedding(timesteps: Tensor<1>, width: usize) -> Tensor<2> {
-    let half = width / 2;
-    let frequency = |i| (-MAX_PERIOD.ln() * i as f64 / half as f64).exp() as f32;
-    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    let device = timesteps.device();
-    let frequencies = TensorData::new(frequencies, [1, half]);
-    let frequencies = Tensor::<2>::from_data(frequencies, (&device, DType::F32));
-    let batch = timesteps.dims()[0];
-    let angles = timesteps.cast(DType::F32).reshape([batch, 1]) * frequencies;
-    let mut parts = vec![angles.clone().cos(), angles.sin()];
-    if width % 2 == 1 {
-        parts.push(Tensor::zeros([batch, 1], (&device, DType::F32)));
-    }
-    Tensor::cat(parts, 1)
-}
-
-/// Two linear layers with SiLU between: `time_embed` and `label_emb`.
-struct Mlp {
-    first: Linear,
-    second: Linear,
-}
-
-impl Mlp {
-    fn load(scope: &Scope) -> Result<Self, ModelError> {
-        Ok(Self { first: Linear::load(scope, "0")?, second: Linear::load(scope, "2")? })
-    }
-
-    fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, ModelError> {
-        self.second.forward(ops::activation::silu(self.first.forward(x)?))
-    }
 }
 
 /// The residual block, which adds the timestep embedding between its two convolutions.

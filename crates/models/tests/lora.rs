@@ -18,15 +18,18 @@ use common::{max_error, seeded, values};
 use distorch_checkpoint::config::DiffusionConfig;
 use distorch_checkpoint::family::{Model, recognise};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype, Layer};
+use distorch_models::network::{Network, NetworkInput, SkipLayers};
+use distorch_models::sd3::Mmdit;
 use distorch_models::unet::Unet;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Patch, Resident, Scope};
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
+use serde_json::Value;
 
 const TOLERANCE: f32 = 1e-4;
-/// Whole UNets add up what their layers differ by.
+/// Whole networks add up what their layers differ by.
 const OUTPUT_TOLERANCE: f32 = 2e-4;
 const KINDS: [ComponentKind; 2] = [ComponentKind::DiffusionModel, ComponentKind::TextEncoders];
 
@@ -152,13 +155,9 @@ impl Case {
         println!("the largest error is {worst:e}");
     }
 
-    /// The UNet with merged weights makes the reference's output.
+    /// The network with merged weights makes the reference's output.
     fn check_output(&self) {
         let kind = ComponentKind::DiffusionModel;
-        let Some(DiffusionConfig::Unet(config)) = self.model.diffusion.as_ref().map(|m| &m.config)
-        else {
-            panic!("not a UNet")
-        };
         let patch = self.patch(kind);
         let mut resident = Resident::new(cpu(), DType::F32);
         for layer in self.layers(kind) {
@@ -166,17 +165,33 @@ impl Case {
             patch.apply(&layer.name, &mut params).unwrap();
             resident.insert(&layer.name, params);
         }
-        let unet = Unet::load(&Scope::new(Arc::new(resident)), config).unwrap();
+        let scope = Scope::new(Arc::new(resident));
+        let config = &self.model.diffusion.as_ref().unwrap().config;
+        let network: Box<dyn Network> = match config {
+            DiffusionConfig::Unet(config) => Box::new(Unet::load(&scope, config).unwrap()),
+            DiffusionConfig::Mmdit(config) => Box::new(Mmdit::load(&scope, config).unwrap()),
+            DiffusionConfig::Flux(_) => panic!("no output of Flux"),
+        };
         let call = &self.fixture.json("calls")[0];
         let times: Vec<f32> = serde_json::from_value(call["timesteps"].clone()).unwrap();
-        let times = tensor(times.clone(), vec![times.len()]);
-        let y = config.adm_in_channels.map(|_| {
-            let (shape, values) = self.fixture.tensor("y");
-            tensor(values, shape)
-        });
-        let [x, context] = ["x", "context"].map(|name| &call[name]);
-        let (x, context) = (self.fixture.input("x", x), self.fixture.input("context", context));
-        let out = unet.forward(x, times, context, y).unwrap();
+        // SDXL's class vector has more than a seeded input.
+        let vector = match &call["vector"] {
+            Value::Null => self.fixture.names("y").next().map(|name| {
+                let (shape, values) = self.fixture.tensor(&name);
+                tensor(values, shape)
+            }),
+            shape => Some(self.fixture.input("vector", shape)),
+        };
+        let input = NetworkInput {
+            x: self.fixture.input("x", &call["x"]),
+            timesteps: tensor(times.clone(), vec![times.len()]),
+            context: self.fixture.input("context", &call["context"]),
+            vector,
+            guidance: None,
+            reference_latents: Vec::new(),
+            skip: SkipLayers::default(),
+        };
+        let out = network.forward(input).unwrap();
         let error = max_error(&values(&out), &self.fixture.tensor("out").1);
         println!("output: {error:e}");
         assert!(error < OUTPUT_TOLERANCE, "{error}");
@@ -216,7 +231,9 @@ cases! {
     weightwise_sd1,
     full_sd1,
     flux,
-    sd3,
+    diffusers_sd3,
+    kohya_sd3,
+    onetrainer_sd3,
 }
 
 #[test]
@@ -227,4 +244,14 @@ fn the_unet_with_two_files_is_diffusers() {
 #[test]
 fn the_sdxl_unet_with_a_file_is_diffusers() {
     Case::open("kohya_sdxl").check_output();
+}
+
+#[test]
+fn the_mmdit_with_a_file_is_diffusers() {
+    Case::open("diffusers_sd3").check_output();
+}
+
+#[test]
+fn the_mmdit_with_a_file_for_fused_layers_is_diffusers() {
+    Case::open("kohya_sd3").check_output();
 }

@@ -87,21 +87,19 @@ fn joint_block(config: &MmditConfig, at: usize) -> Module {
         .with("context_block", side(config, last, false))
         .with("x_block", side(config, false, dual))
         .used_as(&[
+            "x_block.adaLN_modulation.1",
+            // The picture's own attention comes first: its result is all that is kept of it.
+            "x_block.attn2",
+            "x_block.attn.qkv",
+            "x_block.attn.ln_q",
+            "x_block.attn.ln_k",
             "context_block.adaLN_modulation.1",
             "context_block.attn.qkv",
             "context_block.attn.ln_q",
             "context_block.attn.ln_k",
-            "x_block.adaLN_modulation.1",
-            "x_block.attn.qkv",
-            "x_block.attn.ln_q",
-            "x_block.attn.ln_k",
-            "x_block.attn2.qkv",
-            "x_block.attn2.ln_q",
-            "x_block.attn2.ln_k",
             "context_block.attn.proj",
             "context_block.mlp",
             "x_block.attn.proj",
-            "x_block.attn2.proj",
             "x_block.mlp",
         ])
 }
@@ -134,4 +132,5 @@ fn attention(config: &MmditConfig, projects: bool) -> Module {
         .with_if(projects, "proj", || linear(width, width).into())
         .with_if(config.qk_norm, "ln_q", norm)
         .with_if(config.qk_norm, "ln_k", norm)
+        .used_as(&["qkv", "ln_q", "ln_k", "proj"])
 }

@@ -28,6 +28,7 @@ pub fn uniform(name: &str, count: usize, seed: u64) -> Vec<f32> {
 /// The values of the parameter `name`.
 pub fn weight(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     let (offset, scale) = match shape {
+        _ if name.ends_with("pos_embed") => (0.0, 1.0),
         [] | [_] if name.ends_with("bias") => (0.0, 0.1),
         [] | [_] => (1.0, 0.1),
         [_, rest @ ..] => (0.0, (3.0 / rest.iter().product::<usize>() as f64).sqrt() as f32),

@@ -10,13 +10,14 @@ use distorch_runtime::DType;
 
 use super::common::clip_case::Case;
 use super::common::fixture::Fixture;
-use super::common::{max_error, unet_case, values};
+use super::common::{max_error, mmdit_case, unet_case, values};
 use super::{Errors, Tested};
 
 /// `[f32, f16, bf16]`.
 type Tolerances = [f32; 3];
 
 const UNET: Tolerances = [2e-4, 8e-3, 6e-2];
+const MMDIT: Tolerances = [2e-4, 8e-3, 6e-2];
 const VAE: Tolerances = [2e-4, 8e-3, 6e-2];
 const CLIP: Tolerances = [2e-4, 4e-3, 3e-2];
 
@@ -45,6 +46,19 @@ fn unet_sd1() {
 #[test]
 fn unet_sdxl() {
     unet("UNet of SDXL", include_bytes!("../fixtures/unet_sdxl.safetensors"));
+}
+
+#[test]
+fn mmdit_sd35_medium() {
+    let (tested, mut errors) = (Tested::new(), Errors::default());
+    let bytes = include_bytes!("../fixtures/mmdit_sd35_medium.safetensors");
+    let fixture = Fixture::from_bytes(bytes.to_vec());
+    for (dtype, tolerance) in dtypes(&tested, MMDIT) {
+        for (i, error) in mmdit_case::errors(&fixture, &tested.device, dtype).iter().enumerate() {
+            errors.add(&format!("MMDiT of SD3.5 medium, call {i}"), dtype, *error, tolerance);
+        }
+    }
+    errors.judge();
 }
 
 #[test]

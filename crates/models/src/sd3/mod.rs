@@ -1,0 +1,7 @@
+//! Stable Diffusion 3 and 3.5 (Esser et al., <https://arxiv.org/abs/2403.03206>).
+
+mod block;
+mod mmdit;
+mod patches;
+
+pub use mmdit::Mmdit;
