@@ -7,13 +7,14 @@
 //! stands for it. The planner adds the estimate to the weights on the compute device.
 
 use distorch_checkpoint::config::{
-    ClipConfig, DiffusionConfig, FluxConfig, MmditConfig, T5Config, TextEncoderConfig, UnetConfig,
-    VaeConfig,
+    ClipConfig, FluxConfig, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeConfig,
 };
-use distorch_checkpoint::family::{Family, Model};
+use distorch_checkpoint::family::{DiffusionModel, Model};
 use distorch_checkpoint::{Component, ComponentKind, Layer, Param};
 
-/// What one forward pass computes.
+use crate::family;
+
+/// The picture to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Width in pixels.
@@ -22,25 +23,36 @@ pub struct Workload {
     pub height: u32,
     /// Pictures at once.
     pub batch: u32,
-    /// Rows of the batch for each picture: 2 where the positive and the negative prediction are computed at once, 1
-    /// where there is no room for both.
+    /// Halves of the guidance that a diffusion model computes at once: both, or one where there is no
+    /// room for both.
     pub cfg_batch: u32,
 }
 
 impl Workload {
     /// One picture of the size that the model was trained on.
     pub fn native(model: &Model) -> Workload {
-        let side = match model.family() {
-            None | Some(Family::Sd1) => 512,
-            Some(Family::Sd2) => 768,
-            Some(Family::SdxlBase | Family::SdxlRefiner | Family::Sd3 | Family::Flux) => 1024,
-        };
-        Workload { width: side, height: side, batch: 1, cfg_batch: 2 }
+        let family = model.family().map(family::of);
+        let side = family.map_or(512, |family| family.native_side());
+        Workload { width: side, height: side, batch: 1, cfg_batch: 2 }.as_usual(model)
     }
 
-    /// The same workload, one half of the guidance after the other.
+    /// The same picture, one half of the guidance after the other.
     pub fn sequential_cfg(self) -> Workload {
         Workload { cfg_batch: 1, ..self }
+    }
+
+    /// The same picture as models of this kind make it as a rule: without a negative half where guidance was distilled.
+    #[must_use]
+    pub fn as_usual(self, model: &Model) -> Workload {
+        match model.family().is_none_or(|family| family::of(family).is_guided()) {
+            true => self,
+            false => self.sequential_cfg(),
+        }
+    }
+
+    /// Latents that go through a diffusion network at once.
+    pub(crate) fn rows(self) -> u64 {
+        u64::from(self.batch).saturating_mul(u64::from(self.cfg_batch))
     }
 
     /// Positions of a grid with cells of `cell` pixels, rounded up along each side.
@@ -77,17 +89,15 @@ pub fn activation_bytes(
 ) -> u64 {
     let need = match component.kind {
         ComponentKind::DiffusionModel => {
-            let guided = !matches!(model.family(), Some(Family::Flux));
-            let rows =
-                u64::from(workload.batch) * if guided { u64::from(workload.cfg_batch) } else { 1 };
-            model.diffusion.as_ref().map(|m| diffusion(&m.config, workload, rows))
+            let of = |m: &DiffusionModel| family::of(m.family).activations(m, picture);
+            model.diffusion.as_ref().map(of)
         }
         ComponentKind::TextEncoders => {
             let most = model.text_encoders.iter().map(|encoder| text(&encoder.config)).max();
             most.map(|elements| Need { elements, workspace: 0 })
         }
         // Latents are decoded one by one.
-        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, workload)),
+        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, picture)),
     };
     let need = need.unwrap_or_default();
     let workspace = match (compute.host, component.kind) {
@@ -110,22 +120,13 @@ fn converted_bytes(component: &Component, element: u64) -> u64 {
     component.layers.iter().filter(other).map(converted).max().unwrap_or(0)
 }
 
-fn diffusion(config: &DiffusionConfig, workload: Workload, rows: u64) -> Need {
-    let plain = |elements: u64| Need { elements: rows * elements, workspace: 0 };
-    match config {
-        DiffusionConfig::Unet(config) => unet(config, workload, rows),
-        DiffusionConfig::Mmdit(config) => plain(mmdit(config, workload)),
-        DiffusionConfig::Flux(config) => plain(flux(config, workload)),
-    }
-}
-
 /// What is needed at once at most.
 #[derive(Clone, Copy, Default)]
-struct Need {
+pub struct Need {
     /// Of the compute dtype.
-    elements: u64,
+    pub elements: u64,
     /// Bytes that the CPU's kernels work in.
-    workspace: u64,
+    pub workspace: u64,
 }
 
 /// A walk through a model's blocks.
@@ -191,7 +192,8 @@ fn winograd_bytes(inputs: u64, outputs: u64, positions: u64) -> u64 {
 }
 
 /// Both ways of the UNet; on the way up each block takes in what waited.
-fn unet(config: &UnetConfig, workload: Workload, rows: u64) -> Need {
+pub(crate) fn unet(config: &UnetConfig, workload: Workload) -> Need {
+    let rows = workload.rows();
     let mut walk = Walk::default();
     let level = |level: usize| {
         let mult = config.channel_mult.get(level).copied().unwrap_or(1);
@@ -248,18 +250,21 @@ fn unet(config: &UnetConfig, workload: Workload, rows: u64) -> Need {
 
 /// Both streams of a joint block: queries, keys, values, the 4-fold feed-forward layer and the
 /// modulated inputs.
-fn mmdit(config: &MmditConfig, workload: Workload) -> u64 {
+pub(crate) fn mmdit(config: &MmditConfig, workload: Workload) -> Need {
     const TEXT_TOKENS: u64 = 77 + 77 + 256;
     let tokens = workload.positions(8 * config.patch_size.max(1) as u64) + TEXT_TOKENS;
-    tokens * config.width as u64 * 14
+    Need { elements: workload.rows() * tokens * config.width as u64 * 14, workspace: 0 }
 }
 
 /// A single-stream block: the fused projection of queries, keys, values and feed-forward, its
 /// activation and the joined result.
-fn flux(config: &FluxConfig, workload: Workload) -> u64 {
+pub(crate) fn flux(config: &FluxConfig, workload: Workload) -> Need {
     const TEXT_TOKENS: u64 = 512;
     let tokens = workload.positions(16) + TEXT_TOKENS;
-    tokens * (8 * config.width + 3 * config.mlp_width) as u64
+    Need {
+        elements: workload.rows() * tokens * (8 * config.width + 3 * config.mlp_width) as u64,
+        workspace: 0,
+    }
 }
 
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.

@@ -1,5 +1,7 @@
 //! What a family's latents look like.
 
+use distorch_runtime::Tensor;
+
 /// What a family's latents look like: how they come from an autoencoder's, and what colours they have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LatentFormat {
@@ -16,4 +18,22 @@ pub struct LatentFormat {
     pub rgb_factors: &'static [[f32; 3]],
     /// What is added to each colour of a preview.
     pub rgb_bias: [f32; 3],
+}
+
+impl LatentFormat {
+    /// An autoencoder's latents as the model has them: `(latents - shift) · scale`.
+    pub fn to_model<const D: usize>(&self, latents: Tensor<D>) -> Tensor<D> {
+        match self.shift == 0.0 {
+            true => latents * self.scale,
+            false => (latents - self.shift) * self.scale,
+        }
+    }
+
+    /// A model's latents as its autoencoder has them: `latents / scale + shift`.
+    pub fn to_autoencoder<const D: usize>(&self, latents: Tensor<D>) -> Tensor<D> {
+        match self.shift == 0.0 {
+            true => latents / self.scale,
+            false => latents / self.scale + self.shift,
+        }
+    }
 }

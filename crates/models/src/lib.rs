@@ -13,6 +13,7 @@ pub mod clip;
 pub mod conditioning;
 pub mod cost;
 pub mod estimate;
+pub mod family;
 pub mod freeu;
 pub mod latent_format;
 pub mod layers;

@@ -56,8 +56,12 @@ pub struct Cond {
     pub start: f64,
     /// When it ends to count.
     pub end: f64,
-    /// What an inpainting model is told of the picture that it fills in.
-    pub inpaint: Option<InpaintPicture>,
+    /// The picture that an inpainting, editing or control model is given beside the noisy latent.
+    pub picture: Option<ConcatPicture>,
+    /// The strength of a distilled guidance; else the model's own.
+    pub guidance: Option<f64>,
+    /// Latents of further pictures that the model looks at, before scaling.
+    pub reference_latents: Vec<Tensor<4>>,
 }
 
 /// A part of a picture.
@@ -118,13 +122,13 @@ pub struct CondMask {
     pub to_bounds: bool,
 }
 
-/// A picture to be filled in, as inpainting models see it.
+/// A picture whose latent goes into a model beside the noisy one.
 #[derive(Clone, Debug)]
-pub struct InpaintPicture {
-    /// The latent of the picture with what is to be filled in greyed out, before scaling.
+pub struct ConcatPicture {
+    /// The latent before scaling; of a picture to be filled in, with that part greyed out.
     pub latent: Latent,
     /// 1 where it is to be filled in.
-    pub mask: Mask,
+    pub mask: Option<Mask>,
 }
 
 impl Area {
@@ -155,7 +159,9 @@ impl Cond {
             mask: None,
             start: 0.0,
             end: 1.0,
-            inpaint: None,
+            picture: None,
+            guidance: None,
+            reference_latents: Vec::new(),
         }
     }
 }

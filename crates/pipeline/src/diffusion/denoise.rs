@@ -1,10 +1,9 @@
-//! A UNet as a denoiser: every conditioning where and when it counts, as few calls as may be.
+//! A diffusion network as a denoiser: every conditioning where and when it counts, as few calls as may be.
 
-use distorch_checkpoint::family::{Family, Variant};
-use distorch_models::conditioning::{
-    AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE, PictureSize, refiner_vector, sdxl_vector,
-};
-use distorch_models::unet::Unet;
+use distorch_models::conditioning::PictureSize;
+use distorch_models::family::{DiffusionFamily, ExtraChannels, Reads, VectorInputs};
+use distorch_models::latent_format::LatentFormat;
+use distorch_models::network::{Network, NetworkInput, SkipLayers};
 use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, Tensor};
 use distorch_sampling::NoiseProcess;
@@ -21,9 +20,6 @@ use crate::latent::Latent;
 const POSITIVE: usize = 0;
 const NEGATIVE: usize = 1;
 
-/// What an inpainting model is told where there is no picture: the latent of grey.
-const GREY_LATENT: [f32; 4] = [0.8223, -0.6876, 0.6364, 0.1380];
-
 /// Context tokens are repeated to a common length only up to so many times: more would cost more
 /// than a second call.
 const MOST_REPEATS: usize = 4;
@@ -34,9 +30,9 @@ pub type Call<'a> = dyn FnMut() -> Result<Vec<Tensor<4>>, distorch_models::Model
 /// Makes calls of the model, and makes them again where that helps.
 pub type Attempt<'a> = dyn Fn(&mut Call<'_>) -> Result<Vec<Tensor<4>>, ModelError> + 'a;
 
-/// A UNet with its conditionings, for one run.
+/// A network with its conditionings, for one run.
 pub struct Denoise<'a> {
-    unet: &'a Unet,
+    network: &'a dyn Network,
     attempt: Option<&'a Attempt<'a>>,
     /// Is told every guess.
     evaluations: Option<&'a Evaluations>,
@@ -60,6 +56,11 @@ struct Told {
     y: Option<Tensor<2>>,
     /// Further channels of the input: `[batch, channels, height, width]`.
     extra: Option<Tensor<4>>,
+    guidance: Option<f64>,
+    /// Latents of further pictures, scaled: `[batch, channels, height, width]` each.
+    references: Vec<Tensor<4>>,
+    /// Whether the context's tokens may be repeated.
+    repeats: bool,
     region: Region,
     /// Counts at sigmas from `first` down to `last`.
     first: f64,
@@ -69,9 +70,9 @@ struct Told {
 /// What is common to a run's conditionings.
 pub struct Setting<'a> {
     /// The model's family.
-    pub family: Family,
-    /// What the model takes beside the latent.
-    pub variant: Variant,
+    pub family: &'static dyn DiffusionFamily,
+    /// What the model reads of a conditioning.
+    pub reads: Reads,
     /// How the model sees noise.
     pub sampling: ModelSampling,
     /// The device that computes.
@@ -83,9 +84,7 @@ pub struct Setting<'a> {
     /// Its mask, as the user gave it.
     pub source: &'a Latent,
     /// From an autoencoder's latents to the model's.
-    pub scale: f64,
-    /// Pixels of the picture to one of the latent.
-    pub downscale: usize,
+    pub format: LatentFormat,
 }
 
 impl<'a> Denoise<'a> {
@@ -94,7 +93,7 @@ impl<'a> Denoise<'a> {
     /// # Errors
     /// When one of them does not fit the model or the latent.
     pub fn new(
-        unet: &'a Unet,
+        network: &'a dyn Network,
         setting: &Setting<'_>,
         positive: &Conditioning,
         negative: Option<&Conditioning>,
@@ -109,7 +108,7 @@ impl<'a> Denoise<'a> {
             oppose(&mut told);
         }
         Ok(Self {
-            unet,
+            network,
             attempt: None,
             evaluations: None,
             steps: None,
@@ -183,10 +182,7 @@ impl<'a> Denoise<'a> {
             calls.push((self.inputs(x, sigma, &together), together));
         }
         let mut forward = || {
-            let run = |inputs: &Inputs| {
-                let Inputs { x, timesteps, context, y, .. } = inputs.clone();
-                self.unet.forward(x, timesteps, context, y)
-            };
+            let run = |inputs: &Inputs| self.network.forward(inputs.network.clone());
             match self.steps {
                 Some(steps) => {
                     let run = &run;
@@ -244,23 +240,36 @@ impl<'a> Denoise<'a> {
             .collect();
         let timestep = self.sampling.timestep(sigma) as f32;
         let timesteps = vec![timestep; told.len() * batch];
-        Inputs {
+        let guidance: Vec<f32> = told
+            .iter()
+            .filter_map(|told| told.guidance)
+            .flat_map(|guidance| std::iter::repeat_n(guidance as f32, batch))
+            .collect();
+        let references = told.first().map_or(0, |told| told.references.len());
+        let reference = |at: usize| {
+            let latents = told.iter().filter_map(|told| told.references.get(at));
+            let latents = latents.map(|latent| fill(latent.clone(), batch)).collect();
+            join(latents, 0).cast(self.dtype)
+        };
+        let options = (&x.device(), DType::F32);
+        let network = NetworkInput {
             x: input.cast(self.dtype),
-            timesteps: Tensor::from_data(timesteps.as_slice(), (&x.device(), DType::F32)),
+            timesteps: Tensor::from_data(timesteps.as_slice(), options),
             context: join(context.collect(), 0),
-            y: (!y.is_empty()).then(|| join(y, 0)),
-            noisy,
-        }
+            vector: (!y.is_empty()).then(|| join(y, 0)),
+            guidance: (!guidance.is_empty())
+                .then(|| Tensor::from_data(guidance.as_slice(), options)),
+            reference_latents: (0..references).map(reference).collect(),
+            skip: SkipLayers::default(),
+        };
+        Inputs { network, noisy }
     }
 }
 
 /// What one call of the model takes.
 #[derive(Clone)]
 struct Inputs {
-    x: Tensor<4>,
-    timesteps: Tensor<1>,
-    context: Tensor<3>,
-    y: Option<Tensor<2>>,
+    network: NetworkInput,
     /// The latents that it was made of.
     noisy: Tensor<4>,
 }
@@ -296,13 +305,24 @@ impl Conditioned for Denoise<'_> {
 
 impl Told {
     fn new(half: usize, cond: &Cond, setting: &Setting<'_>) -> Result<Self, ModelError> {
-        let Setting { device, dtype, sampling, .. } = setting;
+        let Setting { device, dtype, sampling, reads, .. } = setting;
         let shape = setting.latent.dims();
         Ok(Self {
             half,
             context: cond.context.clone().to_device(device).cast(*dtype),
             y: class_vector(half, cond, setting)?.map(|y| y.to_device(device)),
             extra: extra_channels(cond, setting)?,
+            guidance: reads.guidance.map(|usual| cond.guidance.unwrap_or(usual)),
+            references: match reads.reference_latents {
+                true => {
+                    let scaled = |latent: &Tensor<4>| {
+                        setting.format.to_model(latent.clone().to_device(device))
+                    };
+                    cond.reference_latents.iter().map(scaled).collect()
+                }
+                false => Vec::new(),
+            },
+            repeats: reads.repeats_context,
             region: Region::new(cond, shape, device)?,
             first: sampling.percent_to_sigma(cond.start),
             last: sampling.percent_to_sigma(cond.end),
@@ -315,8 +335,10 @@ impl Told {
         let (mine, theirs) = (tokens(self), tokens(other));
         let repeats = lcm(mine, theirs) / mine.min(theirs);
         let size = |told: &Told| (told.region.area.height, told.region.area.width);
+        let references = |told: &Told| told.references.iter().map(|x| x.dims()).collect::<Vec<_>>();
         size(self) == size(other)
-            && repeats <= MOST_REPEATS
+            && (mine == theirs || (self.repeats && repeats <= MOST_REPEATS))
+            && references(self) == references(other)
             && self.y.is_some() == other.y.is_some()
             && self.extra.is_some() == other.extra.is_some()
     }
@@ -368,30 +390,22 @@ fn nearer<'t>(one: &Told) -> impl FnMut(Option<&'t Told>, &'t Told) -> Option<&'
     }
 }
 
-/// SDXL's class vector `[1, width]`.
+/// The class vector `[1, width]`, for families that read one.
 fn class_vector(
     half: usize,
     cond: &Cond,
     setting: &Setting<'_>,
 ) -> Result<Option<Tensor<2>>, ModelError> {
-    if !matches!(setting.family, Family::SdxlBase | Family::SdxlRefiner) {
-        return Ok(None);
-    }
-    let Some(pooled) = cond.pooled.clone() else {
-        return Err("the conditioning has no pooled output, which SDXL needs: encode the prompt \
-                    with the text encoders of an SDXL checkpoint"
-            .into());
-    };
     let [_, _, rows, columns] = setting.latent.dims();
-    let own = PictureSize::new(columns * setting.downscale, rows * setting.downscale);
-    let size = cond.size.unwrap_or(own);
-    Ok(Some(match setting.family {
-        Family::SdxlRefiner => {
-            let default = if half == NEGATIVE { NEGATIVE_AESTHETIC_SCORE } else { AESTHETIC_SCORE };
-            refiner_vector(pooled, size, cond.aesthetic_score.unwrap_or(default))
-        }
-        _ => sdxl_vector(pooled, size),
-    }))
+    let downscale = setting.format.downscale;
+    let own = PictureSize::new(columns * downscale, rows * downscale);
+    let inputs = VectorInputs {
+        pooled: cond.pooled.clone(),
+        size: cond.size.unwrap_or(own),
+        aesthetic_score: cond.aesthetic_score,
+        is_negative: half == NEGATIVE,
+    };
+    Ok(setting.family.vector(inputs)?)
 }
 
 /// What an inpainting or editing model reads beside the latent, `[batch, channels, height, width]`.
@@ -399,9 +413,9 @@ fn extra_channels(cond: &Cond, setting: &Setting<'_>) -> Result<Option<Tensor<4>
     let [batch, channels, rows, columns] = setting.latent.dims();
     let device = &setting.device;
     let options = (device, DType::F32);
-    let picture = match &cond.inpaint {
-        Some(inpaint) => {
-            let latent = inpaint.latent.samples.clone().to_device(device) * setting.scale;
+    let picture = match &cond.picture {
+        Some(picture) => {
+            let latent = picture.latent.samples.clone().to_device(device);
             let [own, _, height, width] = latent.dims();
             if (height, width) != (rows, columns) || own == 0 {
                 return Err(format!(
@@ -410,30 +424,62 @@ fn extra_channels(cond: &Cond, setting: &Setting<'_>) -> Result<Option<Tensor<4>
                 )
                 .into());
             }
-            Some((latent.repeat_dim(0, batch.div_ceil(own)).narrow(0, 0, batch), &inpaint.mask))
+            Some(fill(setting.format.to_model(latent), batch))
         }
-        None => setting.source.noise_mask.as_ref().map(|mask| (setting.latent.clone(), mask)),
+        None => None,
     };
-    match (setting.variant, picture) {
-        (Variant::Base, _) => Ok(None),
-        (Variant::Inpaint, Some((latent, mask))) => {
-            let mask = fitted(mask, setting.latent.dims(), device)?.round();
+    let own_mask = cond.picture.as_ref().and_then(|picture| picture.mask.as_ref());
+    let mask = own_mask.or(setting.source.noise_mask.as_ref());
+    let nothing =
+        || setting.format.to_model(Tensor::zeros([batch, channels, rows, columns], options));
+    match setting.reads.extra {
+        ExtraChannels::None => Ok(None),
+        ExtraChannels::MaskAndPicture { grey } => {
+            let latent = match (picture, mask) {
+                (Some(picture), _) => picture,
+                (None, Some(_)) => setting.latent.clone(),
+                (None, None) => {
+                    let width = grey.len();
+                    let grey = Tensor::<1>::from_data(grey, options).reshape([1, width, 1, 1]);
+                    grey.expand([batch, width, rows, columns])
+                }
+            };
+            let mask = match mask {
+                Some(mask) => fitted(mask, setting.latent.dims(), device)?.round(),
+                None => Tensor::ones([batch, 1, rows, columns], options),
+            };
             Ok(Some(Tensor::cat(vec![mask, latent], 1)))
         }
-        (Variant::Inpaint, None) => {
-            let grey = Tensor::<1>::from_data(GREY_LATENT.as_slice(), options);
-            let grey = grey.reshape([1, 4, 1, 1]).expand([batch, 4, rows, columns]);
-            let mask = Tensor::ones([batch, 1, rows, columns], options);
-            Ok(Some(Tensor::cat(vec![mask, grey], 1)))
+        ExtraChannels::Picture => Ok(Some(picture.unwrap_or_else(nothing))),
+        ExtraChannels::PictureAndMaskPatches => {
+            let picture = picture.unwrap_or_else(nothing);
+            let side = setting.format.downscale;
+            let size = [batch, 1, rows * side, columns * side];
+            let mask = match mask {
+                Some(mask) => fitted(mask, size, device)?,
+                None => Tensor::ones(size, options),
+            };
+            Ok(Some(Tensor::cat(vec![picture, patches(mask, side)], 1)))
         }
-        (Variant::InstructPix2Pix, Some((latent, _))) => Ok(Some(latent)),
-        (Variant::InstructPix2Pix, None) => {
-            Ok(Some(Tensor::zeros([batch, channels, rows, columns], options)))
-        }
-        (Variant::Depth | Variant::Control, _) => {
-            Err("this model reads a depth or control map, which no node here gives".into())
+        ExtraChannels::Unsupported => {
+            Err("this model reads a depth or control map, which no node here makes".into())
         }
     }
+}
+
+/// The pixels of each `side`×`side` square as channels, row by row: `[batch, 1, height × side, width × side]` to
+/// `[batch, side², height, width]`.
+fn patches(mask: Tensor<4>, side: usize) -> Tensor<4> {
+    let [batch, _, height, width] = mask.dims();
+    let (rows, columns) = (height / side, width / side);
+    let squares = mask.reshape([batch, rows, side, columns, side]);
+    squares.permute([0, 2, 4, 1, 3]).reshape([batch, side * side, rows, columns])
+}
+
+/// A batch repeated in turn, or cut, to this many.
+fn fill(latent: Tensor<4>, batch: usize) -> Tensor<4> {
+    let own = latent.dims()[0].max(1);
+    latent.repeat_dim(0, batch.div_ceil(own)).narrow(0, 0, batch)
 }
 
 /// Tensors along a dimension; one alone is itself.

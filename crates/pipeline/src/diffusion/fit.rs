@@ -1,8 +1,5 @@
 //! Whether what a model is told fits it, asked before its weights are loaded.
 
-use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
-use distorch_checkpoint::family::Family;
-
 use crate::diffusion::conditioning::{Cond, Conditioning};
 use crate::diffusion::guider::Guider;
 use crate::error::{Argument, PipelineError};
@@ -16,9 +13,6 @@ const WIDTHS: [(usize, &str); 5] = [
     (1280, "the SDXL refiner"),
     (4096, "SD3 or Flux"),
 ];
-
-/// Values for each number about the picture beside the pooled output in SDXL's class vector.
-const NUMBER_WIDTH: usize = 256;
 
 /// Checks the conditionings of a run on a latent of these sides (height, width).
 ///
@@ -36,7 +30,7 @@ pub fn check(guider: &Guider, sides: [usize; 2]) -> Result<(), PipelineError> {
         }
         for cond in conditioning.map_or(&[][..], Conditioning::conds) {
             fits(&guider.model, cond).map_err(|problem| PipelineError::argument(input, problem))?;
-            inside(cond, sides, guider.model.downscale())
+            inside(cond, sides, guider.model.latent_format().downscale)
                 .map_err(|problem| PipelineError::argument(input, problem))?;
         }
     }
@@ -44,14 +38,14 @@ pub fn check(guider: &Guider, sides: [usize; 2]) -> Result<(), PipelineError> {
 }
 
 fn fits(model: &Model, cond: &Cond) -> Result<(), String> {
-    let DiffusionConfig::Unet(config) = &model.diffusion().config else { return Ok(()) };
+    let reads = model.reads();
     let [_, tokens, width] = cond.context.dims();
     let (name, label) = (model.name(), model.diffusion().label());
     if tokens == 0 {
         return Err("the conditioning has no tokens: encode a prompt".to_owned());
     }
-    if width != config.context_dim {
-        let wanted = config.context_dim;
+    let wanted = reads.context_width;
+    if width != wanted {
         return Err(format!(
             "the conditioning was made by {} ({width} values a token), but `{name}` is {label}, which \
              reads {wanted}: encode the prompt with its own text encoders, or those of a checkpoint of its \
@@ -59,7 +53,7 @@ fn fits(model: &Model, cond: &Cond) -> Result<(), String> {
             encoders_of(width),
         ));
     }
-    match (pooled_width(model.diffusion().family, config), &cond.pooled) {
+    match (reads.pooled_width, &cond.pooled) {
         (Some(wanted), Some(pooled)) if pooled.dims()[1] != wanted => Err(format!(
             "the conditioning's pooled output has {} values, but `{name}` is {label}, which reads \
              {wanted}: encode the prompt with the text encoders of a checkpoint of its family",
@@ -67,16 +61,6 @@ fn fits(model: &Model, cond: &Cond) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
-}
-
-/// The width of the pooled output that a model reads; `None` where it reads none.
-fn pooled_width(family: Family, config: &UnetConfig) -> Option<usize> {
-    let numbers = match family {
-        Family::SdxlBase => 6,
-        Family::SdxlRefiner => 5,
-        _ => return None,
-    };
-    config.adm_in_channels?.checked_sub(numbers * NUMBER_WIDTH)
 }
 
 fn encoders_of(width: usize) -> String {

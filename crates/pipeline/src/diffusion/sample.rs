@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 use distorch_models::estimate::Workload;
-use distorch_runtime::Tensor;
+use distorch_models::latent_format::LatentFormat;
 use distorch_runtime::tensor::{self, DType, cpu};
+use distorch_runtime::{Device, Tensor};
 use distorch_sampling::guidance::Guided;
 use distorch_sampling::inpaint::latent_mask;
 use distorch_sampling::ksampler::KSampler;
@@ -49,13 +50,15 @@ pub fn sample(
     if sigmas.is_empty() {
         return Ok(Sampled { latent: latent.clone(), denoised: latent.clone() });
     }
+    let format = model.latent_format();
+    let latent = &with_channels(latent, format.channels);
     let channels = latent.samples.dims()[1];
-    if channels != model.latent_channels() {
+    if channels != format.channels {
         let problem = format!(
             "{} takes latents of {} channels, but these have {channels}: they were made with a VAE \
              of another family",
             model.name(),
-            model.latent_channels(),
+            format.channels,
         );
         return Err(PipelineError::argument(Argument::Latent, problem));
     }
@@ -70,27 +73,28 @@ pub fn sample(
     if let [_] = sigmas {
         return without_steps(model, noise, choice, sigmas, latent);
     }
-    let mut picture = picture(latent, model.downscale());
+    let mut picture = picture(latent, format.downscale);
+    let both = guider.negative.is_some() && guider.cfg != 1.0;
+    if !model.family().is_guided() && !both {
+        picture = picture.sequential_cfg();
+    }
     let has_room = |picture| run.session().models.has_room(model.part(), picture);
     // Where neither fits, weights have to leave, and then both do.
     if !has_room(picture) && has_room(picture.sequential_cfg()) {
         picture = picture.sequential_cfg();
     }
-    let (unet, steps) = model.unet(run, picture)?;
-    let unet = unet.with_freeu(model.options().freeu.clone());
-    let (device, scale) = (model.device(), model.latent_scale());
-    let format = model.latent_format();
-    let start = latent.samples.clone().to_device(&device) * scale;
+    let (network, steps) = model.network(run, picture)?;
+    let device = model.device();
+    let start = start(latent, &format, &device);
     let setting = Setting {
-        family: model.diffusion().family,
-        variant: model.diffusion().variant,
+        family: model.family(),
+        reads: model.reads(),
         sampling: model.sampling(),
         device: device.clone(),
         dtype: model.activation_dtype(),
         latent: &start,
         source: latent,
-        scale,
-        downscale: model.downscale(),
+        format,
     };
     // A call that runs out of memory is made again once there is room: no step is lost.
     let attempt = |call: &mut Call<'_>| {
@@ -100,7 +104,7 @@ pub fn sample(
     let plan = model.part().plan();
     let steps = (plan.bytes_elsewhere() > 0).then_some(&*steps);
     let evaluations = Evaluations::on(&device);
-    let mut denoise = Denoise::new(&unet, &setting, &guider.positive, guider.negative.as_ref())
+    let mut denoise = Denoise::new(&*network, &setting, &guider.positive, guider.negative.as_ref())
         .map_err(PipelineError::Failed)?
         .attempting(&attempt)
         .telling(&evaluations)
@@ -163,9 +167,38 @@ pub fn sample(
     if let Some(steps) = untold {
         run.step(steps, steps, last.as_ref().map(|latent| (latent, &format)));
     }
-    let out = |x: Tensor<4>| latent.with_samples((x / scale).cast(DType::F32).to_device(&cpu()));
+    let out = |x: Tensor<4>| {
+        latent.with_samples(format.to_autoencoder(x).cast(DType::F32).to_device(&cpu()))
+    };
     let denoised = last.unwrap_or_else(|| x.clone());
     Ok(Sampled { latent: out(x), denoised: out(denoised) })
+}
+
+/// A latent as the model has it. An empty one, which stands for no picture, stays zeros.
+fn start(latent: &Latent, format: &LatentFormat, device: &Device) -> Tensor<4> {
+    let samples = latent.samples.clone().to_device(device);
+    match format.shift != 0.0 && is_empty(&latent.samples) {
+        true => samples,
+        false => format.to_model(samples),
+    }
+}
+
+/// Whether all values are 0.
+fn is_empty(samples: &Tensor<4>) -> bool {
+    let data = samples.clone().cast(DType::F32).to_device(&cpu()).into_data();
+    data.as_slice::<f32>().is_ok_and(|values| values.iter().all(|value| *value == 0.0))
+}
+
+/// An empty latent has as many channels as the model's; others stay as they are.
+fn with_channels(latent: &Latent, channels: usize) -> Latent {
+    let [batch, own, height, width] = latent.samples.dims();
+    match own != channels && is_empty(&latent.samples) {
+        true => {
+            let shape = [batch, channels, height, width];
+            latent.with_samples(Tensor::zeros(shape, (&cpu(), DType::F32)))
+        }
+        false => latent.clone(),
+    }
 }
 
 /// A run of one sigma: the noise is added, and the model is not asked.
@@ -176,7 +209,7 @@ fn without_steps(
     sigmas: &[f64],
     latent: &Latent,
 ) -> Result<Sampled, PipelineError> {
-    let (sampling, scale) = (model.sampling(), model.latent_scale());
+    let (sampling, format) = (model.sampling(), model.latent_format());
     let sampler_run = KSampler {
         sampler: choice.sampler,
         options: choice.options,
@@ -184,13 +217,13 @@ fn without_steps(
         sigmas,
         seed: noise.seed,
         noise_device: NoiseDevice::Cpu,
-        latent: latent.samples.clone() * scale,
+        latent: start(latent, &format, &cpu()),
         noise: noise.noise(latent),
         mask: None,
     };
     let mut unasked = |x: Tensor<4>, _: f64| Ok(x);
     let x = sampler_run.run(&mut unasked, &mut |_| ControlFlow::Continue(()));
-    let latent = latent.with_samples(x.map_err(PipelineError::failed)? / scale);
+    let latent = latent.with_samples(format.to_autoencoder(x.map_err(PipelineError::failed)?));
     Ok(Sampled { denoised: latent.clone(), latent })
 }
 

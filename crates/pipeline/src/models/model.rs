@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use distorch_checkpoint::ComponentKind;
-use distorch_checkpoint::config::{DiffusionConfig, Prediction as Stored};
-use distorch_checkpoint::family::{DiffusionModel, Family};
+use distorch_checkpoint::config::Prediction as Stored;
+use distorch_checkpoint::family::DiffusionModel;
 use distorch_models::estimate::Workload;
-use distorch_models::freeu::FreeU;
+use distorch_models::family::{self, DiffusionFamily, NetworkPatches, Reads};
 use distorch_models::latent_format::LatentFormat;
-use distorch_models::unet::Unet;
-use distorch_runtime::lora::{LoraFile, LoraPatch};
+use distorch_models::network::{Network, NoiseLevels};
 use distorch_runtime::shared_pass::SharedPass;
+use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::{DType, Device, LayerSource, Scope};
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
@@ -35,8 +35,8 @@ pub struct ModelOptions {
     pub sampling: Option<ModelSampling>,
     /// The part of the guided guess whose deviation is brought back.
     pub rescale_cfg: Option<f64>,
-    /// What is done where skip connections join, one after the other.
-    pub freeu: Vec<FreeU>,
+    /// What is changed inside the network.
+    pub patches: NetworkPatches,
 }
 
 impl Model {
@@ -101,70 +101,52 @@ impl Model {
         if let Some(sampling) = &self.options.sampling {
             return sampling.clone();
         }
-        let prediction = match self.diffusion.prediction {
-            Stored::Epsilon => Prediction::Eps,
-            Stored::V => Prediction::V,
-            Stored::X0 => Prediction::X0,
-            Stored::Flow => Prediction::Flow,
-        };
-        let sampling = ModelSampling::stable_diffusion(prediction);
-        if self.diffusion.zero_terminal_snr { sampling.zero_terminal_snr() } else { sampling }
+        match self.family().noise_levels(&self.diffusion) {
+            NoiseLevels::ScaledLinear { prediction, zero_terminal_snr } => {
+                let prediction = match prediction {
+                    Stored::Epsilon => Prediction::Eps,
+                    Stored::V => Prediction::V,
+                    Stored::X0 => Prediction::X0,
+                    Stored::Flow => Prediction::Flow,
+                };
+                let sampling = ModelSampling::stable_diffusion(prediction);
+                if zero_terminal_snr { sampling.zero_terminal_snr() } else { sampling }
+            }
+            NoiseLevels::Flow { shift, multiplier } => ModelSampling::flow(shift, multiplier),
+            NoiseLevels::ExponentialFlow { mu } => ModelSampling::flux(mu),
+        }
     }
 
-    /// What an autoencoder's latent is multiplied with for this model.
-    pub fn latent_scale(&self) -> f64 {
-        match self.diffusion.family {
-            Family::SdxlBase | Family::SdxlRefiner => 0.13025,
-            _ => 0.18215,
-        }
+    /// What tells its family from others.
+    pub fn family(&self) -> &'static dyn DiffusionFamily {
+        family::of(self.diffusion.family)
     }
 
     /// What its latents look like.
     pub fn latent_format(&self) -> LatentFormat {
-        LatentFormat {
-            channels: self.latent_channels(),
-            downscale: self.downscale(),
-            scale: self.latent_scale(),
-            shift: 0.0,
-            rgb_factors: &[],
-            rgb_bias: [0.0; 3],
-        }
+        self.family().latent_format(&self.diffusion)
     }
 
-    /// Channels of the latents that it samples.
-    pub fn latent_channels(&self) -> usize {
-        match &self.diffusion.config {
-            DiffusionConfig::Unet(config) => config.out_channels,
-            _ => 16,
-        }
+    /// What it reads of a conditioning.
+    pub fn reads(&self) -> Reads {
+        self.family().reads(&self.diffusion)
     }
 
-    /// Pixels of the picture to one of the latent.
-    pub fn downscale(&self) -> usize {
-        8
-    }
-
-    /// The UNet with its weights, to make a picture with; they are loaded now if they are not yet.
+    /// The network with its weights, to make a picture with; they are loaded now if they are not yet.
     /// Calls side by side share the layers that come over a link.
     ///
     /// # Errors
-    /// When the model is no UNet, or its weights cannot be had.
-    pub fn unet(
+    /// When its weights cannot be had.
+    pub fn network(
         &self,
         run: &Run<'_>,
         picture: Workload,
-    ) -> Result<(Unet, Arc<SharedPass>), PipelineError> {
-        let DiffusionConfig::Unet(config) = &self.diffusion.config else {
-            return Err(PipelineError::failed(format!(
-                "`{}` is {}, which can be planned but not run yet: SD 1.x, SD 2.x and SDXL can",
-                self.name(),
-                self.diffusion.label(),
-            )));
-        };
+    ) -> Result<(Box<dyn Network>, Arc<SharedPass>), PipelineError> {
         let scope = run.load(&self.part, &self.loras, picture)?;
         let steps = SharedPass::new(Arc::clone(scope.source()));
         let scope = Scope::new(Arc::clone(&steps) as Arc<dyn LayerSource>);
-        Ok((Unet::load(&scope, config).map_err(PipelineError::failed)?, steps))
+        let network = self.family().network(&scope, &self.diffusion, &self.options.patches);
+        Ok((network.map_err(PipelineError::failed)?, steps))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::inputs::NodeError;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 use distorch_pipeline::Latent;
-use distorch_pipeline::diffusion::conditioning::{Cond, InpaintPicture};
+use distorch_pipeline::diffusion::conditioning::{ConcatPicture, Cond};
 use distorch_pipeline::diffusion::region::fitted;
 use distorch_pipeline::image::{Mask, Pictures};
 
@@ -45,7 +45,7 @@ pub const INPAINT_MODEL_CONDITIONING: Node = Node {
         if inputs.boolean("noise_mask")? {
             latent.noise_mask = Some(mask.clone());
         }
-        let picture = InpaintPicture { latent: Latent::new(grey), mask };
+        let picture = ConcatPicture { latent: Latent::new(grey), mask: Some(mask) };
         let told = |cond: &Cond| Cond { inpaint: Some(picture.clone()), ..cond.clone() };
         Ok(vec![
             Value::Conditioning(inputs.conditioning("positive")?.map(told)),

@@ -117,7 +117,7 @@ fn free_u(inputs: &Inputs, raise: Raise) -> Result<Vec<Value>, NodeError> {
     };
     let freeu = FreeU { raise, first: scales("b1", "s1")?, second: scales("b2", "s2")? };
     let model = inputs.model("model")?;
-    Ok(vec![Value::Model(model.with_options(|options| options.freeu.push(freeu)))])
+    Ok(vec![Value::Model(model.with_options(|options| options.patches.freeu.push(freeu)))])
 }
 
 /// The sampling of a name, on Stable Diffusion's table of noise levels.

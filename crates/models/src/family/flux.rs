@@ -1,0 +1,123 @@
+//! Flux.1 dev, schnell, Fill, Canny, Depth and Kontext: a transformer with CLIP-L and T5-XXL.
+
+use distorch_checkpoint::config::{DiffusionConfig, FluxConfig};
+use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
+use distorch_runtime::{Scope, Tensor};
+
+use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
+use crate::ModelError;
+use crate::conditioning::ConditioningError;
+use crate::estimate::{self, Need, Workload};
+use crate::flux::{FluxText, FluxTransformer};
+use crate::latent_format::LatentFormat;
+use crate::network::{Network, NoiseLevels};
+use crate::text::TextConditioner;
+
+/// The family.
+pub(super) struct Flux;
+
+/// Latent pixels of a patch.
+const PATCH: usize = 4;
+
+/// The colours of the latent's channels, as ComfyUI's previews have them.
+const RGB_FACTORS: &[[f32; 3]] = &[
+    [-0.0346, 0.0244, 0.0681],
+    [0.0034, 0.0210, 0.0687],
+    [0.0275, -0.0668, -0.0433],
+    [-0.0174, 0.0160, 0.0617],
+    [0.0859, 0.0721, 0.0329],
+    [0.0004, 0.0383, 0.0115],
+    [0.0405, 0.0861, 0.0915],
+    [-0.0236, -0.0185, -0.0259],
+    [-0.0245, 0.0250, 0.1180],
+    [0.1008, 0.0755, -0.0421],
+    [-0.0515, 0.0201, 0.0011],
+    [0.0428, -0.0012, -0.0036],
+    [0.0817, 0.0765, 0.0749],
+    [-0.1264, -0.0522, -0.1103],
+    [-0.0280, -0.0881, -0.0499],
+    [-0.1262, -0.0982, -0.0778],
+];
+
+impl DiffusionFamily for Flux {
+    fn latent_format(&self, model: &DiffusionModel) -> LatentFormat {
+        LatentFormat {
+            channels: config(model).map_or(16, |config| config.out_channels / PATCH),
+            downscale: 8,
+            scale: 0.3611,
+            shift: 0.1159,
+            rgb_factors: RGB_FACTORS,
+            rgb_bias: [-0.0329, -0.0718, -0.0851],
+        }
+    }
+
+    /// Schnell was distilled without a shift.
+    fn noise_levels(&self, model: &DiffusionModel) -> NoiseLevels {
+        match config(model).is_none_or(|config| config.guidance_embed) {
+            true => NoiseLevels::ExponentialFlow { mu: 1.15 },
+            false => NoiseLevels::Flow { shift: 1.0, multiplier: 1.0 },
+        }
+    }
+
+    fn native_side(&self) -> u32 {
+        1024
+    }
+
+    fn is_guided(&self) -> bool {
+        false
+    }
+
+    fn reads(&self, model: &DiffusionModel) -> Reads {
+        let config = config(model);
+        let guided = config.is_some_and(|config| config.guidance_embed);
+        Reads {
+            context_width: config.map_or(0, |config| config.context_dim),
+            pooled_width: config.map(|config| config.vec_dim),
+            repeats_context: false,
+            guidance: guided.then_some(3.5),
+            extra: match model.variant {
+                Variant::Base => ExtraChannels::None,
+                Variant::Control => ExtraChannels::Picture,
+                Variant::Inpaint => ExtraChannels::PictureAndMaskPatches,
+                _ => ExtraChannels::Unsupported,
+            },
+            reference_latents: true,
+        }
+    }
+
+    fn vector(&self, inputs: VectorInputs) -> Result<Option<Tensor<2>>, MissingPooled> {
+        Ok(inputs.pooled)
+    }
+
+    fn network(
+        &self,
+        scope: &Scope,
+        model: &DiffusionModel,
+        _: &NetworkPatches,
+    ) -> Result<Box<dyn Network>, ModelError> {
+        let config = config(model).ok_or_else(|| ModelError::Config {
+            model: "Flux transformer",
+            reason: "the configuration of Flux is that of another network".to_owned(),
+        })?;
+        Ok(Box::new(FluxTransformer::load(scope, config)?))
+    }
+
+    fn text(
+        &self,
+        scope: &Scope,
+        encoders: &[TextEncoder],
+    ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
+        Ok(Box::new(FluxText::load(scope, encoders)?))
+    }
+
+    fn activations(&self, model: &DiffusionModel, workload: Workload) -> Need {
+        config(model).map_or_else(Need::default, |config| estimate::flux(config, workload))
+    }
+}
+
+fn config(model: &DiffusionModel) -> Option<&FluxConfig> {
+    match &model.config {
+        DiffusionConfig::Flux(config) => Some(config),
+        _ => None,
+    }
+}
