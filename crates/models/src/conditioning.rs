@@ -15,6 +15,7 @@ use crate::prompt::chunk::{self, WeightedToken};
 use crate::prompt::embedding::{EmbeddingProblem, Embeddings};
 use crate::prompt::tokenizer::END;
 use crate::prompt::{self, PromptError, PromptTokens, TokenLayout};
+use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
 use crate::timestep::timestep_embedding;
 
 /// Texts that are encoded at once.
@@ -224,6 +225,25 @@ impl PromptEncoder {
             conditioning: Conditioning { context: join(contexts)?, pooled },
             warnings,
         })
+    }
+}
+
+impl TextConditioner for PromptEncoder {
+    fn encode(
+        &self,
+        prompt: &Prompt,
+        embeddings: &Embeddings,
+        options: &TextOptions,
+    ) -> Result<EncodedText, ConditioningError> {
+        let encoded = match prompt {
+            Prompt::Same(text) => self.encode(text, embeddings, options.clip_skip)?,
+            Prompt::Each(_) => {
+                self.encode_each(|name| prompt.of(name), embeddings, options.clip_skip)?
+            }
+        };
+        let Conditioning { context, pooled } = encoded.conditioning;
+        let states = TextStates { context, pooled: Some(pooled) };
+        Ok(EncodedText { states, warnings: encoded.warnings })
     }
 }
 

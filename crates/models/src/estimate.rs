@@ -14,7 +14,7 @@ use distorch_checkpoint::{Component, ComponentKind, Layer, Param};
 
 use crate::family;
 
-/// The picture to be made.
+/// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Width in pixels.
@@ -23,8 +23,8 @@ pub struct Workload {
     pub height: u32,
     /// Pictures at once.
     pub batch: u32,
-    /// Halves of the guidance that a diffusion model computes at once: both, or one where there is no
-    /// room for both.
+    /// Rows of the batch for each picture: 2 where the positive and the negative prediction are computed at once, 1
+    /// where there is no room for both.
     pub cfg_batch: u32,
 }
 
@@ -36,12 +36,12 @@ impl Workload {
         Workload { width: side, height: side, batch: 1, cfg_batch: 2 }.as_usual(model)
     }
 
-    /// The same picture, one half of the guidance after the other.
+    /// The same workload, one half of the guidance after the other.
     pub fn sequential_cfg(self) -> Workload {
         Workload { cfg_batch: 1, ..self }
     }
 
-    /// The same picture as models of this kind make it as a rule: without a negative half where guidance was distilled.
+    /// The same workload as models of this kind have it as a rule: without a negative half where guidance was distilled.
     #[must_use]
     pub fn as_usual(self, model: &Model) -> Workload {
         match model.family().is_none_or(|family| family::of(family).is_guided()) {
@@ -89,7 +89,7 @@ pub fn activation_bytes(
 ) -> u64 {
     let need = match component.kind {
         ComponentKind::DiffusionModel => {
-            let of = |m: &DiffusionModel| family::of(m.family).activations(m, picture);
+            let of = |m: &DiffusionModel| family::of(m.family).activations(m, workload);
             model.diffusion.as_ref().map(of)
         }
         ComponentKind::TextEncoders => {
@@ -97,7 +97,7 @@ pub fn activation_bytes(
             most.map(|elements| Need { elements, workspace: 0 })
         }
         // Latents are decoded one by one.
-        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, picture)),
+        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, workload)),
     };
     let need = need.unwrap_or_default();
     let workspace = match (compute.host, component.kind) {

@@ -29,7 +29,7 @@ impl Prompt {
 }
 
 /// How a prompt is encoded.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TextOptions {
     /// The layer that is read in CLIP encoders, counted from the last, which is 1; `None` is the family's own.
     pub clip_skip: Option<usize>,

@@ -1,14 +1,13 @@
 //! Flux.1 dev, schnell, Fill, Canny, Depth and Kontext: a transformer with CLIP-L and T5-XXL.
 
 use distorch_checkpoint::config::{DiffusionConfig, FluxConfig};
-use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
+use distorch_checkpoint::family::{DiffusionModel, Family, TextEncoder, Variant};
 use distorch_runtime::{Scope, Tensor};
 
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
-use crate::conditioning::ConditioningError;
+use crate::conditioning::{ConditioningError, PromptEncoder};
 use crate::estimate::{self, Need, Workload};
-use crate::flux::{FluxText, FluxTransformer};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
@@ -91,15 +90,11 @@ impl DiffusionFamily for Flux {
 
     fn network(
         &self,
-        scope: &Scope,
+        _: &Scope,
         model: &DiffusionModel,
         _: &NetworkPatches,
     ) -> Result<Box<dyn Network>, ModelError> {
-        let config = config(model).ok_or_else(|| ModelError::Config {
-            model: "Flux transformer",
-            reason: "the configuration of Flux is that of another network".to_owned(),
-        })?;
-        Ok(Box::new(FluxTransformer::load(scope, config)?))
+        Err(super::not_run(model))
     }
 
     fn text(
@@ -107,7 +102,7 @@ impl DiffusionFamily for Flux {
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
-        Ok(Box::new(FluxText::load(scope, encoders)?))
+        Ok(Box::new(PromptEncoder::load(Family::Flux, encoders, scope)?))
     }
 
     fn activations(&self, model: &DiffusionModel, workload: Workload) -> Need {

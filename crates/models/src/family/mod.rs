@@ -80,6 +80,11 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
     }
 }
 
+/// The error of a network that can be planned but not run.
+fn not_run(model: &DiffusionModel) -> ModelError {
+    ModelError::NotRun { model: model.label() }
+}
+
 /// Changes to a network that leave its weights as they are. A network without what one changes ignores it.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkPatches {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Family;
-use distorch_models::conditioning::{ConditioningError, EncodedPrompt, PromptEncoder};
 use distorch_models::estimate::Workload;
+use distorch_models::family;
 use distorch_models::prompt::embedding::Embeddings;
+use distorch_models::text::{Prompt, TextOptions};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::cpu;
 
@@ -56,56 +57,37 @@ impl Clip {
         Self { loras: self.loras.with(file, strength), ..self.clone() }
     }
 
-    /// Encodes a prompt. Textual inversions that are left out are warned of.
+    /// Encodes a prompt, or one for each encoder. Textual inversions that are left out are warned of.
     ///
     /// # Errors
     /// When the weights cannot be had, or the prompt cannot be encoded.
-    pub fn encode(&self, run: &Run<'_>, text: &str) -> Result<Cond, PipelineError> {
-        self.encode_with(run, |encoder, embeddings| {
-            encoder.encode(text, embeddings, self.clip_skip)
-        })
-    }
-
-    /// Encodes a prompt for each text encoder, which `text` gives by the encoder's name: `clip_l`
-    /// and `clip_g` for SDXL. Where one is shorter, empty prompts follow.
-    ///
-    /// # Errors
-    /// As [`encode`](Self::encode).
-    pub fn encode_each<'t>(
+    pub fn encode(
         &self,
         run: &Run<'_>,
-        text: impl Fn(&str) -> &'t str,
-    ) -> Result<Cond, PipelineError> {
-        self.encode_with(run, |encoder, embeddings| {
-            encoder.encode_each(&text, embeddings, self.clip_skip)
-        })
-    }
-
-    fn encode_with(
-        &self,
-        run: &Run<'_>,
-        encode: impl Fn(&PromptEncoder, &Embeddings) -> Result<EncodedPrompt, ConditioningError>,
+        prompt: &Prompt,
+        options: &TextOptions,
     ) -> Result<Cond, PipelineError> {
         let embeddings =
             Embeddings::from_folders(&run.session().folders).map_err(PipelineError::failed)?;
-        let picture = Workload::native(&self.part.file().model);
-        let scope = run.load(&self.part, &self.loras, picture)?;
+        let workload = Workload::native(&self.part.file().model);
+        let scope = run.load(&self.part, &self.loras, workload)?;
         let encoders = &self.part.file().model.text_encoders;
-        let encoder =
-            PromptEncoder::load(self.family, encoders, &scope).map_err(PipelineError::failed)?;
-        let encoded = run.attempt(&self.part, picture, || {
-            encode(&encoder, &embeddings).map_err(PipelineError::failed)
+        let conditioner =
+            family::of(self.family).text(&scope, encoders).map_err(PipelineError::failed)?;
+        let options = TextOptions { clip_skip: options.clip_skip.or(self.clip_skip), ..*options };
+        let encoded = run.attempt(&self.part, workload, || {
+            conditioner.encode(prompt, &embeddings, &options).map_err(PipelineError::failed)
         })?;
         for warning in &encoded.warnings {
             run.warn(&warning.to_string());
         }
-        let conditioning = encoded.conditioning;
-        let pooled = conditioning.pooled.to_device(&cpu());
-        let states = conditioning.context.to_device(&cpu());
-        if let Some(odd) = finite::odd_in(&states).or_else(|| finite::odd_in(&pooled)) {
+        let pooled = encoded.states.pooled.map(|pooled| pooled.to_device(&cpu()));
+        let states = encoded.states.context.to_device(&cpu());
+        let odd = finite::odd_in(&states).or_else(|| pooled.as_ref().and_then(finite::odd_in));
+        if let Some(odd) = odd {
             finite::refuse(run, finite::given_by(&self.part, odd, "for the prompt"))?;
         }
-        Ok(Cond::new(states, Some(pooled)))
+        Ok(Cond::new(states, pooled))
     }
 }
 

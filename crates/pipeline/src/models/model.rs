@@ -10,8 +10,8 @@ use distorch_models::estimate::Workload;
 use distorch_models::family::{self, DiffusionFamily, NetworkPatches, Reads};
 use distorch_models::latent_format::LatentFormat;
 use distorch_models::network::{Network, NoiseLevels};
-use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
+use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, LayerSource, Scope};
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 

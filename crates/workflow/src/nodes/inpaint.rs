@@ -46,7 +46,7 @@ pub const INPAINT_MODEL_CONDITIONING: Node = Node {
             latent.noise_mask = Some(mask.clone());
         }
         let picture = ConcatPicture { latent: Latent::new(grey), mask: Some(mask) };
-        let told = |cond: &Cond| Cond { inpaint: Some(picture.clone()), ..cond.clone() };
+        let told = |cond: &Cond| Cond { picture: Some(picture.clone()), ..cond.clone() };
         Ok(vec![
             Value::Conditioning(inputs.conditioning("positive")?.map(told)),
             Value::Conditioning(inputs.conditioning("negative")?.map(told)),

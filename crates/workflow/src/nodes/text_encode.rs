@@ -2,7 +2,9 @@
 
 use distorch_checkpoint::family::Family;
 use distorch_models::conditioning::PictureSize;
+use distorch_models::text::{Prompt, TextOptions};
 
+use crate::context::Context;
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
@@ -25,9 +27,7 @@ pub const CLIP_TEXT_ENCODE: Node = Node {
         ahead.encodes_text("clip");
         Ok(Vec::new())
     }),
-    run: |context, inputs| {
-        Ok(output(inputs.clip("clip")?.encode(context.run(), inputs.text("text")?)?))
-    },
+    run: |context, inputs| Ok(output(encode(context, inputs)?)),
     ..Node::EMPTY
 };
 
@@ -95,11 +95,8 @@ pub const CLIP_TEXT_ENCODE_SDXL: Node = Node {
             return Err(NodeError::input("clip", problem));
         }
         let (large, small) = (inputs.text("text_g")?, inputs.text("text_l")?);
-        let cond =
-            clip.encode_each(
-                context.run(),
-                |encoder| if encoder == "clip_g" { large } else { small },
-            )?;
+        let prompt = Prompt::Each(vec![("clip_g", large.into()), ("clip_l", small.into())]);
+        let cond = clip.encode(context.run(), &prompt, &TextOptions::default())?;
         let number = |name: &str| inputs.count(name).map(|number| number as f64);
         let size = PictureSize {
             width: number("width")?,
@@ -135,7 +132,7 @@ pub const CLIP_TEXT_ENCODE_SDXL_REFINER: Node = Node {
         Ok(Vec::new())
     }),
     run: |context, inputs| {
-        let cond = inputs.clip("clip")?.encode(context.run(), inputs.text("text")?)?;
+        let cond = encode(context, inputs)?;
         let (score, size) = (inputs.float("ascore")?, refiner_size(inputs)?);
         Ok(output(Cond { size: Some(size), aesthetic_score: Some(score), ..cond }))
     },
@@ -144,6 +141,12 @@ pub const CLIP_TEXT_ENCODE_SDXL_REFINER: Node = Node {
 
 fn refiner_size(inputs: &Inputs) -> Result<PictureSize, NodeError> {
     Ok(PictureSize::new(inputs.count("width")?, inputs.count("height")?))
+}
+
+/// The prompt of the input `text`, encoded for all encoders of the input `clip`.
+fn encode(context: &Context<'_>, inputs: &Inputs) -> Result<Cond, NodeError> {
+    let prompt = Prompt::Same(inputs.text("text")?.into());
+    Ok(inputs.clip("clip")?.encode(context.run(), &prompt, &TextOptions::default())?)
 }
 
 fn output(cond: Cond) -> Vec<Value> {
