@@ -4,10 +4,13 @@
 //! layers compare matters, so the estimate is coarse: multiplications and, where a layer meets few pixels,
 //! the reading of its weights.
 
+mod mmdit;
+
 use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Component, ComponentKind, Layer, LayerKind, Param};
 
+use self::mmdit::Mmdit;
 use crate::estimate::Workload;
 
 /// Multiplications that take as long as reading a value from memory, and converting it. Processors and
@@ -21,13 +24,18 @@ const CONTEXT: u64 = 77;
 /// [`Component::layers`]; `None` where layers meet about as many tokens each, so that their bytes say it.
 pub fn layer_costs(model: &Model, component: &Component, workload: Workload) -> Option<Vec<u64>> {
     let config = model.diffusion.as_ref().map(|diffusion| &diffusion.config);
-    let (ComponentKind::DiffusionModel, Some(DiffusionConfig::Unet(config))) =
-        (component.kind, config)
-    else {
-        return None;
-    };
-    let unet = Unet::new(config, workload);
-    Some(component.layers.iter().map(|layer| unet.cost(layer)).collect())
+    let layers = component.layers.iter();
+    match (component.kind, config?) {
+        (ComponentKind::DiffusionModel, DiffusionConfig::Unet(config)) => {
+            let unet = Unet::new(config, workload);
+            Some(layers.map(|layer| unet.cost(layer)).collect())
+        }
+        (ComponentKind::DiffusionModel, DiffusionConfig::Mmdit(config)) => {
+            let mmdit = Mmdit::new(config, workload);
+            Some(layers.map(|layer| mmdit.cost(layer)).collect())
+        }
+        _ => None,
+    }
 }
 
 /// A UNet's blocks with the resolutions that they compute at.
