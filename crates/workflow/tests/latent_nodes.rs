@@ -288,3 +288,14 @@ fn masks_of_a_batch_go_with_their_latents() {
     assert_eq!((all.shape()[0], part.shape()[0]), (3, 2));
     assert_eq!(part, all.select([1, 0]));
 }
+
+#[test]
+fn empty_latents_have_the_channels_of_their_family() {
+    let mut workplace = Workplace::new();
+    for (class, channels) in [("EmptyLatentImage", 4), ("EmptySD3LatentImage", 16)] {
+        let inputs = json!({ "width": 80, "height": 48, "batch_size": 3 });
+        let prompt = json!({ "1": { "class_type": class, "inputs": inputs } });
+        let given = workplace.run(&prompt, "1");
+        assert_holds(&given[0], [3, channels, 6, 10], |_, _, _, _| 0.0);
+    }
+}

@@ -242,10 +242,35 @@ fn a_changed_model_samples_another_way() {
         ("ModelSamplingDiscrete", discrete("lcm", false), false),
         ("ModelSamplingDiscrete", discrete("x0", false), false),
         ("ModelSamplingDiscrete", discrete("img_to_img", false), false),
+        ("ModelSamplingSD3", json!({ "shift": 3.0 }), false),
     ] {
         let latent = changed(&mut studio, class, &numbers);
         let off = distance(&latent, &plain) / scale;
         assert!(off.is_finite() && (off < 1e-4) == same, "{class} {numbers}: {off}");
+    }
+}
+
+/// `3t / (1 + 2t)` at t of 1, 3/4, 1/2 and 1/4; without a shift, t itself.
+#[test]
+fn a_shift_moves_the_noise_levels_of_a_flow() {
+    let mut studio = Studio::sd1();
+    for (shift, expected) in [(3.0, [1.0, 0.9, 0.75, 0.5, 0.0]), (1.0, [1.0, 0.75, 0.5, 0.25, 0.0])]
+    {
+        let scheduler = json!({
+            "model": ["shifted", 0], "scheduler": "simple", "steps": 4, "denoise": 1.0,
+        });
+        let nodes = [
+            ("shifted", node("ModelSamplingSD3", json!({ "model": ["ckpt", 0], "shift": shift }))),
+            ("sigmas", node("BasicScheduler", scheduler)),
+        ];
+        let sigmas = match &studio.run(&with(&nodes), "sigmas")[0] {
+            Value::Sigmas(sigmas) => sigmas.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(sigmas.len(), expected.len());
+        for (sigma, expected) in sigmas.iter().zip(expected) {
+            assert!((sigma - expected).abs() < 1e-6, "{shift}: {sigmas:?}");
+        }
     }
 }
 

@@ -20,15 +20,37 @@ pub const EMPTY_LATENT_IMAGE: Node = Node {
         Input::side("height", 512, 16).tooltip("The height of the pictures in pixels."),
         Input::int("batch_size", 1, 1, 4096).tooltip("How many pictures."),
     ],
-    outputs: &[Output::new(Type::Latent).tooltip("The empty latents.")],
+    outputs: OUTPUT,
     forecast: Some(|ahead| Ok(vec![Known::latent(extent(ahead.inputs()).ok())])),
-    run: |_, inputs| {
-        let Extent { batch, height, width } = extent(inputs)?;
-        let shape = [batch, 4, height, width];
-        Ok(vec![Value::Latent(Latent::new(Tensor::zeros(shape, (&cpu(), DType::F32))))])
-    },
+    run: |_, inputs| zeros(inputs, 4),
     ..Node::EMPTY
 };
+
+/// Latents of zeros with 16 channels: SD3's and Flux's.
+pub const EMPTY_SD3_LATENT_IMAGE: Node = Node {
+    class: "EmptySD3LatentImage",
+    title: "EmptySD3LatentImage",
+    category: "model/latent/stable diffusion",
+    about: "Makes a batch of empty latents of 16 channels, as SD3, SD3.5 and Flux have them, to be \
+            filled by a sampler.",
+    inputs: &[
+        Input::side("width", 1024, 16).step(16).tooltip("The width of the pictures in pixels."),
+        Input::side("height", 1024, 16).step(16).tooltip("The height of the pictures in pixels."),
+        Input::int("batch_size", 1, 1, 4096).tooltip("How many pictures."),
+    ],
+    outputs: OUTPUT,
+    forecast: Some(|ahead| Ok(vec![Known::latent(extent(ahead.inputs()).ok())])),
+    run: |_, inputs| zeros(inputs, 16),
+    ..Node::EMPTY
+};
+
+const OUTPUT: &[Output] = &[Output::new(Type::Latent).tooltip("The empty latents.")];
+
+fn zeros(inputs: &Inputs, channels: usize) -> Result<Vec<Value>, NodeError> {
+    let Extent { batch, height, width } = extent(inputs)?;
+    let shape = [batch, channels, height, width];
+    Ok(vec![Value::Latent(Latent::new(Tensor::zeros(shape, (&cpu(), DType::F32))))])
+}
 
 fn extent(inputs: &Inputs) -> Result<Extent, NodeError> {
     let size = [inputs.count("height")? / 8, inputs.count("width")? / 8];

@@ -45,6 +45,28 @@ pub const MODEL_SAMPLING_DISCRETE: Node = Node {
     ..Node::EMPTY
 };
 
+/// How far a flow model's noise levels are shifted.
+pub const MODEL_SAMPLING_SD3: Node = Node {
+    class: "ModelSamplingSD3",
+    title: "ModelSamplingSD3",
+    category: "model/patch/stable diffusion",
+    about: "Sets how much of the way from noise to picture a model of SD3's kind spends at high noise.",
+    inputs: &[
+        MODEL,
+        Input::float("shift", 3.0, 0.0, 100.0, 0.01).tooltip(
+            "Noise levels t become shift·t / (1 + (shift - 1)·t): the larger, the more steps are \
+             spent on what a picture is of, and fewer on its details.",
+        ),
+    ],
+    outputs: OUTPUT,
+    run: |_, inputs| {
+        let sampling = ModelSampling::flow(inputs.float("shift")?, 1000.0);
+        let model = inputs.model("model")?;
+        Ok(vec![Value::Model(model.with_options(|options| options.sampling = Some(sampling)))])
+    },
+    ..Node::EMPTY
+};
+
 /// Guidance that keeps the contrast.
 pub const RESCALE_CFG: Node = Node {
     class: "RescaleCFG",
