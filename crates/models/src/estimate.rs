@@ -51,7 +51,7 @@ impl Workload {
     }
 
     /// Latents that go through a diffusion network at once.
-    pub(crate) fn rows(self) -> u64 {
+    pub fn rows(self) -> u64 {
         u64::from(self.batch).saturating_mul(u64::from(self.cfg_batch))
     }
 

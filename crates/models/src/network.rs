@@ -72,3 +72,14 @@ pub enum NoiseLevels {
         mu: f64,
     },
 }
+
+impl NoiseLevels {
+    /// The timestep of the most noise.
+    pub fn last_timestep(&self) -> f64 {
+        match self {
+            NoiseLevels::ScaledLinear { .. } => 999.0,
+            NoiseLevels::Flow { multiplier, .. } => *multiplier,
+            NoiseLevels::ExponentialFlow { .. } => 1.0,
+        }
+    }
+}

@@ -178,4 +178,8 @@ pub enum RandomModel {
     Sd15,
     Sd21,
     Sdxl,
+    /// The transformer and the VAE, without text encoders.
+    Sd35Medium,
+    /// Flux dev cut to 6 blocks of full width, and the VAE, without text encoders.
+    FluxSmall,
 }

@@ -71,6 +71,7 @@ impl DiffusionFamily for Flux {
         let guided = config.is_some_and(|config| config.guidance_embed);
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
+            tokens: 256,
             pooled_width: config.map(|config| config.vec_dim),
             repeats_context: false,
             guidance: guided.then_some(3.5),

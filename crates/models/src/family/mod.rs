@@ -97,6 +97,8 @@ pub struct NetworkPatches {
 pub struct Reads {
     /// Values of each token.
     pub context_width: usize,
+    /// Tokens of a short prompt.
+    pub tokens: usize,
     /// Values of the pooled text, where it is read.
     pub pooled_width: Option<usize>,
     /// Whether the tokens of a conditioning may be repeated, so that it goes into one call with a longer one.
@@ -125,6 +127,20 @@ pub enum ExtraChannels {
     PictureAndMaskPatches,
     /// A map that nothing here makes.
     Unsupported,
+}
+
+impl ExtraChannels {
+    /// How many there are.
+    pub fn channels(&self, format: &LatentFormat) -> usize {
+        match self {
+            ExtraChannels::None | ExtraChannels::Unsupported => 0,
+            ExtraChannels::MaskAndPicture { .. } => 1 + format.channels,
+            ExtraChannels::Picture => format.channels,
+            ExtraChannels::PictureAndMaskPatches => {
+                format.channels + format.downscale * format.downscale
+            }
+        }
+    }
 }
 
 /// What a class vector is made of.

@@ -60,6 +60,7 @@ impl DiffusionFamily for Sd3 {
         let config = config(model);
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
+            tokens: 77 + 77,
             pooled_width: config.map(|config| config.adm_in_channels),
             repeats_context: false,
             guidance: None,

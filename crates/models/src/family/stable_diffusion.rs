@@ -110,6 +110,7 @@ impl DiffusionFamily for StableDiffusion {
         });
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
+            tokens: 77,
             pooled_width,
             repeats_context: true,
             guidance: None,

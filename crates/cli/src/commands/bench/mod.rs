@@ -1,11 +1,12 @@
 //! `distorch bench`: how fast this machine runs a model, and with how much memory.
 //!
 //! [`model`] opens a checkpoint or makes up one, [`stages`] runs and times the stages of a picture,
-//! [`report`] prints. [`offload`], [`link`], [`operators`] and [`lora`] are benchmarks of their own.
+//! [`network`] is what a call of a diffusion network takes; [`report`] prints. [`offload`], [`link`], [`operators`] and [`lora`] are benchmarks of their own.
 
 mod link;
 mod lora;
 mod model;
+mod network;
 mod offload;
 mod operators;
 mod random;

@@ -4,7 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DiffusionConfig, Heads, TextEncoderConfig, UnetConfig, VaeConfig,
+    ClipActivation, ClipConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig,
+    UnetConfig, VaeConfig,
 };
 use distorch_checkpoint::family::Configs;
 use distorch_runtime::tensor::TensorData;
@@ -13,33 +14,86 @@ use crate::args::RandomModel;
 
 /// The configurations that were published with the weights.
 pub fn configs(model: RandomModel) -> Configs {
-    let (unet, encoders, scaling_factor) = match model {
+    let unet = |config, encoders, scaling_factor| Configs {
+        diffusion: Some(DiffusionConfig::Unet(config)),
+        text_encoders: encoders,
+        vae: Some(VaeConfig { scaling_factor, ..vae() }),
+    };
+    let clip = |name, config| (name, TextEncoderConfig::Clip(config));
+    // T5-XXL would be larger than all else.
+    let transformer = |config, [scaling_factor, shift_factor]: [f64; 2]| Configs {
+        diffusion: Some(config),
+        text_encoders: Vec::new(),
+        vae: Some(VaeConfig {
+            latent_channels: 16,
+            quant_conv: false,
+            scaling_factor,
+            shift_factor,
+            ..vae()
+        }),
+    };
+    match model {
         RandomModel::Sd15 => {
-            (UnetConfig::sd(768, Heads::Count(8)), vec![("clip_l", clip_l())], 0.18215)
+            unet(UnetConfig::sd(768, Heads::Count(8)), vec![clip("clip_l", clip_l())], 0.18215)
         }
         RandomModel::Sd21 => {
-            (UnetConfig::sd(1024, Heads::Width(64)), vec![("clip_h", clip_h())], 0.18215)
+            unet(UnetConfig::sd(1024, Heads::Width(64)), vec![clip("clip_h", clip_h())], 0.18215)
         }
         RandomModel::Sdxl => {
-            (UnetConfig::sdxl(), vec![("clip_l", clip_l()), ("clip_g", clip_g())], 0.13025)
+            let encoders = vec![clip("clip_l", clip_l()), clip("clip_g", clip_g())];
+            unet(UnetConfig::sdxl(), encoders, 0.13025)
         }
-    };
-    Configs {
-        diffusion: Some(DiffusionConfig::Unet(unet)),
-        text_encoders: encoders
-            .into_iter()
-            .map(|(name, config)| (name, TextEncoderConfig::Clip(config)))
-            .collect(),
-        vae: Some(VaeConfig {
-            in_channels: 3,
-            latent_channels: 4,
-            channels: 128,
-            channel_mult: vec![1, 2, 4, 4],
-            num_res_blocks: 2,
-            quant_conv: true,
-            scaling_factor,
-            shift_factor: 0.0,
-        }),
+        RandomModel::Sd35Medium => {
+            transformer(DiffusionConfig::Mmdit(sd35_medium()), [1.5305, 0.0609])
+        }
+        RandomModel::FluxSmall => {
+            transformer(DiffusionConfig::Flux(flux_small()), [0.3611, 0.1159])
+        }
+    }
+}
+
+fn vae() -> VaeConfig {
+    VaeConfig {
+        in_channels: 3,
+        latent_channels: 4,
+        channels: 128,
+        channel_mult: vec![1, 2, 4, 4],
+        num_res_blocks: 2,
+        quant_conv: true,
+        scaling_factor: 1.0,
+        shift_factor: 0.0,
+    }
+}
+
+fn sd35_medium() -> MmditConfig {
+    MmditConfig {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        depth: 24,
+        width: 1536,
+        heads: 24,
+        pos_embed_max_size: 384,
+        adm_in_channels: 2048,
+        context_dim: 4096,
+        qk_norm: true,
+        dual_attention_layers: (0..13).collect(),
+    }
+}
+
+/// Flux dev's width with 2 of its 19 and 4 of its 38 blocks.
+fn flux_small() -> FluxConfig {
+    FluxConfig {
+        in_channels: 64,
+        out_channels: 64,
+        width: 3072,
+        heads: 24,
+        context_dim: 4096,
+        vec_dim: 768,
+        depth: 2,
+        depth_single: 4,
+        mlp_width: 4 * 3072,
+        guidance_embed: true,
     }
 }
 
@@ -110,26 +164,29 @@ pub fn uniform(seed: u64, count: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use distorch_checkpoint::family::{Family, blank, recognise};
-    use distorch_checkpoint::{ComponentKind, Dtype};
+    use distorch_checkpoint::{Component, ComponentKind, Dtype};
 
     use super::*;
 
     /// The published numbers of parameters, and the families that the sizes are.
     #[test]
     fn the_sizes_are_the_published_ones() {
-        for (model, family, unet, clip) in [
-            (RandomModel::Sd15, Family::Sd1, 859_520_964, 123_060_480),
-            (RandomModel::Sd21, Family::Sd2, 865_910_724, 354_032_640),
-            (RandomModel::Sdxl, Family::SdxlBase, 2_567_463_684, 817_720_320),
+        for (model, family, network, clip, vae) in [
+            (RandomModel::Sd15, Family::Sd1, 859_520_964, 123_060_480, 83_653_863),
+            (RandomModel::Sd21, Family::Sd2, 865_910_724, 354_032_640, 83_653_863),
+            (RandomModel::Sdxl, Family::SdxlBase, 2_567_463_684, 817_720_320, 83_653_863),
+            // diffusers' class with these sizes, and its table of positions, which it keeps apart.
+            (RandomModel::Sd35Medium, Family::Sd3, 2_243_171_520 + 226_492_416, 0, 83_819_683),
+            (RandomModel::FluxSmall, Family::Flux, 1_310_154_816, 0, 83_819_683),
         ] {
             let checkpoint = blank("random", &configs(model), Dtype::F32).unwrap();
             let model = recognise(&checkpoint).unwrap();
             assert_eq!(model.family(), Some(family));
-            assert!(model.missing().is_empty() && model.unknown.is_empty());
-            let parameters = |kind| model.component(kind).unwrap().parameters();
-            assert_eq!(parameters(ComponentKind::DiffusionModel), unet);
+            assert!(model.unknown.is_empty());
+            let parameters = |kind| model.component(kind).map_or(0, Component::parameters);
+            assert_eq!(parameters(ComponentKind::DiffusionModel), network);
             assert_eq!(parameters(ComponentKind::TextEncoders), clip);
-            assert_eq!(parameters(ComponentKind::Vae), 83_653_863);
+            assert_eq!(parameters(ComponentKind::Vae), vae);
         }
     }
 

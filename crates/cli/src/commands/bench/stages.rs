@@ -2,15 +2,13 @@
 
 use std::time::Instant;
 
-use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
-use distorch_checkpoint::family::Family;
+use distorch_checkpoint::family::DiffusionModel;
 use distorch_checkpoint::{Component, ComponentKind};
-use distorch_models::conditioning::{
-    AESTHETIC_SCORE, Conditioning, PictureSize, PromptEncoder, refiner_vector, sdxl_vector,
-};
 use distorch_models::estimate::{self, Compute, Workload};
+use distorch_models::family::{self, NetworkPatches};
+use distorch_models::network::Network;
 use distorch_models::prompt::embedding::Embeddings;
-use distorch_models::unet::Unet;
+use distorch_models::text::{Prompt, TextConditioner, TextOptions};
 use distorch_models::vae::Vae;
 use distorch_runtime::heap::PeakMeter;
 use distorch_runtime::tensor::TensorData;
@@ -18,7 +16,7 @@ use distorch_runtime::{DType, Device, Tensor, kernels, tensor, usage};
 use serde::Serialize;
 
 use super::model::Subject;
-use super::{LATENT_CELL, random};
+use super::{LATENT_CELL, network, random};
 use crate::failure::Failure;
 use crate::progress::Progress;
 
@@ -28,9 +26,6 @@ const PROMPTS: [&str; 2] = [
     "a photograph of a lighthouse on a cliff above the sea, evening light, storm clouds",
     "blurry, low quality, watermark",
 ];
-
-/// The timestep of every step: the time that a step takes does not depend on it.
-const TIMESTEP: f32 = 500.0;
 
 /// A stage and how long it took.
 #[derive(Debug, Serialize)]
@@ -58,9 +53,8 @@ pub struct Stages {
     device: Device,
     dtype: DType,
     picture: Workload,
-    family: Option<Family>,
-    text: Option<PromptEncoder>,
-    unet: Option<(Unet, UnetConfig)>,
+    text: Option<Box<dyn TextConditioner>>,
+    network: Option<(Box<dyn Network>, DiffusionModel)>,
     vae: Option<Vae>,
     /// What plans take activations to be, by component.
     estimates: Vec<(ComponentKind, u64)>,
@@ -75,15 +69,6 @@ impl Stages {
         picture: Workload,
     ) -> Result<Self, Failure> {
         let model = &subject.model;
-        let config = match model.diffusion.as_ref().map(|diffusion| &diffusion.config) {
-            None => None,
-            Some(DiffusionConfig::Unet(config)) => Some(config),
-            Some(_) => {
-                let label = model.label();
-                let message = format!("{label} cannot run yet: SD 1.x, SD 2.x and SDXL can");
-                return Err(Failure::input(message));
-            }
-        };
         let load = |kind| subject.load(kind, device, dtype);
         let estimate = |component: &Component| {
             let element = kernels::activation_dtype(device, dtype).size() as u64;
@@ -93,23 +78,25 @@ impl Stages {
         let mut stages = Self {
             device: device.clone(),
             dtype: kernels::activation_dtype(device, dtype),
-            picture,
-            family: model.family(),
+            picture: picture.as_usual(model),
             text: None,
-            unet: None,
+            network: None,
             vae: None,
             estimates: model.components.iter().map(estimate).collect(),
         };
         // A text encoder in a file of its own has no family that says how it is read.
-        if let (Some(family), false) = (stages.family, model.text_encoders.is_empty())
+        if let (Some(family), false) = (model.family(), model.text_encoders.is_empty())
             && let Some(scope) = load(ComponentKind::TextEncoders)?
         {
-            let encoder = PromptEncoder::load(family, &model.text_encoders, &scope);
-            stages.text = Some(encoder.map_err(Failure::input)?);
+            let text = family::of(family).text(&scope, &model.text_encoders);
+            stages.text = Some(text.map_err(Failure::input)?);
         }
-        if let (Some(config), Some(scope)) = (config, load(ComponentKind::DiffusionModel)?) {
-            let unet = Unet::load(&scope, config).map_err(Failure::input)?;
-            stages.unet = Some((unet, config.clone()));
+        if let (Some(diffusion), Some(scope)) =
+            (&model.diffusion, load(ComponentKind::DiffusionModel)?)
+        {
+            let family = family::of(diffusion.family);
+            let network = family.network(&scope, diffusion, &NetworkPatches::default());
+            stages.network = Some((network.map_err(Failure::input)?, diffusion.clone()));
         }
         if let (Some(config), Some(scope)) = (&model.vae, load(ComponentKind::Vae)?) {
             stages.vae = Some(Vae::load(&scope, config).map_err(Failure::input)?);
@@ -128,24 +115,26 @@ impl Stages {
                 steps,
                 || {
                     for prompt in PROMPTS {
-                        let encoded = encoder.encode(prompt, &Embeddings::default(), None);
-                        let encoded = encoded.map_err(Failure::input)?.conditioning;
-                        finish(encoded.context.clone());
-                        conditioning.get_or_insert(encoded);
+                        let (prompt, options) =
+                            (Prompt::Same(prompt.into()), TextOptions::default());
+                        let encoded = encoder.encode(&prompt, &Embeddings::default(), &options);
+                        let states = encoded.map_err(Failure::input)?.states;
+                        finish(states.context.clone());
+                        conditioning.get_or_insert(states);
                     }
                     Ok(())
                 },
             )?);
         }
-        if let Some((unet, config)) = &self.unet {
-            let inputs = self.inputs(config, conditioning.as_ref());
+        if let Some((network, model)) = &self.network {
+            let states = conditioning.as_ref();
+            let input = network::input(model, self.picture, states, &self.device, self.dtype);
             timed.push(self.time(
                 ComponentKind::DiffusionModel,
                 "steps of the diffusion model",
                 steps,
                 || {
-                    let Inputs { latent, timesteps, context, class } = inputs.clone();
-                    let out = unet.forward(latent, timesteps, context, class);
+                    let out = network.forward(input.clone());
                     finish(out.map_err(Failure::input)?);
                     Ok(())
                 },
@@ -161,34 +150,6 @@ impl Stages {
             })?);
         }
         Ok(timed)
-    }
-
-    /// What a step takes, for both halves of the guidance. Without text encoders the conditioning is
-    /// random.
-    fn inputs(&self, config: &UnetConfig, conditioning: Option<&Conditioning>) -> Inputs {
-        let rows = 2 * self.picture.batch as usize;
-        let size = PictureSize::new(self.picture.width as usize, self.picture.height as usize);
-        let repeat = |x: &Tensor<3>| Tensor::cat(vec![x.clone(); rows], 0);
-        let pooled = conditioning.map(|c| Tensor::cat(vec![c.pooled.clone(); rows], 0));
-        let class = config.adm_in_channels.map(|width| {
-            let vector = match (self.family, pooled) {
-                (Some(Family::SdxlBase), Some(pooled)) => Some(sdxl_vector(pooled, size)),
-                (Some(Family::SdxlRefiner), Some(pooled)) => {
-                    Some(refiner_vector(pooled, size, AESTHETIC_SCORE))
-                }
-                _ => None,
-            };
-            let fits = vector.filter(|vector| vector.dims() == [rows, width]);
-            fits.unwrap_or_else(|| self.random([rows, width]))
-        });
-        let context = conditioning.map(|c| repeat(&c.context));
-        let fits = context.filter(|context| context.dims()[2] == config.context_dim);
-        Inputs {
-            latent: self.latent(rows, config.in_channels),
-            timesteps: Tensor::full([rows], TIMESTEP, (&self.device, DType::F32)),
-            context: fits.unwrap_or_else(|| self.random([rows, 77, config.context_dim])),
-            class,
-        }
     }
 
     /// Calls once untimed, then `count` times.
@@ -240,14 +201,6 @@ impl Stages {
         let data = TensorData::new(random::uniform(1, shape.iter().product()), shape);
         Tensor::from_data(data.convert_dtype(self.dtype), (&self.device, self.dtype))
     }
-}
-
-#[derive(Clone)]
-struct Inputs {
-    latent: Tensor<4>,
-    timesteps: Tensor<1>,
-    context: Tensor<3>,
-    class: Option<Tensor<2>>,
 }
 
 /// Waits until the device has computed a tensor.

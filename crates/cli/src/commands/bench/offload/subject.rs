@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use distorch_allocation::{Allocation, ComponentSettings, Layout, LayoutChoice, Ledger, plan};
-use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
-use distorch_checkpoint::family::Model;
+use distorch_checkpoint::family::{DiffusionModel, Model};
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind};
 use distorch_models::cost::layer_costs;
 use distorch_models::estimate::{self, Workload};
-use distorch_models::unet::Unet;
+use distorch_models::family::{self, NetworkPatches};
+use distorch_models::network::Network;
 use distorch_runtime::offload::{OffloadedWeights, Options, StreamStats};
-use distorch_runtime::tensor::TensorData;
-use distorch_runtime::{LayerSource, Machine, Scope, Tensor, placement, usage};
+use distorch_runtime::{LayerSource, Machine, Scope, placement, usage};
 
-use super::super::{LATENT_CELL, random};
+use super::super::network;
 use super::Point;
 use super::device::ComputeDevice;
 use super::paced::{Recorder, Score};
@@ -28,11 +27,11 @@ pub(super) struct Subject {
     device: ComputeDevice,
     checkpoint: Arc<Checkpoint>,
     component: Component,
-    config: UnetConfig,
+    diffusion: DiffusionModel,
     activations: u64,
     /// What each layer costs.
     costs: Option<Vec<u64>>,
-    latent: [usize; 4],
+    workload: Workload,
     times: Times,
     /// A file of random weights, which goes with it.
     _file: Option<tempfile::NamedTempFile>,
@@ -53,7 +52,7 @@ pub(super) struct Times {
 /// The model at its homes.
 struct Laid {
     placed: Arc<OffloadedWeights>,
-    unet: Unet,
+    network: Box<dyn Network>,
     /// Bytes of it that don't live on the device.
     elsewhere: u64,
 }
@@ -94,7 +93,7 @@ impl Subject {
     /// A checkpoint's diffusion model, which makes such a picture on the device.
     ///
     /// # Errors
-    /// When it has none, or one that is no UNet.
+    /// When it has none.
     pub(super) fn new(
         (checkpoint, model): (Checkpoint, &Model),
         picture: Workload,
@@ -102,21 +101,21 @@ impl Subject {
         times: Times,
         file: Option<tempfile::NamedTempFile>,
     ) -> Result<Self, Failure> {
-        let config = model.diffusion.as_ref().map(|diffusion| &diffusion.config);
         let component = model.component(ComponentKind::DiffusionModel);
-        let (Some(DiffusionConfig::Unet(config)), Some(component)) = (config, component) else {
+        let (Some(diffusion), Some(component)) = (&model.diffusion, component) else {
             let label = model.label();
-            return Err(Failure::input(format!("{label} has no UNet, which is what is timed")));
+            let what = "has no diffusion model, which is what is timed";
+            return Err(Failure::input(format!("{label} {what}")));
         };
-        let [height, width] = [picture.height, picture.width].map(|n| (n / LATENT_CELL) as usize);
+        let picture = picture.as_usual(model);
         Ok(Self {
             label: model.label(),
             checkpoint: Arc::new(checkpoint),
             component: component.clone(),
-            config: config.clone(),
+            diffusion: diffusion.clone(),
             activations: estimate::activation_bytes(model, component, picture, device.compute()),
             costs: layer_costs(model, component, picture),
-            latent: [2 * picture.batch as usize, config.in_channels, height, width],
+            workload: picture,
             device,
             times,
             _file: file,
@@ -220,8 +219,8 @@ impl Subject {
     fn lay(&self, share: u32, bandwidth: u64, layout: LayoutChoice) -> Result<Laid, Failure> {
         let placed = Arc::new(self.place(share, bandwidth, layout)?);
         let plan = placed.plan();
-        let unet = self.unet(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
-        Ok(Laid { placed, unet, elsewhere: plan.bytes_elsewhere() })
+        let network = self.network(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
+        Ok(Laid { placed, network, elsewhere: plan.bytes_elsewhere() })
     }
 
     /// A step, computed or played.
@@ -229,15 +228,21 @@ impl Subject {
         let cpu = usage::cpu_time();
         let took = match &self.score {
             Some(score) => score.play(&laid.placed).map_err(Failure::machine)?,
-            None => self.compute_step(&laid.unet)?,
+            None => self.compute_step(&*laid.network)?,
         };
         best.seconds = best.seconds.min(took.as_secs_f64());
         best.cpu = best.cpu.min(usage::cpu_time().saturating_sub(cpu).as_secs_f64());
         Ok(())
     }
 
-    fn unet(&self, source: Arc<dyn LayerSource>) -> Result<Unet, Failure> {
-        Unet::load(&Scope::new(source), &self.config).map_err(Failure::input)
+    fn network(&self, source: Arc<dyn LayerSource>) -> Result<Box<dyn Network>, Failure> {
+        let patches = NetworkPatches::default();
+        let network = family::of(self.diffusion.family).network(
+            &Scope::new(source),
+            &self.diffusion,
+            &patches,
+        );
+        network.map_err(Failure::input)
     }
 
     /// Lets computing be a clock from now on: computes a step with everything on the device and
@@ -245,10 +250,10 @@ impl Subject {
     pub(super) fn pace(&mut self) -> Result<(), Failure> {
         let placed = Arc::new(self.place(0, u64::MAX, Layout::Distorch2.into())?);
         let recorder = Arc::new(Recorder::new(placed));
-        let unet = self.unet(Arc::clone(&recorder) as Arc<dyn LayerSource>)?;
-        self.compute_step(&unet)?;
+        let network = self.network(Arc::clone(&recorder) as Arc<dyn LayerSource>)?;
+        self.compute_step(&*network)?;
         recorder.take();
-        self.compute_step(&unet)?;
+        self.compute_step(&*network)?;
         self.score = Some(recorder.take());
         Ok(())
     }
@@ -287,22 +292,13 @@ impl Subject {
     }
 
     /// Computes a step, and gives the time that it took.
-    fn compute_step(&self, unet: &Unet) -> Result<Duration, Failure> {
+    fn compute_step(&self, network: &dyn Network) -> Result<Duration, Failure> {
         let start = Instant::now();
-        let device = self.device.tensors();
-        let options = || (&device, self.device.dtype());
-        let rows = self.latent[0];
-        fn input<const D: usize>(shape: [usize; D]) -> TensorData {
-            TensorData::new(random::uniform(1, shape.iter().product()), shape)
-        }
-        let latent = Tensor::<4>::from_data(input(self.latent), options());
-        let context = input([rows, 77, self.config.context_dim]);
-        let context = Tensor::<3>::from_data(context, options());
-        let class = self.config.adm_in_channels;
-        let class = class.map(|width| Tensor::<2>::from_data(input([rows, width]), options()));
-        let timesteps = Tensor::<1>::full([rows], 500.0, options());
-        let out = unet.forward(latent, timesteps, context, class).map_err(Failure::machine)?;
-        drop(out.into_data());
+        let (device, dtype) = (self.device.tensors(), self.device.dtype());
+        let input = network::input(&self.diffusion, self.workload, None, &device, dtype);
+        let output = network.forward(input).map_err(Failure::machine)?;
+        // Waits for a device that works off a queue.
+        drop(output.into_data());
         Ok(start.elapsed())
     }
 }
