@@ -23,8 +23,9 @@ from types import SimpleNamespace
 
 import peft
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import FluxPipeline, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders import lora_conversion_utils as lora_converters
 from diffusers.loaders import single_file_utils as converters
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
@@ -54,10 +55,10 @@ class Part:
     `params` are the canonical parameters and their shapes, `keys` the tensors of the checkpoint.
     """
 
-    def __init__(self, module, params, keys, convert):
+    def __init__(self, module, params, keys, convert, seed=SEED):
         self.module, self.params, self.keys = module.eval(), params, keys
         self.convert = convert
-        self.base = torch.cat([values(name, shape).flatten() for name, shape in params.items()])
+        self.base = torch.cat([values(name, shape, seed).flatten() for name, shape in params.items()])
         at, numbers = 0, {}
         for name, shape in params.items():
             count = torch.Size(shape).numel()
@@ -85,7 +86,7 @@ def unet(config):
     return Part(module, params, keys.prefixed(DIFFUSION, params), convert)
 
 
-def flux(config):
+def flux(config, seed=SEED):
     module = FluxTransformer2DModel(**config)
     params = keys.flux_tensors(module)
     width = config["attention_head_dim"] * config["num_attention_heads"]
@@ -94,7 +95,7 @@ def flux(config):
     scope = {"torch": torch}
     exec(source.replace("inner_dim = 3072", f"inner_dim = {width}"), scope)
     convert = scope["convert_flux_transformer_checkpoint_to_diffusers"]
-    return Part(module, params, keys.prefixed(DIFFUSION, params), lambda ids: convert(dict(ids)))
+    return Part(module, params, keys.prefixed(DIFFUSION, params), lambda ids: convert(dict(ids)), seed)
 
 
 def sd3(config):
@@ -563,10 +564,60 @@ def onetrainer_sd3(name):
     return fixture
 
 
+def kohya_flux(name):
+    """kohya's names for Flux, and the original ones with ComfyUI's prefix: fused layers, which diffusers' converter
+    splits; and what the transformer makes of both files."""
+    part = flux(keys.TINY_FLUX)
+    fixture = Fixture(name, {"unet": part})
+    module, width = part.module, keys.TINY_FLUX["attention_head_dim"] * keys.TINY_FLUX["num_attention_heads"]
+    # The converter knows the published width only.
+    source = inspect.getsource(lora_converters._convert_kohya_flux_lora_to_diffusers)
+    scope = dict(vars(lora_converters))
+    exec(source.replace("[3072, 3072, 3072, 12288]", f"[{width}, {width}, {width}, {4 * width}]"), scope)
+    convert = scope["_convert_kohya_flux_lora_to_diffusers"]
+    layers = [key.removesuffix(".weight") for key, shape in part.params.items() if "_blocks." in key and len(shape) == 2]
+    forms = [
+        (lambda layer: "lora_unet_" + layer.replace(".", "_"), ["lora_down", "lora_up"], 3, 0.75, "{}.alpha"),
+        (lambda layer: "diffusion_model." + layer, ["lora_A", "lora_B"], 5, -0.5, None),
+    ]
+    for at, (rename, (down, up), rank, strength, alpha) in enumerate(forms):
+        tensors, constants = {}, {}
+        for number, layer in enumerate(layers[at:]):
+            rows, columns = part.params[f"{layer}.weight"]
+            for tensor, shape in [(down, (rank, columns)), (up, (rows, rank))]:
+                key = f"{rename(layer)}.{tensor}.weight"
+                tensors[key] = values(key, shape, SEED + at)
+            if alpha:
+                constants[alpha.format(rename(layer))] = 1.0 + number % 3
+        fixture.lora(tensors, constants, strengths=(strength, 1), seed=SEED + at)
+        kohya_tensor = lambda key: key.replace("lora_A", "lora_down").replace("lora_B", "lora_up")
+        state = {kohya_tensor(key): tensor for key, tensor in tensors.items()}
+        state = convert(state | {key: torch.tensor(value) for key, value in constants.items()})
+        module.load_lora_adapter(dict(state), prefix="transformer", adapter_name=f"file{at}")
+        module.set_adapters([f"file{at}"])
+        module.fuse_lora(lora_scale=strength)
+        module.unload_lora()
+    fixture.merged({"unet": module})
+    shapes = {"x": (2, 16, 6, 4), "context": (2, 5, 96), "vector": (2, 64)}
+    given = {n: torch.from_numpy(seeded.uniform(n, s, SEED)) for n, s in shapes.items()}
+    ids = FluxPipeline._prepare_latent_image_ids(2, 3, 2, "cpu", torch.float32)
+    module.pos_embed.axes_dim = (4, 14, 14)  # crates/models/src/flux/rope.rs
+    with torch.no_grad():
+        out = module(
+            hidden_states=FluxPipeline._pack_latents(given["x"], 2, 16, 6, 4),
+            encoder_hidden_states=given["context"], pooled_projections=given["vector"],
+            timestep=torch.tensor([0.25, 0.875]), guidance=torch.tensor([3.5, 2.0]),
+            img_ids=ids, txt_ids=torch.zeros(5, 3),
+        ).sample
+    fixture.tensors["out"] = out.reshape(2, 3, 2, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 16, 6, 4)
+    fixture.calls.append({"shapes": shapes, "timesteps": [0.25, 0.875], "guidance": [3.5, 2.0]})
+    return fixture
+
+
 SD1_UNET = lambda: only(sd1(), "unet")
 CASES = {case.__name__: case for case in [
     diffusers_sd1, rslora_sdxl, kohya_sd1, kohya_sdxl, kohya_text, dora_sd1, loha_sd1, lokr_sd1,
-    diffusers_sd3, kohya_sd3, onetrainer_sd3,
+    diffusers_sd3, kohya_sd3, onetrainer_sd3, kohya_flux,
 ]} | {
     "tucker_sd1": lambda name: lycoris(
         name, SD1_UNET(), algo="locon", use_tucker=True, train_norm=True
@@ -589,6 +640,27 @@ def names():
         original = lambda leaf: keys.unet_name(f"{leaf}.weight", module).removesuffix(".weight")
         found[name] = {leaf: original(leaf) for leaf in keys.leaves(module)}
     keys.write("diffusers-names", found)
+    keys.write("flux-names", flux_names())
+
+
+def flux_names():
+    """Which rows of which original layer a leaf module of diffusers' transformer is: [layer, [first rows]]; more than
+    one first row where the halves are swapped."""
+    part = flux(keys.TINY_FLUX)
+    at, starts = 0, {}
+    for name, shape in part.params.items():
+        starts[at] = (name.rsplit(".", 1)[0], torch.Size(shape[1:]).numel())
+        at += torch.Size(shape).numel()
+    found = {}
+    for name, ids in part.numbers.items():
+        if name.endswith(".weight"):
+            rows = ids.reshape(ids.shape[0], -1)[:, 0]
+            start = max(start for start in starts if start <= rows.min())
+            layer, columns = starts[start]
+            rows = (rows - start) // columns
+            jumps = [0] + [i + 1 for i, step in enumerate(rows.diff()) if step != 1]
+            found[name.removesuffix(".weight")] = [layer, [int(rows[i]) for i in jumps]]
+    return found
 
 
 def main():

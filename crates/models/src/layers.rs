@@ -54,6 +54,14 @@ impl Linear {
         Err(ModelError::Output { layer, expected: features, found })
     }
 
+    /// Tokens `[batch, tokens, in]` to `[batch, tokens, out]`; on the CPU, a view of them is read where it lies.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn tokens(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        self.map(x, Rows::Tokens)
+    }
+
     /// The pixels of a picture `[batch, in, height, width]` to tokens `[batch, height × width, out]`.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub mod conditioning;
 pub mod cost;
 pub mod estimate;
 pub mod family;
+pub mod flux;
 pub mod freeu;
 pub mod latent_format;
 pub mod layers;

@@ -26,8 +26,25 @@ pub struct NetworkInput {
     /// Clean latents of pictures that the network looks at beside the noisy one (Flux Kontext), each
     /// `[batch, channels, height, width]` of any size.
     pub reference_latents: Vec<Tensor<4>>,
+    /// Where these are beside the noisy one.
+    pub reference_method: ReferenceMethod,
     /// Blocks that pass on what they are given.
     pub skip: SkipLayers,
+}
+
+/// Where the patches of reference latents are beside those of the noisy latent, for transformers that know patches by an
+/// index, a row and a column. The noisy latent's have index 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReferenceMethod {
+    /// All have index 1. The first is at row and column 0; each further one is below those before or to their right,
+    /// where its far edge is nearer.
+    #[default]
+    Offset,
+    /// Each has an index of its own, from 1 on, and begins at row and column 0.
+    Index,
+    /// All have index 0. The first begins behind the last row and column of the noisy latent, each further one behind
+    /// those of the one before (UNO: Wu and others 2025, <https://arxiv.org/abs/2504.02160>).
+    Diagonal,
 }
 
 /// Blocks of a transformer that are left out, by their numbers (skip-layer guidance).

@@ -14,16 +14,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use common::fixture::{Fixture, tensor};
-use common::{max_error, seeded, values};
+use common::{flux_case, max_error, seeded, values};
 use distorch_checkpoint::config::DiffusionConfig;
 use distorch_checkpoint::family::{Model, recognise};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype, Layer};
-use distorch_models::network::{Network, NetworkInput, SkipLayers};
+use distorch_models::flux::FluxTransformer;
+use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::sd3::Mmdit;
 use distorch_models::unet::Unet;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::{TensorData, cpu};
-use distorch_runtime::{DType, Patch, Resident, Scope};
+use distorch_runtime::{DType, Patch, Resident, Scope, Tensor};
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::Value;
@@ -155,8 +156,8 @@ impl Case {
         println!("the largest error is {worst:e}");
     }
 
-    /// The network with merged weights makes the reference's output.
-    fn check_output(&self) {
+    /// The diffusion model's layers with merged weights.
+    fn scope(&self) -> Scope {
         let kind = ComponentKind::DiffusionModel;
         let patch = self.patch(kind);
         let mut resident = Resident::new(cpu(), DType::F32);
@@ -165,12 +166,26 @@ impl Case {
             patch.apply(&layer.name, &mut params).unwrap();
             resident.insert(&layer.name, params);
         }
-        let scope = Scope::new(Arc::new(resident));
-        let config = &self.model.diffusion.as_ref().unwrap().config;
-        let network: Box<dyn Network> = match config {
+        Scope::new(Arc::new(resident))
+    }
+
+    fn check_close(&self, out: &Tensor<4>) {
+        let error = max_error(&values(out), &self.fixture.tensor("out").1);
+        println!("output: {error:e}");
+        assert!(error < OUTPUT_TOLERANCE, "{error}");
+    }
+
+    /// The network with merged weights makes the reference's output.
+    fn check_output(&self) {
+        let scope = self.scope();
+        let network: Box<dyn Network> = match &self.model.diffusion.as_ref().unwrap().config {
             DiffusionConfig::Unet(config) => Box::new(Unet::load(&scope, config).unwrap()),
             DiffusionConfig::Mmdit(config) => Box::new(Mmdit::load(&scope, config).unwrap()),
-            DiffusionConfig::Flux(_) => panic!("no output of Flux"),
+            DiffusionConfig::Flux(config) => {
+                let flux = FluxTransformer::load(&scope, config).unwrap();
+                let input = flux_case::input(&self.fixture, None);
+                return self.check_close(&flux.forward(input).unwrap());
+            }
         };
         let call = &self.fixture.json("calls")[0];
         let times: Vec<f32> = serde_json::from_value(call["timesteps"].clone()).unwrap();
@@ -189,12 +204,10 @@ impl Case {
             vector,
             guidance: None,
             reference_latents: Vec::new(),
+            reference_method: ReferenceMethod::default(),
             skip: SkipLayers::default(),
         };
-        let out = network.forward(input).unwrap();
-        let error = max_error(&values(&out), &self.fixture.tensor("out").1);
-        println!("output: {error:e}");
-        assert!(error < OUTPUT_TOLERANCE, "{error}");
+        self.check_close(&network.forward(input).unwrap());
     }
 }
 
@@ -224,6 +237,7 @@ cases! {
     kohya_sd1,
     kohya_sdxl,
     kohya_text,
+    kohya_flux,
     dora_sd1,
     loha_sd1,
     lokr_sd1,
@@ -254,4 +268,9 @@ fn the_mmdit_with_a_file_is_diffusers() {
 #[test]
 fn the_mmdit_with_a_file_for_fused_layers_is_diffusers() {
     Case::open("kohya_sd3").check_output();
+}
+
+#[test]
+fn flux_with_two_files_is_diffusers() {
+    Case::open("kohya_flux").check_output();
 }

@@ -13,7 +13,7 @@ use distorch_checkpoint::config::{DiffusionConfig, MmditConfig};
 use distorch_checkpoint::family::{Configs, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
 use distorch_models::ModelError;
-use distorch_models::network::{Network, NetworkInput, SkipLayers};
+use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::sd3::Mmdit;
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{
@@ -113,6 +113,7 @@ fn wrong_inputs_are_errors_that_name_them() {
             vector: vector.map(|shape| fixture.input("pooled", &shape.to_vec().into())),
             guidance: None,
             reference_latents: Vec::new(),
+            reference_method: ReferenceMethod::default(),
             skip: SkipLayers::default(),
         })
     };

@@ -97,7 +97,7 @@ pub fn write_at(path: &Path, start: u64, bytes: &[u8]) {
     file.write_all(bytes).unwrap();
 }
 
-fn read<T: DeserializeOwned>(name: &str) -> T {
+pub fn read<T: DeserializeOwned>(name: &str) -> T {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/keys");
     let compressed = fs::read(folder.join(format!("{name}.json.gz"))).unwrap();
     let mut text = String::new();

@@ -1,7 +1,7 @@
 //! An MMDiT of `tests/fixtures/mmdit_*.safetensors` against diffusers' outputs.
 
 use distorch_checkpoint::config::MmditConfig;
-use distorch_models::network::{Network, NetworkInput, SkipLayers};
+use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::sd3::Mmdit;
 use distorch_runtime::{DType, Device, Scope, Tensor};
 
@@ -25,6 +25,7 @@ pub fn call(fixture: &Fixture, i: usize) -> NetworkInput {
         vector: Some(fixture.input(&format!("pooled.{i}"), &call["pooled"])),
         guidance: None,
         reference_latents: Vec::new(),
+        reference_method: ReferenceMethod::default(),
         skip: SkipLayers {
             double: serde_json::from_value(call["skip"].clone()).unwrap(),
             single: Vec::new(),

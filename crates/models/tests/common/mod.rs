@@ -3,6 +3,7 @@
 
 pub mod clip_case;
 pub mod fixture;
+pub mod flux_case;
 pub mod mmdit_case;
 pub mod seeded;
 pub mod unet_case;

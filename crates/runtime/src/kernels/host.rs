@@ -88,6 +88,25 @@ impl<const D: usize> Host<D> {
         }
     }
 
+    /// The same values row-major, in memory to which nothing else refers; copied only where there is need.
+    pub(super) fn unshared(self) -> Self {
+        let values = self.contiguous();
+        if values.tensor.is_unique() {
+            return values;
+        }
+        let data = TensorData::new(values.values().to_vec(), values.dims());
+        Self { tensor: FlexTensor::from_data(data) }
+    }
+
+    /// The values of a contiguous tensor to which nothing else refers, to be written; else `None`.
+    pub(super) fn values_mut(&mut self) -> Option<&mut [f32]> {
+        let (start, count) = (self.tensor.layout().start_offset(), self.dims().iter().product());
+        if !self.tensor.is_contiguous() {
+            return None;
+        }
+        self.tensor.try_storage_mut::<f32>()?.get_mut(start..)?.get_mut(..count)
+    }
+
     /// The values of a contiguous tensor.
     pub(super) fn values(&self) -> &[f32] {
         debug_assert!(self.tensor.is_contiguous());
@@ -119,6 +138,24 @@ pub(super) unsafe fn filled<const D: usize>(
     // SAFETY: there is room for them, and the caller promises that they were written.
     unsafe { values.set_len(count) };
     tensor(values, shape)
+}
+
+/// As [`filled`], of several tensors of one shape.
+///
+/// # Safety
+/// `fill` writes every value of each.
+pub(super) unsafe fn filled_each<const N: usize, const D: usize>(
+    shape: [usize; D],
+    fill: impl FnOnce([Output; N]),
+) -> [Tensor<D>; N] {
+    let count = shape.iter().product();
+    let mut values: [Vec<f32>; N] = std::array::from_fn(|_| Vec::with_capacity(count));
+    fill(values.each_mut().map(|values| Output(values.as_mut_ptr())));
+    values.map(|mut values| {
+        // SAFETY: there is room for them, and the caller promises that they were written.
+        unsafe { values.set_len(count) };
+        tensor(values, shape)
+    })
 }
 
 /// A tensor of these values.
@@ -159,6 +196,15 @@ impl Output {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn after(self, index: usize) -> Self {
         Self(self.0.wrapping_add(index))
+    }
+
+    /// So many values from `first` on.
+    ///
+    /// # Safety
+    /// They lie in the memory that this was made from, and no one else has them now.
+    pub(super) unsafe fn slice<'a>(self, first: usize, count: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), count) }
     }
 
     /// The address of the value at `index`.

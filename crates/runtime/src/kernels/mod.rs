@@ -28,7 +28,7 @@ use crate::tensor::{self, DType, Device};
 pub use attention::attention;
 pub use conv::conv2d;
 pub use elementwise::{geglu, gelu, gelu_tanh, quick_gelu};
-pub use heads::{Projected, join_heads};
+pub use heads::{Projected, Rotation, join_activated, join_heads, join_rotated_heads};
 pub use linear::{Rows, linear};
 pub use modulate::{add_gated, modulated_norm};
 pub use norm::{group_norm, layer_norm, rms_norm};

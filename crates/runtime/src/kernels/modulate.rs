@@ -5,7 +5,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::host::{Host, tensor};
+use super::host::{Host, filled};
 use super::norm::moments;
 use crate::tensor::{DType, Tensor};
 
@@ -24,14 +24,18 @@ pub fn modulated_norm(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, epsilon:
                 unreachable!("converted to f32 above")
             };
             let x = x.contiguous();
-            let mut out = vec![0.0; x.values().len()];
-            let rows = out.par_chunks_mut(features).zip(x.values().par_chunks(features));
-            rows.with_min_len(ROWS).enumerate().for_each(|(row, (out, x))| {
-                let of_picture = row / tokens.max(1) * features;
-                let part = |values| &<[f32]>::split_at(values, of_picture).1[..features];
-                modulate_row(x, part(shift), part(scale), epsilon, out);
-            });
-            tensor(out, [batch, tokens, features])
+            let rows = x.values().par_chunks(features).with_min_len(ROWS).enumerate();
+            // SAFETY: each row of the output is written, by one task.
+            unsafe {
+                filled([batch, tokens, features], |out| {
+                    rows.for_each(|(row, x)| {
+                        let of_picture = row / tokens.max(1) * features;
+                        let part = |values| &<[f32]>::split_at(values, of_picture).1[..features];
+                        let out = out.slice(row * features, features);
+                        modulate_row(x, part(shift), part(scale), epsilon, out);
+                    });
+                })
+            }
         }
         x => {
             let x = x.map_or_else(|x| x, Host::give);
@@ -55,7 +59,8 @@ fn modulate_row(x: &[f32], shift: &[f32], scale: &[f32], epsilon: f64, out: &mut
     }
 }
 
-/// `x + gate · branch`: `x` and `branch` `[batch, tokens, features]`, `gate` `[batch, features]`.
+/// `x + gate · branch`: `x` and `branch` `[batch, tokens, features]`, `gate` `[batch, features]`. On the CPU the result is
+/// where `x` was, if nothing else refers to it.
 pub fn add_gated(x: Tensor<3>, branch: Tensor<3>, gate: Tensor<2>) -> Tensor<3> {
     let [batch, tokens, features] = x.dims();
     let fits = features > 0 && branch.dims() == x.dims() && gate.dims() == [batch, features];
@@ -63,15 +68,14 @@ pub fn add_gated(x: Tensor<3>, branch: Tensor<3>, gate: Tensor<2>) -> Tensor<3> 
         (true, Ok(x), Ok(branch)) => {
             let gate = gate.into_data().convert::<f32>();
             let Ok(gate) = gate.as_slice::<f32>() else { unreachable!("converted to f32 above") };
-            let [x, branch] = [x, branch].map(Host::contiguous);
-            let mut out = vec![0.0; x.values().len()];
-            let rows = out.par_chunks_mut(features).zip(x.values().par_chunks(features));
+            let (mut x, branch) = (x.unshared(), branch.contiguous());
+            let rows = x.values_mut().unwrap_or_default().par_chunks_mut(features);
             let rows = rows.zip(branch.values().par_chunks(features));
-            rows.with_min_len(ROWS).enumerate().for_each(|(row, ((out, x), branch))| {
+            rows.with_min_len(ROWS).enumerate().for_each(|(row, (x, branch))| {
                 let of_picture = row / tokens.max(1) * features;
-                add_gated_row(x, branch, &gate[of_picture..][..features], out);
+                add_gated_row(x, branch, &gate[of_picture..][..features]);
             });
-            tensor(out, [batch, tokens, features])
+            x.give()
         }
         (_, x, branch) => {
             let [x, branch] = [x, branch].map(|t| t.map_or_else(|t| t, Host::give));
@@ -82,9 +86,9 @@ pub fn add_gated(x: Tensor<3>, branch: Tensor<3>, gate: Tensor<2>) -> Tensor<3> 
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn add_gated_row(x: &[f32], branch: &[f32], gate: &[f32], out: &mut [f32]) {
-    for (((out, x), branch), gate) in out.iter_mut().zip(x).zip(branch).zip(gate) {
-        *out = x + branch * gate;
+fn add_gated_row(x: &mut [f32], branch: &[f32], gate: &[f32]) {
+    for ((x, branch), gate) in x.iter_mut().zip(branch).zip(gate) {
+        *x += branch * gate;
     }
 }
 
@@ -144,6 +148,10 @@ mod tests {
                 let [x, branch] = [&x, &branch].map(|t| t.clone().cast(dtype));
                 add_gated(x, branch, gate.clone())
             });
+            // What nothing else refers to is written to; the rest stays.
+            let own = add_gated(made_up::tensor(shape, 1), branch.clone(), gate.clone());
+            assert_eq!(read(own), results[0]);
+            assert_eq!(read(x.clone()), read(made_up::tensor::<3>(shape, 1)));
             let (x, branch, gate) = (read(x), read(branch), read(gate));
             for (at, (x, branch)) in x.iter().zip(branch).enumerate() {
                 let gate = gate[at / (tokens * features) * features + at % features];

@@ -1,0 +1,114 @@
+//! A block with weights for the picture's tokens and for the text's, which attend to each other.
+
+use distorch_runtime::kernels::{Projection, Rotation, gelu_tanh, split_heads};
+use distorch_runtime::{LayerHandle, Scope, Tensor};
+
+use super::modulation::Modulation;
+use crate::ModelError;
+use crate::attention::{Mask, attention};
+use crate::layers::Linear;
+
+/// What the norms of queries and keys add to the mean of squares.
+pub(super) const EPSILON: f64 = 1e-6;
+
+/// Both streams of a block.
+pub(super) struct DoubleBlock {
+    picture: Stream,
+    text: Stream,
+}
+
+/// Picture and text between blocks, `[batch, tokens, width]` each.
+pub(super) struct Streams {
+    pub(super) picture: Tensor<3>,
+    pub(super) text: Tensor<3>,
+}
+
+impl DoubleBlock {
+    pub(super) fn load(scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self { picture: Stream::load(scope, "img")?, text: Stream::load(scope, "txt")? })
+    }
+
+    /// `vector` comes activated; `rotation` is that of the text's tokens and the picture's behind them.
+    pub(super) fn forward(
+        &self,
+        x: Streams,
+        vector: &Tensor<2>,
+        rotation: &Rotation,
+        heads: usize,
+    ) -> Result<Streams, ModelError> {
+        let [attend, think] = self.picture.modulation.steps(vector)?;
+        let [attend_text, think_text] = self.text.modulation.steps(vector)?;
+        let Streams { picture, text } = x;
+        let from_picture = self.picture.project(attend.enter(picture.clone()))?;
+        let from_text = self.text.project(attend_text.enter(text.clone()))?;
+        let width = vector.dims()[1];
+        let both = vec![from_text, from_picture];
+        let [query, key, value] = split_heads(both, heads, width, Some(rotation), EPSILON);
+        let precision = self.picture.proj.precision();
+        let seen = attention(query, key, value, heads, Mask::None, precision);
+        let (words, patches) = (text.dims()[1], picture.dims()[1]);
+
+        let of_picture = self.picture.proj.tokens(seen.clone().narrow(1, words, patches))?;
+        let picture = attend.leave(picture, of_picture);
+        let step = self.picture.feed_forward(think.enter(picture.clone()))?;
+        let picture = think.leave(picture, step);
+
+        let of_text = self.text.proj.tokens(seen.narrow(1, 0, words))?;
+        let text = attend_text.leave(text, of_text);
+        let step = self.text.feed_forward(think_text.enter(text.clone()))?;
+        let text = think_text.leave(text, step);
+        Ok(Streams { picture, text })
+    }
+}
+
+/// The weights of one stream.
+struct Stream {
+    modulation: Modulation<2>,
+    qkv: Linear,
+    norms: HeadNorms,
+    proj: Linear,
+    first: Linear,
+    second: Linear,
+}
+
+impl Stream {
+    /// `img` or `txt`.
+    fn load(scope: &Scope, name: &str) -> Result<Self, ModelError> {
+        let attention = scope.at(format_args!("{name}_attn"));
+        let feed_forward = scope.at(format_args!("{name}_mlp"));
+        Ok(Self {
+            modulation: Modulation::load(scope, &format!("{name}_mod.lin"))?,
+            qkv: Linear::load(&attention, "qkv")?,
+            norms: HeadNorms::load(&attention.at("norm"))?,
+            proj: Linear::load(&attention, "proj")?,
+            first: Linear::load(&feed_forward, "0")?,
+            second: Linear::load(&feed_forward, "2")?,
+        })
+    }
+
+    fn project(&self, x: Tensor<3>) -> Result<Projection, ModelError> {
+        let fused = self.qkv.tokens(x)?;
+        Ok(Projection { fused, norms: Some(self.norms.fetch()?) })
+    }
+
+    fn feed_forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        self.second.tokens(gelu_tanh(self.first.tokens(x)?))
+    }
+}
+
+/// The scales of the RMS norms of queries and keys.
+pub(super) struct HeadNorms {
+    query: LayerHandle,
+    key: LayerHandle,
+}
+
+impl HeadNorms {
+    pub(super) fn load(scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self { query: scope.layer("query_norm")?, key: scope.layer("key_norm")? })
+    }
+
+    /// `[features of a head]` each.
+    pub(super) fn fetch(&self) -> Result<[Tensor<1>; 2], ModelError> {
+        Ok([self.query.fetch()?.get("scale")?, self.key.fetch()?.get("scale")?])
+    }
+}
