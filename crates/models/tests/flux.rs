@@ -138,7 +138,8 @@ fn references_are_seen_where_they_are_placed() {
 #[test]
 fn wrong_inputs_are_errors_that_name_them() {
     let (fixture, flux) = open("dev");
-    let wrong: [(&str, fn(&mut NetworkInput)); 8] = [
+    type Change = fn(&mut NetworkInput);
+    let wrong: [(&str, Change); 8] = [
         ("latent", |input| input.x = input.x.clone().repeat_dim(1, 2)),
         ("latent", |input| input.x = input.x.clone().narrow(2, 0, 1).slice([0..2, 0..4, 0..0])),
         ("timesteps", |input| input.timesteps = input.timesteps.clone().repeat_dim(0, 2)),

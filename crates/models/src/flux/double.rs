@@ -1,9 +1,9 @@
 //! A block with weights for the picture's tokens and for the text's, which attend to each other.
 
-use distorch_runtime::kernels::{Projection, Rotation, gelu_tanh, split_heads};
+use distorch_runtime::kernels::{Projected, Rotation, gelu_tanh, join_rotated_heads};
 use distorch_runtime::{LayerHandle, Scope, Tensor};
 
-use super::modulation::Modulation;
+use super::modulation::{Modulation, expect_features};
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::Linear;
@@ -41,9 +41,8 @@ impl DoubleBlock {
         let Streams { picture, text } = x;
         let from_picture = self.picture.project(attend.enter(picture.clone()))?;
         let from_text = self.text.project(attend_text.enter(text.clone()))?;
-        let width = vector.dims()[1];
         let both = vec![from_text, from_picture];
-        let [query, key, value] = split_heads(both, heads, width, Some(rotation), EPSILON);
+        let [query, key, value] = join_rotated_heads(both, heads, EPSILON, rotation);
         let precision = self.picture.proj.precision();
         let seen = attention(query, key, value, heads, Mask::None, precision);
         let (words, patches) = (text.dims()[1], picture.dims()[1]);
@@ -86,9 +85,11 @@ impl Stream {
         })
     }
 
-    fn project(&self, x: Tensor<3>) -> Result<Projection, ModelError> {
-        let fused = self.qkv.tokens(x)?;
-        Ok(Projection { fused, norms: Some(self.norms.fetch()?) })
+    fn project(&self, x: Tensor<3>) -> Result<Projected, ModelError> {
+        let width = x.dims()[2];
+        let qkv = self.qkv.tokens(x)?;
+        expect_features(qkv.dims()[2], 3 * width)?;
+        Ok(Projected { qkv, norms: Some(self.norms.fetch()?) })
     }
 
     fn feed_forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {

@@ -30,7 +30,7 @@ impl<const N: usize> Modulation<N> {
     pub(super) fn steps(&self, vector: &Tensor<2>) -> Result<[Step; N], ModelError> {
         let width = vector.dims()[1];
         let all = self.linear.forward(vector.clone())?;
-        expect_parts(&all, 3 * N, width)?;
+        expect_features(all.dims()[1], 3 * N * width)?;
         let part = |at: usize| all.clone().narrow(1, at * width, width);
         Ok(std::array::from_fn(|step| Step {
             shift: part(3 * step),
@@ -43,7 +43,7 @@ impl<const N: usize> Modulation<N> {
 impl Step {
     /// The normalised tokens, scaled and shifted.
     pub(super) fn enter(&self, x: Tensor<3>) -> Tensor<3> {
-        modulated_norm(x, self.scale.clone(), self.shift.clone(), EPSILON)
+        modulated_norm(x, self.shift.clone(), self.scale.clone(), EPSILON)
     }
 
     /// The tokens with what a step made of them.
@@ -62,18 +62,18 @@ pub(super) fn last_norm(
 ) -> Result<Tensor<3>, ModelError> {
     let width = vector.dims()[1];
     let all = linear.forward(vector.clone())?;
-    expect_parts(&all, 2, width)?;
+    expect_features(all.dims()[1], 2 * width)?;
     let (shift, scale) = (all.clone().narrow(1, 0, width), all.narrow(1, width, width));
-    Ok(modulated_norm(x, scale, shift, EPSILON))
+    Ok(modulated_norm(x, shift, scale, EPSILON))
 }
 
-fn expect_parts(all: &Tensor<2>, parts: usize, width: usize) -> Result<(), ModelError> {
-    let found = all.dims()[1];
-    if found == parts * width {
+/// An error unless a matrix makes so many features.
+pub(super) fn expect_features(found: usize, expected: usize) -> Result<(), ModelError> {
+    if found == expected {
         return Ok(());
     }
     Err(ModelError::Config {
         model: "Flux transformer",
-        reason: format!("a modulation makes {found} features, not {parts} of {width}"),
+        reason: format!("a layer makes {found} features where {expected} are needed"),
     })
 }

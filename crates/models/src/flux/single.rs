@@ -1,11 +1,11 @@
 //! A block for the text's and the picture's tokens together, whose attention and feed-forward layer stand side by side
 //! (Dehghani et al., <https://arxiv.org/abs/2302.05442>).
 
-use distorch_runtime::kernels::{Projection, Rotation, join_activated, split_heads};
+use distorch_runtime::kernels::{Projected, Rotation, join_activated, join_rotated_heads};
 use distorch_runtime::{Scope, Tensor};
 
 use super::double::{EPSILON, HeadNorms};
-use super::modulation::Modulation;
+use super::modulation::{Modulation, expect_features};
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::Linear;
@@ -18,15 +18,17 @@ pub(super) struct SingleBlock {
     norms: HeadNorms,
     /// From what was attended to and those features, activated.
     leave: Linear,
+    mlp_width: usize,
 }
 
 impl SingleBlock {
-    pub(super) fn load(scope: &Scope) -> Result<Self, ModelError> {
+    pub(super) fn load(scope: &Scope, mlp_width: usize) -> Result<Self, ModelError> {
         Ok(Self {
             modulation: Modulation::load(scope, "modulation.lin")?,
             enter: Linear::load(scope, "linear1")?,
             norms: HeadNorms::load(&scope.at("norm"))?,
             leave: Linear::load(scope, "linear2")?,
+            mlp_width,
         })
     }
 
@@ -41,10 +43,10 @@ impl SingleBlock {
         let width = vector.dims()[1];
         let [step] = self.modulation.steps(vector)?;
         let fused = self.enter.tokens(step.enter(x.clone()))?;
+        expect_features(fused.dims()[2], 3 * width + self.mlp_width)?;
         let norms = Some(self.norms.fetch()?);
-        let projection = Projection { fused: fused.clone(), norms };
-        let [query, key, value] =
-            split_heads(vec![projection], heads, width, Some(rotation), EPSILON);
+        let projected = Projected { qkv: fused.clone().narrow(2, 0, 3 * width), norms };
+        let [query, key, value] = join_rotated_heads(vec![projected], heads, EPSILON, rotation);
         let precision = self.enter.precision();
         let seen = attention(query, key, value, heads, Mask::None, precision);
         let joined = join_activated(seen, fused, 3 * width);

@@ -60,7 +60,7 @@ impl FluxTransformer {
                 .map(|at| DoubleBlock::load(&double.at(at)))
                 .collect::<Result<_, _>>()?,
             single_blocks: (0..config.depth_single)
-                .map(|at| SingleBlock::load(&single.at(at)))
+                .map(|at| SingleBlock::load(&single.at(at), config.mlp_width))
                 .collect::<Result<_, _>>()?,
             last_modulation: Linear::load(scope, "final_layer.adaLN_modulation.1")?,
             last: Linear::load(scope, "final_layer.linear")?,
