@@ -202,6 +202,7 @@ fn pictures_are_scaled() {
     assert_eq!(shape("ImageScale", scale("bilinear", 0, 0, "disabled")), [1, 16, 24, 3]);
     let by = |factor: f64| json!({"upscale_method": "nearest-exact", "scale_by": factor});
     assert_eq!(shape("ImageScaleBy", by(0.28)), [1, 4, 7, 3]); // 4.48, 6.72
+    assert_eq!(shape("FluxKontextImageScale", json!({})), [1, 832, 1248, 3]);
     let error = workplace.fail(&changed("ImageScaleBy", &name, &by(0.01)), "2");
     assert!(error.contains("`scale_by`") && error.contains("leaves nothing"), "{error}");
 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod conditioning;
 mod conditioning_area;
 mod elsewhere;
+mod flux_kontext;
 mod image_edit;
 mod image_outpaint;
 mod image_resize;
@@ -116,6 +117,7 @@ pub const NODES: &[&Node] = &[
     &save_image::PREVIEW_IMAGE,
     &image_resize::IMAGE_SCALE,
     &image_resize::IMAGE_SCALE_BY,
+    &flux_kontext::FLUX_KONTEXT_IMAGE_SCALE,
     &image_edit::IMAGE_INVERT,
     &image_edit::IMAGE_BATCH,
     &image_edit::IMAGE_CROP,
