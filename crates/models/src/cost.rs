@@ -4,12 +4,14 @@
 //! layers compare matters, so the estimate is coarse: multiplications and, where a layer meets few pixels,
 //! the reading of its weights.
 
+mod flux;
 mod mmdit;
 
 use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Component, ComponentKind, Layer, LayerKind, Param};
 
+use self::flux::Flux;
 use self::mmdit::Mmdit;
 use crate::estimate::Workload;
 
@@ -33,6 +35,10 @@ pub fn layer_costs(model: &Model, component: &Component, workload: Workload) -> 
         (ComponentKind::DiffusionModel, DiffusionConfig::Mmdit(config)) => {
             let mmdit = Mmdit::new(config, workload);
             Some(layers.map(|layer| mmdit.cost(layer)).collect())
+        }
+        (ComponentKind::DiffusionModel, DiffusionConfig::Flux(config)) => {
+            let flux = Flux::new(config, workload);
+            Some(layers.map(|layer| flux.cost(layer)).collect())
         }
         _ => None,
     }
