@@ -4,112 +4,14 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
-use common::fixture::{Fixture, dims, tensor};
+use common::allocations::check_bits;
+use common::fixture::{Fixture, tensor};
 use common::seeded;
-use distorch_allocation::{
-    Allocation, ComponentSettings, DeviceId, DeviceInfo, Layout, Ledger, Topology, plan,
-};
 use distorch_checkpoint::config::UnetConfig;
-use distorch_checkpoint::decode::fp8_lookup;
-use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype, Layer, LayerKind, Param};
 use distorch_models::unet::Unet;
-use distorch_runtime::offload::{OffloadedWeights, Options};
-use distorch_runtime::tensor::{TensorData, cpu};
-use distorch_runtime::{
-    DType, LayerSource, Machine, Patch, Resident, Scope, Tensor, WeightError, placement,
-};
-use safetensors::tensor::TensorView;
-
-const ALLOCATIONS: [&str; 7] = [
-    "",
-    "cuda:0,90%;cpu,10%",
-    "cuda:0,50%;cpu,50%",
-    "cpu,100%",
-    "cuda:0,3%;cuda:1,2%;cpu,1%",
-    "cuda:0,500kb;cuda:1,300kb;cpu,*",
-    "cuda:0,0.002;cuda:1,0.001;cpu,0.5",
-];
-
-fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-        // Downwards in magnitude: the codes of numbers from 0 to 448 are in their order.
-        Dtype::F8E4M3 => {
-            let codes = &fp8_lookup(dtype).unwrap()[..0x7f];
-            let code = |v: &f32| {
-                let above = codes.partition_point(|code| *code <= v.abs());
-                (above - 1) as u8 | u8::from(v.is_sign_negative()) << 7
-            };
-            values.iter().map(code).collect()
-        }
-        other => panic!("{other}"),
-    }
-}
-
-/// The fixture's UNet as a file of this dtype; 8-bit weights have a scale, and f16 biases.
-fn write(fixture: &Fixture, dtype: Dtype, path: &Path) -> Component {
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for (key, shape) in fixture.json("params").as_object().unwrap() {
-        let (layer, name) = key.rsplit_once('.').unwrap();
-        let shape = dims(shape);
-        let mut values = seeded::weight(key, &shape, fixture.seed());
-        if !layers.iter().any(|other| other.name == layer) {
-            let (name, use_index) = (layer.to_owned(), layers.len());
-            let kind = if shape.len() == 1 { LayerKind::Norm } else { LayerKind::Linear };
-            layers.push(Layer { name, kind, use_index, head: false, params: Vec::new() });
-        }
-        let of = layers.iter_mut().find(|other| other.name == layer).unwrap();
-        let mut add = |name: &str, dtype: Dtype, shape: Vec<usize>, values: &[f32]| {
-            let key = format!("{layer}.{name}");
-            tensors.insert(key.clone(), (dtype, shape.clone(), encode(values, dtype)));
-            let name = name.to_owned();
-            of.params.push(Param { name, key, dtype, shape, rows: None, transposed: false });
-        };
-        if dtype == Dtype::F8E4M3 && shape.len() > 1 {
-            let scale = 1.0 / 128.0;
-            values.iter_mut().for_each(|value| *value /= scale);
-            add(name, dtype, shape, &values);
-            add("scale_weight", Dtype::F32, Vec::new(), &[scale]);
-        } else {
-            add(name, if dtype.size() == 1 { Dtype::F16 } else { dtype }, shape, &values);
-        }
-    }
-    let views = tensors.iter().map(|(key, (dtype, shape, bytes))| {
-        let dtype = match dtype {
-            Dtype::F32 => safetensors::Dtype::F32,
-            Dtype::F16 => safetensors::Dtype::F16,
-            _ => safetensors::Dtype::F8_E4M3,
-        };
-        (key.as_str(), TensorView::new(dtype, shape.clone(), bytes).unwrap())
-    });
-    let views: HashMap<&str, TensorView<'_>> = views.collect();
-    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
-    Component { kind: ComponentKind::DiffusionModel, layers }
-}
-
-/// Adds a hundredth to every fifth layer's weights.
-struct Shift;
-
-impl Patch for Shift {
-    fn key(&self, layer: &str) -> Option<u64> {
-        layer.len().is_multiple_of(5).then_some(1)
-    }
-
-    fn apply(&self, _: &str, params: &mut Vec<(String, TensorData)>) -> Result<(), WeightError> {
-        for (_, data) in params.iter_mut().filter(|(name, _)| name == "weight") {
-            let values = data.to_vec::<f32>().unwrap().into_iter().map(|value| value + 0.01);
-            *data = TensorData::new(values.collect::<Vec<_>>(), data.shape.clone());
-        }
-        Ok(())
-    }
-}
+use distorch_runtime::{LayerSource, Scope, Tensor};
 
 fn input<const D: usize>(name: &str, shape: [usize; D]) -> Tensor<D> {
     tensor(seeded::uniform(name, shape.iter().product(), 1), shape.to_vec())
@@ -133,47 +35,5 @@ fn outputs(source: Arc<dyn LayerSource>, fixture: &Fixture) -> Vec<u32> {
 #[test]
 fn the_same_bits_for_every_allocation() {
     let fixture = Fixture::open("unet_sd1.safetensors");
-    let dir = tempfile::tempdir().unwrap();
-    let host = DeviceInfo::new(DeviceId::CPU, "host", 1 << 40);
-    let simulated = "cuda:0=1GiB,cuda:1=1GiB";
-    let topology = Topology::new(vec![host]).unwrap().simulate(simulated).unwrap();
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::F8E4M3] {
-        let path = dir.path().join(format!("{dtype}.safetensors"));
-        let component = write(&fixture, dtype, &path);
-        let checkpoint = Arc::new(Checkpoint::open(&path).unwrap());
-        let resident = Resident::load(&checkpoint, &component, cpu(), DType::F32, |_| {}).unwrap();
-        let expected = outputs(Arc::new(resident), &fixture);
-        let blocks = placement::blocks(&component, 1 << 20, None).unwrap();
-        let mut patched = None;
-        for (number, allocation) in ALLOCATIONS.into_iter().enumerate() {
-            let machine = Machine::new(topology.clone());
-            let mut settings = ComponentSettings::new("cuda:0".parse().unwrap());
-            settings.expert = Allocation::parse(allocation).unwrap();
-            settings.layout = [Layout::Distorch2, Layout::Interleave][number % 2].into();
-            let plan = plan(&blocks, &settings, &Ledger::new(topology.clone())).unwrap();
-            let options = Options { high_precision_loras: false, ..Options::default() };
-            let go_on = |_: distorch_runtime::offload::Progress<'_>| ControlFlow::Continue(());
-            let checkpoint = Arc::clone(&checkpoint);
-            let weights = OffloadedWeights::load(
-                checkpoint,
-                &component,
-                &plan,
-                machine,
-                DType::F32,
-                options,
-                go_on,
-            );
-            let weights = Arc::new(weights.unwrap());
-            let run = || outputs(Arc::clone(&weights) as Arc<dyn LayerSource>, &fixture);
-            assert!(weights.set_patch(Some(Arc::new(Shift))).unwrap() > 5);
-            let changed = run();
-            assert!(changed != expected, "{dtype} {allocation}, patched");
-            assert!(*patched.get_or_insert_with(|| changed.clone()) == changed, "{allocation}");
-            weights.set_patch(None).unwrap();
-            assert!(run() == expected, "{dtype} {allocation}, after the patch");
-            for device in weights.stats().devices {
-                assert!(device.peak_bytes <= device.planned_bytes, "{allocation}: {device:?}");
-            }
-        }
-    }
+    check_bits(&fixture, |source| outputs(source, &fixture));
 }

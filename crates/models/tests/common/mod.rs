@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
-#![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)] // each test file uses its own part
 
+pub mod allocations;
 pub mod clip_case;
 pub mod fixture;
 pub mod flux_case;
