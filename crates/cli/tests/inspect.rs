@@ -124,3 +124,39 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
 }
+
+/// The table of tokens is read whole at each prompt, wherever the rest of T5 lives.
+#[test]
+fn flux_in_one_file_keeps_t5s_table_on_the_compute_device() {
+    let dir = base_with("flux-dev", ("F8_E4M3", 1));
+    let base = ["--base-dir", dir.path().to_str().unwrap()];
+    let text = stdout(&[&["inspect", "real/model.safetensors"], &base[..]].concat());
+    for told in ["Flux dev", "clip_l, t5xxl", "F8_E4M3"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    let machine = ["--simulate", "cuda:0=24GiB,cuda:1=8GiB,cpu=64GiB"];
+    let inputs = [
+        "--clip-expert-mode-allocations",
+        "cuda:1,50%;cpu,50%",
+        "--unet-expert-mode-allocations",
+        "cuda:0,4gb;cpu,*",
+    ];
+    let name = ["plan", "real/model.safetensors", "--json"];
+    let plan = json(&[&name[..], &base, &machine, &inputs].concat());
+    let blocks = |component: &str| {
+        let components = plan["components"].as_array().unwrap();
+        let found = components.iter().find(|one| one["component"] == component).unwrap();
+        found["blocks"].as_array().unwrap().clone()
+    };
+    let text = blocks("clip");
+    let home = |name: &str| {
+        let block = text.iter().find(|block| block["name"] == name).unwrap();
+        block["device"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(home("t5xxl.shared"), "cuda:0");
+    assert_eq!(home("clip_l.text_model.embeddings.token_embedding"), "cuda:0");
+    let matrix = |name: &str| name.starts_with("t5xxl.encoder.block.") && name.ends_with(".wo");
+    let matrices = text.iter().filter(|block| matrix(block["name"].as_str().unwrap()));
+    assert!(matrices.clone().count() == 24 && matrices.clone().all(|b| b["device"] != "cuda:0"));
+    assert!(blocks("unet").iter().any(|block| block["device"] == "cpu"));
+}

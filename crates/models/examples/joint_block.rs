@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use distorch_checkpoint::config::MmditConfig;
-use distorch_models::network::{Network, NetworkInput, SkipLayers};
+use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::sd3::Mmdit;
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Tensor};
@@ -83,6 +83,7 @@ fn input(model: &Value, seed: u64, skip: SkipLayers) -> Result<NetworkInput, Box
         vector: Some(seeded(model, seed, "vector")?),
         guidance: None,
         reference_latents: Vec::new(),
+        reference_method: ReferenceMethod::default(),
         skip,
     })
 }

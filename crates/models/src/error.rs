@@ -40,12 +40,6 @@ pub enum ModelError {
         /// What came.
         found: String,
     },
-    /// The network can be planned, but not run.
-    #[error("{model} can be planned but not run yet: SD 1.x, SD 2.x and SDXL can")]
-    NotRun {
-        /// What it is.
-        model: String,
-    },
     /// The configuration contradicts itself.
     #[error("the {model} cannot be built: {reason}")]
     Config {

@@ -89,7 +89,7 @@ pub fn activation_bytes(
 ) -> u64 {
     let need = match component.kind {
         ComponentKind::DiffusionModel => {
-            let of = |m: &DiffusionModel| family::of(m.family).activations(m, workload);
+            let of = |m: &DiffusionModel| family::of(m.family).activations(m, workload, compute);
             model.diffusion.as_ref().map(of)
         }
         ComponentKind::TextEncoders => {
@@ -256,15 +256,17 @@ pub(crate) fn mmdit(config: &MmditConfig, workload: Workload) -> Need {
     Need { elements: workload.rows() * tokens * config.width as u64 * 14, workspace: 0 }
 }
 
-/// A single-stream block: the fused projection of queries, keys, values and feed-forward, its
-/// activation and the joined result.
-pub(crate) fn flux(config: &FluxConfig, workload: Workload) -> Need {
+/// A single-stream block: its input, the fused projection of queries, keys, values and feed-forward, the heads and what
+/// they attended to. The CPU's kernels activate and join where the projection is; elsewhere the activated features and the
+/// joined ones are there besides.
+pub(crate) fn flux(config: &FluxConfig, workload: Workload, compute: Compute) -> Need {
     const TEXT_TOKENS: u64 = 512;
+    /// Packed keys and values, and packed matrices.
+    const PACKED: u64 = 12 << 20;
     let tokens = workload.positions(16) + TEXT_TOKENS;
-    Need {
-        elements: workload.rows() * tokens * (8 * config.width + 3 * config.mlp_width) as u64,
-        workspace: 0,
-    }
+    let features = 8 * config.width + if compute.host { 1 } else { 3 } * config.mlp_width;
+    let elements = workload.rows().saturating_mul(tokens).saturating_mul(features as u64);
+    Need { elements, workspace: PACKED }
 }
 
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.

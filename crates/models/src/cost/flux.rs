@@ -25,8 +25,7 @@ impl Flux {
         Self {
             width: config.width as u64,
             heads: config.heads as u64,
-            // Guidance is an input: there is no second half.
-            rows: u64::from(workload.batch),
+            rows: workload.rows(),
             patches: side(workload.width).saturating_mul(side(workload.height)),
         }
     }
@@ -115,7 +114,7 @@ mod tests {
             (1024, 1024, 1, 34_733_323_714_560),
             (520, 328, 3, 19_343_991_490_560),
         ] {
-            let workload = Workload { width, height, batch, cfg_batch: 2 };
+            let workload = Workload { width, height, batch, cfg_batch: 1 };
             let flux = Flux::new(&config, workload);
             let sum: u64 = component.layers.iter().map(|layer| flux.products(layer)).sum();
             assert_eq!(sum, expected, "{width}×{height}, {batch}");

@@ -7,7 +7,8 @@ use distorch_runtime::{Scope, Tensor};
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
 use crate::conditioning::{ConditioningError, PromptEncoder};
-use crate::estimate::{self, Need, Workload};
+use crate::estimate::{self, Compute, Need, Workload};
+use crate::flux::FluxTransformer;
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
@@ -91,11 +92,15 @@ impl DiffusionFamily for Flux {
 
     fn network(
         &self,
-        _: &Scope,
+        scope: &Scope,
         model: &DiffusionModel,
         _: &NetworkPatches,
     ) -> Result<Box<dyn Network>, ModelError> {
-        Err(super::not_run(model))
+        let config = config(model).ok_or_else(|| ModelError::Config {
+            model: "Flux transformer",
+            reason: "the configuration of Flux is that of another network".to_owned(),
+        })?;
+        Ok(Box::new(FluxTransformer::load(scope, config)?))
     }
 
     fn text(
@@ -106,8 +111,8 @@ impl DiffusionFamily for Flux {
         Ok(Box::new(PromptEncoder::load(Family::Flux, encoders, scope)?))
     }
 
-    fn activations(&self, model: &DiffusionModel, workload: Workload) -> Need {
-        config(model).map_or_else(Need::default, |config| estimate::flux(config, workload))
+    fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {
+        config(model).map_or_else(Need::default, |config| estimate::flux(config, workload, compute))
     }
 }
 

@@ -11,7 +11,7 @@ use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
 use crate::conditioning::{ConditioningError, PictureSize};
-use crate::estimate::{Need, Workload};
+use crate::estimate::{Compute, Need, Workload};
 use crate::freeu::FreeU;
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
@@ -65,7 +65,7 @@ pub trait DiffusionFamily: Sync {
     ) -> Result<Box<dyn TextConditioner>, ConditioningError>;
 
     /// What one evaluation needs besides weights.
-    fn activations(&self, model: &DiffusionModel, workload: Workload) -> Need;
+    fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need;
 }
 
 /// The family's description.
@@ -78,11 +78,6 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::Sd3 => &sd3::Sd3,
         Family::Flux => &flux::Flux,
     }
-}
-
-/// The error of a network that can be planned but not run.
-fn not_run(model: &DiffusionModel) -> ModelError {
-    ModelError::NotRun { model: model.label() }
 }
 
 /// Changes to a network that leave its weights as they are. A network without what one changes ignores it.

@@ -7,7 +7,7 @@ use distorch_runtime::{Scope, Tensor};
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
 use crate::conditioning::{ConditioningError, PromptEncoder};
-use crate::estimate::{self, Need, Workload};
+use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::sd3::Mmdit;
@@ -97,7 +97,7 @@ impl DiffusionFamily for Sd3 {
         Ok(Box::new(PromptEncoder::load(Family::Sd3, encoders, scope)?))
     }
 
-    fn activations(&self, model: &DiffusionModel, workload: Workload) -> Need {
+    fn activations(&self, model: &DiffusionModel, workload: Workload, _: Compute) -> Need {
         config(model).map_or_else(Need::default, |config| estimate::mmdit(config, workload))
     }
 }

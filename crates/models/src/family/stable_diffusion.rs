@@ -10,7 +10,7 @@ use crate::conditioning::{
     AESTHETIC_SCORE, ConditioningError, NEGATIVE_AESTHETIC_SCORE, PromptEncoder, refiner_vector,
     sdxl_vector,
 };
-use crate::estimate::{self, Need, Workload};
+use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
@@ -161,7 +161,7 @@ impl DiffusionFamily for StableDiffusion {
         Ok(Box::new(PromptEncoder::load(self.family, encoders, scope)?))
     }
 
-    fn activations(&self, model: &DiffusionModel, workload: Workload) -> Need {
+    fn activations(&self, model: &DiffusionModel, workload: Workload, _: Compute) -> Need {
         config(model).map_or_else(Need::default, |config| estimate::unet(config, workload))
     }
 }

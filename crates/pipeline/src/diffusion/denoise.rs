@@ -3,7 +3,7 @@
 use distorch_models::conditioning::PictureSize;
 use distorch_models::family::{DiffusionFamily, ExtraChannels, Reads, VectorInputs};
 use distorch_models::latent_format::LatentFormat;
-use distorch_models::network::{Network, NetworkInput, SkipLayers};
+use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, Tensor};
 use distorch_sampling::NoiseProcess;
@@ -260,6 +260,7 @@ impl<'a> Denoise<'a> {
             guidance: (!guidance.is_empty())
                 .then(|| Tensor::from_data(guidance.as_slice(), options)),
             reference_latents: (0..references).map(reference).collect(),
+            reference_method: ReferenceMethod::default(),
             skip: SkipLayers::default(),
         };
         Inputs { network, noisy }
