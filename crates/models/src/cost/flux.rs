@@ -31,12 +31,14 @@ impl Flux {
     }
 
     pub(super) fn cost(&self, layer: &Layer) -> u64 {
+        let elements: u64 = layer.params.iter().map(Param::elements).sum();
         let read = match layer.kind {
             // Each token's heads, too.
-            LayerKind::Norm => weight(layer)
-                .saturating_mul(self.heads)
-                .saturating_mul(self.rows.saturating_mul(self.tokens(&layer.name))),
-            _ => layer.params.iter().map(Param::elements).sum(),
+            LayerKind::Norm => {
+                let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
+                elements.saturating_mul(self.heads).saturating_mul(tokens)
+            }
+            _ => elements,
         };
         self.products(layer).saturating_add(read.saturating_mul(READING))
     }

@@ -141,7 +141,32 @@ fn joined_heads() {
                 let parts = kernels::join_heads(streams.into(), heads, 1e-6);
                 parts.into_iter().nth(part).unwrap()
             });
+            let what = format!("rotated, {what}");
+            compare(&what, &mut errors, |make| {
+                let streams = tokens.map(|tokens| kernels::Projected {
+                    qkv: make.activations("qkv", [batch, tokens, 3 * heads * dim]),
+                    norms: Some(["q", "k"].map(|name| make.activations(name, [dim]))),
+                });
+                let angles = (0..tokens.iter().sum::<usize>() * dim / 2).map(|at| at as f64 * 0.3);
+                let rotation = kernels::Rotation::new(dim, &angles.collect::<Vec<_>>());
+                let parts = kernels::join_rotated_heads(streams.into(), heads, 1e-6, &rotation);
+                parts.into_iter().nth(part).unwrap()
+            });
         }
+    }
+    errors.judge();
+}
+
+#[test]
+fn attention_beside_activated_features() {
+    let mut errors = Errors::default();
+    for (batch, tokens, width, features) in [(2, 33, 64, 448), (1, 5, 20, 75)] {
+        let what = format!("joined {batch}x{tokens}, {width} and {features}");
+        compare(&what, &mut errors, |make| {
+            let attended = make.activations("a", [batch, tokens, width]);
+            let fused = make.activations("f", [batch, tokens, features]);
+            kernels::join_activated(attended, fused, 3 * width)
+        });
     }
     errors.judge();
 }

@@ -10,7 +10,7 @@ use distorch_runtime::DType;
 
 use super::common::clip_case::Case;
 use super::common::fixture::Fixture;
-use super::common::{max_error, mmdit_case, unet_case, values};
+use super::common::{flux_case, max_error, mmdit_case, unet_case, values};
 use super::{Errors, Tested};
 
 /// `[f32, f16, bf16]`.
@@ -18,6 +18,7 @@ type Tolerances = [f32; 3];
 
 const UNET: Tolerances = [2e-4, 8e-3, 6e-2];
 const MMDIT: Tolerances = [2e-4, 8e-3, 6e-2];
+const FLUX: Tolerances = [2e-4, 8e-3, 6e-2];
 const VAE: Tolerances = [2e-4, 8e-3, 6e-2];
 const CLIP: Tolerances = [2e-4, 4e-3, 3e-2];
 
@@ -56,6 +57,19 @@ fn mmdit_sd35_medium() {
     for (dtype, tolerance) in dtypes(&tested, MMDIT) {
         for (i, error) in mmdit_case::errors(&fixture, &tested.device, dtype).iter().enumerate() {
             errors.add(&format!("MMDiT of SD3.5 medium, call {i}"), dtype, *error, tolerance);
+        }
+    }
+    errors.judge();
+}
+
+#[test]
+fn flux_dev() {
+    let (tested, mut errors) = (Tested::new(), Errors::default());
+    let bytes = include_bytes!("../fixtures/flux_dev.safetensors");
+    let fixture = Fixture::from_bytes(bytes.to_vec());
+    for (dtype, tolerance) in dtypes(&tested, FLUX) {
+        for (i, error) in flux_case::errors(&fixture, &tested.device, dtype).iter().enumerate() {
+            errors.add(&format!("transformer of Flux dev, call {i}"), dtype, *error, tolerance);
         }
     }
     errors.judge();
