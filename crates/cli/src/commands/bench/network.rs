@@ -4,7 +4,7 @@ use distorch_checkpoint::family::DiffusionModel;
 use distorch_models::conditioning::PictureSize;
 use distorch_models::estimate::Workload;
 use distorch_models::family::{self, VectorInputs};
-use distorch_models::network::{NetworkInput, SkipLayers};
+use distorch_models::network::{NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::text::TextStates;
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Device, Tensor};
@@ -54,6 +54,7 @@ pub fn input(
         vector: vector.ok().flatten().map(|vector| vector.repeat_dim(0, rows)),
         guidance: reads.guidance.map(|guidance| constant(guidance as f32)),
         reference_latents: Vec::new(),
+        reference_method: ReferenceMethod::default(),
         skip: SkipLayers::default(),
     }
 }
