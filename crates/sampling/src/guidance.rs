@@ -1,38 +1,54 @@
 //! Classifier-free guidance.
 
+use std::ops::RangeInclusive;
+
 use distorch_runtime::Tensor;
 
 use crate::process::NoiseProcess;
 use crate::sampler::{Denoiser, ModelError};
 
-/// Which conditioning a model is asked to follow.
+/// Which guesses a step has use for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Halves {
-    /// The positive one, for the whole batch.
+pub enum Wanted {
+    /// The one that follows the positive conditioning.
     Positive,
-    /// The negative one, for the whole batch.
-    Negative,
-    /// The positive one for the first half of the batch, the negative one for the second: the same
-    /// latents twice.
+    /// That, and the one that follows the negative conditioning.
     Both,
+}
+
+/// What a conditioned model guesses of one noisy latent.
+#[derive(Clone, Debug)]
+pub struct Guesses {
+    /// The clean latent by the positive conditioning.
+    pub positive: Tensor<4>,
+    /// The clean latent by the negative conditioning, where it was wanted: zeros where the model has none.
+    pub negative: Option<Tensor<4>>,
 }
 
 /// A model with a positive and a negative conditioning.
 pub trait Conditioned {
-    /// The clean latents that `x`, noisy up to `sigma`, most likely come from.
-    fn denoise(
-        &mut self,
-        x: Tensor<4>,
-        sigma: f64,
-        halves: Halves,
-    ) -> Result<Tensor<4>, ModelError>;
+    /// What can be taken out of the network for a further, worse guess: layers that are skipped, attention that is
+    /// replaced. [`Infallible`](std::convert::Infallible) where nothing can.
+    type Perturbation;
 
-    /// Whether both halves may go through the model at once, for latents of this shape: faster, for
-    /// twice the activations.
-    fn batches_halves(&self, latent: [usize; 4]) -> bool {
-        let _ = latent;
-        true
-    }
+    /// The clean latents that `x`, noisy up to `sigma`, most likely comes from. Whether both guesses are made in one
+    /// call of the network is the model's choice.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn denoise(&mut self, x: &Tensor<4>, sigma: f64, wanted: Wanted)
+    -> Result<Guesses, ModelError>;
+
+    /// The guess of the positive conditioning by a perturbed network.
+    ///
+    /// # Errors
+    /// When the model fails, or its network cannot be perturbed in this way.
+    fn denoise_perturbed(
+        &mut self,
+        x: &Tensor<4>,
+        sigma: f64,
+        perturbation: &Self::Perturbation,
+    ) -> Result<Tensor<4>, ModelError>;
 
     /// What noise does to a latent of this model.
     fn process(&self) -> NoiseProcess {
@@ -40,48 +56,104 @@ pub trait Conditioned {
     }
 }
 
-/// A conditioned model, guided: `negative + scale·(positive - negative)`.
+/// How a model's guesses become one: a formula for the positive and the negative guess, then corrections of the result
+/// in their order.
+///
+/// In ComfyUI's terms: the `sampler_cfg_function`, of which a model has one, and its `sampler_post_cfg_function`s.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guidance<P> {
+    /// How far to go from the negative guess towards the positive one and past it. At 1 the negative guess is computed
+    /// only where a sampler asks for it.
+    pub scale: f64,
+    /// How the two guesses are put together.
+    pub formula: Formula,
+    /// What is done to the result, in this order, at every scale.
+    pub corrections: Vec<Correction<P>>,
+}
+
+/// How the positive and the negative guess are put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Formula {
+    /// `negative + scale·(positive - negative)`.
+    #[default]
+    Plain,
+    /// The same in velocity, with a part of the result brought back to the deviation of the positive guess (Lin and
+    /// others 2023, section 3.4; ComfyUI's RescaleCFG): [`rescaled`].
+    Rescaled {
+        /// That part, from 0 to 1.
+        part: f64,
+    },
+}
+
+/// A change of the guided guess.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Correction<P> {
+    /// Away from the guess of a perturbed network: [`away_from`] (skip-layer guidance, perturbed attention guidance).
+    Perturbed {
+        /// What is taken out of the network.
+        perturbation: P,
+        /// How far to go; 0 changes nothing.
+        scale: f64,
+        /// How much of the result's deviation is brought back to that of the positive guess, from 0 to 1.
+        rescale: f64,
+        /// The sigmas at which it acts.
+        sigmas: RangeInclusive<f64>,
+    },
+}
+
+impl<P> Guidance<P> {
+    /// Classifier-free guidance with nothing else.
+    pub fn plain(scale: f64) -> Self {
+        Self { scale, formula: Formula::Plain, corrections: Vec::new() }
+    }
+}
+
+/// A conditioned model, guided.
 #[derive(Clone, Debug)]
-pub struct Guided<M> {
+pub struct Guided<M: Conditioned> {
     /// The model.
     pub model: M,
-    /// How far to go from the negative guess towards the positive one and past it. At 1 the
-    /// negative half is computed only where a sampler asks for both.
-    pub scale: f64,
-    /// The part of the guess whose deviation is brought back to that of the positive guess (Lin and
-    /// others 2023, section 3.4; ComfyUI's RescaleCFG), from 0 to 1. `None` leaves it.
-    pub rescale: Option<f64>,
+    /// How it is guided.
+    pub guidance: Guidance<M::Perturbation>,
 }
 
 impl<M: Conditioned> Guided<M> {
     /// Plain guidance.
     pub fn new(model: M, scale: f64) -> Self {
-        Self { model, scale, rescale: None }
+        Self { model, guidance: Guidance::plain(scale) }
     }
 
-    fn halves(&mut self, x: Tensor<4>, sigma: f64) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
-        let shape = x.dims();
-        let batch = shape[0];
-        if self.model.batches_halves(shape) {
-            let twice = Tensor::cat(vec![x.clone(), x], 0);
-            let both = self.model.denoise(twice, sigma, Halves::Both)?;
-            let found = both.dims()[0];
-            if found != 2 * batch {
-                return Err(format!("{found} guesses for a batch of {}", 2 * batch).into());
+    fn guide(
+        &mut self,
+        x: &Tensor<4>,
+        sigma: f64,
+        wanted: Wanted,
+    ) -> Result<(Tensor<4>, Option<Tensor<4>>), ModelError> {
+        let Guesses { positive, negative } = self.model.denoise(x, sigma, wanted)?;
+        let scale = self.guidance.scale;
+        let mut guided = match (&negative, self.guidance.formula) {
+            (None, _) => positive.clone(),
+            (Some(negative), Formula::Plain) => combine(positive.clone(), negative.clone(), scale),
+            (Some(negative), Formula::Rescaled { part }) => {
+                rescaled(x.clone(), positive.clone(), negative.clone(), sigma, scale, part)
             }
-            return Ok((both.clone().narrow(0, 0, batch), both.narrow(0, batch, batch)));
+        };
+        for correction in &self.guidance.corrections {
+            let Correction::Perturbed { perturbation, scale, rescale, sigmas } = correction;
+            if *scale > 0.0 && sigmas.contains(&sigma) {
+                let other = self.model.denoise_perturbed(x, sigma, perturbation)?;
+                guided = away_from(guided, positive.clone(), other, *scale, *rescale);
+            }
         }
-        let positive = self.model.denoise(x.clone(), sigma, Halves::Positive)?;
-        Ok((positive, self.model.denoise(x, sigma, Halves::Negative)?))
+        Ok((guided, negative))
     }
 }
 
 impl<M: Conditioned> Denoiser for Guided<M> {
     fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
-        if (self.scale - 1.0).abs() <= 1e-9 {
-            return self.model.denoise(x, sigma, Halves::Positive);
-        }
-        Ok(self.denoise_both(x, sigma)?.0)
+        let unguided = (self.guidance.scale - 1.0).abs() <= 1e-9;
+        let wanted = if unguided { Wanted::Positive } else { Wanted::Both };
+        Ok(self.guide(&x, sigma, wanted)?.0)
     }
 
     /// The second guess is the negative one. It is computed at every scale, and 0 where there is no
@@ -91,11 +163,9 @@ impl<M: Conditioned> Denoiser for Guided<M> {
         x: Tensor<4>,
         sigma: f64,
     ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
-        let (positive, negative) = self.halves(x.clone(), sigma)?;
-        let guided = match self.rescale {
-            None => combine(positive, negative.clone(), self.scale),
-            Some(part) => rescaled(x, positive, negative.clone(), sigma, self.scale, part),
-        };
+        let (guided, negative) = self.guide(&x, sigma, Wanted::Both)?;
+        let negative =
+            negative.ok_or("the model made no negative guess, though it was asked for")?;
         Ok((guided, negative))
     }
 
@@ -128,6 +198,24 @@ pub fn rescaled(
     let factor = deviation(positive) / deviation(guided.clone());
     let velocity = guided.clone() * (factor * part) + guided * (1.0 - part);
     unit - velocity * (1.0 / to_velocity)
+}
+
+/// `guided + scale·(positive - other)`. Where `rescale` is above 0, that part of the result is then scaled, over the
+/// whole batch, to the deviation of the positive guess.
+pub fn away_from(
+    guided: Tensor<4>,
+    positive: Tensor<4>,
+    other: Tensor<4>,
+    scale: f64,
+    rescale: f64,
+) -> Tensor<4> {
+    let guided = guided + (positive.clone() - other) * scale;
+    if rescale == 0.0 {
+        return guided;
+    }
+    let all = |x: Tensor<4>| x.flatten::<1>(0, 3).var(0).sqrt().reshape([1, 1, 1, 1]);
+    let factor = all(positive) / all(guided.clone());
+    guided * (factor * rescale + (1.0 - rescale))
 }
 
 /// The deviation of each picture, of shape `[batch, 1, 1, 1]`.

@@ -7,7 +7,10 @@ use std::ops::ControlFlow;
 
 use distorch_runtime::Tensor;
 use distorch_runtime::tensor::{TensorData, cpu};
-use distorch_sampling::guidance::{Conditioned, Guided, Halves, rescaled};
+use distorch_sampling::guidance::{
+    Conditioned, Correction, Formula, Guesses, Guidance, Guided, Wanted, away_from, combine,
+    rescaled,
+};
 use distorch_sampling::inpaint::{Inpaint, latent_mask};
 use distorch_sampling::ksampler::KSampler;
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
@@ -79,47 +82,124 @@ fn rescaled_guidance_is_that_of_diffusers() {
     assert_close(&flat(found), &numbers(&case["guided"]), 1e-5);
 }
 
-/// Guesses 2 for the positive half and 1 for the negative, and notes what it was asked.
+/// Guesses 2 by the positive conditioning and 1 by the negative one, and a number that the perturbation says; notes
+/// what it was asked.
 #[derive(Default)]
 struct TwoAndOne {
-    together: bool,
-    asked: Vec<(Halves, usize)>,
+    asked: Vec<(Wanted, usize)>,
+    perturbed: Vec<f32>,
 }
 
 impl Conditioned for TwoAndOne {
-    fn denoise(&mut self, x: Tensor<4>, _: f64, halves: Halves) -> Result<Tensor<4>, ModelError> {
-        let batch = x.dims()[0];
-        self.asked.push((halves, batch));
+    type Perturbation = f32;
+
+    fn denoise(&mut self, x: &Tensor<4>, _: f64, wanted: Wanted) -> Result<Guesses, ModelError> {
+        self.asked.push((wanted, x.dims()[0]));
         let ones = x.ones_like();
-        Ok(match halves {
-            Halves::Positive => ones * 2.0,
-            Halves::Negative => ones,
-            Halves::Both => {
-                let half = ones.narrow(0, 0, batch / 2);
-                Tensor::cat(vec![half.clone() * 2.0, half], 0)
-            }
-        })
+        let negative = (wanted == Wanted::Both).then(|| ones.clone());
+        Ok(Guesses { positive: ones * 2.0, negative })
     }
 
-    fn batches_halves(&self, _: [usize; 4]) -> bool {
-        self.together
+    fn denoise_perturbed(
+        &mut self,
+        x: &Tensor<4>,
+        _: f64,
+        perturbation: &f32,
+    ) -> Result<Tensor<4>, ModelError> {
+        self.perturbed.push(*perturbation);
+        Ok(x.ones_like() * *perturbation)
     }
 }
 
 #[test]
-fn halves_go_together_apart_or_one_alone() {
+fn the_negative_guess_is_made_only_where_it_counts() {
     let x = Tensor::<4>::zeros([3, 1, 1, 2], &cpu());
-    for (together, scale, asked) in [
-        (true, 7.0, vec![(Halves::Both, 6)]),
-        (false, 7.0, vec![(Halves::Positive, 3), (Halves::Negative, 3)]),
-        (true, 1.0, vec![(Halves::Positive, 3)]),
-        (false, 0.0, vec![(Halves::Positive, 3), (Halves::Negative, 3)]),
-    ] {
-        let mut guided = Guided::new(TwoAndOne { together, asked: Vec::new() }, scale);
+    for (scale, wanted) in [(7.0, Wanted::Both), (1.0, Wanted::Positive), (0.0, Wanted::Both)] {
+        let mut guided = Guided::new(TwoAndOne::default(), scale);
         let guess = flat(guided.denoise(x.clone(), 1.0).unwrap());
         assert_eq!(guess, vec![1.0 + scale as f32; 6]);
-        assert_eq!(guided.model.asked, asked);
+        assert_eq!(guided.model.asked, [(wanted, 3)]);
     }
+}
+
+/// In their order, each where its sigmas are, and at a scale of 1 too.
+#[test]
+fn corrections_follow_the_formula() {
+    let x = Tensor::<4>::zeros([1, 1, 1, 2], &cpu());
+    let away = |perturbation: f32, scale: f64, first: f64| Correction::Perturbed {
+        perturbation,
+        scale,
+        rescale: 0.0,
+        sigmas: 0.5..=first,
+    };
+    let corrections = vec![away(1.5, 3.0, 2.0), away(4.0, 0.0, 2.0), away(-1.0, 0.5, 1.0)];
+    for (scale, sigma, expected, perturbed) in [
+        (7.0, 2.0, 8.0 + 3.0 * 0.5, vec![1.5]),
+        (7.0, 1.0, 8.0 + 3.0 * 0.5 + 0.5 * 3.0, vec![1.5, -1.0]),
+        (1.0, 0.5, 2.0 + 3.0 * 0.5 + 0.5 * 3.0, vec![1.5, -1.0]),
+        (7.0, 2.1, 8.0, vec![]),
+        (7.0, 0.4, 8.0, vec![]),
+    ] {
+        let guidance = Guidance { corrections: corrections.clone(), ..Guidance::plain(scale) };
+        let mut guided = Guided { model: TwoAndOne::default(), guidance };
+        let guess = flat(guided.denoise(x.clone(), sigma).unwrap());
+        assert_eq!(guess, [expected; 2]);
+        assert_eq!(guided.model.perturbed, perturbed);
+    }
+}
+
+/// Against the formula in float64.
+#[test]
+fn what_is_away_from_a_guess_keeps_the_deviation_that_is_asked() {
+    let shape = [2, 4, 3, 3];
+    let noise = |seed, scale: f64| latent_noise(shape, seed, &cpu()) * scale;
+    let (guided, positive, other) = (noise(1, 3.0), noise(2, 1.0), noise(3, 2.0));
+    let wide = |x: &Tensor<4>| flat(x.clone()).into_iter().map(f64::from).collect::<Vec<_>>();
+    let (g, p, o) = (wide(&guided), wide(&positive), wide(&other));
+    let deviation = |values: &[f64]| {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        (squares / (values.len() - 1) as f64).sqrt()
+    };
+    let plain: Vec<f64> = g.iter().zip(&p).zip(&o).map(|((g, p), o)| g + 1.5 * (p - o)).collect();
+    for rescale in [0.0, 0.4, 1.0] {
+        let factor = rescale * deviation(&p) / deviation(&plain) + (1.0 - rescale);
+        let expected: Vec<f32> = plain.iter().map(|value| (value * factor) as f32).collect();
+        let found = away_from(guided.clone(), positive.clone(), other.clone(), 1.5, rescale);
+        assert_close(&flat(found), &expected, 1e-5);
+    }
+}
+
+/// Each formula is the function of its name.
+#[test]
+fn a_formula_is_chosen_by_the_guidance() {
+    struct Noise;
+    impl Conditioned for Noise {
+        type Perturbation = std::convert::Infallible;
+        fn denoise(&mut self, x: &Tensor<4>, _: f64, _: Wanted) -> Result<Guesses, ModelError> {
+            let negative = Some(latent_noise(x.dims(), 2, &cpu()) * 0.5);
+            Ok(Guesses { positive: latent_noise(x.dims(), 1, &cpu()), negative })
+        }
+        fn denoise_perturbed(
+            &mut self,
+            _: &Tensor<4>,
+            _: f64,
+            perturbation: &std::convert::Infallible,
+        ) -> Result<Tensor<4>, ModelError> {
+            match *perturbation {}
+        }
+    }
+    let x = latent_noise([2, 4, 3, 3], 3, &cpu());
+    let Guesses { positive, negative } = Noise.denoise(&x, 2.0, Wanted::Both).unwrap();
+    let negative = negative.unwrap();
+    let made = |formula| {
+        let guidance = Guidance { formula, ..Guidance::plain(5.0) };
+        flat(Guided { model: Noise, guidance }.denoise(x.clone(), 2.0).unwrap())
+    };
+    assert_eq!(made(Formula::Plain), flat(combine(positive.clone(), negative.clone(), 5.0)));
+    let expected = flat(rescaled(x.clone(), positive, negative, 2.0, 5.0, 0.7));
+    assert_eq!(made(Formula::Rescaled { part: 0.7 }), expected);
+    assert_ne!(made(Formula::Plain), expected);
 }
 
 /// Data all at 0.5: the guess is that, whatever `x` is.
@@ -296,14 +376,14 @@ fn noise_of(seed: u64) -> Tensor<4> {
 #[test]
 fn both_guesses_are_there_at_every_scale() {
     let x = Tensor::<4>::zeros([3, 1, 1, 2], &cpu());
-    for (together, scale) in [(true, 1.0), (false, 1.0), (true, 7.0)] {
-        let mut guided = Guided::new(TwoAndOne { together, asked: Vec::new() }, scale);
+    for scale in [1.0, 7.0] {
+        let mut guided = Guided::new(TwoAndOne::default(), scale);
         let (guess, negative) = guided.denoise_both(x.clone(), 1.0).unwrap();
         assert_eq!((flat(guess), flat(negative)), (vec![1.0 + scale as f32; 6], vec![1.0; 6]));
-        assert_eq!(guided.model.asked.len(), if together { 1 } else { 2 });
+        assert_eq!(guided.model.asked, [(Wanted::Both, 3)]);
     }
     let sampling = ModelSampling::stable_diffusion(Prediction::Eps);
-    let mut guided = Guided::new(TwoAndOne { together: true, asked: Vec::new() }, 7.0);
+    let mut guided = Guided::new(TwoAndOne::default(), 7.0);
     let mut inpaint = Inpaint {
         model: &mut guided,
         sampling: &sampling,

@@ -7,7 +7,7 @@ use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayer
 use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, Tensor};
 use distorch_sampling::NoiseProcess;
-use distorch_sampling::guidance::{Conditioned, Halves};
+use distorch_sampling::guidance::{Conditioned, Guesses, Wanted};
 use distorch_sampling::model_sampling::ModelSampling;
 use distorch_sampling::sampler::ModelError;
 
@@ -160,12 +160,19 @@ impl<'a> Denoise<'a> {
         sum / weights
     }
 
+    /// The conditionings of these halves that count at a sigma.
+    fn at(&self, sigma: f64, wanted: impl Fn(usize) -> bool) -> Vec<&Told> {
+        let counts = |told: &&Told| wanted(told.half) && sigma <= told.first && sigma >= told.last;
+        self.told.iter().filter(counts).collect()
+    }
+
     /// Asks the model for all of these conditionings, those of one shape in one call.
     fn guesses<'t>(
         &self,
         x: &Tensor<4>,
         sigma: f64,
         told: &[&'t Told],
+        skip: &SkipLayers,
     ) -> Result<Vec<(&'t Told, Tensor<4>)>, ModelError> {
         let mut calls = Vec::new();
         let mut left = told.to_vec();
@@ -179,7 +186,7 @@ impl<'a> Denoise<'a> {
                 }
                 !joins
             });
-            calls.push((self.inputs(x, sigma, &together), together));
+            calls.push((self.inputs(x, sigma, &together, skip), together));
         }
         let mut forward = || {
             let run = |inputs: &Inputs| self.network.forward(inputs.network.clone());
@@ -215,7 +222,7 @@ impl<'a> Denoise<'a> {
     }
 
     /// What one call of the model takes, for conditionings of one shape.
-    fn inputs(&self, x: &Tensor<4>, sigma: f64, told: &[&Told]) -> Inputs {
+    fn inputs(&self, x: &Tensor<4>, sigma: f64, told: &[&Told], skip: &SkipLayers) -> Inputs {
         let [batch, ..] = x.dims();
         let cut: Vec<_> = told.iter().map(|told| told.region.cut(x)).collect();
         let noisy = join(cut, 0);
@@ -261,7 +268,7 @@ impl<'a> Denoise<'a> {
                 .then(|| Tensor::from_data(guidance.as_slice(), options)),
             reference_latents: (0..references).map(reference).collect(),
             reference_method: ReferenceMethod::default(),
-            skip: SkipLayers::default(),
+            skip: skip.clone(),
         };
         Inputs { network, noisy }
     }
@@ -276,27 +283,32 @@ struct Inputs {
 }
 
 impl Conditioned for Denoise<'_> {
+    type Perturbation = SkipLayers;
+
     fn denoise(
         &mut self,
-        x: Tensor<4>,
+        x: &Tensor<4>,
         sigma: f64,
-        halves: Halves,
+        wanted: Wanted,
+    ) -> Result<Guesses, ModelError> {
+        let both = wanted == Wanted::Both;
+        let told = self.at(sigma, |half| both || half == POSITIVE);
+        let guesses = self.guesses(x, sigma, &told, &SkipLayers::default())?;
+        Ok(Guesses {
+            positive: self.half(x, &guesses, POSITIVE),
+            negative: both.then(|| self.half(x, &guesses, NEGATIVE)),
+        })
+    }
+
+    fn denoise_perturbed(
+        &mut self,
+        x: &Tensor<4>,
+        sigma: f64,
+        skip: &SkipLayers,
     ) -> Result<Tensor<4>, ModelError> {
-        let (wanted, x): (&[usize], _) = match halves {
-            Halves::Positive => (&[POSITIVE], x),
-            Halves::Negative => (&[NEGATIVE], x),
-            // Both halves hold the same latents.
-            Halves::Both => {
-                let batch = x.dims()[0] / 2;
-                (&[POSITIVE, NEGATIVE], x.narrow(0, 0, batch))
-            }
-        };
-        let counts =
-            |told: &&Told| wanted.contains(&told.half) && sigma <= told.first && sigma >= told.last;
-        let told: Vec<&Told> = self.told.iter().filter(counts).collect();
-        let guesses = self.guesses(&x, sigma, &told)?;
-        let halves = wanted.iter().map(|&half| self.half(&x, &guesses, half)).collect();
-        Ok(join(halves, 0))
+        let told = self.at(sigma, |half| half == POSITIVE);
+        let guesses = self.guesses(x, sigma, &told, skip)?;
+        Ok(self.half(x, &guesses, POSITIVE))
     }
 
     fn process(&self) -> NoiseProcess {

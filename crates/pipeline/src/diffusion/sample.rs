@@ -6,7 +6,7 @@ use distorch_models::estimate::Workload;
 use distorch_models::latent_format::LatentFormat;
 use distorch_runtime::tensor::{self, DType, cpu};
 use distorch_runtime::{Device, Tensor};
-use distorch_sampling::guidance::Guided;
+use distorch_sampling::guidance::{Formula, Guidance, Guided};
 use distorch_sampling::inpaint::latent_mask;
 use distorch_sampling::ksampler::KSampler;
 use distorch_sampling::noise::NoiseDevice;
@@ -111,7 +111,10 @@ pub fn sample(
         .side_by_side(steps);
     denoise.one_at_a_time = picture.cfg_batch == 1;
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
-    let guided = Guided { model: denoise, scale: cfg, rescale: model.options().rescale_cfg };
+    let rescale = model.options().rescale_cfg;
+    let formula = rescale.map_or(Formula::Plain, |part| Formula::Rescaled { part });
+    let guidance = Guidance { formula, ..Guidance::plain(cfg) };
+    let guided = Guided { model: denoise, guidance };
     let ends = !run.session().allow_nan;
     let mut watched = Watched { model: guided, evaluations: &evaluations, ends };
 
