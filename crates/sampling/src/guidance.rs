@@ -52,7 +52,7 @@ pub trait Conditioned {
 
     /// What noise does to a latent of this model.
     fn process(&self) -> NoiseProcess {
-        NoiseProcess::Add
+        NoiseProcess::VarianceExploding
     }
 }
 

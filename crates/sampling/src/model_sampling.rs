@@ -30,7 +30,7 @@ pub enum Prediction {
 
 /// How timesteps and sigmas follow from each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Clock {
+enum TimestepMap {
     /// The table has every `stride`-th timestep, the last of each stride; between two, the
     /// logarithm of sigma is linear.
     Table { stride: usize },
@@ -48,7 +48,7 @@ enum Clock {
 #[derive(Clone, Debug)]
 pub struct ModelSampling {
     prediction: Prediction,
-    clock: Clock,
+    timesteps: TimestepMap,
     /// Rising.
     exact: Vec<f64>,
     /// The same in float32, as in the tables that ComfyUI keeps.
@@ -80,31 +80,31 @@ impl ModelSampling {
 
     /// A table of rising sigmas above 0, one for each timestep. An empty table is one of sigma 1.
     pub fn from_sigmas(prediction: Prediction, sigmas: Vec<f64>) -> Self {
-        Self::new(prediction, Clock::Table { stride: 1 }, sigmas)
+        Self::new(prediction, TimestepMap::Table { stride: 1 }, sigmas)
     }
 
     /// Rectified flow with SD3's shift: 1000 levels, timesteps from 0 to `multiplier` (1000 for SD3).
     pub fn flow(shift: f64, multiplier: f64) -> Self {
-        Self::from_clock(Clock::Shift { shift, multiplier }, 1000, multiplier)
+        Self::from_timesteps(TimestepMap::Shift { shift, multiplier }, 1000, multiplier)
     }
 
     /// Rectified flow with Flux's shift (`mu`, 1.15 for Flux dev): 10000 levels, timesteps are 0 to 1.
     pub fn flux(mu: f64) -> Self {
-        Self::from_clock(Clock::Exponential { mu }, 10000, 1.0)
+        Self::from_timesteps(TimestepMap::Exponential { mu }, 10000, 1.0)
     }
 
-    fn from_clock(clock: Clock, levels: usize, last: f64) -> Self {
-        let sigma = |level| clock.sigma(level as f64 / levels as f64 * last).unwrap_or(0.0);
+    fn from_timesteps(timesteps: TimestepMap, levels: usize, last: f64) -> Self {
+        let sigma = |level| timesteps.sigma(level as f64 / levels as f64 * last).unwrap_or(0.0);
         let sigmas = (1..=levels).map(sigma).collect();
-        Self::new(Prediction::Flow, clock, sigmas)
+        Self::new(Prediction::Flow, timesteps, sigmas)
     }
 
-    fn new(prediction: Prediction, clock: Clock, sigmas: Vec<f64>) -> Self {
+    fn new(prediction: Prediction, timesteps: TimestepMap, sigmas: Vec<f64>) -> Self {
         let sigmas = if sigmas.is_empty() { vec![1.0] } else { sigmas };
         let log_sigmas = sigmas.iter().map(|sigma| single(sigma.ln())).collect();
         let exact = sigmas;
         let sigmas = exact.iter().copied().map(single).collect();
-        Self { prediction, clock, exact, sigmas, log_sigmas }
+        Self { prediction, timesteps, exact, sigmas, log_sigmas }
     }
 
     /// The table rescaled so that its last level is nearly pure noise (Lin and others 2023, algorithm
@@ -123,19 +123,19 @@ impl ModelSampling {
             };
             ((1.0 - alpha_bar) / alpha_bar).sqrt()
         });
-        Self::new(self.prediction, self.clock, sigmas.collect())
+        Self::new(self.prediction, self.timesteps, sigmas.collect())
     }
 
     /// The table thinned to `count` levels at an even stride that ends with the last, as models
     /// distilled from this one know it: 50 for latent consistency models. Timesteps stay as they
     /// were. Flows have no table to be thinned.
     pub fn distilled(&self, count: usize) -> Self {
-        let Clock::Table { stride } = self.clock else { return self.clone() };
+        let TimestepMap::Table { stride } = self.timesteps else { return self.clone() };
         let thin = (self.sigmas.len() / count.max(1)).max(1);
         let mut sigmas: Vec<f64> =
             self.exact.iter().rev().step_by(thin).take(count.max(1)).copied().collect();
         sigmas.reverse();
-        Self::new(self.prediction, Clock::Table { stride: stride * thin }, sigmas)
+        Self::new(self.prediction, TimestepMap::Table { stride: stride * thin }, sigmas)
     }
 
     /// What the model's output is.
@@ -160,10 +160,10 @@ impl ModelSampling {
 
     /// The sigma at a timestep, which may lie between two of the table.
     pub fn sigma(&self, timestep: f64) -> f64 {
-        if let Some(sigma) = self.clock.sigma(timestep) {
+        if let Some(sigma) = self.timesteps.sigma(timestep) {
             return sigma;
         }
-        let Clock::Table { stride } = self.clock else { return 0.0 };
+        let TimestepMap::Table { stride } = self.timesteps else { return 0.0 };
         let last = self.log_sigmas.len().saturating_sub(1);
         let place = (timestep as f32 - (stride - 1) as f32) / stride as f32;
         // `max` first, so that a NaN becomes the first place.
@@ -175,13 +175,13 @@ impl ModelSampling {
         single(f64::from(log).exp())
     }
 
-    /// The timestep that the model is told for a sigma: the place of the nearest logarithm in the
+    /// The timestep that the model is given for a sigma: the place of the nearest logarithm in the
     /// table, the first of two that are equally near; for flows, the timestep of that sigma.
     pub fn timestep(&self, sigma: f64) -> f64 {
-        match self.clock {
-            Clock::Shift { multiplier, .. } => sigma * multiplier,
-            Clock::Exponential { .. } => sigma,
-            Clock::Table { stride } => {
+        match self.timesteps {
+            TimestepMap::Shift { multiplier, .. } => sigma * multiplier,
+            TimestepMap::Exponential { .. } => sigma,
+            TimestepMap::Table { stride } => {
                 let log = single(single(sigma).ln());
                 let above = self.log_sigmas.partition_point(|entry| *entry < log);
                 let distance = |place: usize| {
@@ -201,7 +201,7 @@ impl ModelSampling {
     /// The timestep between two places of the table, in the logarithm of sigma, as k-diffusion's
     /// wrappers give it when they do not quantize.
     pub fn fractional_timestep(&self, sigma: f64) -> f64 {
-        let Clock::Table { stride } = self.clock else { return self.timestep(sigma) };
+        let TimestepMap::Table { stride } = self.timesteps else { return self.timestep(sigma) };
         let timestep = |place: f64| place * stride as f64 + (stride - 1) as f64;
         let log = sigma.ln();
         let above = self.log_sigmas.partition_point(|entry| *entry <= log);
@@ -222,10 +222,10 @@ impl ModelSampling {
         if percent >= 1.0 {
             return 0.0;
         }
-        let last = match self.clock {
-            Clock::Table { stride } => (self.sigmas.len() * stride - 1) as f64,
-            Clock::Shift { multiplier, .. } => multiplier,
-            Clock::Exponential { .. } => 1.0,
+        let last = match self.timesteps {
+            TimestepMap::Table { stride } => (self.sigmas.len() * stride - 1) as f64,
+            TimestepMap::Shift { multiplier, .. } => multiplier,
+            TimestepMap::Exponential { .. } => 1.0,
         };
         self.sigma((1.0 - percent) * last)
     }
@@ -267,9 +267,9 @@ impl ModelSampling {
         match self.prediction {
             // Where ComfyUI begins, too, if a sampler cannot begin at pure noise.
             Prediction::Flow | Prediction::ImageToImageFlow => {
-                NoiseProcess::Mix { largest: self.percent_to_sigma(1e-4) }
+                NoiseProcess::RectifiedFlow { largest: self.percent_to_sigma(1e-4) }
             }
-            _ => NoiseProcess::Add,
+            _ => NoiseProcess::VarianceExploding,
         }
     }
 
@@ -279,7 +279,7 @@ impl ModelSampling {
     pub fn start(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
         let largest = self.sigma_max();
         let full = sigma > largest || (sigma - largest).abs() <= 1e-5 * largest.max(sigma);
-        if full && self.process() == NoiseProcess::Add {
+        if full && self.process() == NoiseProcess::VarianceExploding {
             return latent + noise * (1.0 + sigma * sigma).sqrt();
         }
         self.add_noise(latent, noise, sigma)
@@ -296,7 +296,7 @@ impl ModelSampling {
     }
 }
 
-impl Clock {
+impl TimestepMap {
     /// The sigma of a timestep, where a formula gives it.
     fn sigma(self, timestep: f64) -> Option<f64> {
         match self {

@@ -5,10 +5,10 @@ use distorch_runtime::Tensor;
 /// The share of the latent and of unit noise in a noisy latent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NoiseProcess {
-    /// `latent + sigma·noise`.
-    Add,
+    /// The variance grows with sigma (Song and others 2021): `latent + sigma·noise`.
+    VarianceExploding,
     /// Rectified flow: `(1 - sigma)·latent + sigma·noise`.
-    Mix {
+    RectifiedFlow {
         /// What stands in for sigma 1, which has no latent left, where a ratio of the two is needed.
         largest: f64,
     },
@@ -28,23 +28,23 @@ impl NoiseProcess {
     /// A latent with unit noise added up to `sigma`.
     pub fn add_noise(self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
         match self {
-            Self::Add => latent + noise * sigma,
-            Self::Mix { .. } => latent * (1.0 - sigma) + noise * sigma,
+            Self::VarianceExploding => latent + noise * sigma,
+            Self::RectifiedFlow { .. } => latent * (1.0 - sigma) + noise * sigma,
         }
     }
 
     /// The latent's share.
     pub(crate) fn alpha(self, sigma: f64) -> f64 {
         match self {
-            Self::Add => 1.0,
-            Self::Mix { .. } => 1.0 - sigma,
+            Self::VarianceExploding => 1.0,
+            Self::RectifiedFlow { .. } => 1.0 - sigma,
         }
     }
 
     /// A sigma whose signal-to-noise ratio is above 0.
     pub(crate) fn bounded(self, sigma: f64) -> f64 {
         match self {
-            Self::Mix { largest } if sigma >= 1.0 => largest,
+            Self::RectifiedFlow { largest } if sigma >= 1.0 => largest,
             _ => sigma,
         }
     }
@@ -57,19 +57,19 @@ impl NoiseProcess {
     /// The sigma of such a ratio.
     pub(crate) fn sigma_of(self, ratio: f64) -> f64 {
         match self {
-            Self::Add => ratio,
-            Self::Mix { .. } => ratio / (1.0 + ratio),
+            Self::VarianceExploding => ratio,
+            Self::RectifiedFlow { .. } => ratio / (1.0 + ratio),
         }
     }
 
     /// The ancestral step between two sigmas; `eta` 0 puts no noise back.
     pub(crate) fn ancestral(self, from: f64, to: f64, eta: f64) -> Ancestral {
         match self {
-            Self::Add => {
+            Self::VarianceExploding => {
                 let (down, up) = ancestral(from, to, eta);
                 Ancestral { down, scale: 1.0, up }
             }
-            Self::Mix { .. } => {
+            Self::RectifiedFlow { .. } => {
                 let down = (to * (1.0 + (to / from - 1.0) * eta)).max(0.0);
                 let scale = self.alpha(to) / self.alpha(down);
                 let variance = to * to - (down * scale).powi(2);

@@ -56,7 +56,7 @@ pub trait Denoiser {
     /// What noise does to a latent of this model, for the samplers that put noise in:
     /// [`ModelSampling::process`](crate::model_sampling::ModelSampling::process).
     fn process(&self) -> NoiseProcess {
-        NoiseProcess::Add
+        NoiseProcess::VarianceExploding
     }
 }
 
@@ -248,7 +248,7 @@ fn slope(x: &Tensor<4>, denoised: &Tensor<4>, sigma: f64) -> Tensor<4> {
     (x.clone() - denoised.clone()) * (1.0 / sigma)
 }
 
-/// A step of the exponential integrator: `x` carried from a sigma to the next, towards `denoised`.
-fn carry(x: Tensor<4>, denoised: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+/// A first-order step of the exponential integrator from a sigma to the next, towards `denoised`.
+fn exponential_step(x: Tensor<4>, denoised: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
     x * (next / sigma) + denoised * (1.0 - next / sigma)
 }

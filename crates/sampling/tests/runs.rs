@@ -32,7 +32,7 @@ struct Gaussian {
 
 impl Denoiser for Gaussian {
     fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
-        let share = if self.process == NoiseProcess::Add { 1.0 } else { 1.0 - sigma };
+        let share = if self.process == NoiseProcess::VarianceExploding { 1.0 } else { 1.0 - sigma };
         let variance = self.deviation * self.deviation;
         Ok(x * (share * variance / (share * share * variance + sigma * sigma)))
     }
@@ -116,12 +116,12 @@ fn half(x: Tensor<4>, _: f64) -> Result<Tensor<4>, ModelError> {
 }
 
 #[test]
-fn every_sampler_tells_of_each_step_and_stops_when_asked() {
+fn every_sampler_reports_each_step_and_stops_when_asked() {
     for sampler in SAMPLERS {
         let name = sampler.name();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let mut count = |step: &Step<'_>| {
-            told.push((step.index, step.total, step.sigma));
+            reported.push((step.index, step.total, step.sigma));
             ControlFlow::Continue(())
         };
         sample(name, &mut half, &mut count, &sigmas()).unwrap();
@@ -131,11 +131,14 @@ fn every_sampler_tells_of_each_step_and_stops_when_asked() {
             "dpm_fast" => Some(3),
             _ => Some(8),
         };
-        assert!(told.iter().enumerate().all(|(i, step)| (step.0, step.1) == (i, total)), "{name}");
-        assert!(total.is_none_or(|total| told.len() == total), "{name}");
+        assert!(
+            reported.iter().enumerate().all(|(i, step)| (step.0, step.1) == (i, total)),
+            "{name}"
+        );
+        assert!(total.is_none_or(|total| reported.len() == total), "{name}");
         if !matches!(name, "dpm_fast" | "dpm_adaptive") {
-            let told: Vec<_> = told.iter().map(|step| step.2).collect();
-            assert_eq!(told, sigmas()[..8], "{name}");
+            let reported: Vec<_> = reported.iter().map(|step| step.2).collect();
+            assert_eq!(reported, sigmas()[..8], "{name}");
         }
 
         let mut stop = |step: &Step<'_>| match step.index {
@@ -149,24 +152,24 @@ fn every_sampler_tells_of_each_step_and_stops_when_asked() {
     }
 }
 
-/// `dpm_fast` of every count: as many steps told as taken, and as many evaluations as steps asked.
+/// `dpm_fast` of every count: as many steps reported as taken, and as many evaluations as steps asked.
 #[test]
 fn dpm_fast_counts_its_own_steps() {
     for asked in 1..30 {
         let sigmas: Vec<f64> =
             (0..=asked).map(|i| 10.0 - 9.0 * f64::from(i) / f64::from(asked)).collect();
-        let (mut evaluations, mut told) = (0, Vec::new());
+        let (mut evaluations, mut reported) = (0, Vec::new());
         let mut model = |x: Tensor<4>, _: f64| {
             evaluations += 1;
             Ok(x * 0.5)
         };
         let mut count = |step: &Step<'_>| {
-            told.push((step.index, step.total));
+            reported.push((step.index, step.total));
             ControlFlow::Continue(())
         };
         sample("dpm_fast", &mut model, &mut count, &sigmas).unwrap();
-        let expected: Vec<_> = (0..told.len()).map(|i| (i, Some(told.len()))).collect();
-        assert_eq!(told, expected, "{asked}");
+        let expected: Vec<_> = (0..reported.len()).map(|i| (i, Some(reported.len()))).collect();
+        assert_eq!(reported, expected, "{asked}");
         // One step asked is made as a step of second order and one of first: 3 evaluations.
         assert_eq!(evaluations, if asked == 3 { 3 } else { asked }, "{asked}");
     }
@@ -262,7 +265,8 @@ fn an_unknown_sampler_is_an_error_with_near_names() {
 
 #[test]
 fn noise_of_no_flow_form_is_refused() {
-    let mut flow = Gaussian { deviation: 1.0, process: NoiseProcess::Mix { largest: 0.9999 } };
+    let mut flow =
+        Gaussian { deviation: 1.0, process: NoiseProcess::RectifiedFlow { largest: 0.9999 } };
     let x = latent_noise([1, 4, 2, 2], 1, &cpu());
     let mut callback = go_on;
     let options = Options { eta: Some(1.0), ..Options::default() };

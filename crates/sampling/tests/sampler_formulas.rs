@@ -214,7 +214,7 @@ fn flows_are_followed_exactly_where_the_guess_is_right() {
             Ok(x.ones_like() * 0.25)
         }
         fn process(&self) -> NoiseProcess {
-            NoiseProcess::Mix { largest: 0.9999 }
+            NoiseProcess::RectifiedFlow { largest: 0.9999 }
         }
     }
     let noise = latent_noise([1, 4, 4, 4], 3, &cpu());

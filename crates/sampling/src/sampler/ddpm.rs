@@ -11,7 +11,7 @@ pub(super) fn ddpm(
     mut x: Tensor<4>,
     sigmas: &[f64],
 ) -> Result<Tensor<4>, SampleError> {
-    if run.process() != NoiseProcess::Add {
+    if run.process() != NoiseProcess::VarianceExploding {
         return Err(SampleError::NoFlowForm { sampler: "ddpm", eta: 1.0 });
     }
     for (i, sigma, next) in steps(sigmas) {

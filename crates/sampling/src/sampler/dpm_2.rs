@@ -31,7 +31,7 @@ pub(super) fn dpm_2_ancestral(
         let denoised = run.begin(i, &x, sigma)?;
         let step = run.process().ancestral(sigma, next, eta);
         x = midpoint_step(run, x, denoised, sigma, step.down)?;
-        x = run.put_back(x, step, step.down);
+        x = run.renoise(x, step, step.down);
     }
     Ok(x)
 }

@@ -39,7 +39,7 @@ pub(super) fn dpm_fast(
 /// `eta`, where the model's noise is the kind that these put back.
 fn added_noise(run: &Run<'_>, sampler: &'static str) -> Result<f64, SampleError> {
     match run.eta(0.0) {
-        eta if eta != 0.0 && run.process() != NoiseProcess::Add => {
+        eta if eta != 0.0 && run.process() != NoiseProcess::VarianceExploding => {
             Err(SampleError::NoFlowForm { sampler, eta })
         }
         eta => Ok(eta),
@@ -57,7 +57,7 @@ fn orders(evaluations: usize) -> Vec<u8> {
 }
 
 /// DPM-Solver-23: third-order steps as long as their difference from second-order ones allows. The
-/// steps told are those tried, also the ones that are taken back.
+/// steps reported are those tried, also the ones that are rejected.
 pub(super) fn dpm_adaptive(
     run: &mut Run<'_>,
     mut x: Tensor<4>,

@@ -3,7 +3,7 @@
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, carry, steps};
+use super::{Run, SampleError, exponential_step, steps};
 
 /// DPM-Solver++(2M): two past guesses, extrapolated to the middle of the step.
 pub(super) fn dpmpp_2m(
@@ -22,7 +22,7 @@ pub(super) fn dpmpp_2m(
             }
             _ => denoised.clone(),
         };
-        x = carry(x, guess, sigma, next);
+        x = exponential_step(x, guess, sigma, next);
         last = Some((sigma, denoised));
     }
     Ok(x)
@@ -44,10 +44,10 @@ pub(super) fn dpmpp_2s_ancestral(
         } else {
             let (from, to) = (process.bounded(sigma), process.bounded(step.down));
             let middle = process.sigma_of((process.ratio(from) * process.ratio(to)).sqrt());
-            run.denoise(&carry(x.clone(), denoised, sigma, middle), middle)?
+            run.denoise(&exponential_step(x.clone(), denoised, sigma, middle), middle)?
         };
-        x = carry(x, guess, sigma, step.down);
-        x = run.put_back(x, step, next);
+        x = exponential_step(x, guess, sigma, step.down);
+        x = run.renoise(x, step, next);
     }
     Ok(x)
 }

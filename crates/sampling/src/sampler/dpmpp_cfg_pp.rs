@@ -3,7 +3,7 @@
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, carry, steps};
+use super::{Run, SampleError, exponential_step, steps};
 
 /// DPM-Solver++(2M): the guess is extrapolated along the slope of the unconditional ones.
 pub(super) fn dpmpp_2m_cfg_pp(
@@ -45,11 +45,11 @@ pub(super) fn dpmpp_2s_ancestral_cfg_pp(
         } else {
             let middle = (sigma * step.down).sqrt();
             let from = x + denoised.clone();
-            let there = carry(from.clone() - negative, denoised, sigma, middle);
+            let there = exponential_step(from.clone() - negative, denoised, sigma, middle);
             let (guess, negative) = run.denoise_both(&there, middle)?;
-            x = carry(from - negative, guess, sigma, step.down);
+            x = exponential_step(from - negative, guess, sigma, step.down);
         }
-        x = run.put_back(x, step, next);
+        x = run.renoise(x, step, next);
     }
     Ok(x)
 }

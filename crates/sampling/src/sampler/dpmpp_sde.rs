@@ -115,7 +115,7 @@ fn singlestep(
 /// The middle in `lambda`. Through float32 where noise is only added: Brownian noise is drawn for
 /// times of 6 decimals, and the reference rounds before it gets there.
 fn middle_sigma(process: NoiseProcess, sigma: f64, next: f64) -> f64 {
-    if process != NoiseProcess::Add {
+    if process != NoiseProcess::VarianceExploding {
         return process.sigma_of((process.ratio(sigma) * process.ratio(next)).sqrt());
     }
     let (t, t_next) = (-(sigma as f32).ln(), -(next as f32).ln());

@@ -2,7 +2,7 @@
 
 use distorch_runtime::Tensor;
 
-use super::{Run, SampleError, carry, slope, steps};
+use super::{Run, SampleError, exponential_step, slope, steps};
 
 /// Algorithm 2 of Karras and others (2022), Euler steps only.
 pub(super) fn euler(
@@ -28,13 +28,13 @@ pub(super) fn euler_ancestral(
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
         let step = run.process().ancestral(sigma, next, eta);
-        x = carry(x, denoised, sigma, step.down);
-        x = run.put_back(x, step, next);
+        x = exponential_step(x, denoised, sigma, step.down);
+        x = run.renoise(x, step, next);
     }
     Ok(x)
 }
 
-/// Puts noise in before a step, as `s_churn` asks; gives the raised sigma too.
+/// Puts noise in before a step, as `s_churn` asks; returns the raised sigma too.
 pub(super) fn churn(run: &mut Run<'_>, x: Tensor<4>, sigma: f64) -> (Tensor<4>, f64) {
     let options = run.options;
     if options.s_churn <= 0.0 || sigma < options.s_tmin || sigma > options.s_tmax {

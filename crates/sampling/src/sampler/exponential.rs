@@ -37,7 +37,7 @@ impl ExponentialStep {
     }
 
     /// What is left of `x` at a part of the way, without guess or noise.
-    pub(super) fn carried(&self, x: Tensor<4>, part: f64) -> Tensor<4> {
+    pub(super) fn decayed(&self, x: Tensor<4>, part: f64) -> Tensor<4> {
         x * (self.sigma(part) / self.from * (-part * self.h * self.eta).exp())
     }
 

@@ -96,7 +96,7 @@ fn sample(
         };
         last = Some(Past { length: h, guess });
         if eta > 0.0 {
-            x = run.put_back(x, step, next);
+            x = run.renoise(x, step, next);
         }
     }
     Ok(x)

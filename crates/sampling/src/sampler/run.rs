@@ -1,4 +1,4 @@
-//! One run of a sampler: its model, its noise, and who is told.
+//! One run of a sampler: its model, its noise, and its callback.
 
 use std::ops::{ControlFlow, RangeInclusive};
 
@@ -49,7 +49,7 @@ impl Default for Options {
     }
 }
 
-/// One run of a sampler: the model, the seed of what noise is put in, and who is told.
+/// One run of a sampler: the model, the seed of what noise is put in, and its callback.
 pub struct Run<'a> {
     model: &'a mut dyn Denoiser,
     seed: u64,
@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
         self.model.denoise(x.clone(), sigma).map_err(|source| SampleError::Model { sigma, source })
     }
 
-    /// Evaluates the model at the start of a step and tells the callback.
+    /// Evaluates the model at the start of a step and calls back.
     pub(super) fn begin(
         &mut self,
         index: usize,
@@ -108,7 +108,7 @@ impl<'a> Run<'a> {
         sigma: f64,
     ) -> Result<Tensor<4>, SampleError> {
         let denoised = self.denoise(x, sigma)?;
-        self.tell(index, sigma, x, &denoised)?;
+        self.report(index, sigma, x, &denoised)?;
         Ok(denoised)
     }
 
@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
         sigma: f64,
     ) -> Result<(Tensor<4>, Tensor<4>), SampleError> {
         let (denoised, negative) = self.denoise_both(x, sigma)?;
-        self.tell(index, sigma, x, &denoised)?;
+        self.report(index, sigma, x, &denoised)?;
         Ok((denoised, negative))
     }
 
@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
         guesses.map_err(|source| SampleError::Model { sigma, source })
     }
 
-    pub(super) fn tell(
+    pub(super) fn report(
         &mut self,
         index: usize,
         sigma: f64,
@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
     }
 
     /// Ends an ancestral step: noise for the next sigma, where that is not 0.
-    pub(super) fn put_back(&mut self, x: Tensor<4>, step: Ancestral, next: f64) -> Tensor<4> {
+    pub(super) fn renoise(&mut self, x: Tensor<4>, step: Ancestral, next: f64) -> Tensor<4> {
         if next == 0.0 {
             return x;
         }

@@ -56,7 +56,7 @@ fn two_stages(
         let step = ExponentialStep::new(process, sigma, next, eta);
         let mut noise = Noise::none();
         let middle = step.sigma(part);
-        let mut there = step.carried(x.clone(), part)
+        let mut there = step.decayed(x.clone(), part)
             - denoised.clone() * (step.alpha(part) * (-step.pull(part)).exp_m1());
         there = noise.on(run, &step, there, part);
         let second = run.denoise(&there, middle)?;
@@ -64,7 +64,7 @@ fn two_stages(
         let whole = step.pull(1.0);
         let weight = weigh(whole);
         let gain = denoised * ((-whole).exp_m1() - weight) + second * weight;
-        x = step.carried(x, 1.0) - gain * step.alpha(1.0);
+        x = step.decayed(x, 1.0) - gain * step.alpha(1.0);
         // ComfyUI draws also where the first draw was over the whole step.
         x = noise.on(run, &step, x, 1.0);
     }
@@ -96,7 +96,7 @@ pub(super) fn seeds_3(
             if let Some((guess, weight)) = later {
                 gain = gain + guess.clone() * weight;
             }
-            step.carried(x.clone(), part) - gain * step.alpha(part)
+            step.decayed(x.clone(), part) - gain * step.alpha(part)
         };
         let near = noise.on(run, &step, stage(NEAR, None), NEAR);
         let guess = run.denoise(&near, step.sigma(NEAR))?;

@@ -75,7 +75,7 @@ fn multistep(
         let latent = predicted * (1.0 / alpha(sigma));
         let denoised = run.denoise(&latent, sigma)?;
         x = step.correct(&denoised);
-        run.tell(place, sigma, &latent, &denoised)?;
+        run.report(place, sigma, &latent, &denoised)?;
         past.truncate(ORDER - 1);
         past.push_front(Past { lambda: -sigma.ln(), denoised });
     }
