@@ -83,7 +83,8 @@ impl ModelSampling {
         Self::new(prediction, TimestepMap::Table { stride: 1 }, sigmas)
     }
 
-    /// Rectified flow with SD3's shift: 1000 levels, timesteps from 0 to `multiplier` (1000 for SD3).
+    /// Rectified flow with SD3's shift: 1000 levels, timesteps from 0 to `multiplier`. SD3 and SD3.5: shift 3,
+    /// multiplier 1000. Flux schnell: both 1.
     pub fn flow(shift: f64, multiplier: f64) -> Self {
         Self::from_timesteps(TimestepMap::Shift { shift, multiplier }, 1000, multiplier)
     }
@@ -94,7 +95,10 @@ impl ModelSampling {
     }
 
     fn from_timesteps(timesteps: TimestepMap, levels: usize, last: f64) -> Self {
-        let sigma = |level| timesteps.sigma(level as f64 / levels as f64 * last).unwrap_or(0.0);
+        let sigma = |level| {
+            let timestep = level as f32 / levels as f32 * last as f32;
+            f64::from(timesteps.sigma(timestep).unwrap_or(0.0))
+        };
         let sigmas = (1..=levels).map(sigma).collect();
         Self::new(Prediction::Flow, timesteps, sigmas)
     }
@@ -160,8 +164,8 @@ impl ModelSampling {
 
     /// The sigma at a timestep, which may lie between two of the table.
     pub fn sigma(&self, timestep: f64) -> f64 {
-        if let Some(sigma) = self.timesteps.sigma(timestep) {
-            return sigma;
+        if let Some(sigma) = self.timesteps.sigma(timestep as f32) {
+            return f64::from(sigma);
         }
         let TimestepMap::Table { stride } = self.timesteps else { return 0.0 };
         let last = self.log_sigmas.len().saturating_sub(1);
@@ -214,19 +218,21 @@ impl ModelSampling {
         timestep((above - 1) as f64 + (log - low) / (high - low))
     }
 
-    /// The sigma at a part of the way from noise to picture: 0 is before the start, 1 after the end.
+    /// The sigma at a part of the way from noise to picture: 0 is the start (for flows, sigma 1; for tables, above all of
+    /// them), 1 is after the end.
     pub fn percent_to_sigma(&self, percent: f64) -> f64 {
+        let TimestepMap::Table { stride } = self.timesteps else {
+            let t = 1.0 - percent.clamp(0.0, 1.0);
+            let sigma = if t == 1.0 { Some(1.0) } else { self.timesteps.flow_sigma(t) };
+            return sigma.filter(|_| t > 0.0).unwrap_or(0.0);
+        };
         if percent <= 0.0 {
             return 999_999_999.9;
         }
         if percent >= 1.0 {
             return 0.0;
         }
-        let last = match self.timesteps {
-            TimestepMap::Table { stride } => (self.sigmas.len() * stride - 1) as f64,
-            TimestepMap::Shift { multiplier, .. } => multiplier,
-            TimestepMap::Exponential { .. } => 1.0,
-        };
+        let last = (self.sigmas.len() * stride - 1) as f64;
         self.sigma((1.0 - percent) * last)
     }
 
@@ -267,7 +273,7 @@ impl ModelSampling {
         match self.prediction {
             // Where ComfyUI begins, too, if a sampler cannot begin at pure noise.
             Prediction::Flow | Prediction::ImageToImageFlow => {
-                NoiseProcess::RectifiedFlow { largest: self.percent_to_sigma(1e-4) }
+                NoiseProcess::RectifiedFlow { largest: single(self.percent_to_sigma(1e-4)) }
             }
             _ => NoiseProcess::VarianceExploding,
         }
@@ -297,18 +303,43 @@ impl ModelSampling {
 }
 
 impl TimestepMap {
-    /// The sigma of a timestep, where a formula gives it.
-    fn sigma(self, timestep: f64) -> Option<f64> {
+    /// The sigma of a timestep, where a formula gives it: in float32, operation by operation as PyTorch computes it.
+    fn sigma(self, timestep: f32) -> Option<f32> {
         match self {
             Self::Table { .. } => None,
             Self::Shift { shift, multiplier } => {
-                let t = timestep / multiplier;
-                Some(shift * t / (1.0 + (shift - 1.0) * t))
+                let t = timestep / multiplier as f32;
+                let sigma = shift as f32 * t / (1.0 + (shift - 1.0) as f32 * t);
+                Some(if shift == 1.0 { t } else { sigma })
             }
             Self::Exponential { .. } if timestep <= 0.0 => Some(0.0),
-            Self::Exponential { mu } => Some(mu.exp() / (mu.exp() + (1.0 / timestep - 1.0))),
+            Self::Exponential { mu } => {
+                let scale = mu.exp() as f32;
+                // A number by a tensor is its reciprocal times the number.
+                Some((scale + (timestep.recip() - 1.0)).recip() * scale)
+            }
         }
     }
+
+    /// The sigma of a flow at a time from 0 to 1, in float64.
+    fn flow_sigma(self, t: f64) -> Option<f64> {
+        match self {
+            Self::Table { .. } => None,
+            Self::Shift { shift: 1.0, .. } => Some(t),
+            Self::Shift { shift, .. } => Some(shift * t / (1.0 + (shift - 1.0) * t)),
+            Self::Exponential { mu } => Some(mu.exp() / (mu.exp() + (1.0 / t - 1.0))),
+        }
+    }
+}
+
+/// The `mu` of [`ModelSampling::flux`] for a picture of this size: linear in the tokens of the picture (16×16 pixels
+/// each), from `base_shift` at 256 of them to `max_shift` at 4096, and beyond. Flux dev: 1.15 and 0.5.
+pub fn flux_shift(max_shift: f64, base_shift: f64, width: u32, height: u32) -> f64 {
+    const FEWEST: f64 = 256.0;
+    const MOST: f64 = 4096.0;
+    let slope = (max_shift - base_shift) / (MOST - FEWEST);
+    let tokens = f64::from(width) * f64::from(height) / (8 * 8 * 2 * 2) as f64;
+    tokens * slope + (base_shift - slope * FEWEST)
 }
 
 /// What the noisy latent and the guess count for in a consistency model at a timestep: data of

@@ -4,6 +4,7 @@
 use distorch_runtime::Tensor;
 
 use super::{Run, SampleError, exponential_step, steps};
+use crate::process::NoiseProcess;
 
 /// DPM-Solver++(2M): two past guesses, extrapolated to the middle of the step.
 pub(super) fn dpmpp_2m(
@@ -42,12 +43,24 @@ pub(super) fn dpmpp_2s_ancestral(
         let guess = if step.down == 0.0 {
             denoised
         } else {
-            let (from, to) = (process.bounded(sigma), process.bounded(step.down));
-            let middle = process.sigma_of((process.ratio(from) * process.ratio(to)).sqrt());
+            let middle = middle_sigma(process, sigma, step.down);
             run.denoise(&exponential_step(x.clone(), denoised, sigma, middle), middle)?
         };
         x = exponential_step(x, guess, sigma, step.down);
         x = run.renoise(x, step, next);
     }
     Ok(x)
+}
+
+/// Where the second guess of a step is taken: the middle in the logarithm of sigma against the latent's share. From pure
+/// noise, where that is infinite, ComfyUI takes it just below.
+fn middle_sigma(process: NoiseProcess, sigma: f64, next: f64) -> f64 {
+    const BELOW_PURE_NOISE: f64 = 0.9999;
+    match process {
+        NoiseProcess::RectifiedFlow { .. } if sigma >= 1.0 => BELOW_PURE_NOISE,
+        _ => {
+            let next = process.bounded(next);
+            process.sigma_of((process.ratio(sigma) * process.ratio(next)).sqrt())
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use distorch_runtime::Tensor;
 
 use super::{Run, SampleError, exponential_step, steps};
+use crate::process::NoiseProcess;
 
 /// DPM-Solver++(2M): the guess is extrapolated along the slope of the unconditional ones.
 pub(super) fn dpmpp_2m_cfg_pp(
@@ -39,7 +40,8 @@ pub(super) fn dpmpp_2s_ancestral_cfg_pp(
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let (denoised, negative) = run.begin_both(i, &x, sigma)?;
-        let step = run.process().ancestral(sigma, next, eta);
+        // ComfyUI steps so on flows, too.
+        let step = NoiseProcess::VarianceExploding.ancestral(sigma, next, eta);
         if step.down == 0.0 {
             x = denoised;
         } else {

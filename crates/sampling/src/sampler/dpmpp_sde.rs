@@ -208,8 +208,8 @@ struct Sde {
 impl Sde {
     fn new(run: &Run<'_>, x: &Tensor<4>, sigmas: &[f64], device: NoiseDevice) -> Self {
         let process = run.process();
-        let sigmas: Vec<_> = sigmas.iter().map(|sigma| process.bounded(*sigma)).collect();
-        let brownian = run.brownian(x, &sigmas, device);
+        // Over the schedule as it is, though steps from pure noise start just below.
+        let brownian = run.brownian(x, sigmas, device);
         Self { process, brownian, eta: run.eta(1.0), s_noise: run.options.s_noise }
     }
 

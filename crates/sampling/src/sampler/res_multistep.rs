@@ -4,6 +4,7 @@
 use distorch_runtime::Tensor;
 
 use super::{Run, SampleError, steps};
+use crate::process::NoiseProcess;
 
 /// The clean latent, linear in `t = -log sigma` through the last two guesses, integrated exactly.
 pub(super) fn res_multistep(
@@ -75,7 +76,8 @@ fn sample(
         if next == 0.0 {
             return Ok(denoised);
         }
-        let step = run.process().ancestral(sigma, next, eta);
+        // ComfyUI steps so on flows, too.
+        let step = NoiseProcess::VarianceExploding.ancestral(sigma, next, eta);
         let h = (sigma / step.down).ln();
         x = match last {
             Some(past) if step.down > 0.0 => {
