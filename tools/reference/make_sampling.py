@@ -480,6 +480,19 @@ def guidance():
                 "fitted": fitted.flatten().tolist(),
             }
         )
+    videos = []
+    separate = torch.Generator().manual_seed(4)
+    for frames, size, to in [(3, (4, 5), (7, 3, 6)), (5, (2, 2), (2, 5, 3)), (1, (3, 3), (4, 2, 2))]:
+        mask = torch.rand((1, 1, frames, *size), generator=separate)
+        fitted = torch.nn.functional.interpolate(mask, size=to, mode="trilinear")
+        videos.append(
+            {
+                "values": mask.flatten().tolist(),
+                "shape": [frames, *size],
+                "latent": [2, 2, *to],
+                "fitted": fitted.repeat(2, 2, 1, 1, 1).flatten().tolist(),
+            }
+        )
     # diffusers rescales what the model puts out; here that is velocity.
     x, positive, negative = draw(2, 4, 3, 3) * 3, draw(2, 4, 3, 3), draw(2, 4, 3, 3)
     sigma, scale, part = 1.7, 7.5, 0.7
@@ -490,6 +503,7 @@ def guidance():
     flat = lambda t: t.flatten().tolist()
     return {
         "masks": masks,
+        "video_masks": videos,
         "rescale": {
             "x": flat(x),
             "positive": flat(positive),

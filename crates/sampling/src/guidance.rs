@@ -18,15 +18,15 @@ pub enum Wanted {
 
 /// What a conditioned model guesses of one noisy latent.
 #[derive(Clone, Debug)]
-pub struct Guesses {
+pub struct Guesses<const D: usize = 4> {
     /// The clean latent by the positive conditioning.
-    pub positive: Tensor<4>,
+    pub positive: Tensor<D>,
     /// The clean latent by the negative conditioning, where it was wanted: zeros where the model has none.
-    pub negative: Option<Tensor<4>>,
+    pub negative: Option<Tensor<D>>,
 }
 
 /// A model with a positive and a negative conditioning.
-pub trait Conditioned {
+pub trait Conditioned<const D: usize = 4> {
     /// What can be taken out of the network for a further, worse guess: layers that are skipped, attention that is
     /// replaced. [`Infallible`](std::convert::Infallible) where nothing can.
     type Perturbation;
@@ -36,8 +36,12 @@ pub trait Conditioned {
     ///
     /// # Errors
     /// When the model fails.
-    fn denoise(&mut self, x: &Tensor<4>, sigma: f64, wanted: Wanted)
-    -> Result<Guesses, ModelError>;
+    fn denoise(
+        &mut self,
+        x: &Tensor<D>,
+        sigma: f64,
+        wanted: Wanted,
+    ) -> Result<Guesses<D>, ModelError>;
 
     /// The guess of the positive conditioning by a perturbed network.
     ///
@@ -45,10 +49,10 @@ pub trait Conditioned {
     /// When the model fails, or its network cannot be perturbed in this way.
     fn denoise_perturbed(
         &mut self,
-        x: &Tensor<4>,
+        x: &Tensor<D>,
         sigma: f64,
         perturbation: &Self::Perturbation,
-    ) -> Result<Tensor<4>, ModelError>;
+    ) -> Result<Tensor<D>, ModelError>;
 
     /// What noise does to a latent of this model.
     fn process(&self) -> NoiseProcess {
@@ -110,25 +114,28 @@ impl<P> Guidance<P> {
 
 /// A conditioned model, guided.
 #[derive(Clone, Debug)]
-pub struct Guided<M: Conditioned> {
+pub struct Guided<M, P> {
     /// The model.
     pub model: M,
     /// How it is guided.
-    pub guidance: Guidance<M::Perturbation>,
+    pub guidance: Guidance<P>,
 }
 
-impl<M: Conditioned> Guided<M> {
+impl<M, P> Guided<M, P> {
     /// Plain guidance.
     pub fn new(model: M, scale: f64) -> Self {
         Self { model, guidance: Guidance::plain(scale) }
     }
 
-    fn guide(
+    fn guide<const D: usize>(
         &mut self,
-        x: &Tensor<4>,
+        x: &Tensor<D>,
         sigma: f64,
         wanted: Wanted,
-    ) -> Result<(Tensor<4>, Option<Tensor<4>>), ModelError> {
+    ) -> Result<(Tensor<D>, Option<Tensor<D>>), ModelError>
+    where
+        M: Conditioned<D, Perturbation = P>,
+    {
         let Guesses { positive, negative } = self.model.denoise(x, sigma, wanted)?;
         let scale = self.guidance.scale;
         let mut guided = match (&negative, self.guidance.formula) {
@@ -149,8 +156,11 @@ impl<M: Conditioned> Guided<M> {
     }
 }
 
-impl<M: Conditioned> Denoiser for Guided<M> {
-    fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
+impl<const D: usize, M, P> Denoiser<D> for Guided<M, P>
+where
+    M: Conditioned<D, Perturbation = P>,
+{
+    fn denoise(&mut self, x: Tensor<D>, sigma: f64) -> Result<Tensor<D>, ModelError> {
         let unguided = (self.guidance.scale - 1.0).abs() <= 1e-9;
         let wanted = if unguided { Wanted::Positive } else { Wanted::Both };
         Ok(self.guide(&x, sigma, wanted)?.0)
@@ -160,9 +170,9 @@ impl<M: Conditioned> Denoiser for Guided<M> {
     /// negative conditioning, as in ComfyUI.
     fn denoise_both(
         &mut self,
-        x: Tensor<4>,
+        x: Tensor<D>,
         sigma: f64,
-    ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
+    ) -> Result<(Tensor<D>, Tensor<D>), ModelError> {
         let (guided, negative) = self.guide(&x, sigma, Wanted::Both)?;
         let negative =
             negative.ok_or("the model made no negative guess, though it was asked for")?;
@@ -175,24 +185,24 @@ impl<M: Conditioned> Denoiser for Guided<M> {
 }
 
 /// `negative + scale·(positive - negative)`.
-pub fn combine(positive: Tensor<4>, negative: Tensor<4>, scale: f64) -> Tensor<4> {
+pub fn combine<const D: usize>(positive: Tensor<D>, negative: Tensor<D>, scale: f64) -> Tensor<D> {
     negative.clone() + (positive - negative) * scale
 }
 
 /// Guidance in velocity, a `part` of which is scaled, picture by picture, to the deviation of the
 /// positive velocity. `x` is the noisy latent of both guesses.
-pub fn rescaled(
-    x: Tensor<4>,
-    positive: Tensor<4>,
-    negative: Tensor<4>,
+pub fn rescaled<const D: usize>(
+    x: Tensor<D>,
+    positive: Tensor<D>,
+    negative: Tensor<D>,
     sigma: f64,
     scale: f64,
     part: f64,
-) -> Tensor<4> {
+) -> Tensor<D> {
     let variance = sigma * sigma + 1.0;
     let to_velocity = variance.sqrt() / sigma;
     let unit = x * (1.0 / variance);
-    let velocity = |guess: Tensor<4>| (unit.clone() - guess) * to_velocity;
+    let velocity = |guess: Tensor<D>| (unit.clone() - guess) * to_velocity;
     let positive = velocity(positive);
     let guided = combine(positive.clone(), velocity(negative), scale);
     let factor = deviation(positive) / deviation(guided.clone());
@@ -202,24 +212,25 @@ pub fn rescaled(
 
 /// `guided + scale·(positive - other)`. Where `rescale` is above 0, that part of the result is then scaled, over the
 /// whole batch, to the deviation of the positive guess.
-pub fn away_from(
-    guided: Tensor<4>,
-    positive: Tensor<4>,
-    other: Tensor<4>,
+pub fn away_from<const D: usize>(
+    guided: Tensor<D>,
+    positive: Tensor<D>,
+    other: Tensor<D>,
     scale: f64,
     rescale: f64,
-) -> Tensor<4> {
+) -> Tensor<D> {
     let guided = guided + (positive.clone() - other) * scale;
     if rescale == 0.0 {
         return guided;
     }
-    let all = |x: Tensor<4>| x.flatten::<1>(0, 3).var(0).sqrt().reshape([1, 1, 1, 1]);
+    let all = |x: Tensor<D>| x.flatten::<1>(0, D - 1).var(0).sqrt().reshape([1; D]);
     let factor = all(positive) / all(guided.clone());
     guided * (factor * rescale + (1.0 - rescale))
 }
 
-/// The deviation of each picture, of shape `[batch, 1, 1, 1]`.
-fn deviation(x: Tensor<4>) -> Tensor<4> {
-    let batch = x.dims()[0];
-    x.flatten::<2>(1, 3).var(1).sqrt().reshape([batch, 1, 1, 1])
+/// The deviation of each picture, of shape `[batch, 1, 1, …]`.
+fn deviation<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let mut shape = [1; D];
+    shape[0] = x.dims()[0];
+    x.flatten::<2>(1, D - 1).var(1).sqrt().reshape(shape)
 }

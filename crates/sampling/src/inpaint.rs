@@ -12,21 +12,21 @@ use crate::sampler::{Denoiser, ModelError};
 ///
 /// What is kept is noised to the sigma of each step, so that the model sees it as it sees the rest,
 /// and put back into the guess.
-pub struct Inpaint<'a> {
+pub struct Inpaint<'a, const D: usize = 4> {
     /// What is asked for the part that changes.
-    pub model: &'a mut dyn Denoiser,
+    pub model: &'a mut dyn Denoiser<D>,
     /// How the model sees noise.
     pub sampling: &'a ModelSampling,
     /// 1 where the latent changes, 0 where it is kept; of its shape.
-    pub mask: Tensor<4>,
+    pub mask: Tensor<D>,
     /// The latent, without noise.
-    pub latent: Tensor<4>,
+    pub latent: Tensor<D>,
     /// Unit noise for the part that is kept.
-    pub noise: Tensor<4>,
+    pub noise: Tensor<D>,
 }
 
-impl Denoiser for Inpaint<'_> {
-    fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
+impl<const D: usize> Denoiser<D> for Inpaint<'_, D> {
+    fn denoise(&mut self, x: Tensor<D>, sigma: f64) -> Result<Tensor<D>, ModelError> {
         let guess = self.model.denoise(self.seen(x, sigma), sigma)?;
         Ok(blend(guess, self.latent.clone(), &self.mask))
     }
@@ -34,9 +34,9 @@ impl Denoiser for Inpaint<'_> {
     /// The negative guess is left as the model gives it, as in ComfyUI.
     fn denoise_both(
         &mut self,
-        x: Tensor<4>,
+        x: Tensor<D>,
         sigma: f64,
-    ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
+    ) -> Result<(Tensor<D>, Tensor<D>), ModelError> {
         let (guess, negative) = self.model.denoise_both(self.seen(x, sigma), sigma)?;
         Ok((blend(guess, self.latent.clone(), &self.mask), negative))
     }
@@ -46,16 +46,16 @@ impl Denoiser for Inpaint<'_> {
     }
 }
 
-impl Inpaint<'_> {
+impl<const D: usize> Inpaint<'_, D> {
     /// What the model sees of `x`: the kept part with its noise.
-    fn seen(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+    fn seen(&self, x: Tensor<D>, sigma: f64) -> Tensor<D> {
         let kept = self.sampling.add_noise(self.latent.clone(), self.noise.clone(), sigma);
         blend(x, kept, &self.mask)
     }
 }
 
 /// `new·mask + old·(1 - mask)`.
-fn blend(new: Tensor<4>, old: Tensor<4>, mask: &Tensor<4>) -> Tensor<4> {
+fn blend<const D: usize>(new: Tensor<D>, old: Tensor<D>, mask: &Tensor<D>) -> Tensor<D> {
     let keep = mask.clone().neg() + 1.0;
     new * mask.clone() + old * keep
 }
@@ -76,32 +76,59 @@ pub struct MaskError {
     pub width: usize,
 }
 
-/// Brings masks, `[masks, height, width]` in rows, to the shape of a latent.
+/// Brings masks, `[masks, height, width]` in rows, to the shape of a latent: of pictures, `[batch, channels, height,
+/// width]`, or of a video, whose masks are those of its frames, `[batch, channels, frames, height, width]`.
 ///
-/// Bilinear as `torch.nn.functional.interpolate` does it (corners not aligned); the same for all
-/// channels; repeated over the batch in turn, or cut to it.
-pub fn latent_mask(
+/// Linear along each side as `torch.nn.functional.interpolate` does it (corners not aligned); the same for all
+/// channels. Masks of pictures are repeated over the batch in turn, or cut to it; those of a video are the same for the
+/// whole batch.
+///
+/// # Errors
+/// When there are more or fewer values than the masks have pixels, or none.
+pub fn latent_mask<const D: usize>(
     values: &[f32],
     [masks, height, width]: [usize; 3],
-    latent: [usize; 4],
+    latent: [usize; D],
     device: &Device,
-) -> Result<Tensor<4>, MaskError> {
+) -> Result<Tensor<D>, MaskError> {
+    const { assert!(D == 4 || D == 5, "masks are for pictures and videos") };
     let error = MaskError { values: values.len(), masks, height, width };
     let picture = height.checked_mul(width).filter(|size| *size > 0).ok_or(error.clone())?;
     if values.len() != masks.checked_mul(picture).ok_or(error.clone())? || masks == 0 {
         return Err(error);
     }
-    let [batch, channels, rows, columns] = latent;
+    let &[batch, channels, ref frames @ .., rows, columns] = latent.as_slice() else {
+        return Err(error);
+    };
+    let used = if frames.is_empty() { batch.max(1) } else { masks };
     let fitted: Vec<Vec<f32>> = values
         .chunks_exact(picture)
-        .take(batch.max(1))
+        .take(used)
         .map(|mask| bilinear(mask, [height, width], [rows, columns]))
         .collect();
-    let data: Vec<f32> = (0..batch)
-        .zip(fitted.iter().cycle())
-        .flat_map(|(_, mask)| std::iter::repeat_n(mask, channels).flatten().copied())
-        .collect();
+    let data: Vec<f32> = match frames {
+        [] => (0..batch)
+            .zip(fitted.iter().cycle())
+            .flat_map(|(_, mask)| std::iter::repeat_n(mask, channels).flatten().copied())
+            .collect(),
+        frames => {
+            let video = between(&fitted, frames.iter().product());
+            std::iter::repeat_n(&video, batch * channels).flatten().copied().collect()
+        }
+    };
     Ok(Tensor::from_data(TensorData::new(data, latent), device))
+}
+
+/// Frames in a row, each between two of these.
+fn between(masks: &[Vec<f32>], frames: usize) -> Vec<f32> {
+    let frame = |&(before, after, share): &(usize, usize, f32)| {
+        let pair = masks.get(before).zip(masks.get(after));
+        pair.map(|(before, after)| {
+            let pixels = before.iter().zip(after);
+            pixels.map(move |(before, after)| before * (1.0 - share) + after * share)
+        })
+    };
+    weights(masks.len(), frames).iter().filter_map(frame).flatten().collect()
 }
 
 fn bilinear(from: &[f32], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Vec<f32> {

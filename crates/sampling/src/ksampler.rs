@@ -9,7 +9,7 @@ use crate::sampler::{Callback, Denoiser, Options, Run, SampleError, Sampler};
 
 /// What a run goes from and through.
 #[derive(Clone, Debug)]
-pub struct KSampler<'a> {
+pub struct KSampler<'a, const D: usize = 4> {
     /// The sampler.
     pub sampler: Sampler,
     /// Its numbers.
@@ -25,21 +25,21 @@ pub struct KSampler<'a> {
     pub noise_device: NoiseDevice,
     /// The latent to start from, scaled as the model has it: zeros for a picture from nothing, a
     /// picture's for img2img, another run's result to go on with the noise that it left.
-    pub latent: Tensor<4>,
+    pub latent: Tensor<D>,
     /// Unit noise of the latent's shape: [`latent_noise`](crate::noise::latent_noise), or zeros where
     /// the latent has its noise already.
-    pub noise: Tensor<4>,
+    pub noise: Tensor<D>,
     /// 1 where the latent changes, of its shape: [`latent_mask`](crate::inpaint::latent_mask).
-    pub mask: Option<Tensor<4>>,
+    pub mask: Option<Tensor<D>>,
 }
 
-impl KSampler<'_> {
+impl<const D: usize> KSampler<'_, D> {
     /// Runs. The result carries the noise of the last sigma.
     pub fn run<'a>(
         self,
-        model: &'a mut dyn Denoiser,
-        callback: &'a mut Callback<'a>,
-    ) -> Result<Tensor<4>, SampleError> {
+        model: &'a mut dyn Denoiser<D>,
+        callback: &'a mut Callback<'a, D>,
+    ) -> Result<Tensor<D>, SampleError> {
         let (Some(&first), Some(&last)) = (self.sigmas.first(), self.sigmas.last()) else {
             return Ok(self.latent);
         };
@@ -63,10 +63,10 @@ impl KSampler<'_> {
 
     fn sample(
         &self,
-        model: &mut dyn Denoiser,
-        callback: &mut Callback<'_>,
-        x: Tensor<4>,
-    ) -> Result<Tensor<4>, SampleError> {
+        model: &mut dyn Denoiser<D>,
+        callback: &mut Callback<'_, D>,
+        x: Tensor<D>,
+    ) -> Result<Tensor<D>, SampleError> {
         let percent = |percent| self.sampling.percent_to_sigma(percent);
         let run = Run::new(model, self.seed, callback)
             .with_options(self.options)

@@ -237,7 +237,7 @@ impl ModelSampling {
     }
 
     /// What the model is given for a noisy latent: of unit deviation, but for flows.
-    pub fn scale_input(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+    pub fn scale_input<const D: usize>(&self, x: Tensor<D>, sigma: f64) -> Tensor<D> {
         match self.prediction {
             Prediction::Flow | Prediction::ImageToImage | Prediction::ImageToImageFlow => x,
             _ => x * (1.0 / (sigma * sigma + 1.0).sqrt()),
@@ -246,7 +246,12 @@ impl ModelSampling {
 
     /// The clean latent that the model's output means. `x` is the noisy latent before
     /// [`scale_input`](Self::scale_input).
-    pub fn denoised(&self, output: Tensor<4>, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+    pub fn denoised<const D: usize>(
+        &self,
+        output: Tensor<D>,
+        x: Tensor<D>,
+        sigma: f64,
+    ) -> Tensor<D> {
         let variance = sigma * sigma + 1.0;
         match self.prediction {
             Prediction::Eps | Prediction::Flow => x - output * sigma,
@@ -261,7 +266,12 @@ impl ModelSampling {
 
     /// A latent with unit `noise` added up to `sigma`. From picture to picture, in the way of flows,
     /// the latent is left as it is.
-    pub fn add_noise(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
+    pub fn add_noise<const D: usize>(
+        &self,
+        latent: Tensor<D>,
+        noise: Tensor<D>,
+        sigma: f64,
+    ) -> Tensor<D> {
         match self.prediction {
             Prediction::ImageToImageFlow => latent,
             _ => self.process().add_noise(latent, noise, sigma),
@@ -282,7 +292,12 @@ impl ModelSampling {
     /// What a run starts from: as [`add_noise`](Self::add_noise), but where `sigma` is the model's
     /// largest (the latent's own share of the variance then counts as noise too, as ComfyUI has it)
     /// the noise is scaled by `sqrt(1 + sigma²)`.
-    pub fn start(&self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
+    pub fn start<const D: usize>(
+        &self,
+        latent: Tensor<D>,
+        noise: Tensor<D>,
+        sigma: f64,
+    ) -> Tensor<D> {
         let largest = self.sigma_max();
         let full = sigma > largest || (sigma - largest).abs() <= 1e-5 * largest.max(sigma);
         if full && self.process() == NoiseProcess::VarianceExploding {
@@ -293,7 +308,7 @@ impl ModelSampling {
 
     /// What a run that ends at `sigma` returns: flows are divided by the latent's share, so that
     /// adding no noise to it continues the run.
-    pub fn finish(&self, x: Tensor<4>, sigma: f64) -> Tensor<4> {
+    pub fn finish<const D: usize>(&self, x: Tensor<D>, sigma: f64) -> Tensor<D> {
         match self.prediction {
             Prediction::Flow if sigma < 1.0 => x * (1.0 / (1.0 - sigma)),
             Prediction::ImageToImageFlow => x.neg() + 1.0,

@@ -50,7 +50,11 @@ impl Generator {
     }
 
     /// `torch.randn(shape)` as a float32 tensor on a device.
-    pub fn randn_tensor(&mut self, shape: [usize; 4], device: &Device) -> Tensor<4> {
+    pub fn randn_tensor<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        device: &Device,
+    ) -> Tensor<D> {
         Tensor::from_data(TensorData::new(self.randn(shape.iter().product()), shape), device)
     }
 
@@ -80,7 +84,7 @@ impl Generator {
 
 /// The noise that ComfyUI's KSampler starts from: `torch.manual_seed(seed)`, then `torch.randn` of
 /// the latent's shape, float32, on the CPU, taken to `device`.
-pub fn latent_noise(shape: [usize; 4], seed: u64, device: &Device) -> Tensor<4> {
+pub fn latent_noise<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     Generator::new(seed).randn_tensor(shape, device)
 }
 
@@ -90,14 +94,13 @@ pub fn latent_noise(shape: [usize; 4], seed: u64, device: &Device) -> Tensor<4> 
 /// says where in its batch it comes from (LatentFromBatch). `shape` is that of the result; its first
 /// dimension is replaced by the number of indices. Memory is bounded by the result: pictures in
 /// between are generated and dropped.
-pub fn batch_noise(
-    shape: [usize; 4],
+pub fn batch_noise<const D: usize>(
+    mut shape: [usize; D],
     seed: u64,
     batch_index: &[usize],
     device: &Device,
-) -> Tensor<4> {
-    let [_, channels, height, width] = shape;
-    let picture = channels * height * width;
+) -> Tensor<D> {
+    let picture: usize = shape.iter().skip(1).product();
     let mut noise = vec![0.0; batch_index.len() * picture];
     let mut generator = Generator::new(seed);
     for index in 0..batch_index.iter().max().map_or(0, |last| last + 1) {
@@ -110,7 +113,10 @@ pub fn batch_noise(
             }
         }
     }
-    Tensor::from_data(TensorData::new(noise, [batch_index.len(), channels, height, width]), device)
+    if let Some(batch) = shape.first_mut() {
+        *batch = batch_index.len();
+    }
+    Tensor::from_data(TensorData::new(noise, shape), device)
 }
 
 /// Whose generator makes the noise that samplers add between steps. The noise that a run starts from
@@ -182,7 +188,7 @@ impl StepNoise {
     }
 
     /// The next draw, of the shape, dtype and device of `x`.
-    pub fn like(&mut self, x: &Tensor<4>) -> Tensor<4> {
+    pub fn like<const D: usize>(&mut self, x: &Tensor<D>) -> Tensor<D> {
         let noise = self.0.randn(x.shape().num_elements());
         Tensor::from_data(TensorData::new(noise, x.dims()), &x.device()).cast(x.dtype())
     }

@@ -26,7 +26,12 @@ pub(crate) struct Ancestral {
 
 impl NoiseProcess {
     /// A latent with unit noise added up to `sigma`.
-    pub fn add_noise(self, latent: Tensor<4>, noise: Tensor<4>, sigma: f64) -> Tensor<4> {
+    pub fn add_noise<const D: usize>(
+        self,
+        latent: Tensor<D>,
+        noise: Tensor<D>,
+        sigma: f64,
+    ) -> Tensor<D> {
         match self {
             Self::VarianceExploding => latent + noise * sigma,
             Self::RectifiedFlow { .. } => latent * (1.0 - sigma) + noise * sigma,

@@ -1,6 +1,6 @@
 //! Samplers: from noise to a latent, one step of a sigma schedule after the other.
 //!
-//! Each is a small function over [`Run`]; [`SAMPLERS`] is the table of them. Coefficients are
+//! Each is a small function over a [`Run`] and the values of a latent; [`SAMPLERS`] is the table of them. Coefficients are
 //! computed in `f64`, tensors keep their dtype. Nothing waits for the device, but for
 //! `dpm_adaptive`, which chooses its steps by what came out.
 
@@ -33,22 +33,26 @@ use crate::names::UnknownName;
 use crate::process::NoiseProcess;
 
 pub use run::{Callback, Options, Run, Step};
+use run::{FlatRun, Values};
 
 /// An error of the model, whatever it is.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What guesses the clean latent.
-pub trait Denoiser {
+///
+/// Latents are of rank `D`: pictures have `[batch, channels, height, width]`, videos frames between channels and height.
+/// Guesses have the latent's shape.
+pub trait Denoiser<const D: usize = 4> {
     /// The clean latent that `x`, noisy up to `sigma`, most likely comes from.
-    fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError>;
+    fn denoise(&mut self, x: Tensor<D>, sigma: f64) -> Result<Tensor<D>, ModelError>;
 
     /// The same guess, and the one that follows the negative conditioning alone, for the samplers
     /// that step along the latter (`*_cfg_pp`). A model without guidance has one guess.
     fn denoise_both(
         &mut self,
-        x: Tensor<4>,
+        x: Tensor<D>,
         sigma: f64,
-    ) -> Result<(Tensor<4>, Tensor<4>), ModelError> {
+    ) -> Result<(Tensor<D>, Tensor<D>), ModelError> {
         let guess = self.denoise(x, sigma)?;
         Ok((guess.clone(), guess))
     }
@@ -60,11 +64,11 @@ pub trait Denoiser {
     }
 }
 
-impl<F> Denoiser for F
+impl<const D: usize, F> Denoiser<D> for F
 where
-    F: FnMut(Tensor<4>, f64) -> Result<Tensor<4>, ModelError>,
+    F: FnMut(Tensor<D>, f64) -> Result<Tensor<D>, ModelError>,
 {
-    fn denoise(&mut self, x: Tensor<4>, sigma: f64) -> Result<Tensor<4>, ModelError> {
+    fn denoise(&mut self, x: Tensor<D>, sigma: f64) -> Result<Tensor<D>, ModelError> {
         self(x, sigma)
     }
 }
@@ -124,7 +128,7 @@ pub enum SampleError {
     Read(String),
 }
 
-type SampleFn = fn(&mut Run<'_>, Tensor<4>, &[f64]) -> Result<Tensor<4>, SampleError>;
+type SampleFn = fn(&mut FlatRun<'_>, Values, &[f64]) -> Result<Values, SampleError>;
 
 /// A way from noise to a latent.
 #[derive(Clone, Copy, Debug)]
@@ -217,12 +221,12 @@ impl Sampler {
 
     /// Goes through the sigmas, from `x`, which is noisy up to the first. One sigma or none is no
     /// step: `x` is the result.
-    pub fn sample(
+    pub fn sample<const D: usize>(
         &self,
-        mut run: Run<'_>,
-        x: Tensor<4>,
+        run: Run<'_, D>,
+        x: Tensor<D>,
         sigmas: &[f64],
-    ) -> Result<Tensor<4>, SampleError> {
+    ) -> Result<Tensor<D>, SampleError> {
         let last = sigmas.len().saturating_sub(1);
         for (place, &value) in sigmas.iter().enumerate() {
             let usable = value.is_finite() && (value > 0.0 || (value == 0.0 && place == last));
@@ -233,8 +237,7 @@ impl Sampler {
         if last == 0 {
             return Ok(x);
         }
-        run.total = Some(last);
-        (self.sample)(&mut run, x, sigmas)
+        run.sample(x, sigmas, self.sample)
     }
 }
 
@@ -244,11 +247,11 @@ fn steps(sigmas: &[f64]) -> impl Iterator<Item = (usize, f64, f64)> + '_ {
 }
 
 /// The slope `dx/dsigma` of the probability flow: the noise in `x`, as a unit.
-fn slope(x: &Tensor<4>, denoised: &Tensor<4>, sigma: f64) -> Tensor<4> {
+fn slope(x: &Values, denoised: &Values, sigma: f64) -> Values {
     (x.clone() - denoised.clone()) * (1.0 / sigma)
 }
 
 /// A first-order step of the exponential integrator from a sigma to the next, towards `denoised`.
-fn exponential_step(x: Tensor<4>, denoised: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+fn exponential_step(x: Values, denoised: Values, sigma: f64, next: f64) -> Values {
     x * (next / sigma) + denoised * (1.0 - next / sigma)
 }

@@ -338,7 +338,11 @@ impl Told {
             repeats: reads.repeats_context,
             region: Region::new(cond, shape, device)?,
             // From the start on is from any sigma, be it above the largest of the model.
-            first: if cond.start > 0.0 { sampling.percent_to_sigma(cond.start) } else { f64::INFINITY },
+            first: if cond.start > 0.0 {
+                sampling.percent_to_sigma(cond.start)
+            } else {
+                f64::INFINITY
+            },
             last: sampling.percent_to_sigma(cond.end),
         })
     }

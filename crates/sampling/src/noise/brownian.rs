@@ -121,7 +121,12 @@ pub struct BrownianNoise {
 
 impl BrownianNoise {
     /// Noise of the shape of `x` for a schedule, from its smallest sigma above 0 to its largest.
-    pub fn new(x: &Tensor<4>, sigmas: &[f64], seed: u64, device: NoiseDevice) -> Self {
+    pub fn new<const D: usize>(
+        x: &Tensor<D>,
+        sigmas: &[f64],
+        seed: u64,
+        device: NoiseDevice,
+    ) -> Self {
         let positive = sigmas.iter().copied().filter(|sigma| *sigma > 0.0 && sigma.is_finite());
         let (low, high) = positive.fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), sigma| {
             (low.min(sigma), high.max(sigma))
@@ -131,7 +136,7 @@ impl BrownianNoise {
     }
 
     /// The noise between two different sigmas, of the shape, dtype and device of `x`.
-    pub fn between(&self, sigma: f64, next: f64, x: &Tensor<4>) -> Tensor<4> {
+    pub fn between<const D: usize>(&self, sigma: f64, next: f64, x: &Tensor<D>) -> Tensor<D> {
         let mut noise = self.tree.increment(sigma, next);
         let deviation = ((next as f32 - sigma as f32).abs()).sqrt();
         noise.iter_mut().for_each(|w| *w /= deviation);

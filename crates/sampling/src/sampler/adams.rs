@@ -3,30 +3,24 @@
 
 use std::collections::VecDeque;
 
-use distorch_runtime::Tensor;
-
 use super::polynomial::lagrange;
-use super::{Run, SampleError, slope, steps};
+use super::{FlatRun, SampleError, Values, slope, steps};
 
 /// How many slopes are kept: methods of order 4.
 const ORDER: usize = 4;
 
 /// Linear multistep over sigma: coefficients integrated exactly for the sigmas of the run.
-pub(super) fn lms(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
-    sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+pub(super) fn lms(run: &mut FlatRun<'_>, x: Values, sigmas: &[f64]) -> Result<Values, SampleError> {
     adams(run, x, sigmas, variable_coefficients)
 }
 
 /// Improved PNDM (Liu and others 2022; Zhang and Chen 2022): the coefficients of even steps, whatever
 /// the sigmas.
 pub(super) fn ipndm(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     adams(run, x, sigmas, |_, order| {
         match order {
             1 => &[1.0][..],
@@ -40,21 +34,21 @@ pub(super) fn ipndm(
 
 /// Improved PNDM for uneven steps, as ComfyUI has it.
 pub(super) fn ipndm_v(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     adams(run, x, sigmas, published_coefficients)
 }
 
 /// The loop of all three. `coefficients` are given the sigmas up to the next and an order, and
 /// weigh the slopes, the newest first. The step to sigma 0 takes the guess itself.
 fn adams(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
     coefficients: fn(&[f64], usize) -> Vec<f64>,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let mut slopes = VecDeque::with_capacity(ORDER);
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;

@@ -1,16 +1,14 @@
 //! Ancestral sampling of denoising diffusion probabilistic models (Ho and others 2020).
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, slope, steps};
+use super::{FlatRun, SampleError, Values, slope, steps};
 use crate::process::NoiseProcess;
 
 /// Algorithm 2 of the paper, between the noise levels of the run.
 pub(super) fn ddpm(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     if run.process() != NoiseProcess::VarianceExploding {
         return Err(SampleError::NoFlowForm { sampler: "ddpm", eta: 1.0 });
     }

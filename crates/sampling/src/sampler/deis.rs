@@ -3,19 +3,17 @@
 
 use std::collections::VecDeque;
 
-use distorch_runtime::Tensor;
-
 use super::polynomial::lagrange;
-use super::{Run, SampleError, slope, steps};
+use super::{FlatRun, SampleError, Values, slope, steps};
 
 const ORDER: usize = 3;
 
 /// Slopes are integrated over sigma as in `lms`, but interpolated in the time of a VP process.
 pub(super) fn deis(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let process = VpProcess::default();
     let mut slopes = VecDeque::with_capacity(ORDER);
     let mut times = VecDeque::with_capacity(ORDER);

@@ -1,17 +1,15 @@
 //! Midpoint steps in the logarithm of sigma, inspired by DPM-Solver-2 and algorithm 2 of Karras and
 //! others (2022).
 
-use distorch_runtime::Tensor;
-
 use super::euler::churn;
-use super::{Run, SampleError, slope, steps};
+use super::{FlatRun, SampleError, Values, slope, steps};
 
 /// The slope at the geometric middle of both sigmas, taken over the whole step.
 pub(super) fn dpm_2(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     for (i, sigma, next) in steps(sigmas) {
         let (noisy, sigma) = churn(run, x, sigma);
         let denoised = run.begin(i, &noisy, sigma)?;
@@ -22,10 +20,10 @@ pub(super) fn dpm_2(
 
 /// The same, going too far down and putting the noise back.
 pub(super) fn dpm_2_ancestral(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
@@ -37,12 +35,12 @@ pub(super) fn dpm_2_ancestral(
 }
 
 fn midpoint_step(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
-    denoised: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
+    denoised: Values,
     sigma: f64,
     next: f64,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let d = slope(&x, &denoised, sigma);
     if next == 0.0 {
         return Ok(x + d * (next - sigma));

@@ -1,19 +1,17 @@
 //! DPM-Solver (Lu and others 2022, arXiv 2206.00927): exponential integrators of the noise over
 //! `t = -log sigma`, at fixed and at adaptive steps.
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, slope};
+use super::{FlatRun, SampleError, Values, slope};
 use crate::process::{NoiseProcess, ancestral};
 
 /// DPM-Solver-Fast: as many third-order steps as the evaluations allow, even in `t`.
 ///
 /// The run has as many evaluations as the schedule has steps; its last sigma is the last above 0.
 pub(super) fn dpm_fast(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let Some((start, end)) = ends(sigmas) else { return Ok(x) };
     let eta = added_noise(run, "dpm_fast")?;
     let orders = orders(sigmas.len().saturating_sub(1));
@@ -37,7 +35,7 @@ pub(super) fn dpm_fast(
 }
 
 /// `eta`, where the model's noise is the kind that these put back.
-fn added_noise(run: &Run<'_>, sampler: &'static str) -> Result<f64, SampleError> {
+fn added_noise(run: &FlatRun<'_>, sampler: &'static str) -> Result<f64, SampleError> {
     match run.eta(0.0) {
         eta if eta != 0.0 && run.process() != NoiseProcess::VarianceExploding => {
             Err(SampleError::NoFlowForm { sampler, eta })
@@ -59,10 +57,10 @@ fn orders(evaluations: usize) -> Vec<u8> {
 /// DPM-Solver-23: third-order steps as long as their difference from second-order ones allows. The
 /// steps reported are those tried, also the ones that are rejected.
 pub(super) fn dpm_adaptive(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     const RELATIVE: f64 = 0.05;
     const ABSOLUTE: f64 = 0.0078;
     const SHORTEST: f64 = 1e-9;
@@ -148,13 +146,13 @@ impl Noisy {
 /// A step begun: the latent at `t`, and the noise in it.
 #[derive(Clone)]
 struct SolverStep {
-    x: Tensor<4>,
+    x: Values,
     t: f64,
-    eps: Tensor<4>,
+    eps: Values,
 }
 
 impl SolverStep {
-    fn begin(run: &mut Run<'_>, i: usize, x: Tensor<4>, t: f64) -> Result<Self, SampleError> {
+    fn begin(run: &mut FlatRun<'_>, i: usize, x: Values, t: f64) -> Result<Self, SampleError> {
         let sigma = (-t).exp();
         let denoised = run.begin(i, &x, sigma)?;
         let eps = slope(&x, &denoised, sigma);
@@ -162,25 +160,25 @@ impl SolverStep {
     }
 
     /// How much the noise at a time differs from that at the start of the step.
-    fn change(&self, run: &mut Run<'_>, x: &Tensor<4>, t: f64) -> Result<Tensor<4>, SampleError> {
+    fn change(&self, run: &mut FlatRun<'_>, x: &Values, t: f64) -> Result<Values, SampleError> {
         let sigma = (-t).exp();
         let denoised = run.denoise(x, sigma)?;
         Ok(slope(x, &denoised, sigma) - self.eps.clone())
     }
 
     /// The first-order solution at a time.
-    fn first(&self, to: f64) -> Tensor<4> {
+    fn first(&self, to: f64) -> Values {
         self.x.clone() - self.eps.clone() * ((-to).exp() * (to - self.t).exp_m1())
     }
 
-    fn second(self, run: &mut Run<'_>, to: f64, r: f64) -> Result<Tensor<4>, SampleError> {
+    fn second(self, run: &mut FlatRun<'_>, to: f64, r: f64) -> Result<Values, SampleError> {
         let h = to - self.t;
         let middle = self.t + r * h;
         let change = self.change(run, &self.first(middle), middle)?;
         Ok(self.first(to) - change * ((-to).exp() / (2.0 * r) * h.exp_m1()))
     }
 
-    fn third(self, run: &mut Run<'_>, to: f64) -> Result<Tensor<4>, SampleError> {
+    fn third(self, run: &mut FlatRun<'_>, to: f64) -> Result<Values, SampleError> {
         const R1: f64 = 1.0 / 3.0;
         const R2: f64 = 2.0 / 3.0;
         let h = to - self.t;
@@ -194,7 +192,7 @@ impl SolverStep {
 }
 
 /// Waits for the device.
-fn mean_square(x: Tensor<4>) -> Result<f64, SampleError> {
+fn mean_square(x: Values) -> Result<f64, SampleError> {
     let data = x
         .square()
         .mean()

@@ -1,18 +1,16 @@
 //! DPM-Solver++ (Lu and others 2022): exponential integrators of the clean latent over
 //! `t = -log sigma`.
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, exponential_step, steps};
+use super::{FlatRun, SampleError, Values, exponential_step, steps};
 use crate::process::NoiseProcess;
 
 /// DPM-Solver++(2M): two past guesses, extrapolated to the middle of the step.
 pub(super) fn dpmpp_2m(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
-    let mut last: Option<(f64, Tensor<4>)> = None;
+) -> Result<Values, SampleError> {
+    let mut last: Option<(f64, Values)> = None;
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
         let guess = match &last {
@@ -31,10 +29,10 @@ pub(super) fn dpmpp_2m(
 
 /// DPM-Solver++(2S) with ancestral steps: the guess is taken again in the middle of the step.
 pub(super) fn dpmpp_2s_ancestral(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;

@@ -1,18 +1,16 @@
 //! DPM-Solver++ as CFG++ steps it (Chung and others 2024), in ComfyUI's form: what is kept of `x` is
 //! that which the unconditional guess leaves.
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, exponential_step, steps};
+use super::{FlatRun, SampleError, Values, exponential_step, steps};
 use crate::process::NoiseProcess;
 
 /// DPM-Solver++(2M): the guess is extrapolated along the slope of the unconditional ones.
 pub(super) fn dpmpp_2m_cfg_pp(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
-    let mut last: Option<(f64, Tensor<4>)> = None;
+) -> Result<Values, SampleError> {
+    let mut last: Option<(f64, Values)> = None;
     for (i, sigma, next) in steps(sigmas) {
         let (denoised, negative) = run.begin_both(i, &x, sigma)?;
         if next == 0.0 {
@@ -33,10 +31,10 @@ pub(super) fn dpmpp_2m_cfg_pp(
 /// DPM-Solver++(2S) with ancestral steps. The second half of a step starts from the first guess and
 /// leaves the second unconditional one.
 pub(super) fn dpmpp_2s_ancestral_cfg_pp(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let (denoised, negative) = run.begin_both(i, &x, sigma)?;

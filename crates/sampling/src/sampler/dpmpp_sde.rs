@@ -3,9 +3,7 @@
 //! Steps are taken in `lambda`, the logarithm of the latent's share against sigma: `-log sigma`
 //! where noise is only added.
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, steps};
+use super::{FlatRun, SampleError, Values, steps};
 use crate::noise::{BrownianNoise, NoiseDevice};
 use crate::process::{NoiseProcess, ancestral};
 
@@ -20,83 +18,83 @@ enum SecondOrder {
 
 /// DPM-Solver++ (stochastic), with the CPU's noise.
 pub(super) fn dpmpp_sde(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     singlestep(run, x, sigmas, NoiseDevice::Cpu)
 }
 
 /// The same with the noise of the run's device.
 pub(super) fn dpmpp_sde_gpu(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     singlestep(run, x, sigmas, run.noise_device)
 }
 
 /// DPM-Solver++(2M) SDE with the midpoint rule and the CPU's noise.
 pub(super) fn dpmpp_2m_sde(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep_2(run, x, sigmas, NoiseDevice::Cpu, SecondOrder::Midpoint)
 }
 
 /// The same with the noise of the run's device.
 pub(super) fn dpmpp_2m_sde_gpu(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep_2(run, x, sigmas, run.noise_device, SecondOrder::Midpoint)
 }
 
 /// DPM-Solver++(2M) SDE with Heun's rule and the CPU's noise.
 pub(super) fn dpmpp_2m_sde_heun(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep_2(run, x, sigmas, NoiseDevice::Cpu, SecondOrder::Heun)
 }
 
 /// The same with the noise of the run's device.
 pub(super) fn dpmpp_2m_sde_heun_gpu(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep_2(run, x, sigmas, run.noise_device, SecondOrder::Heun)
 }
 
 /// DPM-Solver++(3M) SDE with the CPU's noise.
 pub(super) fn dpmpp_3m_sde(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep_3(run, x, sigmas, NoiseDevice::Cpu)
 }
 
 /// The same with the noise of the run's device.
 pub(super) fn dpmpp_3m_sde_gpu(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep_3(run, x, sigmas, run.noise_device)
 }
 
 /// DPM-Solver++ (stochastic): the guess is taken again half way down, with noise there too.
 fn singlestep(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
     device: NoiseDevice,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let sde = Sde::new(run, &x, sigmas, device);
     for (i, sigma, next) in steps(sigmas) {
         let sigma = sde.process.bounded(sigma);
@@ -124,16 +122,16 @@ fn middle_sigma(process: NoiseProcess, sigma: f64, next: f64) -> f64 {
 }
 
 /// A past step's length in `lambda`, and its guess.
-type Past = (f64, Tensor<4>);
+type Past = (f64, Values);
 
 /// DPM-Solver++(2M) SDE.
 fn multistep_2(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
     device: NoiseDevice,
     second: SecondOrder,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let sde = Sde::new(run, &x, sigmas, device);
     let mut last: Option<Past> = None;
     for (i, sigma, next) in steps(sigmas) {
@@ -160,11 +158,11 @@ fn multistep_2(
 
 /// DPM-Solver++(3M) SDE: as many as three guesses, as a polynomial.
 fn multistep_3(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
     device: NoiseDevice,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let sde = Sde::new(run, &x, sigmas, device);
     let (mut last, mut before): (Option<Past>, Option<Past>) = (None, None);
     for (i, sigma, next) in steps(sigmas) {
@@ -206,7 +204,7 @@ struct Sde {
 }
 
 impl Sde {
-    fn new(run: &Run<'_>, x: &Tensor<4>, sigmas: &[f64], device: NoiseDevice) -> Self {
+    fn new(run: &FlatRun<'_>, x: &Values, sigmas: &[f64], device: NoiseDevice) -> Self {
         let process = run.process();
         // Over the schedule as it is, though steps from pure noise start just below.
         let brownian = run.brownian(x, sigmas, device);
@@ -224,11 +222,11 @@ impl Sde {
     }
 
     /// What is left of `x`.
-    fn first(&self, x: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+    fn first(&self, x: Values, sigma: f64, next: f64) -> Values {
         x * (next / sigma * (-self.length(sigma, next) * self.eta).exp())
     }
 
-    fn add_noise(&self, x: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+    fn add_noise(&self, x: Values, sigma: f64, next: f64) -> Values {
         if self.eta == 0.0 {
             return x;
         }
@@ -239,7 +237,7 @@ impl Sde {
     }
 
     /// A first-order step that goes too far down and puts the noise back.
-    fn ancestral_step(&self, x: Tensor<4>, guess: Tensor<4>, sigma: f64, next: f64) -> Tensor<4> {
+    fn ancestral_step(&self, x: Values, guess: Values, sigma: f64, next: f64) -> Values {
         let process = self.process;
         let (from, alpha) = (process.ratio(sigma), process.alpha(next));
         let (down, up) = ancestral(from, process.ratio(next), self.eta);

@@ -1,25 +1,23 @@
 //! Extended reverse-time SDE solver of third order (Cui and others 2023, "Elucidating the solution
 //! space of extended reverse-time SDE").
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, steps};
+use super::{FlatRun, SampleError, Values, steps};
 
 /// The points that an integral is a sum over.
 const POINTS: u32 = 200;
 
 /// A guess, or its slope, with the ratio of noise to latent that it is of.
-type At = (f64, Tensor<4>);
+type At = (f64, Values);
 
 /// ER-SDE-Solver-3, with the noise that the authors found best.
 pub(super) fn er_sde(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let process = run.process();
     let (mut last, mut before): (Option<At>, Option<f64>) = (None, None);
-    let mut last_slope: Option<Tensor<4>> = None;
+    let mut last_slope: Option<Values> = None;
     for (i, sigma, next) in steps(sigmas) {
         let sigma = process.bounded(sigma);
         let denoised = run.begin(i, &x, sigma)?;

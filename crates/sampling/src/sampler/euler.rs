@@ -1,15 +1,13 @@
 //! Euler's method and its ancestral form.
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, exponential_step, slope, steps};
+use super::{FlatRun, SampleError, Values, exponential_step, slope, steps};
 
 /// Algorithm 2 of Karras and others (2022), Euler steps only.
 pub(super) fn euler(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     for (i, sigma, next) in steps(sigmas) {
         let (noisy, sigma) = churn(run, x, sigma);
         let denoised = run.begin(i, &noisy, sigma)?;
@@ -20,10 +18,10 @@ pub(super) fn euler(
 
 /// Euler steps that go too far down and put the noise back.
 pub(super) fn euler_ancestral(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
@@ -35,7 +33,7 @@ pub(super) fn euler_ancestral(
 }
 
 /// Puts noise in before a step, as `s_churn` asks; returns the raised sigma too.
-pub(super) fn churn(run: &mut Run<'_>, x: Tensor<4>, sigma: f64) -> (Tensor<4>, f64) {
+pub(super) fn churn(run: &mut FlatRun<'_>, x: Values, sigma: f64) -> (Values, f64) {
     let options = run.options;
     if options.s_churn <= 0.0 || sigma < options.s_tmin || sigma > options.s_tmax {
         return (x, sigma);

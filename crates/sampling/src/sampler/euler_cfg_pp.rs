@@ -1,36 +1,34 @@
 //! Euler's method as CFG++ steps it (Chung and others 2024): from the guided guess, along the noise of
 //! the unconditional one.
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, steps};
+use super::{FlatRun, SampleError, Values, steps};
 use crate::process::ancestral;
 
 /// Euler steps.
 pub(super) fn euler_cfg_pp(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     sample(run, x, sigmas, 0.0)
 }
 
 /// Euler steps that go too far down and put the noise back.
 pub(super) fn euler_ancestral_cfg_pp(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     sample(run, x, sigmas, eta)
 }
 
 fn sample(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
     eta: f64,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let process = run.process();
     for (i, sigma, next) in steps(sigmas) {
         let sigma = process.bounded(sigma);

@@ -1,8 +1,7 @@
 //! Steps in `lambda`, the logarithm of the latent's share against sigma, as exponential integrators
 //! take them: `-log sigma` where noise is only added.
 
-use distorch_runtime::Tensor;
-
+use super::Values;
 use crate::process::NoiseProcess;
 
 /// A step between two sigmas above 0.
@@ -37,7 +36,7 @@ impl ExponentialStep {
     }
 
     /// What is left of `x` at a part of the way, without guess or noise.
-    pub(super) fn decayed(&self, x: Tensor<4>, part: f64) -> Tensor<4> {
+    pub(super) fn decayed(&self, x: Values, part: f64) -> Values {
         x * (self.sigma(part) / self.from * (-part * self.h * self.eta).exp())
     }
 

@@ -1,20 +1,18 @@
 //! Gradient estimation (Permenter and Yuan 2023, "Interpreting and improving diffusion models from an
 //! optimization perspective", algorithm 2).
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, slope, steps};
+use super::{FlatRun, SampleError, Values, slope, steps};
 
 /// How far along the newest slope, where 1 is Euler's method.
 const GAMMA: f64 = 2.0;
 
 /// Euler steps along `GAMMA·d + (1 - GAMMA)·d_old`.
 pub(super) fn gradient_estimation(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
-    let mut last: Option<Tensor<4>> = None;
+) -> Result<Values, SampleError> {
+    let mut last: Option<Values> = None;
     for (i, sigma, next) in steps(sigmas) {
         let denoised = run.begin(i, &x, sigma)?;
         if next == 0.0 {
@@ -34,11 +32,11 @@ pub(super) fn gradient_estimation(
 /// The same as CFG++ steps it (Chung and others 2024): from the guided guess, along slopes to the
 /// unconditional one.
 pub(super) fn gradient_estimation_cfg_pp(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
-    let mut last: Option<Tensor<4>> = None;
+) -> Result<Values, SampleError> {
+    let mut last: Option<Values> = None;
     for (i, sigma, next) in steps(sigmas) {
         let (denoised, negative) = run.begin_both(i, &x, sigma)?;
         if next == 0.0 {

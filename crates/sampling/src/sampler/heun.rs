@@ -1,16 +1,14 @@
 //! Heun's method and Heun++.
 
-use distorch_runtime::Tensor;
-
 use super::euler::churn;
-use super::{Run, SampleError, slope, steps};
+use super::{FlatRun, SampleError, Values, slope, steps};
 
 /// Algorithm 2 of Karras and others (2022): the slope is the mean of those at both ends.
 pub(super) fn heun(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     for (i, sigma, next) in steps(sigmas) {
         let (noisy, sigma) = churn(run, x, sigma);
         let denoised = run.begin(i, &noisy, sigma)?;
@@ -30,10 +28,10 @@ pub(super) fn heun(
 /// this sigma, the next and the one after, weighted by their sigmas against the run's first; fewer
 /// at the end of the run, where the last sigma's weight would be none.
 pub(super) fn heunpp2(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let (Some(&first), Some(&end)) = (sigmas.first(), sigmas.last()) else { return Ok(x) };
     for (i, sigma, next) in steps(sigmas) {
         let (noisy, sigma) = churn(run, x, sigma);

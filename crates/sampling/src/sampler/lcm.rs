@@ -1,15 +1,13 @@
 //! Latent consistency models (Luo and others 2023).
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, steps};
+use super::{FlatRun, SampleError, Values, steps};
 
 /// Each step takes the guess whole and noises it anew down to the next sigma.
 pub(super) fn lcm(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     for (i, sigma, next) in steps(sigmas) {
         x = run.begin(i, &x, sigma)?;
         if next > 0.0 {

@@ -1,45 +1,43 @@
 //! RES: refined exponential solver, its multistep form of second order (Zhang and others 2023, "The
 //! refined exponential solver", as NVIDIA's Cosmos uses it).
 
-use distorch_runtime::Tensor;
-
-use super::{Run, SampleError, steps};
+use super::{FlatRun, SampleError, Values, steps};
 use crate::process::NoiseProcess;
 
 /// The clean latent, linear in `t = -log sigma` through the last two guesses, integrated exactly.
 pub(super) fn res_multistep(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     sample(run, x, sigmas, 0.0, Along::Guided)
 }
 
 /// The same, going too far down and putting the noise back.
 pub(super) fn res_multistep_ancestral(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     sample(run, x, sigmas, eta, Along::Guided)
 }
 
 /// Along the unconditional guesses, from the guided one, as CFG++ steps (Chung and others 2024).
 pub(super) fn res_multistep_cfg_pp(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     sample(run, x, sigmas, 0.0, Along::Negative)
 }
 
 /// Both.
 pub(super) fn res_multistep_ancestral_cfg_pp(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     sample(run, x, sigmas, eta, Along::Negative)
 }
@@ -54,16 +52,16 @@ enum Along {
 /// A step that is behind: how far it went, less the noise put back, and its guess.
 struct Past {
     length: f64,
-    guess: Tensor<4>,
+    guess: Values,
 }
 
 fn sample(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
     eta: f64,
     along: Along,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let mut last: Option<Past> = None;
     for (i, sigma, next) in steps(sigmas) {
         let (denoised, guess) = match along {

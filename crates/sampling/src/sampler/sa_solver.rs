@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 
-use distorch_runtime::Tensor;
-
 use super::polynomial::lagrange_coefficients;
-use super::{Run, SampleError, steps};
+use super::{FlatRun, SampleError, Values, steps};
 use crate::process::NoiseProcess;
 
 /// Guesses that the predictor is a polynomial through, at most.
@@ -16,34 +14,34 @@ const CORRECTOR: usize = 4;
 
 /// Predict, evaluate, correct.
 pub(super) fn sa_solver(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     sample(run, x, sigmas, false)
 }
 
 /// Predict, evaluate, correct, evaluate again.
 pub(super) fn sa_solver_pece(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     sample(run, x, sigmas, true)
 }
 
 /// A guess and its `lambda`, the negative logarithm of noise against latent.
 struct Guess {
     lambda: f64,
-    denoised: Tensor<4>,
+    denoised: Values,
 }
 
 fn sample(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
     evaluates_again: bool,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let (process, eta) = (run.process(), run.eta(1.0));
     // A run that ends in 0 falls to lower orders on its last steps.
     let most = |order: usize, left: usize| match sigmas.last() {
@@ -88,9 +86,9 @@ fn sample(
 
 /// A step that is made once with the guesses up to its start and once with that of its end too.
 struct SaStep {
-    x: Tensor<4>,
+    x: Values,
     /// What comes in on the way, at the scale of the end.
-    noise: Option<Tensor<4>>,
+    noise: Option<Values>,
     /// What is left of `x`.
     kept: f64,
     /// The latent's share at the end.
@@ -105,9 +103,9 @@ struct SaStep {
 
 impl SaStep {
     fn new(
-        run: &mut Run<'_>,
+        run: &mut FlatRun<'_>,
         process: NoiseProcess,
-        x: Tensor<4>,
+        x: Values,
         [sigma, next]: [f64; 2],
         tau: f64,
     ) -> Self {
@@ -123,7 +121,7 @@ impl SaStep {
     }
 
     /// The end of the step, where the clean latent is the polynomial through these guesses.
-    fn take<'g>(&self, guesses: impl Iterator<Item = &'g Guess> + Clone) -> Tensor<4> {
+    fn take<'g>(&self, guesses: impl Iterator<Item = &'g Guess> + Clone) -> Values {
         // How far before the end each guess is.
         let distances: Vec<f64> = guesses.clone().map(|g| self.lambda - g.lambda).collect();
         let moments = (0..).map(|power| moment(power, self.h, self.speed));

@@ -1,17 +1,15 @@
 //! SEEDS: exponential integrators of the diffusion SDE (Gonzalez and others 2023), of two and three
 //! evaluations a step, and Heun's method of the same kind.
 
-use distorch_runtime::Tensor;
-
 use super::exponential::{ExponentialStep, phi};
-use super::{Run, SampleError, steps};
+use super::{FlatRun, SampleError, Values, steps};
 
 /// SEEDS-2: the guess is taken again half way down, and counts alone.
 pub(super) fn seeds_2(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     two_stages(run, x, sigmas, eta, 0.5, |whole| (-whole).exp_m1())
 }
@@ -19,33 +17,33 @@ pub(super) fn seeds_2(
 /// Exponential Heun steps of the SDE: the guess is taken again at the end of the step, and its slope
 /// integrated.
 pub(super) fn exp_heun_2_x0_sde(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let eta = run.eta(1.0);
     two_stages(run, x, sigmas, eta, 1.0, |whole| phi(-whole))
 }
 
 /// The same of the probability flow.
 pub(super) fn exp_heun_2_x0(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     two_stages(run, x, sigmas, 0.0, 1.0, |whole| phi(-whole))
 }
 
 /// The second guess is taken at `part` of the way. `weigh` says what it counts for, over a step of
 /// this length; the first counts for the rest.
 fn two_stages(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
     eta: f64,
     part: f64,
     weigh: fn(f64) -> f64,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let process = run.process();
     for (i, sigma, next) in steps(sigmas) {
         let sigma = process.bounded(sigma);
@@ -73,10 +71,10 @@ fn two_stages(
 
 /// SEEDS-3: further guesses at a third and at two thirds of the way.
 pub(super) fn seeds_3(
-    run: &mut Run<'_>,
-    mut x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    mut x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     const NEAR: f64 = 1.0 / 3.0;
     const FAR: f64 = 2.0 / 3.0;
     let (process, eta) = (run.process(), run.eta(1.0));
@@ -89,7 +87,7 @@ pub(super) fn seeds_3(
         let step = ExponentialStep::new(process, sigma, next, eta);
         let mut noise = Noise::none();
         // A stage of the guess that is there from the start and, by its weight, of a later one.
-        let stage = |part: f64, later: Option<(&Tensor<4>, f64)>| {
+        let stage = |part: f64, later: Option<(&Values, f64)>| {
             let all = (-step.pull(part)).exp_m1();
             let weight = later.map_or(0.0, |(_, weight)| weight);
             let mut gain = denoised.clone() * (all - weight);
@@ -112,7 +110,7 @@ pub(super) fn seeds_3(
 
 /// The noise of a step so far, in sigmas: each stage has that of the one before, and more.
 struct Noise {
-    so_far: Option<Tensor<4>>,
+    so_far: Option<Values>,
     part: f64,
 }
 
@@ -124,11 +122,11 @@ impl Noise {
     /// Noise up to a part of the step, on what is there without it.
     fn on(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut FlatRun<'_>,
         step: &ExponentialStep,
-        x: Tensor<4>,
+        x: Values,
         part: f64,
-    ) -> Tensor<4> {
+    ) -> Values {
         if step.gained(0.0, 1.0) == 0.0 {
             return x;
         }

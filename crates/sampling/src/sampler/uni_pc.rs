@@ -5,10 +5,8 @@
 
 use std::collections::VecDeque;
 
-use distorch_runtime::Tensor;
-
 use super::polynomial::lagrange_coefficients;
-use super::{Run, SampleError};
+use super::{FlatRun, SampleError, Values};
 
 /// The highest order, where the run has the steps for it.
 const ORDER: usize = 3;
@@ -27,36 +25,36 @@ enum Variant {
 
 /// UniPC with `B(h) = h`.
 pub(super) fn uni_pc(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep(run, x, sigmas, Variant::Bh1)
 }
 
 /// UniPC with `B(h) = e^h - 1`.
 pub(super) fn uni_pc_bh2(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     multistep(run, x, sigmas, Variant::Bh2)
 }
 
 /// A past guess and its `lambda`.
 struct Past {
     lambda: f64,
-    denoised: Tensor<4>,
+    denoised: Values,
 }
 
 /// The run: order rises at its start and falls at its end; each step but the last is corrected with
 /// the guess that the next one needs anyway. A run of one step is one of first order.
 fn multistep(
-    run: &mut Run<'_>,
-    x: Tensor<4>,
+    run: &mut FlatRun<'_>,
+    x: Values,
     sigmas: &[f64],
     variant: Variant,
-) -> Result<Tensor<4>, SampleError> {
+) -> Result<Values, SampleError> {
     let (Some(&first), last) = (sigmas.first(), sigmas.len() - 1) else { return Ok(x) };
     let most = ORDER.min(last.saturating_sub(1)).max(1);
     let mut past = VecDeque::with_capacity(ORDER);
@@ -90,11 +88,11 @@ fn alpha(sigma: f64) -> f64 {
 /// A step to a sigma.
 struct UniStep {
     /// What both the predictor and the corrector start from: the first-order solution.
-    base: Tensor<4>,
+    base: Values,
     /// The guess at the start of the step.
-    newest: Tensor<4>,
+    newest: Values,
     /// Past guesses against the newest, per distance in steps.
-    differences: Vec<Tensor<4>>,
+    differences: Vec<Values>,
     /// The distances of those guesses, and of the step's end (1), in steps.
     distances: Vec<f64>,
     /// The right hand side of the order conditions.
@@ -104,13 +102,7 @@ struct UniStep {
 }
 
 impl UniStep {
-    fn new(
-        x: &Tensor<4>,
-        past: &[Past],
-        sigma: f64,
-        order: usize,
-        variant: Variant,
-    ) -> Option<Self> {
+    fn new(x: &Values, past: &[Past], sigma: f64, order: usize, variant: Variant) -> Option<Self> {
         let (newest, older) = past.split_first()?;
         let sigma_from = (-newest.lambda).exp();
         let (alpha_to, alpha_from) = (alpha(sigma), alpha(sigma_from));
@@ -140,7 +132,7 @@ impl UniStep {
         })
     }
 
-    fn predict(&self) -> Tensor<4> {
+    fn predict(&self) -> Values {
         let order = self.differences.len();
         let weights = match order {
             // The weight that the paper gives to the second order, for both variants.
@@ -150,7 +142,7 @@ impl UniStep {
         self.corrected(&weights)
     }
 
-    fn correct(&self, denoised: &Tensor<4>) -> Tensor<4> {
+    fn correct(&self, denoised: &Values) -> Values {
         let weights = match self.distances.len() {
             1 => vec![0.5],
             _ => solve_vandermonde(&self.distances, &self.conditions),
@@ -159,7 +151,7 @@ impl UniStep {
         self.corrected(&weights) + (denoised.clone() - self.newest.clone()) * own
     }
 
-    fn corrected(&self, weights: &[f64]) -> Tensor<4> {
+    fn corrected(&self, weights: &[f64]) -> Values {
         self.differences.iter().zip(weights).fold(self.base.clone(), |x, (difference, weight)| {
             x + difference.clone() * (weight * self.scale)
         })
