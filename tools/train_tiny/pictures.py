@@ -198,8 +198,12 @@ def latent(scene: Scene, finer: int = 3) -> np.ndarray:
     of each cell of 8 x 8 pixels the average of its colours' points in `LATENTS`."""
     image = np.asarray(paint(scene, NUMBERED, finer, "L"))
     height, width, side = scene.height // 8, scene.width // 8, 8 * finer
-    points = np.array(list(LATENTS.values()), dtype=np.float32)[image]
-    return points.reshape(height, side, width, side, 4).mean((1, 3)).transpose(2, 0, 1)
+    cells = image.reshape(height, side, width, side)
+    found = np.zeros((4, height, width), dtype=np.float32)
+    for colour in {scene.background, *(shape.colour for shape in scene.shapes)}:
+        part = np.count_nonzero(cells == NUMBERED[colour], (1, 3)) / side**2
+        found += np.array(LATENTS[colour], dtype=np.float32)[:, None, None] * part.astype(np.float32)
+    return found
 
 
 def thing(shape: Shape) -> str:
