@@ -1,6 +1,7 @@
 """Generates 100 pictures from the tiny Flux checkpoint and judges them.
 
-    python tools/train_tiny_flux/check_flux.py CHECKPOINT [--sheet SHEET.png] [--guidance 3.5]
+    python tools/train_tiny_flux/check_flux.py CHECKPOINT [--sheet SHEET.png]
+    python tools/train_tiny_flux/check_flux.py CHECKPOINT --prompt 'a red circle' --seed 1 --picture OUT.png
 
 The prompts and the rules are those of `tools/train_tiny`. Euler over ComfyUI's `simple` schedule with
 Flux dev's shift, 20 steps, CLIP's pooled state and 256 T5 states without a mask. The networks are
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
@@ -183,12 +185,19 @@ def main():
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--guidance", type=float, default=3.5, help="the number that the transformer is told")
     parser.add_argument("--cfg", type=float, default=2.0, help="against the empty prompt")
-    parser.add_argument("--first", type=int, default=100, help="how many of the prompts")
+    parser.add_argument("--some", type=int, default=100, help="how many of the prompts")
+    parser.add_argument("--prompt", help="draw one picture of this, from ComfyUI's noise for the seed")
+    parser.add_argument("--picture", type=Path, default=Path("picture.png"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     networks = Networks(args.checkpoint)
+    if args.prompt is not None:
+        noise = torch.randn(1, CHANNELS, 16, 16, generator=torch.Generator().manual_seed(args.seed))
+        latents = sample(networks, noise, [args.prompt], args.guidance, args.cfg)
+        Image.fromarray(networks.decode(latents)[0]).save(args.picture)
+        return
     asked = wanted_hundred()
-    asked = asked[:: len(asked) // args.first]
+    asked = asked[:: len(asked) // args.some]
     tally, images = collections.defaultdict(lambda: [0, 0]), []
     for at in range(0, len(asked), 10):
         some = asked[at : at + 10]
