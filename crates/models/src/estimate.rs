@@ -248,12 +248,15 @@ pub(crate) fn unet(config: &UnetConfig, workload: Workload) -> Need {
     walk.most
 }
 
-/// Both streams of a joint block: queries, keys, values, the 4-fold feed-forward layer and the
-/// modulated inputs.
-pub(crate) fn mmdit(config: &MmditConfig, workload: Workload) -> Need {
+/// Both streams of a joint block as their heads are joined: what comes in, its projections to queries, keys and values, and
+/// these of both streams; in a block with a second attention, the picture's normalised tokens wait besides. The feed-forward
+/// layers, which the CPU activates in place, take less. Elsewhere attention computes with copies in f32.
+pub(crate) fn mmdit(config: &MmditConfig, workload: Workload, compute: Compute) -> Need {
     const TEXT_TOKENS: u64 = 77 + 77 + 256;
     let tokens = workload.positions(8 * config.patch_size.max(1) as u64) + TEXT_TOKENS;
-    Need { elements: workload.rows() * tokens * config.width as u64 * 14, workspace: 0 }
+    let features = config.width as u64 * if compute.host { 8 } else { 14 };
+    let elements = workload.rows().saturating_mul(tokens).saturating_mul(features);
+    Need { elements, workspace: 0 }
 }
 
 /// A single-stream block: its input, the fused projection of queries, keys, values and feed-forward, the heads and what

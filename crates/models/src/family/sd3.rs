@@ -97,8 +97,9 @@ impl DiffusionFamily for Sd3 {
         Ok(Box::new(PromptEncoder::load(Family::Sd3, encoders, scope)?))
     }
 
-    fn activations(&self, model: &DiffusionModel, workload: Workload, _: Compute) -> Need {
-        config(model).map_or_else(Need::default, |config| estimate::mmdit(config, workload))
+    fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {
+        let need = |config| estimate::mmdit(config, workload, compute);
+        config(model).map_or_else(Need::default, need)
     }
 }
 
