@@ -45,7 +45,18 @@ impl Linear {
         x: Tensor<D>,
         features: usize,
     ) -> Result<Tensor<D>, ModelError> {
-        let y = self.forward(x)?;
+        self.made(self.forward(x)?, features)
+    }
+
+    /// As [`tokens`](Self::tokens), an error unless `features` come out.
+    ///
+    /// # Errors
+    /// As [`forward_to`](Self::forward_to).
+    pub fn tokens_to(&self, x: Tensor<3>, features: usize) -> Result<Tensor<3>, ModelError> {
+        self.made(self.tokens(x)?, features)
+    }
+
+    fn made<const D: usize>(&self, y: Tensor<D>, features: usize) -> Result<Tensor<D>, ModelError> {
         let found = y.dims()[D - 1];
         if found == features {
             return Ok(y);

@@ -171,7 +171,7 @@ impl Attention {
     }
 
     fn project(&self, x: Tensor<3>, width: usize, heads: usize) -> Result<Projected, ModelError> {
-        let qkv = self.qkv.forward_to(x, 3 * width)?;
+        let qkv = self.qkv.tokens_to(x, 3 * width)?;
         let norms = match &self.norms {
             Some([query, key]) => Some([query.weight(width / heads)?, key.weight(width / heads)?]),
             None => None,
@@ -187,7 +187,7 @@ impl Attention {
 
     fn out(&self, seen: Tensor<3>, width: usize) -> Result<Tensor<3>, ModelError> {
         match &self.proj {
-            Some(proj) => proj.forward_to(seen, width),
+            Some(proj) => proj.tokens_to(seen, width),
             None => Ok(seen),
         }
     }
@@ -205,6 +205,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: Tensor<3>, width: usize) -> Result<Tensor<3>, ModelError> {
-        self.fc2.forward_to(kernels::gelu_tanh(self.fc1.forward(x)?), width)
+        self.fc2.tokens_to(kernels::gelu_tanh(self.fc1.tokens(x)?), width)
     }
 }

@@ -88,7 +88,7 @@ impl Network for Mmdit {
         }
         // Every modulation begins with this activation.
         let vectors = silu(vectors);
-        let mut text = self.context.forward_to(context.cast(dtype), self.config.width)?;
+        let mut text = self.context.tokens_to(context.cast(dtype), self.config.width)?;
         for (at, block) in self.blocks.iter().enumerate() {
             if !skip.double.contains(&at) {
                 (text, picture) = block.forward(text, picture, &vectors)?;
@@ -98,7 +98,7 @@ impl Network for Mmdit {
         let picture =
             kernels::modulated_norm(picture, modulation.part(0), modulation.part(1), EPSILON);
         let features = self.patches.features(self.config.out_channels);
-        let picture = self.last.forward_to(picture, features)?;
+        let picture = self.last.tokens_to(picture, features)?;
         Ok(self.patches.picture(picture, height, width))
     }
 }

@@ -48,7 +48,7 @@ impl Patches {
         let x = x.reshape([batch, channels, rows, side, columns, side]);
         let x = x.permute([0, 2, 4, 1, 3, 5]);
         let x = x.reshape([batch, rows * columns, channels * side * side]);
-        let x = self.proj.forward_to(x, self.width)?;
+        let x = self.proj.tokens_to(x, self.width)?;
         let positions = self.positions(rows, columns)?;
         Ok(x.clone() + positions.cast(x.dtype()))
     }
