@@ -39,6 +39,8 @@ pub struct Node {
     pub hidden: &'static [(&'static str, &'static str)],
     /// Whether ComfyUI has another node in its place.
     pub is_deprecated: bool,
+    /// Whether ComfyUI calls it an experiment.
+    pub is_experimental: bool,
     /// The work.
     pub run: fn(&mut Context<'_>, &Inputs) -> Result<Vec<Value>, NodeError>,
     /// What the result depends on besides the inputs: the state of a file. Part of the cache's key.
@@ -64,6 +66,7 @@ impl Node {
         is_output: false,
         hidden: &[],
         is_deprecated: false,
+        is_experimental: false,
         run: |_, _| Ok(Vec::new()),
         fingerprint: None,
         forecast: None,

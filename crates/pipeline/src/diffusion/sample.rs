@@ -113,7 +113,8 @@ pub fn sample(
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
     let rescale = model.options().rescale_cfg;
     let formula = rescale.map_or(Formula::Plain, |part| Formula::Rescaled { part });
-    let guidance = Guidance { formula, ..Guidance::plain(cfg) };
+    let corrections = model.options().corrections.clone();
+    let guidance = Guidance { scale: cfg, formula, corrections };
     let guided = Guided { model: denoise, guidance };
     let ends = !run.session().allow_nan;
     let mut watched = Watched { model: guided, evaluations: &evaluations, ends };

@@ -9,10 +9,11 @@ use distorch_checkpoint::family::DiffusionModel;
 use distorch_models::estimate::Workload;
 use distorch_models::family::{self, DiffusionFamily, NetworkPatches, Reads};
 use distorch_models::latent_format::LatentFormat;
-use distorch_models::network::{Network, NoiseLevels};
+use distorch_models::network::{Network, NoiseLevels, SkipLayers};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, LayerSource, Scope};
+use distorch_sampling::guidance::Correction;
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
 use crate::error::PipelineError;
@@ -35,6 +36,8 @@ pub struct ModelOptions {
     pub sampling: Option<ModelSampling>,
     /// The part of the guided guess whose deviation is brought back.
     pub rescale_cfg: Option<f64>,
+    /// What is done to the guided guess, one after the other.
+    pub corrections: Vec<Correction<SkipLayers>>,
     /// What is changed inside the network.
     pub patches: NetworkPatches,
 }

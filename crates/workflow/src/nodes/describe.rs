@@ -53,7 +53,7 @@ pub fn describe(node: &Node, environment: &Environment) -> Json {
         "category": node.category,
         "output_node": node.is_output,
         "deprecated": node.is_deprecated,
-        "experimental": false,
+        "experimental": node.is_experimental,
     })
 }
 

@@ -26,6 +26,7 @@ mod sampling;
 mod sampling_custom;
 mod save_image;
 mod sigmas;
+mod skip_layers;
 mod text_encode;
 mod vae;
 mod vae_inpaint;
@@ -72,6 +73,8 @@ pub const NODES: &[&Node] = &[
     &model_patches::MODEL_SAMPLING_DISCRETE,
     &model_patches::MODEL_SAMPLING_SD3,
     &model_patches::RESCALE_CFG,
+    &skip_layers::SKIP_LAYER_GUIDANCE_SD3,
+    &skip_layers::SKIP_LAYER_GUIDANCE_DIT,
     &model_patches::FREE_U,
     &model_patches::FREE_U_V2,
     &latent_empty::EMPTY_LATENT_IMAGE,
