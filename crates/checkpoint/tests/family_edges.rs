@@ -8,6 +8,7 @@ use distorch_checkpoint::config::{DiffusionConfig, Prediction};
 use distorch_checkpoint::family::{Family, FamilyError, Model, recognise};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
 use proptest::prelude::*;
+use safetensors::tensor::TensorView;
 
 const QUERY: &str = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight";
 
@@ -178,6 +179,43 @@ fn t5_may_keep_its_table_under_either_name_or_both() {
     let one = recognised(all);
     assert!(one.ignored.is_empty() && one.unknown.is_empty());
     assert_eq!(one.components[1].parameters(), both.components[1].parameters());
+}
+
+/// Wherever it is beside the weights: in a file of T5 alone, and where ComfyUI saves it.
+#[test]
+fn t5_brings_its_vocabulary() {
+    let t5 = only(tensors("tiny-sd3"), "text_encoders.t5xxl.transformer.");
+    let spiece = b"\x0a\x01".repeat(5);
+    for (prefix, beside) in [
+        ("", ""),
+        ("text_encoders.t5xxl.transformer.", "text_encoders."),
+        ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.transformer."),
+    ] {
+        let elements = |shape: &[usize]| shape.iter().product::<usize>();
+        let longest = t5.values().map(|(_, shape)| 2 * elements(shape)).max().unwrap();
+        let zeros = vec![0; longest];
+        let weight = |(key, (_, shape)): (&String, &(Dtype, Vec<usize>))| {
+            let data = &zeros[..2 * elements(shape)];
+            let view = TensorView::new(safetensors::Dtype::F16, shape.clone(), data).unwrap();
+            (format!("{prefix}{key}"), view)
+        };
+        let mut views: Vec<_> = t5.iter().map(weight).collect();
+        let view = TensorView::new(safetensors::Dtype::U8, vec![spiece.len()], &spiece).unwrap();
+        views.push((format!("{beside}spiece_model"), view));
+        let file = tempfile::Builder::new().suffix(".safetensors").tempfile().unwrap();
+        safetensors::serialize_to_file(views, None, file.path()).unwrap();
+        let model = recognise(&Checkpoint::open(file.path()).unwrap()).unwrap();
+        let [encoder] = model.text_encoders.as_slice() else { panic!("{:?}", model.text_encoders) };
+        assert_eq!(encoder.vocabulary.as_deref(), Some(spiece.as_slice()), "{beside}");
+        assert_eq!((model.ignored, model.unknown), (vec![], vec![]), "{beside}");
+    }
+}
+
+#[test]
+fn a_vocabulary_beyond_belief_is_refused() {
+    let mut all = tensors("tiny-sd3");
+    all.insert("text_encoders.spiece_model".to_owned(), (Dtype::U8, vec![1 << 25]));
+    assert!(matches!(refused(all), FamilyError::OddShape { .. }));
 }
 
 #[test]

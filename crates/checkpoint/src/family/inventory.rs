@@ -1,5 +1,6 @@
 //! What recognition looks at: keys, dtypes, shapes and metadata, and which keys are taken already.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use indexmap::IndexMap;
@@ -76,6 +77,11 @@ impl<'a> Inventory<'a> {
         }
         let bytes = self.checkpoint.bytes(key).ok()?;
         Some(to_f32(&bytes, dtype))
+    }
+
+    /// A tensor's data, where the file holds it.
+    pub fn bytes(&self, key: &str) -> Option<Vec<u8>> {
+        self.checkpoint.bytes(key).ok().map(Cow::into_owned)
     }
 
     /// Marks a key as used by a component.

@@ -39,7 +39,7 @@ mod vae_names;
 
 pub use blank::{Configs, blank};
 pub use error::FamilyError;
-pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant};
+pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant, Vocabulary};
 pub use resolution::trained_resolution;
 
 use crate::config::{DiffusionConfig, TextEncoderConfig, VaeConfig};

@@ -1,6 +1,8 @@
 //! The values that recognition hands out.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -50,6 +52,35 @@ pub struct TextEncoder {
     pub name: &'static str,
     /// Its architecture and sizes.
     pub config: TextEncoderConfig,
+    /// The vocabulary of its tokenizer, where the file holds one beside the weights: a SentencePiece model
+    /// (`spiece_model`).
+    #[serde(skip)]
+    pub vocabulary: Option<Vocabulary>,
+}
+
+/// The bytes of a tokenizer's vocabulary.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Vocabulary(Arc<[u8]>);
+
+impl Vocabulary {
+    /// A vocabulary of these bytes.
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl Deref for Vocabulary {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 /// A tensor that no model uses.

@@ -2,11 +2,12 @@
 
 use super::clip;
 use super::error::FamilyError;
-use super::inventory::{Inventory, Scope};
+use super::inventory::{Inventory, Scope, Tensor};
 use super::matching::{Part, match_layers};
-use super::model::{Family, TextEncoder};
+use super::model::{Family, TextEncoder, Vocabulary};
 use super::t5;
 use crate::config::{ClipActivation, TextEncoderConfig};
+use crate::dtype::Dtype;
 use crate::layer::Layer;
 
 /// Where text encoders are found, and the name that the place gives them, if it does.
@@ -33,6 +34,9 @@ const PLACES: [(&str, Option<&str>); 15] = [
 
 /// All encoders' names, in the order in which their outputs are joined.
 const NAMES: [&str; 4] = ["clip_l", "clip_h", "clip_g", "t5xxl"];
+
+/// Bytes of a tokenizer's vocabulary at most; the largest in use have 5 MB.
+const LARGEST_VOCABULARY: usize = 16 << 20;
 
 /// The text encoders of a file.
 #[derive(Default)]
@@ -65,7 +69,11 @@ pub(super) fn split(
     for found in find(inventory, family)? {
         let (config, layers) = take(inventory, &found, all.layers.len())?;
         all.layers.extend(layers);
-        all.encoders.push(TextEncoder { name: found.name, config });
+        let vocabulary = match found.form {
+            Form::T5 => vocabulary(inventory, found.prefix)?,
+            Form::Clip(_) => None,
+        };
+        all.encoders.push(TextEncoder { name: found.name, config, vocabulary });
         all.prefixes.push(found.prefix);
     }
     Ok(all)
@@ -134,6 +142,29 @@ fn take(
             Ok((TextEncoderConfig::T5(config), layers))
         }
     }
+}
+
+/// Takes the SentencePiece model of the encoder under a prefix: `spiece_model` there, or under a shorter prefix.
+fn vocabulary(
+    inventory: &mut Inventory<'_>,
+    prefix: &str,
+) -> Result<Option<Vocabulary>, FamilyError> {
+    let ends = prefix.rmatch_indices('.').map(|(at, dot)| at + dot.len()).chain([0]);
+    for end in ends {
+        let key = format!("{}spiece_model", prefix.get(..end).unwrap_or_default());
+        match inventory.get(&key) {
+            Some(Tensor { dtype: Dtype::U8 | Dtype::I8, shape: [bytes] }) => {
+                if *bytes > LARGEST_VOCABULARY {
+                    return Err(FamilyError::OddShape { key, shape: vec![*bytes] });
+                }
+                let bytes = inventory.bytes(&key);
+                inventory.take(&key);
+                return Ok(bytes.map(Vocabulary::new));
+            }
+            _ => continue,
+        }
+    }
+    Ok(None)
 }
 
 /// OpenAI trained with the quick approximation, OpenCLIP with the exact GELU.
