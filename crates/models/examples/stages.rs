@@ -27,8 +27,9 @@ use distorch_allocation::DeviceId;
 use distorch_checkpoint::config::{DiffusionConfig, TextEncoderConfig};
 use distorch_checkpoint::family::{Model, recognise};
 use distorch_checkpoint::{Checkpoint, ComponentKind};
-use distorch_models::clip::{ClipRequest, ClipTextEncoder, ClipToken};
+use distorch_models::clip::{ClipRequest, ClipTextEncoder, Pooling};
 use distorch_models::conditioning::{PictureSize, refiner_vector, sdxl_vector};
+use distorch_models::prompt::token::Token;
 use distorch_models::unet::Unet;
 use distorch_models::vae::Vae;
 use distorch_runtime::tensor::TensorData;
@@ -100,7 +101,11 @@ impl Run<'_> {
             let ask = |layer_from_end, final_layer_norm| {
                 clip.forward(
                     &tokens,
-                    ClipRequest { layer_from_end, final_layer_norm, pooled: true },
+                    ClipRequest {
+                        layer_from_end,
+                        final_layer_norm,
+                        pooled: Some(Pooling::Projected),
+                    },
                 )
             };
             let (last, penultimate) = (ask(1, true)?, ask(2, false)?);
@@ -203,13 +208,13 @@ impl Run<'_> {
         Ok(Some(values.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()))
     }
 
-    fn tokens(&self, name: &str) -> Result<Option<Vec<Vec<ClipToken>>>> {
+    fn tokens(&self, name: &str) -> Result<Option<Vec<Vec<Token>>>> {
         let Ok(view) = self.inputs.tensor(name) else { return Ok(None) };
         let (Dtype::I32, &[_, length]) = (view.dtype(), view.shape()) else {
             return Err(format!("{name} is no [texts, tokens] in i32").into());
         };
         let (values, _) = view.data().as_chunks::<4>();
-        let ids = values.iter().map(|bytes| ClipToken::Id(u32::from_le_bytes(*bytes)));
+        let ids = values.iter().map(|bytes| Token::Id(u32::from_le_bytes(*bytes)));
         let ids: Vec<_> = ids.collect();
         Ok(Some(ids.chunks(length.max(1)).map(<[_]>::to_vec).collect()))
     }

@@ -5,26 +5,25 @@
 //! its last or an earlier layer, and the state at the end token as a summary of the text
 //! ("pooled").
 
-use std::sync::Arc;
-
 use distorch_checkpoint::config::{ClipActivation, ClipConfig};
-use distorch_runtime::tensor::TensorData;
-use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor, kernels};
+use distorch_runtime::{DType, Scope, Tensor, kernels};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::{Embedding, LayerNorm, Linear};
+use crate::prompt::token::Token;
+use crate::token_table::TokenTable;
 
 const MODEL: &str = "CLIP text encoder";
 const EPSILON: f64 = 1e-5;
 
-/// One position of a text.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ClipToken {
-    /// A row of the token table.
-    Id(u32),
-    /// A vector in place of a row: one of a textual inversion.
-    Vector(Arc<[f32]>),
+/// What is read of a text as a whole: the last layer's state at its first end token, behind the final layer norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The state itself.
+    State,
+    /// The state behind the text projection, where the encoder has one.
+    Projected,
 }
 
 /// Which outputs [`ClipTextEncoder::forward`] is to give.
@@ -34,8 +33,8 @@ pub struct ClipRequest {
     pub layer_from_end: usize,
     /// Whether the final layer norm is applied to it.
     pub final_layer_norm: bool,
-    /// Whether the pooled output is wanted, which takes all layers.
-    pub pooled: bool,
+    /// Which pooled output is wanted, if one is, which takes all layers.
+    pub pooled: Option<Pooling>,
 }
 
 /// What [`ClipTextEncoder::forward`] gives, in f32.
@@ -43,17 +42,15 @@ pub struct ClipRequest {
 pub struct ClipOutput {
     /// Hidden states, `[texts, tokens, width]`.
     pub hidden: Tensor<3>,
-    /// The last layer's state at the first end token behind the final layer norm and, where the
-    /// encoder has one, the text projection: `[texts, width or projection]`.
+    /// The pooled output that was asked for, `[texts, width or projection]`.
     pub pooled: Option<Tensor<2>>,
 }
 
 /// A CLIP text encoder.
 pub struct ClipTextEncoder {
     config: ClipConfig,
-    device: Device,
     dtype: DType,
-    tokens: Embedding,
+    tokens: TokenTable,
     positions: Embedding,
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
@@ -77,9 +74,14 @@ impl ClipTextEncoder {
         let projection = config.projection.map(|_| Linear::load(scope, "text_projection"));
         Ok(Self {
             config: config.clone(),
-            device: scope.device().clone(),
             dtype: scope.activation_dtype(),
-            tokens: Embedding::load(&text, "embeddings.token_embedding")?,
+            tokens: TokenTable::load(
+                &text,
+                "embeddings.token_embedding",
+                MODEL,
+                [config.vocab_size, config.width],
+                config.max_positions,
+            )?,
             positions: Embedding::load(&text, "embeddings.position_embedding")?,
             layers: layers.collect::<Result<_, _>>()?,
             final_layer_norm: LayerNorm::load(&text, "final_layer_norm", EPSILON)?,
@@ -100,11 +102,11 @@ impl ClipTextEncoder {
     /// When the texts do not fit the model, there is no such layer, or weights cannot be fetched.
     pub fn forward(
         &self,
-        texts: &[Vec<ClipToken>],
+        texts: &[Vec<Token>],
         request: ClipRequest,
     ) -> Result<ClipOutput, ModelError> {
         let read = self.layer_index(request.layer_from_end)?;
-        let run = if request.pooled { self.layers.len() } else { read };
+        let run = if request.pooled.is_some() { self.layers.len() } else { read };
         let mut x = self.embed(texts)?;
         // For a `read` of 0, the embeddings themselves.
         let mut hidden = x.clone();
@@ -117,7 +119,7 @@ impl ClipTextEncoder {
         if request.final_layer_norm {
             hidden = self.final_layer_norm.forward(hidden)?;
         }
-        let pooled = request.pooled.then(|| self.pool(x, texts)).transpose()?;
+        let pooled = request.pooled.map(|pooling| self.pool(x, texts, pooling)).transpose()?;
         Ok(ClipOutput { hidden, pooled })
     }
 
@@ -133,62 +135,28 @@ impl ClipTextEncoder {
     }
 
     /// Token and position embeddings, `[texts, tokens, width]` in f32.
-    fn embed(&self, texts: &[Vec<ClipToken>]) -> Result<Tensor<3>, ModelError> {
-        let length = self.check(texts)?;
-        let id = |token: &ClipToken| match token {
-            ClipToken::Id(id) => *id as i32, // below the vocabulary's size
-            ClipToken::Vector(_) => 0,
-        };
-        let ids: Vec<i32> = texts.iter().flatten().map(id).collect();
-        let ids = TensorData::new(ids, [texts.len(), length]);
-        let ids = IntTensor::from_data(ids, &self.device);
-        let mut x = self.tokens.forward(ids)?.cast(DType::F32);
-        for (text, tokens) in texts.iter().enumerate() {
-            for (at, token) in tokens.iter().enumerate() {
-                if let ClipToken::Vector(vector) = token {
-                    let width = vector.len();
-                    let vector = TensorData::new(vector.to_vec(), [1, 1, width]);
-                    let vector = Tensor::from_data(vector, (&self.device, DType::F32));
-                    x = x.slice_assign([text..text + 1, at..at + 1, 0..width], vector);
-                }
-            }
-        }
+    fn embed(&self, texts: &[Vec<Token>]) -> Result<Tensor<3>, ModelError> {
+        let x = self.tokens.forward(texts)?;
         let positions = self.positions.table()?.cast(DType::F32);
-        let [rows, width] = positions.dims();
+        let ([rows, width], length) = (positions.dims(), x.dims()[1]);
         if rows < length {
-            return Err(input("text", format!("at most {rows} tokens"), length));
+            return Err(ModelError::Input {
+                model: MODEL,
+                input: "text",
+                expected: format!("at most {rows} tokens"),
+                found: length.to_string(),
+            });
         }
         Ok(x + positions.slice([0..length, 0..width]).unsqueeze())
     }
 
-    /// The number of tokens of each text, once all of them are known to fit.
-    fn check(&self, texts: &[Vec<ClipToken>]) -> Result<usize, ModelError> {
-        let length = texts.first().map_or(0, Vec::len);
-        if length == 0 || length > self.config.max_positions {
-            let expected = format!("1 to {} tokens", self.config.max_positions);
-            return Err(input("text", expected, length));
-        }
-        if let Some(other) = texts.iter().find(|text| text.len() != length) {
-            return Err(input("batch of texts", format!("{length} tokens each"), other.len()));
-        }
-        let vocabulary = self.config.vocab_size.min(i32::MAX as usize);
-        for token in texts.iter().flatten() {
-            match token {
-                ClipToken::Id(id) if *id as usize >= vocabulary => {
-                    return Err(input("token", format!("an id below {vocabulary}"), *id));
-                }
-                ClipToken::Vector(vector) if vector.len() != self.config.width => {
-                    let expected = format!("{} values", self.config.width);
-                    return Err(input("token vector", expected, vector.len()));
-                }
-                _ => {}
-            }
-        }
-        Ok(length)
-    }
-
     /// The pooled output from the last layer's states.
-    fn pool(&self, x: Tensor<3>, texts: &[Vec<ClipToken>]) -> Result<Tensor<2>, ModelError> {
+    fn pool(
+        &self,
+        x: Tensor<3>,
+        texts: &[Vec<Token>],
+        pooling: Pooling,
+    ) -> Result<Tensor<2>, ModelError> {
         let [_, _, width] = x.dims();
         let rows = texts.iter().enumerate().map(|(text, tokens)| {
             let at = end_position(tokens);
@@ -197,27 +165,25 @@ impl ClipTextEncoder {
         let pooled = Tensor::cat(rows.collect(), 0);
         let pooled = self.final_layer_norm.forward(pooled)?;
         match &self.projection {
-            Some(projection) => Ok(projection.forward(pooled.cast(self.dtype))?.cast(DType::F32)),
-            None => Ok(pooled),
+            Some(projection) if pooling == Pooling::Projected => {
+                Ok(projection.forward(pooled.cast(self.dtype))?.cast(DType::F32))
+            }
+            _ => Ok(pooled),
         }
     }
 }
 
 /// Where the text ends: at the first of its highest id, which the end token has.
-fn end_position(tokens: &[ClipToken]) -> usize {
+fn end_position(tokens: &[Token]) -> usize {
     let mut end = (0, None);
     for (at, token) in tokens.iter().enumerate() {
-        if let ClipToken::Id(id) = token
+        if let Token::Id(id) = token
             && end.1.is_none_or(|highest| *id > highest)
         {
             end = (at, Some(*id));
         }
     }
     end.0
-}
-
-fn input(input: &'static str, expected: String, found: impl ToString) -> ModelError {
-    ModelError::Input { model: MODEL, input, expected, found: found.to_string() }
 }
 
 /// Self-attention and a feed-forward network, each behind a norm and around a residual.

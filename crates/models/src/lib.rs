@@ -10,6 +10,7 @@ mod error;
 
 pub mod attention;
 pub mod clip;
+pub mod clip_text;
 pub mod conditioning;
 pub mod cost;
 pub mod estimate;
@@ -21,10 +22,14 @@ pub mod layers;
 pub mod network;
 pub mod prompt;
 pub mod sd3;
+pub mod t5;
+mod t5_text;
 pub mod text;
 pub mod timestep;
+mod token_table;
 pub mod unet;
 pub mod vae;
 pub mod vae_tiled;
+mod weighted;
 
 pub use error::ModelError;

@@ -9,14 +9,16 @@ mod common;
 
 use common::clip_case::Case;
 use common::seeded;
-use distorch_models::clip::{ClipOutput, ClipRequest, ClipTextEncoder, ClipToken};
+use distorch_models::clip::{ClipOutput, ClipRequest, ClipTextEncoder, Pooling};
+use distorch_models::prompt::token::Token;
 use distorch_runtime::tensor::cpu;
 use distorch_runtime::{DType, Tensor};
 
 const TOLERANCE: f32 = 2e-4;
 
 fn encode(case: &Case, layer_from_end: usize, final_layer_norm: bool) -> ClipOutput {
-    let request = ClipRequest { layer_from_end, final_layer_norm, pooled: true };
+    let request =
+        ClipRequest { layer_from_end, final_layer_norm, pooled: Some(Pooling::Projected) };
     case.encoder(&cpu(), DType::F32).forward(&case.texts, request).unwrap()
 }
 
@@ -51,7 +53,7 @@ fn open_clip_is_transformers() {
 #[test]
 fn hidden_states_do_not_need_the_pooled_output() {
     let case = Case::load("clip_g");
-    let request = ClipRequest { layer_from_end: 2, final_layer_norm: false, pooled: false };
+    let request = ClipRequest { layer_from_end: 2, final_layer_norm: false, pooled: None };
     let output = case.encoder(&cpu(), DType::F32).forward(&case.texts, request).unwrap();
     assert!(output.pooled.is_none());
     check(&case, &output.hidden, "hidden.2");
@@ -61,7 +63,8 @@ fn hidden_states_do_not_need_the_pooled_output() {
 #[test]
 fn bf16_is_near() {
     let case = Case::load("clip_g");
-    let request = ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: true };
+    let request =
+        ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: Some(Pooling::Projected) };
     let output = case.encoder(&cpu(), DType::BF16).forward(&case.texts, request).unwrap();
     assert_eq!(output.hidden.dtype(), DType::F32);
     let error = case.error(&output.hidden, "normed.1");
@@ -73,15 +76,16 @@ fn bf16_is_near() {
 fn texts_that_do_not_fit_are_errors() {
     let case = Case::load("clip_l");
     let encoder = case.encoder(&cpu(), DType::F32);
-    let request = ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: true };
-    let id = |id| vec![ClipToken::Id(id)];
-    let error = |texts: &[Vec<ClipToken>]| encoder.forward(texts, request).unwrap_err().to_string();
+    let request =
+        ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: Some(Pooling::Projected) };
+    let id = |id| vec![Token::Id(id)];
+    let error = |texts: &[Vec<Token>]| encoder.forward(texts, request).unwrap_err().to_string();
     assert!(error(&[]).contains("1 to 77 tokens"));
     assert!(error(&[vec![]]).contains("1 to 77 tokens"));
-    assert!(error(&[vec![ClipToken::Id(1); 78]]).contains("78"));
-    assert!(error(&[id(1), vec![ClipToken::Id(1); 2]]).contains("1 tokens each"));
+    assert!(error(&[vec![Token::Id(1); 78]]).contains("78"));
+    assert!(error(&[id(1), vec![Token::Id(1); 2]]).contains("1 tokens each"));
     assert!(error(&[id(49408)]).contains("below 49408"));
-    assert!(error(&[vec![ClipToken::Vector([0.0; 5].into())]]).contains("32 values"));
+    assert!(error(&[vec![Token::Vector([0.0; 5].into())]]).contains("32 values"));
     for layer_from_end in [0, 5] {
         let request = ClipRequest { layer_from_end, ..request };
         let error = encoder.forward(&[id(1)], request).unwrap_err().to_string();

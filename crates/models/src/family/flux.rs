@@ -1,14 +1,15 @@
 //! Flux.1 dev, schnell, Fill, Canny, Depth and Kontext: a transformer with CLIP-L and T5-XXL.
 
 use distorch_checkpoint::config::{DiffusionConfig, FluxConfig};
-use distorch_checkpoint::family::{DiffusionModel, Family, TextEncoder, Variant};
+use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
 use distorch_runtime::{Scope, Tensor};
 
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
-use crate::conditioning::{ConditioningError, PromptEncoder};
+use crate::conditioning::ConditioningError;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::flux::FluxTransformer;
+use crate::flux::text::FluxText;
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
@@ -108,7 +109,7 @@ impl DiffusionFamily for Flux {
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
-        Ok(Box::new(PromptEncoder::load(Family::Flux, encoders, scope)?))
+        Ok(Box::new(FluxText::load(scope, encoders)?))
     }
 
     fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {

@@ -1,16 +1,17 @@
 //! SD3 and SD3.5: the MMDiT with CLIP-L, CLIP-G and T5-XXL.
 
 use distorch_checkpoint::config::{DiffusionConfig, MmditConfig};
-use distorch_checkpoint::family::{DiffusionModel, Family, TextEncoder, Variant};
+use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
 use distorch_runtime::{Scope, Tensor};
 
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
-use crate::conditioning::{ConditioningError, PromptEncoder};
+use crate::conditioning::ConditioningError;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::sd3::Mmdit;
+use crate::sd3::text::Sd3Text;
 use crate::text::TextConditioner;
 
 /// The family.
@@ -94,7 +95,7 @@ impl DiffusionFamily for Sd3 {
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
-        Ok(Box::new(PromptEncoder::load(Family::Sd3, encoders, scope)?))
+        Ok(Box::new(Sd3Text::load(scope, encoders)?))
     }
 
     fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {

@@ -6,9 +6,9 @@ use distorch_runtime::{Scope, Tensor};
 
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
+use crate::clip_text::ClipText;
 use crate::conditioning::{
-    AESTHETIC_SCORE, ConditioningError, NEGATIVE_AESTHETIC_SCORE, PromptEncoder, refiner_vector,
-    sdxl_vector,
+    AESTHETIC_SCORE, ConditioningError, NEGATIVE_AESTHETIC_SCORE, refiner_vector, sdxl_vector,
 };
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
@@ -158,7 +158,7 @@ impl DiffusionFamily for StableDiffusion {
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
-        Ok(Box::new(PromptEncoder::load(self.family, encoders, scope)?))
+        Ok(Box::new(ClipText::load(self.family, encoders, scope)?))
     }
 
     fn activations(&self, model: &DiffusionModel, workload: Workload, _: Compute) -> Need {

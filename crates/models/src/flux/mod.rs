@@ -11,6 +11,7 @@ mod modulation;
 mod patches;
 mod rope;
 mod single;
+pub mod text;
 mod transformer;
 
 pub use transformer::FluxTransformer;

@@ -1,26 +1,10 @@
 //! Laying tokens out in chunks of a text encoder's length.
 
+use super::token::{Token, WeightedToken};
 use super::tokenizer::{END, START};
-use crate::clip::ClipToken;
 
 /// A group of at least so many tokens is cut at the end of a chunk; a shorter one moves to the next.
 const LARGE: usize = 8;
-
-/// A token and how much it counts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WeightedToken {
-    /// The token.
-    pub token: ClipToken,
-    /// The weight; 1 leaves the encoding as it is.
-    pub weight: f64,
-}
-
-impl WeightedToken {
-    /// A token that counts as it is.
-    pub fn plain(id: u32) -> Self {
-        Self { token: ClipToken::Id(id), weight: 1.0 }
-    }
-}
 
 /// Lays groups of tokens out in chunks: start token, tokens, end token, padding up to `length`.
 ///
@@ -50,7 +34,7 @@ pub fn chunks(
 }
 
 /// The chunk of an empty prompt.
-pub fn empty(length: usize, pad: u32) -> Vec<ClipToken> {
+pub fn empty(length: usize, pad: u32) -> Vec<Token> {
     enclose(Vec::new(), length, pad).into_iter().map(|weighted| weighted.token).collect()
 }
 
@@ -85,8 +69,8 @@ mod tests {
         let ids = |chunk: Vec<WeightedToken>| {
             assert_eq!(chunk.len(), length);
             let ids = chunk.into_iter().map(|weighted| match weighted.token {
-                ClipToken::Id(id) => id,
-                ClipToken::Vector(_) => unreachable!(),
+                Token::Id(id) => id,
+                Token::Vector(_) => unreachable!(),
             });
             let ids: Vec<u32> = ids.collect();
             let end = ids.iter().position(|&id| id == END).unwrap();
@@ -117,7 +101,7 @@ mod tests {
     fn an_empty_prompt_is_start_end_and_padding() {
         let empty = empty(5, 9);
         let ids = [START, END, 9, 9, 9];
-        assert_eq!(empty, ids.map(ClipToken::Id));
+        assert_eq!(empty, ids.map(Token::Id));
     }
 
     proptest! {

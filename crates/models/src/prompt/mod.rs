@@ -1,18 +1,23 @@
 //! Prompts: from text to weighted tokens, in chunks that a text encoder takes.
 //!
 //! The way: [`syntax`] cuts the text by weight, [`embedding`] finds the textual inversions that it
-//! names, [`tokenizer`] turns the rest into ids, [`chunk`] lays the tokens out.
+//! names, [`tokenizer`] or [`t5_tokenizer`] turns the rest into ids, [`chunk`] lays the tokens out.
 
+mod charsmap;
 pub mod chunk;
 pub mod embedding;
 mod number;
+mod protobuf;
+pub mod spiece;
 pub mod syntax;
+pub mod t5_tokenizer;
+pub mod token;
 pub mod tokenizer;
+mod unigram;
 
-use chunk::WeightedToken;
 use embedding::{EmbeddingProblem, Embeddings};
-
-use crate::clip::ClipToken;
+use t5_tokenizer::T5Tokenizer;
+use token::{Token, WeightedToken};
 
 /// What starts a textual inversion's name in a prompt.
 const EMBEDDING: &str = "embedding:";
@@ -69,26 +74,76 @@ pub fn read(
     layout: TokenLayout<'_>,
     embeddings: &Embeddings,
 ) -> Result<PromptTokens, PromptError> {
+    let (encoder, width) = (layout.encoder, layout.width);
+    let (groups, warnings) = groups(prompt, encoder, width, embeddings, tokenizer::tokenize)?;
+    Ok(PromptTokens { chunks: chunk::chunks(groups, layout.length, layout.pad), warnings })
+}
+
+/// The id that fills T5's texts up.
+pub const T5_PAD: u32 = 0;
+
+/// What the layout of a prompt depends on in a T5 encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct T5Layout<'a> {
+    /// The encoder's name, by which textual inversions for several encoders are told apart.
+    pub encoder: &'a str,
+    /// Values of a token's vector.
+    pub width: usize,
+    /// Tokens that a text is filled up to, the end token included.
+    pub min_length: usize,
+}
+
+/// Reads a prompt for T5: one chunk of all tokens, however many, with an end token and padding behind.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_t5(
+    prompt: &str,
+    tokenizer: &T5Tokenizer,
+    layout: T5Layout<'_>,
+    embeddings: &Embeddings,
+) -> Result<PromptTokens, PromptError> {
+    let tokenize = |text: &str| tokenizer.tokenize(text);
+    let (groups, warnings) = groups(prompt, layout.encoder, layout.width, embeddings, tokenize)?;
+    let mut tokens = groups.concat();
+    tokens.push(WeightedToken::plain(tokenizer.end()));
+    if tokens.len() < layout.min_length {
+        tokens.resize(layout.min_length, WeightedToken::plain(T5_PAD));
+    }
+    Ok(PromptTokens { chunks: vec![tokens], warnings })
+}
+
+/// Groups of tokens that are kept together where there is room, and the textual inversions that were left out.
+type Groups = (Vec<Vec<WeightedToken>>, Vec<EmbeddingProblem>);
+
+/// The tokens of each part of a prompt that has one weight, and of each textual inversion.
+fn groups(
+    prompt: &str,
+    encoder: &str,
+    width: usize,
+    embeddings: &Embeddings,
+    tokenize: impl Fn(&str) -> Vec<u32>,
+) -> Result<Groups, PromptError> {
     let mut groups = Vec::new();
     let mut warnings = Vec::new();
     for segment in syntax::segments(prompt)? {
         for part in split_embeddings(&segment.text) {
             let mut text = part.to_owned();
             if let Some(name) = part.strip_prefix(EMBEDDING) {
-                let (vectors, rest) = inversion(name, layout, embeddings);
+                let (vectors, rest) = inversion(name, encoder, width, embeddings);
                 match vectors {
-                    Ok(vectors) => groups.push(weigh(vectors, ClipToken::Vector, segment.weight)),
+                    Ok(vectors) => groups.push(weigh(vectors, Token::Vector, segment.weight)),
                     Err(problem) => warnings.push(problem),
                 }
                 text = rest;
             }
-            groups.push(weigh(tokenizer::tokenize(&text), ClipToken::Id, segment.weight));
+            groups.push(weigh(tokenize(&text), Token::Id, segment.weight));
         }
     }
-    Ok(PromptTokens { chunks: chunk::chunks(groups, layout.length, layout.pad), warnings })
+    Ok((groups, warnings))
 }
 
-fn weigh<T>(tokens: Vec<T>, token: impl Fn(T) -> ClipToken, weight: f64) -> Vec<WeightedToken> {
+fn weigh<T>(tokens: Vec<T>, token: impl Fn(T) -> Token, weight: f64) -> Vec<WeightedToken> {
     tokens.into_iter().map(|item| WeightedToken { token: token(item), weight }).collect()
 }
 
@@ -114,7 +169,8 @@ type Vectors = Vec<std::sync::Arc<[f32]>>;
 /// A name ends at white space; commas around it are its own only where a file is so called.
 fn inversion(
     text: &str,
-    layout: TokenLayout<'_>,
+    encoder: &str,
+    width: usize,
     embeddings: &Embeddings,
 ) -> (Result<Vectors, EmbeddingProblem>, String) {
     let mut words = text.split_whitespace();
@@ -122,10 +178,10 @@ fn inversion(
     let rest = words.collect::<Vec<_>>().join(" ");
     let bare = name.trim_matches(',');
     if embeddings.find(name).is_some() || bare.len() == name.len() {
-        return (embeddings.load(name, layout.encoder, layout.width), rest);
+        return (embeddings.load(name, encoder, width), rest);
     }
     let commas = &name[name.trim_end_matches(',').len()..];
-    (embeddings.load(bare, layout.encoder, layout.width), format!("{commas} {rest}"))
+    (embeddings.load(bare, encoder, width), format!("{commas} {rest}"))
 }
 
 #[cfg(test)]

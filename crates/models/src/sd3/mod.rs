@@ -3,5 +3,6 @@
 mod block;
 mod mmdit;
 mod patches;
+pub mod text;
 
 pub use mmdit::Mmdit;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use distorch_checkpoint::config::{ClipActivation, ClipConfig};
-use distorch_models::clip::{ClipTextEncoder, ClipToken};
+use distorch_models::clip::ClipTextEncoder;
+use distorch_models::prompt::token::Token;
 use distorch_runtime::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -18,7 +19,7 @@ pub struct Case {
     pub name: &'static str,
     pub config: ClipConfig,
     pub shapes: Vec<(String, Vec<usize>)>,
-    pub texts: Vec<Vec<ClipToken>>,
+    pub texts: Vec<Vec<Token>>,
 }
 
 impl Case {
@@ -49,9 +50,8 @@ impl Case {
         let tokens = tokens.tensor(&format!("{name}.tokens")).unwrap();
         let tokens =
             tokens.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
-        let tokens = tokens.map(|id| {
-            if id == inversion { ClipToken::Vector(vector.clone()) } else { ClipToken::Id(id) }
-        });
+        let tokens = tokens
+            .map(|id| if id == inversion { Token::Vector(vector.clone()) } else { Token::Id(id) });
         let texts = tokens.collect::<Vec<_>>().chunks_exact(77).map(<[_]>::to_vec).collect();
         Self { name, config, shapes: shapes.unwrap().into_iter().collect(), texts }
     }

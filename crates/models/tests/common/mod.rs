@@ -7,6 +7,7 @@ pub mod fixture;
 pub mod flux_case;
 pub mod mmdit_case;
 pub mod seeded;
+pub mod text_case;
 pub mod unet_case;
 
 use distorch_runtime::Tensor;

@@ -100,7 +100,7 @@ fn clip() {
     for name in ["clip_l", "clip_g"] {
         let case = Case::load(name);
         for (dtype, tolerance) in dtypes(&tested, CLIP) {
-            let request = ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: false };
+            let request = ClipRequest { layer_from_end: 1, final_layer_norm: true, pooled: None };
             let encoder = case.encoder(&tested.device, dtype);
             let out = encoder.forward(&case.texts, request).unwrap();
             let error = case.error(&out.hidden, "normed.1");

@@ -1,0 +1,94 @@
+//! Prompts for T5.
+
+use std::sync::Arc;
+
+use distorch_checkpoint::config::{T5Config, TextEncoderConfig};
+use distorch_checkpoint::family::TextEncoder;
+use distorch_runtime::{Scope, Tensor};
+
+use crate::ModelError;
+use crate::conditioning::ConditioningError;
+use crate::prompt::embedding::Embeddings;
+use crate::prompt::t5_tokenizer::T5Tokenizer;
+use crate::prompt::token::{Token, WeightedToken};
+use crate::prompt::{self, PromptError, PromptTokens, T5_PAD, T5Layout};
+use crate::t5::T5Encoder;
+use crate::weighted;
+
+/// The name of T5 among text encoders.
+pub(crate) const NAME: &str = "t5xxl";
+
+/// A T5 encoder with its tokenizer.
+pub(crate) struct T5Part {
+    encoder: T5Encoder,
+    tokenizer: Arc<T5Tokenizer>,
+    /// Tokens that prompts are filled up to.
+    min_length: usize,
+}
+
+impl T5Part {
+    /// T5 among text encoders that each have a scope, where it is there.
+    pub fn find(
+        encoders: &[(&TextEncoder, Scope)],
+        min_length: usize,
+    ) -> Result<Option<Self>, ConditioningError> {
+        let found = encoders.iter().find_map(|(encoder, scope)| match &encoder.config {
+            TextEncoderConfig::T5(config) if encoder.name == NAME => {
+                Some(Self::load(config, encoder.vocabulary.as_deref(), scope, min_length))
+            }
+            _ => None,
+        });
+        found.transpose()
+    }
+
+    /// The encoder whose layers are below `scope` (`shared`, `encoder.…`), with the vocabulary that its file
+    /// holds, or else T5's own.
+    fn load(
+        config: &T5Config,
+        vocabulary: Option<&[u8]>,
+        scope: &Scope,
+        min_length: usize,
+    ) -> Result<Self, ConditioningError> {
+        let tokenizer = match vocabulary {
+            Some(bytes) => T5Tokenizer::from_spiece(bytes, config.vocab_size).map(Arc::new),
+            None => T5Tokenizer::standard(),
+        };
+        let tokenizer =
+            tokenizer.map_err(|source| ConditioningError::Vocabulary { encoder: NAME, source })?;
+        let (ids, rows) = (tokenizer.ids(), config.vocab_size);
+        if ids > rows {
+            return Err(ConditioningError::Tokens { encoder: NAME, rows, ids });
+        }
+        Ok(Self { encoder: T5Encoder::load(config, scope)?, tokenizer, min_length })
+    }
+
+    /// Width of the hidden states.
+    pub fn width(&self) -> usize {
+        self.encoder.config().width
+    }
+
+    /// Reads a prompt.
+    pub fn read(&self, prompt: &str, embeddings: &Embeddings) -> Result<PromptTokens, PromptError> {
+        let layout = T5Layout { encoder: NAME, width: self.width(), min_length: self.min_length };
+        prompt::read_t5(prompt, &self.tokenizer, layout, embeddings)
+    }
+
+    /// Encodes what was read: hidden states `[1, tokens, width]` behind the final norm. Without chunks it is the
+    /// end token alone that is encoded.
+    ///
+    /// `clip_skip` is the layer to read, counted from the last, which is 1 and the one that is read for `None` and
+    /// where there are not so many.
+    pub fn encode(
+        &self,
+        chunks: &[Vec<WeightedToken>],
+        clip_skip: Option<usize>,
+    ) -> Result<Tensor<3>, ModelError> {
+        let layer = clip_skip.filter(|&layer| layer <= self.encoder.config().layers).unwrap_or(1);
+        let empty = |length: usize| {
+            let mut tokens = vec![Token::Id(self.tokenizer.end())];
+            tokens.resize(length.max(1), Token::Id(T5_PAD));
+            tokens
+        };
+        weighted::encode(chunks, empty, |texts| self.encoder.forward(texts, layer))
+    }
+}
