@@ -3,8 +3,11 @@
 
 #![no_main]
 
-use distorch_workflow::graph::{Missing, Prompt, ReadOptions};
-use distorch_workflow::json_text;
+use std::sync::LazyLock;
+
+use distorch_workflow::amend::Missing;
+use distorch_workflow::graph::{Prompt, ReadOptions};
+use distorch_workflow::{Registry, json_text, nodes};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
@@ -25,17 +28,19 @@ fuzz_target!(|data: &[u8]| {
     read(&file.to_string());
 });
 
+static REGISTRY: LazyLock<Registry> = LazyLock::new(nodes::all);
+
 /// The same each time, and nothing both given and not.
 fn read(text: &str) {
-    let options = ReadOptions { prompt_seed: 7 };
-    let Ok(mut prompt) = Prompt::read(text, options) else { return };
-    assert!(Prompt::read(text, options).is_ok_and(|again| again == prompt));
+    let (registry, options) = (&*REGISTRY, ReadOptions { prompt_seed: 7 });
+    let Ok(mut prompt) = Prompt::read(text, registry, options) else { return };
+    assert!(Prompt::read(text, registry, options).is_ok_and(|again| again == prompt));
     for node in prompt.nodes.values() {
         assert!(node.unresolved.keys().all(|name| !node.inputs.contains_key(name)));
     }
-    let _ = Prompt::read(&prompt.to_json().to_string(), options);
-    prompt.fill_in(Missing::Any);
-    let _ = prompt.set("KSampler.seed=1");
+    let _ = Prompt::read(&prompt.to_json().to_string(), registry, options);
+    prompt.fill_in(Missing::Any, registry);
+    let _ = prompt.set("KSampler.seed=1", registry);
 }
 
 /// The fuzzer's bytes, one for each choice.

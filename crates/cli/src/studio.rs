@@ -10,7 +10,7 @@ use distorch_pipeline::models::Pinning;
 use distorch_runtime::DType;
 use distorch_runtime::offload::StreamStats;
 use distorch_workflow::validate::{Invalid, NodeProblems};
-use distorch_workflow::{Environment, ExecutionError, Executor, NodeError};
+use distorch_workflow::{Environment, ExecutionError, Executor, NodeError, nodes};
 use indexmap::IndexMap;
 
 use crate::args::{ComputeArgs, Shared};
@@ -51,7 +51,7 @@ pub fn executor(
         tell!("stopping after this step; again to end at once");
     };
     ctrlc::set_handler(stop).map_err(Failure::machine)?;
-    Ok((Executor::new(environment), token))
+    Ok((Executor::new(environment, nodes::all()), token))
 }
 
 /// What to do about devices that a workflow names and this machine does not have.

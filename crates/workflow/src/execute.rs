@@ -17,12 +17,14 @@ use thiserror::Error;
 use crate::cache::{Cache, Entry, Key};
 use crate::context::{Context, NodeEvents};
 use crate::environment::Environment;
-use crate::forecast::{self, Forecast, Planned};
+use crate::forecast::{Forecast, Planned};
 use crate::graph::{Given, Prompt, PromptNode};
 use crate::inputs::{Inputs, NodeError};
+use crate::look_ahead;
 use crate::observe::{Event, Observer};
+use crate::registry::Registry;
 use crate::signature::Node;
-use crate::validate::{self, Invalid, NodeProblems, Problem, ancestors, class_of, needed};
+use crate::validate::{self, Invalid, NodeProblems, Problem, Valid, ancestors, needed};
 use crate::value::Value;
 
 /// Bytes of results that are kept between runs.
@@ -76,13 +78,19 @@ pub struct Report {
 /// Runs prompts, one after the other, and keeps results between them.
 pub struct Executor {
     environment: Environment,
+    registry: Registry,
     cache: Cache,
 }
 
 impl Executor {
-    /// An executor with an empty cache.
-    pub fn new(environment: Environment) -> Self {
-        Self { environment, cache: Cache::new(CACHE_BYTES) }
+    /// An executor of these nodes with an empty cache.
+    pub fn new(environment: Environment, registry: Registry) -> Self {
+        Self { environment, registry, cache: Cache::new(CACHE_BYTES) }
+    }
+
+    /// The nodes that prompts may use.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// What runs are given.
@@ -98,6 +106,14 @@ impl Executor {
     /// The results that are kept.
     pub fn cache_mut(&mut self) -> &mut Cache {
         &mut self.cache
+    }
+
+    /// Looks at every node that an output needs; see [`validate`](validate::validate).
+    ///
+    /// # Errors
+    /// When there is no output, or no output can be run.
+    pub fn validate(&self, prompt: &Prompt) -> Result<Valid, Invalid> {
+        validate::validate(prompt, &self.registry, &self.environment)
     }
 
     /// Runs all output nodes that can be run.
@@ -122,8 +138,8 @@ impl Executor {
         observer: &dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Report, ExecutionError> {
-        let valid = validate::validate(prompt, &self.environment)
-            .map_err(|invalid| ExecutionError::Invalid(Box::new(invalid)))?;
+        let valid =
+            self.validate(prompt).map_err(|invalid| ExecutionError::Invalid(Box::new(invalid)))?;
         let report = self.run_checked(prompt, &valid.outputs, observer, cancel)?;
         Ok(Report { node_errors: valid.node_errors, ..report })
     }
@@ -152,8 +168,9 @@ impl Executor {
         observer: &dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Report, ExecutionError> {
+        let (registry, environment) = (&self.registry, &self.environment);
         let (good, node_errors) =
-            validate::check(prompt, &self.environment, targets.iter().map(AsRef::as_ref));
+            validate::check(prompt, registry, environment, targets.iter().map(AsRef::as_ref));
         if good.len() < targets.len() {
             let message = "Some of the nodes that were asked for cannot be run";
             let error = Problem::new("prompt_outputs_failed_validation", message, "");
@@ -174,9 +191,10 @@ impl Executor {
         targets: &[String],
         observer: &dyn Observer,
     ) -> Result<(), ExecutionError> {
-        let order = order(prompt, targets);
+        let scope = Scope { prompt, registry: &self.registry, environment: &self.environment };
+        let order = scope.order(targets);
         let all: HashSet<String> = order.iter().cloned().collect();
-        let forecast = look_ahead(&self.environment, prompt, &order, &all, observer)?;
+        let forecast = scope.look_ahead(&order, &all, observer)?;
         let mut parts = Vec::new();
         for (node, planned) in &forecast.loads {
             let models = &self.environment.session.models;
@@ -196,20 +214,21 @@ impl Executor {
         observer: &dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Report, ExecutionError> {
-        let order = order(prompt, targets);
-        let keys = self.keys(prompt, &order);
-        let Self { environment, cache } = self;
+        let Self { environment, registry, cache } = self;
+        let scope = Scope { prompt, registry, environment };
+        let order = scope.order(targets);
+        let keys = scope.keys(&order);
         let active = environment.session.begin(cancel).map_err(|_| {
             let first = order.first().cloned().unwrap_or_default();
             failed(prompt, &first, NodeError::Interrupted)
         })?;
         observer.event(Event::Started { prompt });
         let mut run = Progress { results: HashMap::new(), report: Report::default() };
-        let wanted = wanted(cache, prompt, &order, targets, &keys, &mut run);
+        let wanted = scope.wanted(cache, &order, targets, &keys, &mut run);
         observer.event(Event::Cached { nodes: &run.report.cached });
-        let forecast = look_ahead(environment, prompt, &order, &wanted, observer)?;
+        let forecast = scope.look_ahead(&order, &wanted, observer)?;
         for id in order.iter().filter(|id| wanted.contains(id.as_str())) {
-            let entry = run_node(environment, &active, prompt, id, &run, &forecast, observer)?;
+            let entry = scope.run_node(&active, id, &run, &forecast, observer)?;
             run.report.executed.push(id.clone());
             observer.event(Event::Done { node: id, ui: entry.ui.as_ref() });
             if let Some(key) = keys.get(id.as_str()) {
@@ -226,12 +245,53 @@ impl Executor {
         }
         Ok(run.report)
     }
+}
+
+/// A prompt, the nodes that it may use and what they are given.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    prompt: &'a Prompt,
+    registry: &'a Registry,
+    environment: &'a Environment,
+}
+
+impl<'a> Scope<'a> {
+    /// What the targets need, each node after those that it needs itself. The prompt has no circles.
+    fn order(&self, targets: &[String]) -> Vec<String> {
+        let Self { prompt, registry, .. } = *self;
+        let all: HashSet<String> =
+            targets.iter().flat_map(|target| ancestors(prompt, registry, target)).collect();
+        let mut order = Vec::with_capacity(all.len());
+        let mut done: HashSet<&str> = HashSet::new();
+        let mut stack: Vec<(&str, bool)> = prompt
+            .nodes
+            .keys()
+            .rev()
+            .filter(|id| all.contains(*id))
+            .map(|id| (id.as_str(), false))
+            .collect();
+        while let Some((id, needs_met)) = stack.pop() {
+            if done.contains(id) {
+                continue;
+            }
+            if needs_met {
+                done.insert(id);
+                order.push(id.to_owned());
+                continue;
+            }
+            stack.push((id, true));
+            let unmet = needed(prompt, registry, id).filter(|id| !done.contains(id));
+            let unmet: Vec<&str> = unmet.collect();
+            stack.extend(unmet.into_iter().rev().map(|id| (id, false)));
+        }
+        order
+    }
 
     /// The keys of nodes, which come after those that they need.
-    fn keys(&self, prompt: &Prompt, order: &[String]) -> HashMap<String, Key> {
+    fn keys(&self, order: &[String]) -> HashMap<String, Key> {
         let mut keys: HashMap<String, Key> = HashMap::new();
         for id in order {
-            let Some((node, class)) = node_and_class(prompt, id) else { continue };
+            let Some((node, class)) = self.node_and_class(id) else { continue };
             let mut hash = Sha256::new();
             let mut part = |text: &str| {
                 hash.update((text.len() as u64).to_le_bytes());
@@ -254,118 +314,121 @@ impl Executor {
                 }
             }
             if let Some(fingerprint) = class.fingerprint {
-                part(&fingerprint(
-                    &self.environment,
-                    &validate::literals(node, class, &self.environment),
-                ));
+                let literals = validate::literals(node, class, self.environment);
+                part(&fingerprint(self.environment, &literals));
             }
             keys.insert(id.clone(), hash.finalize().into());
         }
         keys
     }
-}
 
-/// What is known of the run of these nodes. What will go wrong does so now.
-fn look_ahead(
-    environment: &Environment,
-    prompt: &Prompt,
-    order: &[String],
-    wanted: &HashSet<String>,
-    observer: &dyn Observer,
-) -> Result<Forecast, ExecutionError> {
-    let runs = |id: &str| wanted.contains(id);
-    let forecast = forecast::look_ahead(prompt, order, environment, runs)
-        .map_err(|failing| failed(prompt, &failing.node, failing.error))?;
-    for (node, planned) in &forecast.loads {
-        let loader = planned.load.loader(planned.tasks);
-        if let Err(error) = environment.session.models.check(&loader) {
-            if let Ok(plans) = environment.session.models.plan(&loader) {
-                tell_plans(observer, node, planned, &plans);
+    /// The nodes that have to run: from the targets back, to where results are cached.
+    fn wanted(
+        &self,
+        cache: &mut Cache,
+        order: &[String],
+        targets: &[String],
+        keys: &HashMap<String, Key>,
+        run: &mut Progress,
+    ) -> HashSet<String> {
+        let mut asked: HashSet<&str> = targets.iter().map(String::as_str).collect();
+        let mut wanted = HashSet::new();
+        for id in order.iter().rev() {
+            if !asked.contains(id.as_str()) {
+                continue;
             }
-            return Err(failed(prompt, node, error.into()));
-        }
-        if let Some(text) = planned.unknown_size() {
-            observer.event(Event::Warning { node, text: &text });
-        }
-    }
-    Ok(forecast)
-}
-
-/// The nodes that have to run: from the targets back, to where results are cached.
-fn wanted(
-    cache: &mut Cache,
-    prompt: &Prompt,
-    order: &[String],
-    targets: &[String],
-    keys: &HashMap<String, Key>,
-    run: &mut Progress,
-) -> HashSet<String> {
-    let mut asked: HashSet<&str> = targets.iter().map(String::as_str).collect();
-    let mut wanted = HashSet::new();
-    for id in order.iter().rev() {
-        if !asked.contains(id.as_str()) {
-            continue;
-        }
-        match keys.get(id).and_then(|key| cache.get(key)) {
-            Some(entry) => {
-                run.results.insert(id.clone(), entry);
-                run.report.cached.push(id.clone());
-            }
-            None => {
-                asked.extend(needed(prompt, id));
-                wanted.insert(id.clone());
+            match keys.get(id).and_then(|key| cache.get(key)) {
+                Some(entry) => {
+                    run.results.insert(id.clone(), entry);
+                    run.report.cached.push(id.clone());
+                }
+                None => {
+                    asked.extend(needed(self.prompt, self.registry, id));
+                    wanted.insert(id.clone());
+                }
             }
         }
+        run.report.cached.reverse();
+        wanted
     }
-    run.report.cached.reverse();
-    wanted
-}
 
-fn run_node(
-    environment: &Environment,
-    active: &ActiveRun<'_>,
-    prompt: &Prompt,
-    id: &str,
-    run: &Progress,
-    forecast: &Forecast,
-    observer: &dyn Observer,
-) -> Result<Arc<Entry>, ExecutionError> {
-    let executed = || run.report.executed.clone();
-    let Some((node, class)) = node_and_class(prompt, id) else {
-        return Ok(Arc::new(Entry { values: Vec::new(), ui: None }));
-    };
-    let (id, name) = (id.to_owned(), class.class.to_owned());
-    let events = NodeEvents { node: &id, observer };
-    let pipeline = active.reporting(&events);
-    if pipeline.cancelled() {
-        return Err(ExecutionError::Interrupted {
-            node: id.clone(),
-            class: name,
-            executed: executed(),
-        });
+    /// What is known of the run of these nodes. What will go wrong does so now.
+    fn look_ahead(
+        &self,
+        order: &[String],
+        wanted: &HashSet<String>,
+        observer: &dyn Observer,
+    ) -> Result<Forecast, ExecutionError> {
+        let Self { prompt, registry, environment } = *self;
+        let runs = |id: &str| wanted.contains(id);
+        let forecast = look_ahead::look_ahead(prompt, order, registry, environment, runs)
+            .map_err(|failing| failed(prompt, &failing.node, failing.error))?;
+        for (node, planned) in &forecast.loads {
+            let loader = planned.load.loader(planned.tasks);
+            if let Err(error) = environment.session.models.check(&loader) {
+                if let Ok(plans) = environment.session.models.plan(&loader) {
+                    tell_plans(observer, node, planned, &plans);
+                }
+                return Err(failed(prompt, node, error.into()));
+            }
+            if let Some(text) = planned.unknown_size() {
+                observer.event(Event::Warning { node, text: &text });
+            }
+        }
+        Ok(forecast)
     }
-    observer.event(Event::Node { node: &id, class: class.class });
-    let _doing = heap::doing(&format!("node {id} ({name})"));
-    let tasks = forecast.tasks(&id);
-    let mut context =
-        Context { environment, run: pipeline, prompt, tasks, node: &id, observer, ui: None };
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        (class.run)(&mut context, &inputs(environment, node, class, run)?)
-    }));
-    let ui = context.ui.take();
-    let node = id.clone();
-    environment.session.models.rest();
-    match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
-        Ok(values) => Ok(Arc::new(Entry { values, ui })),
-        Err(_) if pipeline.cancelled() => {
-            Err(ExecutionError::Interrupted { node, class: name, executed: executed() })
+
+    fn run_node(
+        &self,
+        active: &ActiveRun<'_>,
+        id: &str,
+        run: &Progress,
+        forecast: &Forecast,
+        observer: &dyn Observer,
+    ) -> Result<Arc<Entry>, ExecutionError> {
+        let Self { prompt, registry, environment } = *self;
+        let executed = || run.report.executed.clone();
+        let Some((node, class)) = self.node_and_class(id) else {
+            return Ok(Arc::new(Entry { values: Vec::new(), ui: None }));
+        };
+        let (id, name) = (id.to_owned(), class.class.to_owned());
+        let events = NodeEvents { node: &id, observer };
+        let pipeline = active.reporting(&events);
+        if pipeline.cancelled() {
+            return Err(ExecutionError::Interrupted {
+                node: id.clone(),
+                class: name,
+                executed: executed(),
+            });
         }
-        Err(NodeError::Interrupted) => {
-            Err(ExecutionError::Interrupted { node, class: name, executed: executed() })
+        observer.event(Event::Node { node: &id, class: class.class });
+        let _doing = heap::doing(&format!("node {id} ({name})"));
+        let tasks = forecast.tasks(&id);
+        let mut context =
+            Context { environment, run: pipeline, prompt, tasks, node: &id, observer, ui: None };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            registry.run(class, &mut context, &inputs(environment, node, class, run)?)
+        }));
+        let ui = context.ui.take();
+        let node = id.clone();
+        environment.session.models.rest();
+        match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
+            Ok(values) => Ok(Arc::new(Entry { values, ui })),
+            Err(_) if pipeline.cancelled() => {
+                Err(ExecutionError::Interrupted { node, class: name, executed: executed() })
+            }
+            Err(NodeError::Interrupted) => {
+                Err(ExecutionError::Interrupted { node, class: name, executed: executed() })
+            }
+            Err(source) => {
+                Err(ExecutionError::Node { node, class: name, source, executed: executed() })
+            }
         }
-        Err(source) => {
-            Err(ExecutionError::Node { node, class: name, source, executed: executed() })
-        }
+    }
+
+    fn node_and_class(&self, id: &str) -> Option<(&'a PromptNode, &'a Node)> {
+        let node = self.prompt.nodes.get(id)?;
+        Some((node, self.registry.find(&node.class)?))
     }
 }
 
@@ -413,40 +476,6 @@ fn tell_plans(observer: &dyn Observer, node: &str, planned: &Planned, plans: &[P
 struct Progress {
     results: HashMap<String, Arc<Entry>>,
     report: Report,
-}
-
-fn node_and_class<'a>(prompt: &'a Prompt, id: &str) -> Option<(&'a PromptNode, &'static Node)> {
-    let node = prompt.nodes.get(id)?;
-    Some((node, class_of(node)?))
-}
-
-/// What the targets need, each node after those that it needs itself. The prompt has no circles.
-fn order(prompt: &Prompt, targets: &[String]) -> Vec<String> {
-    let all: HashSet<String> =
-        targets.iter().flat_map(|target| ancestors(prompt, target)).collect();
-    let mut order = Vec::with_capacity(all.len());
-    let mut done: HashSet<&str> = HashSet::new();
-    let mut stack: Vec<(&str, bool)> = prompt
-        .nodes
-        .keys()
-        .rev()
-        .filter(|id| all.contains(*id))
-        .map(|id| (id.as_str(), false))
-        .collect();
-    while let Some((id, needs_met)) = stack.pop() {
-        if done.contains(id) {
-            continue;
-        }
-        if needs_met {
-            done.insert(id);
-            order.push(id.to_owned());
-            continue;
-        }
-        stack.push((id, true));
-        let unmet: Vec<&str> = needed(prompt, id).filter(|id| !done.contains(id)).collect();
-        stack.extend(unmet.into_iter().rev().map(|id| (id, false)));
-    }
-    order
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

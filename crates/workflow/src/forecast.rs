@@ -16,11 +16,8 @@ use distorch_models::estimate::Workload;
 use indexmap::IndexMap;
 
 use crate::environment::Environment;
-use crate::graph::{Given, Prompt};
 use crate::inputs::{Inputs, NodeError};
-use crate::signature::Node;
-use crate::validate::{class_of, literals};
-use crate::value::{Type, Value};
+use crate::value::Value;
 use distorch_pipeline::models::{Loader, ModelFile, Task, Tasks, size_in_words};
 
 /// The size of a batch, of latents in their own pixels or of pictures or masks in theirs.
@@ -178,15 +175,15 @@ impl Forecast {
 
 /// What a node sees of a run that is ahead.
 pub struct Ahead<'a> {
-    environment: &'a Environment,
-    node: &'a str,
+    pub(crate) environment: &'a Environment,
+    pub(crate) node: &'a str,
     /// Whether it will run, and not only give a result that is there already.
-    runs: bool,
+    pub(crate) runs: bool,
     /// Inputs whose values are known.
-    inputs: Inputs,
+    pub(crate) inputs: Inputs,
     /// Inputs that are linked.
-    links: HashMap<&'static str, Known>,
-    forecast: &'a RefCell<Forecast>,
+    pub(crate) links: HashMap<&'static str, Known>,
+    pub(crate) forecast: &'a RefCell<Forecast>,
 }
 
 impl<'a> Ahead<'a> {
@@ -282,80 +279,6 @@ impl<'a> Ahead<'a> {
 
 fn number(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
-}
-
-/// A node that will fail, and how.
-pub struct Failing {
-    /// The node's id.
-    pub node: String,
-    /// What will go wrong.
-    pub error: NodeError,
-}
-
-/// Looks ahead at nodes, each of which comes after those that it needs; of those that `runs` does not
-/// name the results are there already.
-///
-/// # Errors
-/// The first node that will fail.
-pub(crate) fn look_ahead(
-    prompt: &Prompt,
-    order: &[String],
-    environment: &Environment,
-    runs: impl Fn(&str) -> bool,
-) -> Result<Forecast, Box<Failing>> {
-    let forecast = RefCell::new(Forecast::default());
-    let mut known: HashMap<&str, Vec<Known>> = HashMap::new();
-    for id in order {
-        let Some((node, class)) =
-            prompt.nodes.get(id).and_then(|node| Some((node, class_of(node)?)))
-        else {
-            continue;
-        };
-        let mut inputs = literals(node, class, environment);
-        let mut links = HashMap::new();
-        for input in class.inputs {
-            let Some(Given::Link { node: from, slot }) = node.inputs.get(input.name) else {
-                continue;
-            };
-            let value = known.get(from.as_str()).and_then(|outputs| outputs.get(*slot));
-            match value.cloned().unwrap_or_default() {
-                Known::Value(value) => {
-                    inputs = inputs.with(input.name, *value);
-                }
-                Known::Absent(why) if runs(id) && !input.optional => {
-                    let error = NodeError::input(input.name, why);
-                    return Err(Box::new(Failing { node: id.clone(), error }));
-                }
-                other => drop(links.insert(input.name, other)),
-            }
-        }
-        let ahead =
-            Ahead { environment, node: id, runs: runs(id), inputs, links, forecast: &forecast };
-        let outputs = match class.forecast {
-            Some(rule) => match rule(&ahead) {
-                Ok(outputs) => outputs,
-                Err(error) if runs(id) => {
-                    return Err(Box::new(Failing { node: id.clone(), error }));
-                }
-                Err(_) => Vec::new(),
-            },
-            None => passed_on(class, &ahead),
-        };
-        known.insert(id, outputs);
-    }
-    Ok(forecast.into_inner())
-}
-
-/// What comes out of a node without a rule: the models that go in.
-fn passed_on(class: &Node, ahead: &Ahead<'_>) -> Vec<Known> {
-    let passed = |kind: Type| {
-        let mut takes = class.inputs.iter().filter(|input| input.kind.value_type() == kind);
-        match (kind, takes.next(), takes.next()) {
-            (Type::Model | Type::Clip | Type::Vae, Some(input), None) => ahead.linked(input.name),
-            _ => Known::Nothing,
-        }
-    };
-    class.outputs.iter().map(|output| passed(output.kind)).collect()
 }
 
 /// What comes out is in number and size as what goes in at `input`.

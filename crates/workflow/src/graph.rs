@@ -5,12 +5,8 @@
 //! ```
 
 use indexmap::IndexMap;
-use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
-
-use crate::json_text::{without_mark, without_non_finite};
-use crate::{editor, nodes};
 
 /// Why a text is no prompt.
 #[derive(Debug, Error)]
@@ -54,15 +50,6 @@ pub struct ReadOptions {
     pub prompt_seed: u64,
 }
 
-/// Which inputs that a prompt lacks take their defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// Those that ComfyUI's node has not had from the beginning.
-    AddedLater,
-    /// All.
-    Any,
-}
-
 /// A workflow to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
@@ -70,8 +57,23 @@ pub struct Prompt {
     pub nodes: IndexMap<String, PromptNode>,
     /// The editor's own form of the workflow, where the file carries it: saved with pictures.
     pub workflow: Option<Json>,
+    /// The nodes of that form, as the tokens of file names (`%Node.widget%`) name them.
+    pub named: Vec<NamedNode>,
     /// What was done to the file to read it, for the user.
     pub notes: Vec<String>,
+}
+
+/// A node of the editor's form of a workflow.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamedNode {
+    /// Its id in the prompt.
+    pub id: String,
+    /// Its name for searching and replacing, which is its class where it has no other.
+    pub name: Option<String>,
+    /// What the user calls it, which is its class's title where that is nothing else.
+    pub title: Option<String>,
+    /// The values of its widgets as the file has them, also where a link takes their place.
+    pub widgets: IndexMap<String, Json>,
 }
 
 /// A node of a prompt.
@@ -102,7 +104,7 @@ pub enum Given {
 }
 
 impl Given {
-    fn from_json(value: &Json) -> Self {
+    pub(crate) fn from_json(value: &Json) -> Self {
         if let Json::Array(items) = value
             && let [Json::String(node), slot] = items.as_slice()
             && let Some(slot) = slot_number(slot)
@@ -135,95 +137,10 @@ fn slot_number(value: &Json) -> Option<usize> {
 }
 
 impl Prompt {
-    /// Reads a prompt: the API format itself, what is sent to a server with the prompt under
-    /// `prompt`, or a workflow as the editor saves it.
-    ///
-    /// # Errors
-    /// When the text is no JSON, or JSON of another shape.
-    pub fn from_json(text: &str) -> Result<Self, PromptError> {
-        Self::read(text, ReadOptions::default())
-    }
-
-    /// Reads a prompt as [`from_json`](Self::from_json) does. A byte-order mark is skipped; the
-    /// NaN and Infinity that Python writes are null.
-    ///
-    /// # Errors
-    /// As [`from_json`](Self::from_json).
-    pub fn read(text: &str, options: ReadOptions) -> Result<Self, PromptError> {
-        let text = &*without_non_finite(without_mark(text));
-        // Kept in the file's order, which JSON values as such have not.
-        let ordered: Ordered = match serde_json::from_str(text) {
-            Ok(ordered) => ordered,
-            Err(error) => return Err(not_an_object(text, error)),
-        };
-        if ordered.get("nodes").is_some_and(Json::is_array) {
-            return editor::read(&serde_json::from_str(text)?, options);
-        }
-        match ordered.get("prompt") {
-            Some(Json::Object(fields)) if !fields.contains_key("class_type") => {
-                let sent: Sent = serde_json::from_str(text)?;
-                let path = "/extra_pnginfo/workflow";
-                let workflow = sent.extra_data.as_ref().and_then(|data| data.pointer(path));
-                Self::from_nodes(&sent.prompt, workflow.cloned())
-            }
-            _ => Self::from_nodes(&ordered, None),
-        }
-    }
-
-    fn from_nodes(nodes: &Ordered, workflow: Option<Json>) -> Result<Self, PromptError> {
-        let read =
-            |(id, node): (&String, &Json)| Ok((id.clone(), PromptNode::from_json(id, node)?));
-        let nodes = nodes.iter().map(read).collect::<Result<_, PromptError>>()?;
-        Ok(Self { nodes, workflow, notes: Vec::new() })
-    }
-
     /// The API format.
     pub fn to_json(&self) -> Json {
         let nodes = self.nodes.iter().map(|(id, node)| (id.clone(), node.to_json()));
         Json::Object(nodes.collect())
-    }
-
-    /// Overrides an input: `NODE.INPUT=VALUE`, where the node is an id, a title or a class that
-    /// only one node has. The value is JSON, or else text.
-    ///
-    /// # Errors
-    /// When the text has another form, names no node or several, or an input that the node has not.
-    pub fn set(&mut self, given: &str) -> Result<(), PromptError> {
-        let problem = |problem: String| PromptError::Set { given: given.to_owned(), problem };
-        let parts = given.split_once('=').and_then(|(place, value)| {
-            let (node, input) = place.trim().rsplit_once('.')?;
-            Some((node.trim(), input.trim(), value))
-        });
-        let Some((node, input, value)) = parts else {
-            return Err(problem("an override is written NODE.INPUT=VALUE".to_owned()));
-        };
-        let id = self.find(node).map_err(problem)?;
-        let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.expect_input(&id, input).map_err(problem)?;
-            node.inputs.insert(input.to_owned(), Given::from_json(&value));
-        }
-        Ok(())
-    }
-
-    /// Gives inputs that are missing their defaults, where these do not depend on the machine, and
-    /// notes it.
-    pub fn fill_in(&mut self, missing: Missing) {
-        for (id, node) in &mut self.nodes {
-            let Some(class) = nodes::find(&node.class) else { continue };
-            for input in class.inputs {
-                let is_meant = missing == Missing::Any || input.added_later;
-                if input.optional || !is_meant || node.inputs.contains_key(input.name) {
-                    continue;
-                }
-                let Some(default) = input.default_value() else { continue };
-                self.notes.push(format!(
-                    "node {id} ({}): `{}` is missing and has its default, {default}",
-                    node.class, input.name
-                ));
-                node.inputs.insert(input.name.to_owned(), Given::Literal(default));
-            }
-        }
     }
 
     /// The id of the node that a user means by an id, a title or a class.
@@ -247,49 +164,20 @@ impl Prompt {
             several => Err(format!("several nodes are called `{name}`: {}", join(several.iter()))),
         }
     }
+
+    /// The node of the editor's form that the editor means by a name: the first of this name for
+    /// searching and replacing, else the first of this title.
+    pub fn named(&self, name: &str) -> Option<&NamedNode> {
+        let is = |part: &Option<String>| part.as_deref() == Some(name);
+        let by_name = self.named.iter().find(|node| is(&node.name));
+        by_name.or_else(|| self.named.iter().find(|node| is(&node.title)))
+    }
 }
 
 impl PromptNode {
     /// A node that is given nothing.
     pub fn new(class: &str) -> Self {
         Self { class: class.to_owned(), ..Self::default() }
-    }
-
-    /// An input that the node's class has, where that is known.
-    fn expect_input(&self, id: &str, input: &str) -> Result<(), String> {
-        let Some(class) = nodes::find(&self.class) else { return Ok(()) };
-        if class.input(input).is_some() {
-            return Ok(());
-        }
-        let names = join(class.inputs.iter().map(|input| input.name));
-        Err(match class.inputs {
-            [] => format!("node {id} ({}) has no inputs", self.class),
-            _ => format!("node {id} ({}) has no input `{input}`; it has {names}", self.class),
-        })
-    }
-
-    fn from_json(id: &str, value: &Json) -> Result<Self, PromptError> {
-        let place = || format!("node `{id}`");
-        let fields = object(value, place)?;
-        let class = match fields.get("class_type") {
-            Some(Json::String(class)) => nodes::canonical(class).to_owned(),
-            other => {
-                return Err(PromptError::Shape {
-                    place: format!("node `{id}`, `class_type`"),
-                    expected: "the name of a node class",
-                    found: other.map_or_else(|| "nothing".to_owned(), describe),
-                });
-            }
-        };
-        let inputs = match fields.get("inputs") {
-            None => IndexMap::new(),
-            Some(inputs) => object(inputs, || format!("node `{id}`, `inputs`"))?
-                .iter()
-                .map(|(name, value)| (name.clone(), Given::from_json(value)))
-                .collect(),
-        };
-        let title = value.pointer("/_meta/title").and_then(Json::as_str).map(str::to_owned);
-        Ok(Self { class, title, inputs, unresolved: IndexMap::new() })
     }
 
     fn to_json(&self) -> Json {
@@ -303,35 +191,6 @@ impl PromptNode {
         }
         Json::Object(node)
     }
-}
-
-/// JSON fields in the order of their file.
-type Ordered = IndexMap<String, Json>;
-
-/// What a client sends to a server.
-#[derive(Deserialize)]
-struct Sent {
-    prompt: Ordered,
-    extra_data: Option<Json>,
-}
-
-fn not_an_object(text: &str, error: serde_json::Error) -> PromptError {
-    match serde_json::from_str::<Json>(text) {
-        Ok(other) => PromptError::Shape {
-            place: "the workflow".to_owned(),
-            expected: "an object",
-            found: describe(&other),
-        },
-        Err(_) => PromptError::Json(error),
-    }
-}
-
-fn object(value: &Json, place: impl Fn() -> String) -> Result<&Map<String, Json>, PromptError> {
-    value.as_object().ok_or_else(|| PromptError::Shape {
-        place: place(),
-        expected: "an object",
-        found: describe(value),
-    })
 }
 
 /// What a JSON value is, in a few words.
@@ -355,29 +214,6 @@ pub(crate) fn join<T: ToString>(names: impl Iterator<Item = T>) -> String {
 mod tests {
     use super::*;
 
-    const TWO: &str = r#"{
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
-        "3": {"class_type": "KSampler", "inputs": {"seed": 18446744073709551615, "model": ["4", 0]},
-              "_meta": {"title": "Sample"}}
-    }"#;
-
-    #[test]
-    fn reads_and_writes_the_api_format() {
-        let prompt = Prompt::from_json(TWO).unwrap();
-        let sampler = &prompt.nodes["3"];
-        assert_eq!(sampler.title.as_deref(), Some("Sample"));
-        assert_eq!(sampler.inputs["model"], Given::Link { node: "4".into(), slot: 0 });
-        assert_eq!(sampler.inputs["seed"], Given::Literal(json!(u64::MAX)));
-        let again = Prompt::from_json(&prompt.to_json().to_string()).unwrap();
-        assert_eq!(again.nodes["3"], prompt.nodes["3"]);
-        assert_eq!(prompt.nodes.keys().collect::<Vec<_>>(), ["4", "3"]);
-        let sent = json!({"prompt": prompt.to_json(), "client_id": "x",
-                          "extra_data": {"extra_pnginfo": {"workflow": {"id": 1}}}});
-        let sent = Prompt::from_json(&sent.to_string()).unwrap();
-        assert_eq!(sent.nodes["3"], prompt.nodes["3"]);
-        assert_eq!(sent.workflow, Some(json!({"id": 1})));
-    }
-
     #[test]
     fn a_list_that_is_no_link_is_a_value() {
         for list in [json!([1, 2]), json!(["4"]), json!(["4", "x"]), json!(["4", -1])] {
@@ -386,40 +222,5 @@ mod tests {
         let wrapped = json!({"__value__": ["4", 0]});
         assert_eq!(Given::from_json(&wrapped), Given::Literal(json!(["4", 0])));
         assert_eq!(Given::from_json(&wrapped).to_json(), wrapped);
-    }
-
-    #[test]
-    fn overrides_find_a_node_by_id_title_or_class() {
-        let mut prompt = Prompt::from_json(TWO).unwrap();
-        prompt.set("3.seed=7").unwrap();
-        prompt.set("Sample.sampler_name=euler").unwrap();
-        prompt.set("CheckpointLoaderSimple.ckpt_name=b=c.safetensors").unwrap();
-        prompt.set("3.model=[\"4\", 1]").unwrap();
-        let error = prompt.set("3.sede=7").unwrap_err().to_string();
-        assert!(
-            error.contains("node 3 (KSampler) has no input `sede`; it has model, seed"),
-            "{error}"
-        );
-        assert!(!prompt.nodes["3"].inputs.contains_key("sede"));
-        let sampler = &prompt.nodes["3"].inputs;
-        assert_eq!(sampler["seed"], Given::Literal(json!(7)));
-        assert_eq!(sampler["sampler_name"], Given::Literal(json!("euler")));
-        assert_eq!(sampler["model"], Given::Link { node: "4".into(), slot: 1 });
-        let loader = &prompt.nodes["4"].inputs;
-        assert_eq!(loader["ckpt_name"], Given::Literal(json!("b=c.safetensors")));
-        for wrong in ["seed=7", "3.seed", "9.seed=1", ""] {
-            let error = prompt.set(wrong).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("`{wrong}`: ")), "{error}");
-        }
-    }
-
-    #[test]
-    fn other_json_is_told_apart() {
-        let error = |text| Prompt::from_json(text).unwrap_err().to_string();
-        assert!(error(r#"{"nodes": [7], "links": []}"#).contains("Export (API)"));
-        assert!(error("[]").contains("expected an object, found a list"));
-        assert!(error(r#"{"1": {"inputs": {}}}"#).contains("node `1`, `class_type`"));
-        assert!(error(r#"{"1": 5}"#).contains("node `1`"));
-        assert!(error("{").starts_with("not JSON"));
     }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use distorch_pipeline::diffusion::noise::NoiseChoice;
 use distorch_sampling::noise::NoiseDevice;
 use distorch_workflow::graph::Prompt;
+use distorch_workflow::nodes;
 use distorch_workflow::observe::{Event, Observer, Silent};
 use serde_json::{Value as Json, json};
 use shipped::{Bench, root};
@@ -57,7 +58,7 @@ impl Run<'_> {
             "7": node("VAEDecode", json!({ "samples": ["6", 0], "vae": ["1", 2] })),
             "8": node("SaveImage", json!({ "images": ["7", 0], "filename_prefix": "x" })),
         });
-        Prompt::from_json(&prompt.to_string()).unwrap()
+        Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap()
     }
 }
 
@@ -191,7 +192,7 @@ fn one_sigma_is_noise_and_no_step() {
         "16": decode("10", 1), "17": save("16"),
         "18": decode("13", 0), "19": save("18"),
     });
-    let prompt = Prompt::from_json(&prompt.to_string()).unwrap();
+    let prompt = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
     let mut bench = Bench::new();
     let report = bench.executor.run(&prompt, &Silent).unwrap();
     let picture = |output: &str| values(&bench.saved(&report.outputs[output])[0]);

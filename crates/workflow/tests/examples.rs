@@ -3,6 +3,7 @@
 
 mod shipped;
 
+use distorch_workflow::nodes;
 use distorch_workflow::observe::Silent;
 use shipped::Bench;
 use shipped::judge::{COLOURS, SHAPES, Seen, Wanted};
@@ -51,8 +52,8 @@ fn most_of_a_hundred_pictures_show_their_prompt() {
     let mut right = 0;
     for (seed, wanted) in hundred().into_iter().enumerate() {
         let mut prompt = bench.example("txt2img_distorch2");
-        prompt.set(&format!("3.seed={seed}")).unwrap();
-        prompt.set(&format!("6.text={}", wanted.prompt())).unwrap();
+        prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
+        prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
         let report = bench.executor.run(&prompt, &Silent).unwrap();
         let faults = Seen::open(&bench.saved(&report.outputs["9"])[0]).faults(&wanted);
         match faults.is_empty() {
@@ -115,8 +116,8 @@ fn a_lora_outlines_shapes() {
     let (mut outlined, mut right, mut of) = (0, 0, 0);
     for (seed, wanted) in singles.step_by(6).enumerate() {
         let mut prompt = bench.example("lora");
-        prompt.set(&format!("3.seed={seed}")).unwrap();
-        prompt.set(&format!("6.text={}", wanted.prompt())).unwrap();
+        prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
+        prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
         let report = bench.executor.run(&prompt, &Silent).unwrap();
         let wanted = Wanted { outlined: true, ..wanted };
         let faults = Seen::open(&bench.saved(&report.outputs["9"])[0]).faults(&wanted);

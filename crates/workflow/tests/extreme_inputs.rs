@@ -7,7 +7,7 @@ mod small_models;
 
 use std::fs;
 
-use distorch_workflow::nodes::NODES;
+use distorch_workflow::nodes;
 use distorch_workflow::signature::{Input, Kind, MAX_SIDE, Node};
 use distorch_workflow::value::Type;
 use serde_json::{Map, Value as Json, json};
@@ -263,7 +263,7 @@ fn no_node_panics_whatever_it_is_given() {
     fs::copy(picture, input.join("blue_square.png")).unwrap();
     let mut faults = Vec::new();
     let mut runs = 0;
-    for class in NODES {
+    for class in nodes::all().nodes() {
         let all: Vec<(&str, Vec<Json>)> = class
             .inputs
             .iter()

@@ -15,7 +15,7 @@ use distorch_models::estimate::Workload;
 use distorch_pipeline::models::Tasks;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer};
-use distorch_workflow::{Environment, ExecutionError, Executor};
+use distorch_workflow::{Environment, ExecutionError, Executor, nodes};
 use serde_json::{Value as Json, json};
 use small_models::{Studio, node, prompt, sd1, weight, write, write_tensors};
 
@@ -47,7 +47,7 @@ fn dry_run(
     target: &str,
 ) -> (Result<(), ExecutionError>, Heard) {
     let heard = Heard::default();
-    let prompt = Prompt::from_json(&nodes.to_string()).unwrap();
+    let prompt = Prompt::from_json(&nodes.to_string(), &nodes::all()).unwrap();
     let result = executor.dry_run(&prompt, &[target.to_owned()], &heard);
     assert!(heard.nodes.lock().unwrap().is_empty(), "nothing runs");
     (result, heard)
@@ -322,7 +322,7 @@ fn what_is_missing_is_told_before_anything_runs() {
         let (result, _) = dry_run(&mut studio.executor, &nodes, "last");
         let error = result.unwrap_err();
         let heard = Heard::default();
-        let parsed = Prompt::from_json(&nodes.to_string()).unwrap();
+        let parsed = Prompt::from_json(&nodes.to_string(), &nodes::all()).unwrap();
         let in_run = studio.executor.run_nodes(&parsed, &["last"], &heard).unwrap_err();
         assert_eq!(message(&error), message(&in_run));
         assert!(heard.nodes.into_inner().unwrap().is_empty(), "{says}");
@@ -357,7 +357,10 @@ fn what_cannot_fit_is_refused() {
         let cpu = DeviceInfo::new(DeviceId::CPU, "CPU", 8 << 30);
         let topology = Topology::new(vec![cpu]).unwrap().simulate(simulated).unwrap();
         let environment = Environment::on(folders, topology);
-        Executor::new(environment.with_models(|models| models.with_auto_retry(retries)))
+        Executor::new(
+            environment.with_models(|models| models.with_auto_retry(retries)),
+            nodes::all(),
+        )
     };
     let nodes = |side: u32, batch: u32, tiled: bool| {
         let mut nodes = with(&[
@@ -380,7 +383,7 @@ fn what_cannot_fit_is_refused() {
         let error = message(&result.unwrap_err());
         assert!(!heard.planned.into_inner().unwrap().is_empty(), "the plan is told: {error}");
         let heard = Heard::default();
-        let prompt = Prompt::from_json(&nodes.to_string()).unwrap();
+        let prompt = Prompt::from_json(&nodes.to_string(), &nodes::all()).unwrap();
         let in_run = executor.run_nodes(&prompt, &["last"], &heard).unwrap_err();
         assert_eq!(but_for_free(&message(&in_run)), but_for_free(&error));
         assert!(heard.nodes.into_inner().unwrap().is_empty());

@@ -12,9 +12,8 @@ use distorch_checkpoint::decode::to_f32;
 use distorch_checkpoint::family::Configs;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer, Silent};
-use distorch_workflow::validate::validate;
 use distorch_workflow::value::Value;
-use distorch_workflow::{ExecutionError, NodeError};
+use distorch_workflow::{ExecutionError, NodeError, nodes};
 use serde_json::{Value as Json, json};
 use small_models::{Studio, distance, node, prompt, sd1, values, weight, write, write_tensors};
 
@@ -154,7 +153,8 @@ fn keys_that_mean_nothing_are_told_and_files_that_are_none_are_errors() {
         ("none", lora("ckpt", "none", [1.0, 1.0])),
         ("missing", lora("ckpt", "missing", [1.0, 1.0])),
     ]);
-    let (parsed, warnings) = (Prompt::from_json(&prompt.to_string()).unwrap(), Warnings::default());
+    let (parsed, warnings) =
+        (Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap(), Warnings::default());
     studio.executor.run_nodes(&parsed, &["a"], &warnings).unwrap();
     let warnings = warnings.0.into_inner().unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -215,7 +215,8 @@ fn a_checkpoint_without_encoders_or_vae_gives_the_rest() {
         ("encode", text("unet")),
         ("decode", node("VAEDecode", decode)),
     ]);
-    let (parsed, warnings) = (Prompt::from_json(&prompt.to_string()).unwrap(), Warnings::default());
+    let (parsed, warnings) =
+        (Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap(), Warnings::default());
     studio.executor.run_nodes(&parsed, &["unet"], &warnings).unwrap();
     let warnings = warnings.0.into_inner().unwrap();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -238,17 +239,17 @@ fn notes_are_left_out_but_other_unknown_classes_are_not() {
         ("note", node("Note", json!({ "text": "to whom it may concern" }))),
         ("words", node("MarkdownNote", json!({ "": "# words" }))),
     ];
-    let parse =
-        |nodes: &[(&'static str, Json)]| Prompt::from_json(&with(nodes).to_string()).unwrap();
-    let environment = studio.executor.environment();
-    assert_eq!(validate(&parse(&nodes), environment).unwrap().outputs, ["show"]);
+    let parse = |nodes: &[(&'static str, Json)]| {
+        Prompt::from_json(&with(nodes).to_string(), &nodes::all()).unwrap()
+    };
+    assert_eq!(studio.executor.validate(&parse(&nodes)).unwrap().outputs, ["show"]);
     let report = studio.executor.run(&parse(&nodes), &Warnings::default()).unwrap();
     assert!(report.executed.iter().all(|id| id != "note" && id != "words"));
     nodes[0].1["inputs"]["samples"] = json!(["note", 0]);
-    let invalid = validate(&parse(&nodes), studio.executor.environment()).unwrap_err();
+    let invalid = studio.executor.validate(&parse(&nodes)).unwrap_err();
     assert!(invalid.to_string().contains("node note (Note) has no outputs"), "{invalid}");
     nodes.push(("odd", node("Note!", json!({}))));
-    let invalid = validate(&parse(&nodes), studio.executor.environment()).unwrap_err();
+    let invalid = studio.executor.validate(&parse(&nodes)).unwrap_err();
     assert_eq!(invalid.error.kind, "missing_node_type");
 }
 
@@ -444,7 +445,7 @@ fn pixel_space_leaves_pictures_as_they_are() {
     // Chosen, a tiny autoencoder says what it is; without both files it is no choice.
     let error = studio.try_run(&prompt, "taesd").unwrap_err().to_string();
     assert!(error.contains("tiny autoencoder"), "{error}");
-    let parsed = Prompt::from_json(&prompt.to_string()).unwrap();
+    let parsed = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
     let refused = studio.executor.run_nodes(&parsed, &["taef1"], &Silent).unwrap_err();
     let ExecutionError::Invalid(invalid) = refused else { panic!("{refused}") };
     let told = format!("{invalid:?}");

@@ -12,7 +12,7 @@ use distorch_allocation::{DeviceId, DeviceInfo, Topology};
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::Silent;
-use distorch_workflow::{Environment, Executor};
+use distorch_workflow::{Environment, Executor, nodes};
 use serde_json::Value as Json;
 
 /// The largest difference of two values from 0 to 255: what rounding may make of sums in another order.
@@ -48,8 +48,9 @@ fn pictures(case: &Path, base: &Path) -> Vec<PathBuf> {
     let topology = Topology::new(vec![cpu]).unwrap();
     let environment = Environment::on(ModelFolders::new(base, &[]).unwrap(), topology);
     let workflow = fs::read_to_string(case.join("workflow.json")).unwrap();
-    let prompt = Prompt::from_json(&workflow).unwrap();
-    let mut outputs = Executor::new(environment).run(&prompt, &Silent).unwrap().outputs;
+    let prompt = Prompt::from_json(&workflow, &nodes::all()).unwrap();
+    let mut outputs =
+        Executor::new(environment, nodes::all()).run(&prompt, &Silent).unwrap().outputs;
     outputs.sort_by(|one, _, other, _| (one.len(), one).cmp(&(other.len(), other)));
     let images = outputs.values().filter_map(|ui| ui["images"].as_array()).flatten();
     let part = |image: &Json, name: &str| image[name].as_str().unwrap().to_owned();

@@ -7,8 +7,8 @@ use std::fs;
 
 use common::{Workplace, fixture, fixtures, numbers};
 use distorch_pipeline::image::{Mask, Pictures};
-use distorch_workflow::nodes;
 use distorch_workflow::value::Value;
+use distorch_workflow::{describe, nodes};
 use serde_json::{Value as Json, json};
 
 fn load(name: &str) -> Json {
@@ -317,8 +317,9 @@ fn clients_are_told_of_the_files_and_that_they_may_upload() {
     }
     fs::create_dir(workplace.path("input/folder.png")).unwrap();
     let info = |class: &str| {
-        let node = nodes::find(class).unwrap();
-        nodes::describe::describe(node, workplace.environment())["input"]["required"].clone()
+        let registry = nodes::all();
+        let node = registry.find(class).unwrap();
+        describe::describe(node, workplace.environment())["input"]["required"].clone()
     };
     let image = &info("LoadImage")["image"];
     assert_eq!(image[0], json!(["kept.gif", "rgb.png"]));

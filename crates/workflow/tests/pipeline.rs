@@ -5,6 +5,7 @@
 mod shipped;
 
 use distorch_workflow::graph::Prompt;
+use distorch_workflow::nodes;
 use distorch_workflow::observe::Silent;
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
@@ -38,8 +39,8 @@ fn latents_of_every_sampler_without_noise() {
         let Some(what) = name.strip_prefix("latent.") else { continue };
         let (sampler, scheduler) = what.split_once('.').unwrap();
         let mut prompt = bench.example("txt2img_distorch2");
-        prompt.set(&format!("3.sampler_name={sampler}")).unwrap();
-        prompt.set(&format!("3.scheduler={scheduler}")).unwrap();
+        prompt.set(&format!("3.sampler_name={sampler}"), &nodes::all()).unwrap();
+        prompt.set(&format!("3.scheduler={scheduler}"), &nodes::all()).unwrap();
         let found = latent(&mut bench, &prompt, "3");
         let expected = floats(reference.tensor(name).unwrap().data());
         let largest = expected.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
@@ -77,16 +78,16 @@ fn pictures_of_the_examples() {
 fn results_are_kept_between_runs() {
     let mut bench = Bench::new();
     let mut prompt = bench.example("txt2img_distorch2");
-    prompt.set("3.steps=2").unwrap();
+    prompt.set("3.steps=2", &nodes::all()).unwrap();
     let first = bench.executor.run(&prompt, &Silent).unwrap();
     assert_eq!(first.executed.len(), 7);
     let again = bench.executor.run(&prompt, &Silent).unwrap();
     assert_eq!((again.executed.len(), again.outputs), (0, first.outputs.clone()));
-    prompt.set("3.seed=99").unwrap();
+    prompt.set("3.seed=99", &nodes::all()).unwrap();
     let other = bench.executor.run(&prompt, &Silent).unwrap();
     assert_eq!(other.executed, ["3", "8", "9"]);
     assert_ne!(other.outputs, first.outputs);
-    prompt.set("6.text=a blue square").unwrap();
+    prompt.set("6.text=a blue square", &nodes::all()).unwrap();
     let other = bench.executor.run(&prompt, &Silent).unwrap();
     assert_eq!(other.executed, ["6", "3", "8", "9"]);
     // As does a bounded cache that holds nothing.
@@ -121,9 +122,9 @@ fn every_allocation_gives_the_same_latents() {
     ] {
         let mut bench = Bench::simulating(simulate);
         let mut prompt = bench.example("txt2img_distorch2");
-        prompt.set("3.steps=3").unwrap();
+        prompt.set("3.steps=3", &nodes::all()).unwrap();
         for (name, value) in inputs.as_object().unwrap() {
-            prompt.set(&format!("4.{name}={value}")).unwrap();
+            prompt.set(&format!("4.{name}={value}"), &nodes::all()).unwrap();
         }
         let found = latent(&mut bench, &prompt, "3");
         match &expected {

@@ -13,7 +13,7 @@ use distorch_runtime::heap::CountingAllocator;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer, Silent};
 use distorch_workflow::value::Value;
-use distorch_workflow::{Environment, ExecutionError, Executor};
+use distorch_workflow::{Environment, ExecutionError, Executor, nodes};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -122,7 +122,10 @@ fn executor(folder: &Path, simulated: &str, auto_retry: bool) -> Executor {
     let host = DeviceInfo::new(DeviceId::CPU, "host", 1 << 40);
     let topology = Topology::new(vec![host]).unwrap().simulate(simulated).unwrap();
     let environment = Environment::on(ModelFolders::new(folder, &[]).unwrap(), topology);
-    Executor::new(environment.with_models(|models| models.with_auto_retry(auto_retry)))
+    Executor::new(
+        environment.with_models(|models| models.with_auto_retry(auto_retry)),
+        nodes::all(),
+    )
 }
 
 /// How the UNet is placed.
@@ -201,7 +204,7 @@ impl Wanted {
             })),
             "decode": node("VAEDecode", json!({ "samples": ["sampler", 0], "vae": ["ckpt", 2] })),
         });
-        Prompt::from_json(&nodes.to_string()).unwrap()
+        Prompt::from_json(&nodes.to_string(), &nodes::all()).unwrap()
     }
 
     fn try_make(

@@ -3,9 +3,11 @@
 
 mod shipped;
 
-use distorch_workflow::graph::{Given, Missing, Prompt};
+use distorch_workflow::amend::Missing;
+use distorch_workflow::graph::{Given, Prompt};
+use distorch_workflow::nodes;
 use distorch_workflow::observe::Silent;
-use distorch_workflow::validate::{Invalid, validate};
+use distorch_workflow::validate::Invalid;
 use distorch_workflow::value::Value;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -15,11 +17,11 @@ use shipped::Bench;
 fn changed(change: impl FnOnce(&mut Json)) -> Prompt {
     let mut graph = Bench::new().example("txt2img_distorch2").to_json();
     change(&mut graph);
-    Prompt::from_json(&graph.to_string()).unwrap()
+    Prompt::from_json(&graph.to_string(), &nodes::all()).unwrap()
 }
 
 fn invalid(prompt: &Prompt) -> Invalid {
-    validate(prompt, Bench::new().executor.environment()).unwrap_err()
+    Bench::new().executor.validate(prompt).unwrap_err()
 }
 
 /// The one problem of a node.
@@ -102,7 +104,7 @@ fn what_no_output_needs_is_not_looked_at() {
     let prompt = changed(|graph| {
         graph["20"] = json!({ "class_type": "EmptyLatentImage", "inputs": { "width": -5 } });
     });
-    assert!(validate(&prompt, Bench::new().executor.environment()).is_ok());
+    assert!(Bench::new().executor.validate(&prompt).is_ok());
 }
 
 #[test]
@@ -131,7 +133,7 @@ fn an_unknown_class_stops_only_what_needs_it() {
         graph["31"] = json!({ "class_type": "PreviewImage", "inputs": { "images": ["30", 0] } });
         graph["32"] = json!({ "class_type": "SaveVideo", "inputs": { "images": ["8", 0] } });
     });
-    let valid = validate(&prompt, Bench::new().executor.environment()).unwrap();
+    let valid = Bench::new().executor.validate(&prompt).unwrap();
     assert_eq!(valid.outputs, ["9"]);
     let told = |id: &str| {
         let node = &valid.node_errors[id];
@@ -155,7 +157,7 @@ fn what_is_no_text_is_the_text_that_python_makes_of_it() {
         (json!(0.5), "0.5"),
     ] {
         let prompt = json!({"1": {"class_type": "PrimitiveString", "inputs": {"value": value}}});
-        let prompt = Prompt::from_json(&prompt.to_string()).unwrap();
+        let prompt = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
         let report = bench.executor.run_nodes(&prompt, &["1"], &Silent).unwrap();
         let Value::String(made) = &report.values["1"][0] else { panic!("no text") };
         assert_eq!(&**made, text);
@@ -176,7 +178,7 @@ fn most_inputs_of_the_simple_loader_may_be_left_out() {
             graph["4"]["inputs"] = inputs.clone();
             graph["4"]["inputs"]["ckpt_name"] = json!("tiny-shapes.safetensors");
         });
-        let valid = validate(&prompt, Bench::new().executor.environment());
+        let valid = Bench::new().executor.validate(&prompt);
         assert!(valid.is_ok(), "{inputs}: {}", valid.unwrap_err());
     }
 }
@@ -196,7 +198,7 @@ fn inputs_that_are_missing_have_their_defaults() {
     };
     let filled = |missing| {
         let mut prompt = older();
-        prompt.fill_in(missing);
+        prompt.fill_in(missing, &nodes::all());
         let given = |id: &str, name: &str| match prompt.nodes[id].inputs.get(name) {
             Some(Given::Literal(value)) => Some(value.clone()),
             _ => None,
@@ -206,7 +208,7 @@ fn inputs_that_are_missing_have_their_defaults() {
     assert_eq!(filled(Missing::AddedLater), (Some(json!(6)), None, None, 1));
     assert_eq!(filled(Missing::Any), (Some(json!(6)), Some(json!(20)), None, 2));
     let mut prompt = older();
-    prompt.fill_in(Missing::AddedLater);
+    prompt.fill_in(Missing::AddedLater, &nodes::all());
     let note = &prompt.notes[0];
     assert_eq!(
         note,
@@ -240,8 +242,8 @@ fn loose_ends_are_told() {
     nodes.push(json!({"id": 90, "type": "Reroute", "inputs": [{"name": "", "link": null}]}));
     let decode = json!([900, 90, 0, 8, 0, "LATENT"]);
     file["links"].as_array_mut().unwrap().push(decode);
-    let prompt = Prompt::from_json(&file.to_string()).unwrap();
-    let text = validate(&prompt, bench.executor.environment()).unwrap_err().to_string();
+    let prompt = Prompt::from_json(&file.to_string(), &nodes::all()).unwrap();
+    let text = bench.executor.validate(&prompt).unwrap_err().to_string();
     let says = "samples: it is linked to Reroute 90, which nothing is linked to";
     assert!(text.contains(says), "{text}");
 }
@@ -259,8 +261,8 @@ fn long_chains_do_not_overflow() {
         last = json!([id, 0]);
     }
     graph["8"]["inputs"]["samples"] = last;
-    let prompt = Prompt::from_json(&graph.to_string()).unwrap();
-    assert!(validate(&prompt, Bench::new().executor.environment()).is_ok());
+    let prompt = Prompt::from_json(&graph.to_string(), &nodes::all()).unwrap();
+    assert!(Bench::new().executor.validate(&prompt).is_ok());
 }
 
 /// The places of a JSON value, but its own.
@@ -335,8 +337,8 @@ proptest! {
                 *old = value;
             }
         }
-        if let Ok(prompt) = Prompt::from_json(&file.to_string()) {
-            drop(validate(&prompt, bench.executor.environment()));
+        if let Ok(prompt) = Prompt::from_json(&file.to_string(), &nodes::all()) {
+            drop(bench.executor.validate(&prompt));
         }
     }
 
@@ -362,8 +364,8 @@ proptest! {
                 }
             }
         }
-        if let Ok(prompt) = Prompt::from_json(&graph.to_string()) {
-            match validate(&prompt, bench.executor.environment()) {
+        if let Ok(prompt) = Prompt::from_json(&graph.to_string(), &nodes::all()) {
+            match bench.executor.validate(&prompt) {
                 Ok(valid) => prop_assert!(!valid.outputs.is_empty()),
                 Err(invalid) => prop_assert!(!invalid.to_string().is_empty()),
             }
@@ -373,7 +375,7 @@ proptest! {
     /// Text of any kind.
     #[test]
     fn any_text_is_answered(text in "[\\[\\]{}\":,0-9a-z ]{0,60}") {
-        drop(Prompt::from_json(&text));
+        drop(Prompt::from_json(&text, &nodes::all()));
     }
 }
 
@@ -395,11 +397,11 @@ fn one_bad_output_does_not_stop_another() {
 fn prefixes_stay_in_the_output_folder() {
     let mut bench = Bench::new();
     let mut prompt = bench.example("txt2img_distorch2");
-    prompt.set("3.steps=1").unwrap();
-    prompt.set("9.filename_prefix=../../escaped").unwrap();
+    prompt.set("3.steps=1", &nodes::all()).unwrap();
+    prompt.set("9.filename_prefix=../../escaped", &nodes::all()).unwrap();
     let error = bench.executor.run(&prompt, &Silent).unwrap_err().to_string();
     assert!(error.contains("filename_prefix"), "{error}");
-    prompt.set("9.filename_prefix=sub/%KSampler.seed%_%width%").unwrap();
+    prompt.set("9.filename_prefix=sub/%KSampler.seed%_%width%", &nodes::all()).unwrap();
     let report = bench.executor.run(&prompt, &Silent).unwrap();
     let saved = bench.saved(&report.outputs["9"]);
     assert!(saved[0].ends_with("output/sub/6_128_00001_.png"), "{saved:?}");
@@ -416,7 +418,8 @@ fn of_many_problems_the_first_are_spelled_out() {
             )
         })
         .collect();
-    let invalid = invalid(&Prompt::from_json(&Json::Object(broken).to_string()).unwrap());
+    let invalid =
+        invalid(&Prompt::from_json(&Json::Object(broken).to_string(), &nodes::all()).unwrap());
     assert_eq!(invalid.node_errors.len(), 60, "programs see all of them");
     let said = invalid.to_string();
     assert_eq!(said.matches("Required input is missing: images").count(), 50, "{said}");

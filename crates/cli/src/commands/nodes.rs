@@ -1,8 +1,7 @@
 //! `distorch nodes`: the nodes that workflows may use.
 
-use distorch_workflow::Environment;
-use distorch_workflow::nodes::{NODES, describe, find, near};
 use distorch_workflow::signature::{Input, Kind, Node};
+use distorch_workflow::{Environment, Registry, describe, nodes};
 
 use super::{Table, print_json, print_text};
 use crate::args::{NodesArgs, Shared};
@@ -14,16 +13,17 @@ use crate::terminal::{self, wrap};
 pub fn run(shared: &Shared, args: &NodesArgs) -> Result<(), Failure> {
     let topology = machine::topology(&machine::survey(shared)?)?;
     let environment = Environment::on(machine::folders(shared)?, topology);
+    let registry = nodes::all();
     let Some(class) = &args.class else {
         return match args.json {
-            true => print_json(&describe::object_info(&environment)),
-            false => print_text(&list()),
+            true => print_json(&describe::object_info(&registry, &environment)),
+            false => print_text(&list(&registry)),
         };
     };
-    let node = find(class).ok_or_else(|| {
-        let hint = near(class).map_or_else(
+    let node = registry.find(class).ok_or_else(|| {
+        let hint = registry.closest_match(class).map_or_else(
             || "`distorch nodes` lists them".to_owned(),
-            |near| format!("did you mean `{near}`?"),
+            |name| format!("did you mean `{name}`?"),
         );
         Failure::input(format!("there is no node `{class}`")).hint(hint)
     })?;
@@ -33,13 +33,13 @@ pub fn run(shared: &Shared, args: &NodesArgs) -> Result<(), Failure> {
     }
 }
 
-fn list() -> String {
+fn list(registry: &Registry) -> String {
     let mut table = Table::new(["class", "category", "outputs"], &[]).optional(&[1, 2]);
-    for node in NODES {
+    for node in registry.nodes() {
         let outputs: Vec<_> = node.outputs.iter().map(|output| output.name).collect();
         table.add_row([node.class, node.category, &outputs.join(", ")]);
     }
-    format!("{table}\n{} nodes", NODES.len())
+    format!("{table}\n{} nodes", registry.nodes().len())
 }
 
 /// Files that are listed where one is to be chosen.

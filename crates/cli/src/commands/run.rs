@@ -3,10 +3,11 @@
 use std::io::Cursor;
 
 use distorch_pipeline::image::embedded::Embedded;
-use distorch_workflow::graph::{Missing, Prompt, ReadOptions};
+use distorch_workflow::amend::Missing;
+use distorch_workflow::graph::{Prompt, ReadOptions};
 use distorch_workflow::json_text;
 use distorch_workflow::validate::{Invalid, Valid};
-use distorch_workflow::{Environment, Executor, validate};
+use distorch_workflow::{Executor, Registry, nodes, validate};
 use serde_json::{Value as Json, json};
 
 use super::{print_json, print_text};
@@ -19,7 +20,7 @@ use crate::watch::Watch;
 
 /// Runs a workflow, or tells what it would do. Outputs that cannot be run do not stop the others.
 pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
-    let forms = read(args)?;
+    let forms = read(args, &nodes::all())?;
     let (mut executor, cancel) = studio::executor(shared, &args.compute)?;
     let environment = executor.environment_mut();
     environment.save_metadata = !args.disable_metadata;
@@ -29,7 +30,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     if let Some(dir) = &args.input_dir {
         environment.input_dir.clone_from(dir);
     }
-    let (prompt, validated) = choose(forms, executor.environment());
+    let (prompt, validated) = choose(forms, &executor);
     prompt.notes.iter().for_each(|note| machine::warn(note));
     let topology = executor.environment().session.topology().clone();
     let valid = validated.map_err(|invalid| studio::invalid(&invalid, &topology))?;
@@ -86,10 +87,10 @@ fn broken(valid: &Valid) -> Option<String> {
 
 /// The first form of the workflow that can be run as it is; else that of which a part can; else the
 /// first, with all that is wrong with it.
-fn choose(forms: Vec<Prompt>, environment: &Environment) -> (Prompt, Result<Valid, Invalid>) {
+fn choose(forms: Vec<Prompt>, executor: &Executor) -> (Prompt, Result<Valid, Invalid>) {
     let mut best: Option<(Prompt, Result<Valid, Invalid>)> = None;
     for mut prompt in forms {
-        let validated = validate::validate(&prompt, environment);
+        let validated = executor.validate(&prompt);
         let is_whole = validated.as_ref().is_ok_and(|valid| valid.node_errors.is_empty());
         let is_better = match &best {
             None => true,
@@ -108,14 +109,14 @@ fn choose(forms: Vec<Prompt>, environment: &Environment) -> (Prompt, Result<Vali
     }
     best.unwrap_or_else(|| {
         let prompt = Prompt::default();
-        let validated = validate::validate(&prompt, environment);
+        let validated = executor.validate(&prompt);
         (prompt, validated)
     })
 }
 
 /// The forms of the workflow that a file has, with the overrides, the one that is meant first: one
 /// form, or of a picture the prompt that was run and the workflow as the editor had it.
-fn read(args: &RunArgs) -> Result<Vec<Prompt>, Failure> {
+fn read(args: &RunArgs, registry: &Registry) -> Result<Vec<Prompt>, Failure> {
     let path = &args.workflow;
     let name = path.display();
     let wrong = |problem: String| Failure::input(format!("`{name}`: {problem}"));
@@ -135,7 +136,7 @@ fn read(args: &RunArgs) -> Result<Vec<Prompt>, Failure> {
     let mut forms: Vec<Prompt> = Vec::new();
     let mut unreadable = None;
     for text in &texts {
-        let mut prompt = match Prompt::read(text, options) {
+        let mut prompt = match Prompt::read(text, registry, options) {
             Ok(prompt) => prompt,
             Err(error) => {
                 unreadable = unreadable.or(Some(wrong(error.to_string())));
@@ -146,8 +147,8 @@ fn read(args: &RunArgs) -> Result<Vec<Prompt>, Failure> {
             let note = "the picture's `prompt` cannot be read; its `workflow` is used";
             prompt.notes.insert(0, note.to_owned());
         }
-        prompt.fill_in(missing);
-        let mut overrides = args.set.iter().map(|given| prompt.set(given));
+        prompt.fill_in(missing, registry);
+        let mut overrides = args.set.iter().map(|given| prompt.set(given, registry));
         match overrides.find_map(Result::err) {
             None => forms.push(prompt),
             Some(error) if forms.is_empty() => {

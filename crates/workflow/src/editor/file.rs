@@ -8,6 +8,10 @@ use std::collections::HashMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json};
 
+/// Where the links of a subgraph come from and go to, instead of a node.
+pub(super) const OUTSIDE: &str = "-10";
+pub(super) const RESULT: &str = "-20";
+
 /// A whole file.
 #[derive(Deserialize)]
 pub(super) struct File {

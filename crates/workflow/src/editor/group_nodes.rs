@@ -10,11 +10,10 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value as Json;
 
-use super::file::{EditorNode, Graph, Group, Link, Slot};
-use super::links::{OUTSIDE, RESULT};
+use super::file::{EditorNode, Graph, Group, Link, OUTSIDE, RESULT, Slot};
 use super::subgraphs::{GroupWidget, Inside, Insides};
 use super::widgets::has_control;
-use crate::nodes;
+use crate::registry::Registry;
 use crate::signature::Kind;
 
 /// The class under which the inside of a node is found.
@@ -30,8 +29,12 @@ fn group_class(name: &str) -> String {
 }
 
 /// Adds what group nodes have inside.
-pub(super) fn add_group_nodes(groups: &HashMap<String, Group>, into: &mut Insides) {
-    let mut shapes = Shapes { groups, known: HashMap::new(), open: HashSet::new() };
+pub(super) fn add_group_nodes(
+    groups: &HashMap<String, Group>,
+    registry: &Registry,
+    into: &mut Insides,
+) {
+    let mut shapes = Shapes { groups, registry, known: HashMap::new(), open: HashSet::new() };
     let mut names: Vec<&String> = groups.keys().collect();
     names.sort();
     for name in names {
@@ -54,6 +57,7 @@ struct Shape {
 
 struct Shapes<'a> {
     groups: &'a HashMap<String, Group>,
+    registry: &'a Registry,
     known: HashMap<String, (Shape, Inside)>,
     /// Groups whose shape is being found: one inside itself has none.
     open: HashSet<String>,
@@ -100,7 +104,7 @@ impl Shapes<'_> {
         if let Some(name) = class(&node.class).strip_prefix("workflow>") {
             return self.group(name);
         }
-        Some(match nodes::find(nodes::canonical(&node.class)) {
+        Some(match self.registry.find(self.registry.canonical(&node.class)) {
             Some(class) => {
                 let mut shape = Shape { outputs: class.outputs.len(), ..Shape::default() };
                 for input in class.inputs {
@@ -338,6 +342,7 @@ mod tests {
     use serde_json::{Value as Json, json};
 
     use crate::graph::{Given, Prompt};
+    use crate::nodes;
 
     fn link(node: &str, slot: usize) -> Given {
         Given::Link { node: node.to_owned(), slot }
@@ -416,7 +421,8 @@ mod tests {
     #[test]
     fn group_nodes_are_laid_out_flat_one_in_another_too() {
         for separator in [">", "/"] {
-            let prompt = Prompt::from_json(&workflow(separator).to_string()).unwrap();
+            let prompt =
+                Prompt::from_json(&workflow(separator).to_string(), &nodes::all()).unwrap();
             let ids: Vec<_> = prompt.nodes.keys().map(String::as_str).collect();
             assert_eq!(ids, ["1", "2", "3", "4:0:0", "4:0:1", "4:2", "4:4", "5", "6"]);
             let sampler = &prompt.nodes["4:2"].inputs;
@@ -450,7 +456,7 @@ mod tests {
     fn a_group_within_itself_is_told() {
         let mut file = workflow(">");
         file["extra"]["groupNodes"]["texts"]["nodes"][0]["type"] = json!("workflow>sampled");
-        let error = Prompt::from_json(&file.to_string()).unwrap_err().to_string();
+        let error = Prompt::from_json(&file.to_string(), &nodes::all()).unwrap_err().to_string();
         assert!(error.contains("contain itself"), "{error}");
     }
 
@@ -458,7 +464,7 @@ mod tests {
     fn a_group_without_its_inside_is_a_node_that_is_not_known() {
         let mut file = workflow(">");
         file["extra"] = json!({});
-        let prompt = Prompt::from_json(&file.to_string()).unwrap();
+        let prompt = Prompt::from_json(&file.to_string(), &nodes::all()).unwrap();
         assert_eq!(prompt.nodes["4"].class, "workflow>sampled");
     }
 }

@@ -3,14 +3,10 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::file::{EditorNode, Graph};
+use super::file::{EditorNode, Graph, OUTSIDE, RESULT};
 use super::group_nodes;
 use super::subgraphs::{Insides, Level};
 use crate::graph::{Given, join};
-
-/// Where the links of a subgraph come from and go to, instead of a node.
-pub(super) const OUTSIDE: &str = "-10";
-pub(super) const RESULT: &str = "-20";
 
 /// Links on the way to a value before circles are looked for.
 const SHORT: usize = 64;
@@ -195,6 +191,7 @@ mod tests {
     use serde_json::{Value as Json, json};
 
     use crate::graph::{Given, Prompt};
+    use crate::nodes;
 
     /// A decoder whose latent comes through these nodes and links.
     fn decoder(mut nodes: Vec<Json>, mut links: Vec<Json>, link: i64) -> Prompt {
@@ -202,7 +199,8 @@ mod tests {
             {"name": "samples", "type": "LATENT", "link": link}]}));
         nodes.push(json!({"id": "e", "type": "EmptyLatentImage", "widgets_values": [64, 64, 1]}));
         links.push(json!([-1, "e", 0, "r0", 0, "LATENT"]));
-        Prompt::from_json(&json!({"nodes": nodes, "links": links}).to_string()).unwrap()
+        Prompt::from_json(&json!({"nodes": nodes, "links": links}).to_string(), &nodes::all())
+            .unwrap()
     }
 
     fn chain(count: i64) -> (Vec<Json>, Vec<Json>) {

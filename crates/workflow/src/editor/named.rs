@@ -1,38 +1,37 @@
-//! The nodes of a file as the editor finds them by a name, for the tokens of file names.
+//! The nodes of a file as the editor names them, for the tokens of file names.
 
+use indexmap::IndexMap;
 use serde_json::Value as Json;
 
-use super::DEEPEST;
 use super::file::EditorNode;
+use super::subgraphs::DEEPEST;
 use super::widgets::widgets;
-use crate::graph::Given;
-use crate::nodes;
+use crate::graph::{Given, NamedNode};
+use crate::registry::Registry;
 
-/// Nodes that are looked at for one name, at most.
+/// Nodes that are listed, at most, before subgraphs are left out.
 const MOST_LISTED: usize = 10_000;
 
-/// The node that the editor means by a name, with its id in a prompt: the first whose `Node name for
-/// S&R` it is, else the first with this title. What a file leaves out is what a new node has: the
-/// class for the one, the class's title for the other.
-pub(crate) fn find_named<'a>(workflow: &'a Json, name: &str) -> Option<(String, &'a Json)> {
-    let class = |node: &'a Json| node.get("type").and_then(Json::as_str);
-    let by_name = |node: &'a Json| {
-        let property = node.pointer("/properties/Node name for S&R").and_then(Json::as_str);
-        property.or_else(|| class(node)) == Some(name)
-    };
-    let by_title = |node: &'a Json| {
-        let title = node.get("title").and_then(Json::as_str);
-        let usual = || nodes::find(class(node)?).map(|class| class.title);
-        title.or_else(usual) == Some(name)
-    };
+/// The nodes in the editor's order, those in subgraphs too. What a file leaves out is what a new node has:
+/// the class for the name, the class's title for the title.
+pub(crate) fn named(workflow: &Json, registry: &Registry) -> Vec<NamedNode> {
     let subgraphs = workflow.pointer("/definitions/subgraphs").and_then(Json::as_array);
     let mut all = Vec::new();
     list(workflow, subgraphs.map_or(&[], Vec::as_slice), "", DEEPEST, &mut all);
-    let found = all
-        .iter()
-        .find(|(_, node)| by_name(node))
-        .or_else(|| all.iter().find(|(_, node)| by_title(node)));
-    found.cloned()
+    all.into_iter().map(|(id, node)| named_node(id, node, registry)).collect()
+}
+
+fn named_node(id: String, node: &Json, registry: &Registry) -> NamedNode {
+    let class = node.get("type").and_then(Json::as_str);
+    let property = node.pointer("/properties/Node name for S&R").and_then(Json::as_str);
+    let title = node.get("title").and_then(Json::as_str);
+    let usual = || registry.find(class?).map(|class| class.title);
+    NamedNode {
+        id,
+        name: property.or(class).map(str::to_owned),
+        title: title.or_else(usual).map(str::to_owned),
+        widgets: widget_values(node, registry).unwrap_or_default(),
+    }
 }
 
 /// Lists nodes in the editor's order: those in a subgraph before the node that stands for it.
@@ -60,14 +59,16 @@ fn list<'a>(
     }
 }
 
-/// The value of a node's widget as the file has it, also where a link takes its place.
-pub(crate) fn widget_value(node: &Json, widget: &str) -> Option<Json> {
+/// The values of a node's widgets as the file has them, also where links take their place.
+fn widget_values(node: &Json, registry: &Registry) -> Option<IndexMap<String, Json>> {
     let node: EditorNode = serde_json::from_value(node.clone()).ok()?;
-    if let Json::Object(named) = &node.widgets_values {
-        return named.get(widget).cloned();
+    if let Json::Object(named) = node.widgets_values {
+        return Some(named.into_iter().collect());
     }
-    match widgets(nodes::find(&node.class)?, &node, None).swap_remove(widget)? {
-        Given::Literal(value) => Some(value),
+    let values = widgets(registry.find(&node.class)?, &node, None).into_iter();
+    let literal = |(name, given)| match given {
+        Given::Literal(value) => Some((name, value)),
         Given::Link { .. } => None,
-    }
+    };
+    Some(values.filter_map(literal).collect())
 }

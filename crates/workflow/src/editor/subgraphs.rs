@@ -7,11 +7,13 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::file::{Definitions, EditorNode, Graph, Slot};
-use super::widgets::is_control;
+use super::widgets::{Named, is_control};
+
+/// Subgraphs in subgraphs, at most.
+pub(super) const DEEPEST: usize = 64;
 
 /// How `proxyWidgets` names the subgraph's own inputs, instead of a node inside.
 const OWN: &str = "-1";
@@ -49,9 +51,6 @@ pub(super) fn add_subgraphs(definitions: Definitions, into: &mut Insides) {
         add_subgraphs(subgraph.definitions, into);
     }
 }
-
-/// Values by the names of widgets.
-pub(super) type Named = IndexMap<String, Json>;
 
 /// The inside of one node.
 pub(super) struct Level<'a> {

@@ -4,7 +4,6 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::file::EditorNode;
-use super::subgraphs::Named;
 use crate::graph::Given;
 use crate::signature::{Input, Kind, Node};
 
@@ -13,6 +12,9 @@ const CONTROLS: [&str; 5] = ["fixed", "increment", "decrement", "randomize", "in
 
 /// What early editors wrote before the names of samplers.
 const OLD_SAMPLER: &str = "sample_";
+
+/// Values by the names of widgets.
+pub(super) type Named = IndexMap<String, Json>;
 
 /// The values of a node's widgets, by name. Widgets that are newer than the file have their defaults;
 /// `given` are values from a graph around, which count more than the node's own.
@@ -83,10 +85,11 @@ mod tests {
 
     use super::*;
     use crate::graph::Prompt;
+    use crate::nodes;
 
     fn inputs(class: &str, values: Json) -> IndexMap<String, Given> {
         let file = json!({"nodes": [{"id": 1, "type": class, "widgets_values": values}]});
-        Prompt::from_json(&file.to_string()).unwrap().nodes["1"].inputs.clone()
+        Prompt::from_json(&file.to_string(), &nodes::all()).unwrap().nodes["1"].inputs.clone()
     }
 
     #[test]
@@ -123,7 +126,7 @@ mod tests {
             json!({"1": {"class_type": "ConditioningAverage ",
                          "inputs": {"conditioning_to_strength": 0.5}}}),
         ] {
-            let prompt = Prompt::from_json(&file.to_string()).unwrap();
+            let prompt = Prompt::from_json(&file.to_string(), &nodes::all()).unwrap();
             assert_eq!(prompt.nodes["1"].class, "ConditioningAverage");
             let strength = &prompt.nodes["1"].inputs["conditioning_to_strength"];
             assert_eq!(*strength, Given::Literal(json!(0.5)));

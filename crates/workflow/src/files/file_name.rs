@@ -8,7 +8,6 @@ use chrono::{DateTime, Local};
 use serde_json::Value as Json;
 use thiserror::Error;
 
-use crate::editor;
 use crate::graph::{Given, Prompt, PromptNode};
 use distorch_pipeline::image::output_file::{self, FolderError, SaveError, Unfinished};
 
@@ -102,9 +101,9 @@ impl Tokens<'_> {
     /// The value of a widget, with `_` for what does not belong into names.
     fn widget(&self, node: &str, widget: &str) -> Option<String> {
         let value = match &self.prompt.workflow {
-            Some(file) => {
-                let (id, node) = editor::find_named(file, node)?;
-                self.literal(&id, widget).or_else(|| editor::widget_value(node, widget))?
+            Some(_) => {
+                let node = self.prompt.named(node)?;
+                self.literal(&node.id, widget).or_else(|| node.widgets.get(widget).cloned())?
             }
             None => self.literal(self.called(node)?, widget)?,
         };
@@ -302,6 +301,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::nodes;
 
     #[test]
     fn tokens_are_replaced() {
@@ -309,6 +309,7 @@ mod tests {
             r#"{"3": {"class_type": "KSampler", "inputs": {"seed": 7, "sampler_name": "a/b", "cfg": 5.0,
                                                            "model": ["4", 0]},
                       "_meta": {"title": "Sample it"}}}"#,
+            &nodes::all(),
         )
         .unwrap();
         let time = Local.with_ymd_and_hms(2026, 3, 4, 5, 6, 7).unwrap();
@@ -350,7 +351,7 @@ mod tests {
         ]});
         workflow["nodes"][1]["title"] = json!("size");
         workflow["nodes"][3]["mode"] = json!(4); // bypassed
-        let prompt = Prompt::from_json(&workflow.to_string()).unwrap();
+        let prompt = Prompt::from_json(&workflow.to_string(), &nodes::all()).unwrap();
         let tokens = Tokens { prompt: &prompt, width: 1, height: 2, time: Local::now() };
         for (prefix, expected) in [
             ("%size.width%", "64"),               // by name before by title

@@ -6,6 +6,7 @@ use distorch_allocation::{LoaderInputs, LoaderSettings};
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::folders::ModelKind;
 
+use super::file_state::file_state;
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::forecast::{Ahead, Known, Load};
@@ -232,7 +233,7 @@ fn settings(environment: &Environment, inputs: LoaderInputs) -> Result<LoaderSet
 /// The file's place, size and date.
 fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
     let name = inputs.text("ckpt_name").unwrap_or_default();
-    super::file_state(environment, ModelKind::Checkpoints, name)
+    file_state(environment, ModelKind::Checkpoints, name)
 }
 
 /// What a loader node loads from.

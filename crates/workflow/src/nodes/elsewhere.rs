@@ -1,13 +1,13 @@
 //! Classes of nodes that other programs and packs have and this one does not: what to tell about
 //! them.
 
-/// The pack that a class belongs to, where that is known: `ComfyUI (ControlNet)`.
-pub fn known_elsewhere(class: &str) -> Option<&'static str> {
-    let exact = CLASSES.iter().find(|(name, _)| *name == class).map(|(_, pack)| *pack);
-    exact.or_else(|| {
-        let marked = |(mark, _): &&(&str, &str)| class.contains(mark);
-        MARKS.iter().find(marked).map(|(_, pack)| *pack)
-    })
+use crate::registry::{Absent, Classes};
+
+/// What is known of classes that are absent here.
+pub fn absent() -> impl Iterator<Item = Absent> {
+    let named = |&(name, provider)| Absent { classes: Classes::Named(name), provider };
+    let marked = |&(mark, provider)| Absent { classes: Classes::Containing(mark), provider };
+    CLASSES.iter().map(named).chain(MARKS.iter().map(marked))
 }
 
 /// Whole names.

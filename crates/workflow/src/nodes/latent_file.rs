@@ -13,6 +13,7 @@ use distorch_runtime::tensor::{DType, Tensor, TensorData, cpu};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use super::file_state::{input_is_there, input_state};
 use super::save_image::can_save;
 use crate::context::Context;
 use crate::environment::Environment;
@@ -63,8 +64,8 @@ pub const LOAD_LATENT: Node = Node {
     about: "Loads latents that SaveLatent saved and that were put into the input folder.",
     inputs: &[Input::file("latent", latents).tooltip("The file, which ends in .latent.")],
     outputs: &[Output::new(Type::Latent).tooltip("The latents.")],
-    fingerprint: Some(|environment, inputs| super::input_state(environment, inputs, "latent")),
-    check: Some(|environment, inputs| super::input_is_there(environment, inputs, "latent")),
+    fingerprint: Some(|environment, inputs| input_state(environment, inputs, "latent")),
+    check: Some(|environment, inputs| input_is_there(environment, inputs, "latent")),
     forecast: Some(|ahead| Ok(vec![Known::latent(extent(ahead))])),
     run: |context, inputs| {
         let path = input_file::find(context.environment(), inputs.text("latent")?)

@@ -1,5 +1,6 @@
 //! Pictures from files.
 
+use super::file_state::{input_is_there, input_state};
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::files::input_file;
@@ -72,11 +73,11 @@ fn pictures(environment: &Environment) -> Vec<String> {
 }
 
 fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
-    super::input_state(environment, inputs, "image")
+    input_state(environment, inputs, "image")
 }
 
 fn check(environment: &Environment, inputs: &Inputs) -> Result<(), String> {
-    super::input_is_there(environment, inputs, "image")
+    input_is_there(environment, inputs, "image")
 }
 
 fn read(context: &Context<'_>, inputs: &Inputs) -> Result<Loaded, NodeError> {

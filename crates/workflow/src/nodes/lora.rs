@@ -8,6 +8,7 @@ use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_runtime::lora::LoraFile;
 
 use super::checkpoint::models;
+use super::file_state::file_state;
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::forecast::{Ahead, Known};
@@ -36,7 +37,7 @@ fn loras(environment: &Environment) -> Vec<String> {
 
 fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
     let name = inputs.text("lora_name").unwrap_or_default();
-    super::file_state(environment, ModelKind::Loras, name)
+    file_state(environment, ModelKind::Loras, name)
 }
 
 /// A LoRA on a diffusion model and text encoders.

@@ -1,11 +1,10 @@
-//! Every node of this program: one table, which validation, clients and `distorch nodes` read.
-
-pub mod describe;
+//! The nodes that this program ships with: one table, which fills a registry.
 
 mod checkpoint;
 mod conditioning;
 mod conditioning_area;
 mod elsewhere;
+mod file_state;
 mod flux_kontext;
 mod image_edit;
 mod image_outpaint;
@@ -33,20 +32,18 @@ mod vae_inpaint;
 mod vae_loader;
 mod vae_tiled;
 
-pub use elsewhere::known_elsewhere;
 pub use save_image::eight_bit;
 
-use std::path::Path;
-
-use distorch_checkpoint::folders::ModelKind;
-
-use crate::environment::Environment;
-use crate::files::input_file;
-use crate::inputs::Inputs;
+use crate::registry::Registry;
 use crate::signature::Node;
 
-/// All nodes, as menus list them.
-pub const NODES: &[&Node] = &[
+/// A registry of all shipped nodes, which knows who has those that are absent.
+pub fn all() -> Registry {
+    Registry::of(NODES.iter().copied()).with_absent(elsewhere::absent())
+}
+
+/// The shipped nodes, as menus list them.
+const NODES: &[&Node] = &[
     &checkpoint::ADVANCED_DISTORCH2,
     &checkpoint::SIMPLE_DISTORCH2,
     &checkpoint::ADVANCED_MULTI_GPU,
@@ -136,49 +133,6 @@ pub const NODES: &[&Node] = &[
     &primitive::STRING_MULTILINE,
     &primitive::BOOLEAN,
 ];
-
-/// The node of a class.
-pub fn find(class: &str) -> Option<&'static Node> {
-    NODES.iter().find(|node| node.class == class).copied()
-}
-
-/// A class's name as this program has it: without the blanks around that ComfyUI once wrote.
-pub fn canonical(class: &str) -> &str {
-    let trimmed = class.trim();
-    if find(class).is_none() && find(trimmed).is_some() { trimmed } else { class }
-}
-
-/// The class whose name is nearest to one that is not there.
-pub fn near(class: &str) -> Option<&'static str> {
-    let likeness = |node: &&&Node| strsim::jaro_winkler(class, node.class);
-    let nearest = NODES.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(&nearest) > 0.85).then_some(nearest.class)
-}
-
-/// A model file's place, size and date, for the key of a loader's result.
-fn file_state(environment: &Environment, kind: ModelKind, name: &str) -> String {
-    let Ok(path) = environment.session.folders.resolve(kind, name) else { return String::new() };
-    path_state(&path)
-}
-
-/// The place, size and date of a file that an input names, for the key of a loader's result.
-fn input_state(environment: &Environment, inputs: &Inputs, input: &str) -> String {
-    let name = inputs.text(input).unwrap_or_default();
-    input_file::find(environment, name).map_or_else(|_| String::new(), |path| path_state(&path))
-}
-
-/// Whether there is the file that an input names, unless it is linked.
-fn input_is_there(environment: &Environment, inputs: &Inputs, input: &str) -> Result<(), String> {
-    let Ok(name) = inputs.text(input) else { return Ok(()) };
-    input_file::find(environment, name).map(drop).map_err(|error| format!("{input}: {error}"))
-}
-
-/// A file's place, size and date.
-fn path_state(path: &Path) -> String {
-    let data = std::fs::metadata(path).ok();
-    let state = data.map(|data| (data.len(), data.modified().ok()));
-    format!("{} {state:?}", path.display())
-}
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 
 use super::checkpoint::{File, ahead_of, compute_devices, models, place, resident};
+use super::file_state::file_state;
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::forecast::{Ahead, Known};
@@ -45,7 +46,7 @@ fn is_of_videos(name: &str) -> bool {
 
 fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
     let name = inputs.text("vae_name").unwrap_or_default();
-    super::file_state(environment, ModelKind::Vae, name)
+    file_state(environment, ModelKind::Vae, name)
 }
 
 /// A VAE on the default device.

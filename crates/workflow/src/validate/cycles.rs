@@ -2,17 +2,20 @@
 
 use std::collections::HashSet;
 
-use super::needed;
+use super::needs::needed;
 use crate::graph::Prompt;
+use crate::registry::Registry;
 
 /// The nodes on cycles, and no others: those that need one on a cycle, or that one needs, are not
 /// on it. These are the strongly connected parts of the prompt, by Tarjan's algorithm without
 /// recursion.
-pub(super) fn on_cycles(prompt: &Prompt) -> HashSet<String> {
+pub(super) fn on_cycles(prompt: &Prompt, registry: &Registry) -> HashSet<String> {
     let needs: Vec<Vec<usize>> = prompt
         .nodes
         .keys()
-        .map(|id| needed(prompt, id).filter_map(|id| prompt.nodes.get_index_of(id)).collect())
+        .map(|id| {
+            needed(prompt, registry, id).filter_map(|id| prompt.nodes.get_index_of(id)).collect()
+        })
         .collect();
     let mut search = Search {
         found: vec![None; needs.len()],
@@ -103,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::graph::{Given, PromptNode};
+    use crate::nodes;
 
     /// A prompt of nodes that take any number of links.
     fn prompt(count: usize, links: &[(usize, usize)]) -> Prompt {
@@ -124,18 +128,19 @@ mod tests {
     fn what_comes_after_a_cycle_is_not_on_it() {
         // 0 → 1 ⇄ 2 → 3 → 4 → 4 → 5, and 6 alone.
         let links = [(0, 1), (1, 2), (2, 1), (2, 3), (3, 4), (4, 4), (4, 5)];
-        let mut found: Vec<_> = on_cycles(&prompt(7, &links)).into_iter().collect();
+        let mut found: Vec<_> = on_cycles(&prompt(7, &links), &nodes::all()).into_iter().collect();
         found.sort();
         assert_eq!(found, ["1", "2", "4"]);
     }
 
     #[test]
     fn long_chains_and_cycles() {
+        let registry = nodes::all();
         let count = 30_000;
         let chain: Vec<_> = (1..count).map(|node| (node - 1, node)).collect();
-        assert!(on_cycles(&prompt(count, &chain)).is_empty());
+        assert!(on_cycles(&prompt(count, &chain), &registry).is_empty());
         let around: Vec<_> = (0..count).map(|node| (node, (node + 1) % count)).collect();
-        assert_eq!(on_cycles(&prompt(count, &around)).len(), count);
+        assert_eq!(on_cycles(&prompt(count, &around), &registry).len(), count);
     }
 
     proptest! {
@@ -143,7 +148,7 @@ mod tests {
         #[test]
         fn as_by_brute_force(links in prop::collection::hash_set((0..9_usize, 0..9_usize), 0..7)) {
             let links: Vec<_> = links.into_iter().collect();
-            let found = on_cycles(&prompt(9, &links));
+            let found = on_cycles(&prompt(9, &links), &nodes::all());
             for node in 0..9 {
                 let mut reached = HashSet::new();
                 let mut next = vec![node];

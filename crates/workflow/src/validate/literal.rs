@@ -4,11 +4,24 @@ use std::fmt;
 
 use serde_json::Value as Json;
 
-use super::Problem;
+use super::problem::Problem;
 use crate::environment::Environment;
-use crate::graph::{describe, join};
-use crate::signature::{Input, Kind, Options};
+use crate::graph::{Given, PromptNode, describe, join};
+use crate::inputs::Inputs;
+use crate::signature::{Input, Kind, Node, Options};
 use crate::value::Value;
+
+/// The literal inputs of a checked node.
+pub(crate) fn literals(node: &PromptNode, class: &Node, environment: &Environment) -> Inputs {
+    let value = |input: &Input| match node.inputs.get(input.name)? {
+        Given::Literal(Json::Null) if input.optional => None,
+        Given::Literal(value) => {
+            Some((input.name.to_owned(), literal(input, value, environment).ok()?))
+        }
+        Given::Link { .. } => None,
+    };
+    class.inputs.iter().filter_map(value).collect()
+}
 
 /// The value of a literal, or what is wrong with it.
 pub(crate) fn literal(

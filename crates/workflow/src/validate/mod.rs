@@ -5,109 +5,29 @@
 
 mod cycles;
 mod literal;
+mod needs;
+mod problem;
 
 use std::collections::HashMap;
-use std::fmt;
 
 use indexmap::IndexMap;
-use serde::Serialize;
 use serde_json::{Value as Json, json};
 
+use crate::describe::input_config;
 use crate::environment::Environment;
 use crate::graph::{Given, Prompt, PromptNode, join};
 use crate::inputs::Inputs;
-use crate::nodes::{self, describe::input_config};
 use crate::preflight::Preflight;
-use crate::signature::{Input, Node};
+use crate::registry::Registry;
+use crate::signature::Input;
 use crate::value::{Type, Value};
 use cycles::on_cycles;
+use literal::literal;
 
-pub(crate) use literal::{linked, literal};
-
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Problem {
-    /// What kind of thing: `required_input_missing`, `value_not_in_list`, …
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// What it is, in general.
-    pub message: String,
-    /// What it is, here.
-    pub details: String,
-    /// For programs: the input, what it takes and what it was given.
-    pub extra_info: Json,
-}
-
-/// What is wrong with a node.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct NodeProblems {
-    /// All of it.
-    pub errors: Vec<Problem>,
-    /// The output nodes that need this node.
-    pub dependent_outputs: Vec<String>,
-    /// The node's class.
-    pub class_type: String,
-}
-
-/// A prompt that cannot be run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Invalid {
-    /// The first thing to say.
-    pub error: Problem,
-    /// What is wrong, node by node.
-    pub node_errors: IndexMap<String, NodeProblems>,
-}
-
-/// A prompt of which at least a part can be run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Valid {
-    /// The output nodes that can be run, in the order of the prompt.
-    pub outputs: Vec<String>,
-    /// What is wrong with the others.
-    pub node_errors: IndexMap<String, NodeProblems>,
-}
-
-impl Problem {
-    /// A problem of no input.
-    pub fn new(kind: &'static str, message: impl Into<String>, details: impl Into<String>) -> Self {
-        let (message, details) = (message.into(), details.into());
-        Self { kind, message, details, extra_info: json!({}) }
-    }
-
-    fn with(self, extra_info: Json) -> Self {
-        Self { extra_info, ..self }
-    }
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.error.message)?;
-        if !self.error.details.is_empty() {
-            write!(f, ": {}", self.error.details)?;
-        }
-        write!(f, "{}", lines(&self.node_errors))
-    }
-}
-
-impl std::error::Error for Invalid {}
-
-/// The problems that [`lines`] spells out. A cycle of thousands of nodes has as many.
-const MOST_LINES: usize = 50;
-
-/// The problems of nodes for people: a line for each of the first, and how many more there are.
-pub fn lines(node_errors: &IndexMap<String, NodeProblems>) -> String {
-    let problems =
-        || node_errors.iter().flat_map(|(id, node)| node.errors.iter().map(move |e| (id, node, e)));
-    let mut text = String::new();
-    for (id, node, error) in problems().take(MOST_LINES) {
-        text +=
-            &format!("\n  node {id} ({}): {}: {}", node.class_type, error.message, error.details);
-    }
-    match problems().count().saturating_sub(MOST_LINES) {
-        0 => text,
-        more => format!("{text}\n  and {more} more"),
-    }
-}
+pub(crate) use literal::{linked, literals};
+pub use needs::ancestors;
+pub(crate) use needs::needed;
+pub use problem::{Invalid, NodeProblems, Problem, Valid, lines};
 
 /// Looks at every node that an output needs.
 ///
@@ -115,14 +35,19 @@ pub fn lines(node_errors: &IndexMap<String, NodeProblems>) -> String {
 ///
 /// # Errors
 /// When there is no output, or no output can be run.
-pub fn validate(prompt: &Prompt, environment: &Environment) -> Result<Valid, Invalid> {
+pub fn validate(
+    prompt: &Prompt,
+    registry: &Registry,
+    environment: &Environment,
+) -> Result<Valid, Invalid> {
     let is_output =
-        |node: &PromptNode| nodes::find(&node.class).is_some_and(|class| class.is_output);
+        |node: &PromptNode| registry.find(&node.class).is_some_and(|class| class.is_output);
     let outputs: Vec<&String> =
         prompt.nodes.iter().filter(|(_, node)| is_output(node)).map(|(id, _)| id).collect();
-    let (good, mut node_errors) = check(prompt, environment, outputs.iter().map(|id| id.as_str()));
+    let targets = outputs.iter().map(|id| id.as_str());
+    let (good, mut node_errors) = check(prompt, registry, environment, targets);
     if good.is_empty() {
-        known_classes(prompt)?;
+        known_classes(prompt, registry)?;
     }
     if outputs.is_empty() {
         let details = "add a node that saves or shows something, such as SaveImage";
@@ -130,9 +55,9 @@ pub fn validate(prompt: &Prompt, environment: &Environment) -> Result<Valid, Inv
         return Err(Invalid { error, node_errors: IndexMap::new() });
     }
     // Those that no known output needs may be outputs themselves.
-    for (id, node) in unknown_classes(prompt) {
+    for (id, node) in unknown_classes(prompt, registry) {
         node_errors.entry(id.clone()).or_insert_with(|| NodeProblems {
-            errors: vec![unknown_class(id, node)],
+            errors: vec![unknown_class(id, node, registry)],
             dependent_outputs: vec![id.clone()],
             class_type: node.class.clone(),
         });
@@ -148,16 +73,18 @@ pub fn validate(prompt: &Prompt, environment: &Environment) -> Result<Valid, Inv
 /// Looks at every node that the targets need: the targets that can be run, and what is wrong.
 pub fn check<'a>(
     prompt: &Prompt,
+    registry: &Registry,
     environment: &Environment,
     targets: impl Iterator<Item = &'a str>,
 ) -> (Vec<String>, IndexMap<String, NodeProblems>) {
-    let cyclic = on_cycles(prompt);
+    let subject = Subject { prompt, registry, environment };
+    let cyclic = on_cycles(prompt, registry);
     let mut seen: HashMap<String, Vec<Problem>> = HashMap::new();
     let mut looked: HashMap<String, Option<Problem>> = HashMap::new();
     let mut errors: IndexMap<String, NodeProblems> = IndexMap::new();
     let mut good = Vec::new();
     for target in targets {
-        let needed = ancestors(prompt, target);
+        let needed = ancestors(prompt, registry, target);
         // Whether there is nothing to report.
         let mut report = |id: &str, node: &PromptNode, problems: &[Problem]| {
             if problems.is_empty() {
@@ -175,16 +102,14 @@ pub fn check<'a>(
         let (mut sound, mut ready) = (true, true);
         for (id, node) in nodes() {
             let problems = seen.entry(id.clone()).or_insert_with(|| {
-                let mut problems = check_node(id, node, prompt, environment);
+                let mut problems = check_node(id, node, subject);
                 problems.extend(cyclic.contains(id).then(|| cycle(id)));
                 problems
             });
             sound &= report(id, node, problems);
         }
         for (id, node) in nodes().take_while(|_| sound) {
-            let problem = looked
-                .entry(id.clone())
-                .or_insert_with(|| preflight(id, node, prompt, environment));
+            let problem = looked.entry(id.clone()).or_insert_with(|| preflight(id, node, subject));
             ready &= report(id, node, problem.as_slice());
         }
         if sound && ready {
@@ -194,22 +119,33 @@ pub fn check<'a>(
     (good, errors)
 }
 
+/// What is looked at.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    prompt: &'a Prompt,
+    registry: &'a Registry,
+    environment: &'a Environment,
+}
+
 /// Classes that say something to people only. They are left out of what runs.
 const NOTES: &[&str] = &["Note", "MarkdownNote"];
 
-fn unknown_classes(prompt: &Prompt) -> impl Iterator<Item = (&String, &PromptNode)> {
+fn unknown_classes<'a>(
+    prompt: &'a Prompt,
+    registry: &Registry,
+) -> impl Iterator<Item = (&'a String, &'a PromptNode)> {
     prompt.nodes.iter().filter(|(_, node)| {
-        nodes::find(&node.class).is_none() && !NOTES.contains(&node.class.as_str())
+        registry.find(&node.class).is_none() && !NOTES.contains(&node.class.as_str())
     })
 }
 
-fn unknown_class(id: &str, node: &PromptNode) -> Problem {
+fn unknown_class(id: &str, node: &PromptNode, registry: &Registry) -> Problem {
     let extra = json!({
         "node_id": id, "class_type": node.class,
         "node_title": node.title.as_deref().unwrap_or(&node.class),
     });
     let message = format!("This program has no node `{}`", node.class);
-    Problem::new("missing_node_type", message, hint(id, node)).with(extra)
+    Problem::new("missing_node_type", message, hint(id, node, registry)).with(extra)
 }
 
 /// What a link from a note leads to.
@@ -219,49 +155,27 @@ fn no_outputs(id: &str, node: &PromptNode) -> Problem {
 }
 
 /// What is known of a class that this program has not.
-fn hint(id: &str, node: &PromptNode) -> String {
+fn hint(id: &str, node: &PromptNode, registry: &Registry) -> String {
     let class = &node.class;
-    let hint = match nodes::known_elsewhere(class) {
+    let hint = match registry.provided_by(class) {
         Some(pack) => format!(", which is of {pack}"),
         None if class.starts_with("workflow>") || class.starts_with("workflow/") => {
             ", a group node, and the file does not say what is inside".to_owned()
         }
         None => {
-            nodes::near(class).map_or_else(String::new, |near| format!(": did you mean {near}?"))
+            let closest = registry.closest_match(class);
+            closest.map_or_else(String::new, |name| format!(": did you mean {name}?"))
         }
     };
     format!("node {id} is a `{class}`{hint}")
 }
 
-fn known_classes(prompt: &Prompt) -> Result<(), Invalid> {
-    let all: Vec<_> = unknown_classes(prompt).collect();
+fn known_classes(prompt: &Prompt, registry: &Registry) -> Result<(), Invalid> {
+    let all: Vec<_> = unknown_classes(prompt, registry).collect();
     let Some((id, node)) = all.first() else { return Ok(()) };
-    let details = join(all.iter().map(|(id, node)| hint(id, node)));
-    let error = Problem { details, ..unknown_class(id, node) };
+    let details = join(all.iter().map(|(id, node)| hint(id, node, registry)));
+    let error = Problem { details, ..unknown_class(id, node, registry) };
     Err(Invalid { error, node_errors: IndexMap::new() })
-}
-
-/// A node and all that it needs, each once, in no special order.
-pub fn ancestors(prompt: &Prompt, target: &str) -> Vec<String> {
-    let mut found = indexmap::IndexSet::from([target.to_owned()]);
-    let mut next = 0;
-    while let Some(id) = found.get_index(next).cloned() {
-        next += 1;
-        found.extend(needed(prompt, &id).map(str::to_owned));
-    }
-    found.into_iter().collect()
-}
-
-/// The nodes that a node's declared inputs are linked to.
-pub(crate) fn needed<'a>(prompt: &'a Prompt, id: &str) -> impl Iterator<Item = &'a str> {
-    let node = prompt.nodes.get(id);
-    let class = node.and_then(|node| nodes::find(&node.class));
-    node.into_iter().flat_map(|node| &node.inputs).filter_map(move |(name, given)| match given {
-        Given::Link { node, .. } if class.is_some_and(|class| class.input(name).is_some()) => {
-            prompt.nodes.contains_key(node).then_some(node.as_str())
-        }
-        _ => None,
-    })
 }
 
 fn cycle(id: &str) -> Problem {
@@ -269,21 +183,17 @@ fn cycle(id: &str) -> Problem {
     Problem::new("dependency_cycle", "The links go in a circle", details)
 }
 
-fn check_node(
-    id: &str,
-    node: &PromptNode,
-    prompt: &Prompt,
-    environment: &Environment,
-) -> Vec<Problem> {
-    let class = match nodes::find(&node.class) {
+fn check_node(id: &str, node: &PromptNode, subject: Subject<'_>) -> Vec<Problem> {
+    let Subject { registry, environment, .. } = subject;
+    let class = match registry.find(&node.class) {
         Some(class) => class,
         None if NOTES.contains(&node.class.as_str()) => return vec![no_outputs(id, node)],
-        None => return vec![unknown_class(id, node)],
+        None => return vec![unknown_class(id, node, registry)],
     };
     let mut problems = Vec::new();
     let mut literals = Vec::new();
     for input in class.inputs {
-        match check_input(input, node, prompt, environment) {
+        match check_input(input, node, subject) {
             Ok(Some(value)) => literals.push((input.name.to_owned(), value)),
             Ok(None) => {}
             Err(problem) => problems.push(problem),
@@ -299,38 +209,22 @@ fn check_node(
 }
 
 /// What the node would fail at, as far as that can be seen before a run.
-fn preflight(
-    id: &str,
-    node: &PromptNode,
-    prompt: &Prompt,
-    environment: &Environment,
-) -> Option<Problem> {
-    let class = class_of(node)?;
+fn preflight(id: &str, node: &PromptNode, subject: Subject<'_>) -> Option<Problem> {
+    let Subject { prompt, registry, environment } = subject;
+    let class = registry.find(&node.class)?;
     let look = class.preflight?;
     let inputs = literals(node, class, environment);
     let problem = look(&Preflight { environment, prompt, node: id, inputs: &inputs }).err()?;
     Some(Problem::new("custom_validation_failed", "The node could not do its work", problem))
 }
 
-/// The literal inputs of a checked node.
-pub(crate) fn literals(node: &PromptNode, class: &Node, environment: &Environment) -> Inputs {
-    let value = |input: &Input| match node.inputs.get(input.name)? {
-        Given::Literal(Json::Null) if input.optional => None,
-        Given::Literal(value) => {
-            Some((input.name.to_owned(), literal(input, value, environment).ok()?))
-        }
-        Given::Link { .. } => None,
-    };
-    class.inputs.iter().filter_map(value).collect()
-}
-
 /// The value of a literal input; `None` for a link, or an optional input that is left out.
 fn check_input(
     input: &Input,
     node: &PromptNode,
-    prompt: &Prompt,
-    environment: &Environment,
+    subject: Subject<'_>,
 ) -> Result<Option<Value>, Problem> {
+    let environment = subject.environment;
     let info = |extra: Json| {
         let config = input_config(input, environment);
         let mut info = json!({ "input_name": input.name, "input_config": config });
@@ -350,7 +244,7 @@ fn check_input(
                 .with(json!({ "input_name": input.name })))
         }
         Some(Given::Link { node, slot }) => {
-            check_link(input, node, *slot, prompt, info).map(|()| None)
+            check_link(input, node, *slot, subject, info).map(|()| None)
         }
         Some(Given::Literal(Json::Null)) if input.optional => Ok(None),
         Some(Given::Literal(value)) => {
@@ -366,7 +260,7 @@ fn check_link(
     input: &Input,
     from: &str,
     slot: usize,
-    prompt: &Prompt,
+    Subject { prompt, registry, .. }: Subject<'_>,
     info: impl Fn(Json) -> Json,
 ) -> Result<(), Problem> {
     let received = json!([from, slot]);
@@ -378,7 +272,7 @@ fn check_link(
         return Err(bad(format!("{}: there is no node {from}", input.name)));
     };
     // What is wrong with that node is told of it.
-    let Some(class) = nodes::find(&node.class) else { return Ok(()) };
+    let Some(class) = registry.find(&node.class) else { return Ok(()) };
     let Some(output) = class.outputs.get(slot) else {
         let count = class.outputs.len();
         let details = format!(
@@ -400,9 +294,4 @@ fn check_link(
 /// Whether an input of one type takes a value of another.
 fn accepts(input: Type, value: Type) -> bool {
     input == value || matches!((input, value), (Type::Combo, Type::String))
-}
-
-/// The class of a node of a checked prompt.
-pub(crate) fn class_of(node: &PromptNode) -> Option<&'static Node> {
-    nodes::find(&node.class)
 }

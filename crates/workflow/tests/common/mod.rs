@@ -10,7 +10,7 @@ use distorch_workflow::execute::Report;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::Silent;
 use distorch_workflow::value::Value;
-use distorch_workflow::{Environment, ExecutionError, Executor};
+use distorch_workflow::{Environment, ExecutionError, Executor, nodes};
 use serde_json::Value as Json;
 
 /// An executor in a folder of its own.
@@ -29,7 +29,7 @@ impl Workplace {
         let folders = ModelFolders::new(folder.path(), &[]).unwrap();
         let cpu = DeviceInfo::new("cpu".parse().unwrap(), "", 1 << 32);
         let topology = Topology::new(vec![cpu]).unwrap();
-        Self { executor: Executor::new(Environment::on(folders, topology)), folder }
+        Self { executor: Executor::new(Environment::on(folders, topology), nodes::all()), folder }
     }
 
     /// What runs are given.
@@ -54,7 +54,7 @@ impl Workplace {
 
     /// Runs a node and what it needs.
     pub fn try_run(&mut self, prompt: &Json, node: &str) -> Result<Report, ExecutionError> {
-        let prompt = Prompt::from_json(&prompt.to_string()).unwrap();
+        let prompt = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
         self.executor.run_nodes(&prompt, &[node], &Silent)
     }
 

@@ -9,7 +9,7 @@ use distorch_allocation::Topology;
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_runtime::devices;
 use distorch_workflow::graph::Prompt;
-use distorch_workflow::{Environment, Executor};
+use distorch_workflow::{Environment, Executor, nodes};
 use serde_json::Value as Json;
 
 /// The repository.
@@ -41,13 +41,13 @@ impl Bench {
         let output = tempfile::tempdir().unwrap();
         environment.output_dir = output.path().join("output");
         environment.temp_dir = output.path().join("temp");
-        Self { executor: Executor::new(environment), output }
+        Self { executor: Executor::new(environment, nodes::all()), output }
     }
 
     /// A workflow of `examples/`.
     pub fn example(&self, name: &str) -> Prompt {
         let path = root().join("examples").join(format!("{name}.json"));
-        Prompt::from_json(&std::fs::read_to_string(path).unwrap()).unwrap()
+        Prompt::from_json(&std::fs::read_to_string(path).unwrap(), &nodes::all()).unwrap()
     }
 
     /// The files that an output node shows.

@@ -17,7 +17,7 @@ use distorch_runtime::Tensor;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::Silent;
 use distorch_workflow::value::Value;
-use distorch_workflow::{Environment, ExecutionError, Executor};
+use distorch_workflow::{Environment, ExecutionError, Executor, nodes};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ impl Studio {
         let folders = ModelFolders::new(folder.path(), &[]).unwrap();
         let cpu = DeviceInfo::new(DeviceId::CPU, "CPU", 8 << 30);
         let environment = Environment::on(folders, Topology::new(vec![cpu]).unwrap());
-        Self { folder, executor: Executor::new(environment) }
+        Self { folder, executor: Executor::new(environment, nodes::all()) }
     }
 
     /// The path of a model file.
@@ -54,7 +54,7 @@ impl Studio {
     }
 
     pub fn try_run(&mut self, prompt: &Json, target: &str) -> Result<Vec<Value>, ExecutionError> {
-        let prompt = Prompt::from_json(&prompt.to_string()).unwrap();
+        let prompt = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
         let mut report = self.executor.run_nodes(&prompt, &[target], &Silent)?;
         Ok(report.values.remove(target).unwrap())
     }

@@ -55,7 +55,7 @@ pub fn workflow(
             nodes[encode]["inputs"]["clip"] = json!(["11", 0]);
         }
     }
-    Prompt::from_json(&nodes.to_string()).map_err(Failure::machine)
+    Prompt::from_json(&nodes.to_string(), executor.registry()).map_err(Failure::machine)
 }
 
 fn node(class: &str, inputs: Json) -> Json {

@@ -5,13 +5,13 @@
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json, json};
 
-use super::NODES;
 use crate::environment::Environment;
+use crate::registry::Registry;
 use crate::signature::{Input, Kind, Node, Options};
 
-/// All nodes, by class.
-pub fn object_info(environment: &Environment) -> IndexMap<&'static str, Json> {
-    NODES.iter().map(|node| (node.class, describe(node, environment))).collect()
+/// All nodes of a registry, by class.
+pub fn object_info(registry: &Registry, environment: &Environment) -> IndexMap<&'static str, Json> {
+    registry.nodes().map(|node| (node.class, describe(node, environment))).collect()
 }
 
 /// One node.
