@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::graph::{Given, Prompt, PromptError, PromptNode, join};
+use crate::graph::{InputValue, Prompt, PromptError, PromptNode, join};
 use crate::registry::Registry;
 
 /// Which inputs that a prompt lacks take their defaults.
@@ -33,7 +33,7 @@ impl Prompt {
         let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
         if let Some(node) = self.nodes.get_mut(&id) {
             expect_input(node, &id, input, registry).map_err(problem)?;
-            node.inputs.insert(input.to_owned(), Given::from_json(&value));
+            node.inputs.insert(input.to_owned(), InputValue::from_json(&value));
         }
         Ok(())
     }
@@ -53,7 +53,7 @@ impl Prompt {
                     "node {id} ({}): `{}` is missing and has its default, {default}",
                     node.class, input.name
                 ));
-                node.inputs.insert(input.name.to_owned(), Given::Literal(default));
+                node.inputs.insert(input.name.to_owned(), InputValue::Literal(default));
             }
         }
     }
@@ -105,11 +105,11 @@ mod tests {
         );
         assert!(!prompt.nodes["3"].inputs.contains_key("sede"));
         let sampler = &prompt.nodes["3"].inputs;
-        assert_eq!(sampler["seed"], Given::Literal(json!(7)));
-        assert_eq!(sampler["sampler_name"], Given::Literal(json!("euler")));
-        assert_eq!(sampler["model"], Given::Link { node: "4".into(), slot: 1 });
+        assert_eq!(sampler["seed"], InputValue::Literal(json!(7)));
+        assert_eq!(sampler["sampler_name"], InputValue::Literal(json!("euler")));
+        assert_eq!(sampler["model"], InputValue::Link { node: "4".into(), slot: 1 });
         let loader = &prompt.nodes["4"].inputs;
-        assert_eq!(loader["ckpt_name"], Given::Literal(json!("b=c.safetensors")));
+        assert_eq!(loader["ckpt_name"], InputValue::Literal(json!("b=c.safetensors")));
         for wrong in ["seed=7", "3.seed", "9.seed=1", ""] {
             let error = prompt.set(wrong, &registry).unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{wrong}`: ")), "{error}");

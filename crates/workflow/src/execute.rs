@@ -18,7 +18,7 @@ use crate::cache::{Cache, Entry, Key};
 use crate::context::{Context, NodeEvents};
 use crate::environment::Environment;
 use crate::forecast::{Forecast, Planned};
-use crate::graph::{Given, Prompt, PromptNode};
+use crate::graph::{InputValue, Prompt, PromptNode};
 use crate::inputs::{Inputs, NodeError};
 use crate::look_ahead;
 use crate::observe::{Event, Observer};
@@ -301,11 +301,11 @@ impl<'a> Scope<'a> {
             for input in class.inputs {
                 match node.inputs.get(input.name) {
                     None => {}
-                    Some(Given::Literal(value)) => {
+                    Some(InputValue::Literal(value)) => {
                         part(input.name);
                         part(&value.to_string());
                     }
-                    Some(Given::Link { node, slot }) => {
+                    Some(InputValue::Link { node, slot }) => {
                         part(input.name);
                         part(&format!("link {slot}"));
                         let key = keys.get(node).copied().unwrap_or_default();
@@ -440,7 +440,7 @@ fn inputs(
 ) -> Result<Inputs, NodeError> {
     let mut inputs: Vec<(String, Value)> = Vec::new();
     for input in class.inputs {
-        if let Some(Given::Link { node, slot }) = node.inputs.get(input.name)
+        if let Some(InputValue::Link { node, slot }) = node.inputs.get(input.name)
             && let Some(entry) = run.results.get(node)
             && let Some(value) = entry.values.get(*slot)
         {

@@ -84,14 +84,14 @@ pub struct PromptNode {
     /// What the user calls it.
     pub title: Option<String>,
     /// What it is given.
-    pub inputs: IndexMap<String, Given>,
+    pub inputs: IndexMap<String, InputValue>,
     /// Why inputs are given nothing though something is linked to them.
     pub unresolved: IndexMap<String, String>,
 }
 
 /// What an input is given.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Given {
+pub enum InputValue {
     /// A value.
     Literal(Json),
     /// What a slot of another node gives.
@@ -103,27 +103,27 @@ pub enum Given {
     },
 }
 
-impl Given {
+impl InputValue {
     pub(crate) fn from_json(value: &Json) -> Self {
         if let Json::Array(items) = value
             && let [Json::String(node), slot] = items.as_slice()
             && let Some(slot) = slot_number(slot)
         {
-            return Given::Link { node: node.clone(), slot };
+            return InputValue::Link { node: node.clone(), slot };
         }
         // How a client sends a list that is no link.
         match value.get("__value__") {
-            Some(inner) => Given::Literal(inner.clone()),
-            None => Given::Literal(value.clone()),
+            Some(inner) => InputValue::Literal(inner.clone()),
+            None => InputValue::Literal(value.clone()),
         }
     }
 
     /// As JSON: a link is `[node, slot]`.
     pub fn to_json(&self) -> Json {
         match self {
-            Given::Literal(list @ Json::Array(_)) => json!({ "__value__": list }),
-            Given::Literal(value) => value.clone(),
-            Given::Link { node, slot } => json!([node, slot]),
+            InputValue::Literal(list @ Json::Array(_)) => json!({ "__value__": list }),
+            InputValue::Literal(value) => value.clone(),
+            InputValue::Link { node, slot } => json!([node, slot]),
         }
     }
 }
@@ -217,10 +217,10 @@ mod tests {
     #[test]
     fn a_list_that_is_no_link_is_a_value() {
         for list in [json!([1, 2]), json!(["4"]), json!(["4", "x"]), json!(["4", -1])] {
-            assert_eq!(Given::from_json(&list), Given::Literal(list));
+            assert_eq!(InputValue::from_json(&list), InputValue::Literal(list));
         }
         let wrapped = json!({"__value__": ["4", 0]});
-        assert_eq!(Given::from_json(&wrapped), Given::Literal(json!(["4", 0])));
-        assert_eq!(Given::from_json(&wrapped).to_json(), wrapped);
+        assert_eq!(InputValue::from_json(&wrapped), InputValue::Literal(json!(["4", 0])));
+        assert_eq!(InputValue::from_json(&wrapped).to_json(), wrapped);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use crate::environment::Environment;
 use crate::forecast::{Ahead, Forecast, Known};
-use crate::graph::{Given, Prompt};
+use crate::graph::{InputValue, Prompt};
 use crate::inputs::NodeError;
 use crate::registry::Registry;
 use crate::signature::Node;
@@ -44,7 +44,7 @@ pub(crate) fn look_ahead(
         let mut inputs = literals(node, class, environment);
         let mut links = HashMap::new();
         for input in class.inputs {
-            let Some(Given::Link { node: from, slot }) = node.inputs.get(input.name) else {
+            let Some(InputValue::Link { node: from, slot }) = node.inputs.get(input.name) else {
                 continue;
             };
             let value = known.get(from.as_str()).and_then(|outputs| outputs.get(*slot));

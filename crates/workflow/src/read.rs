@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use crate::editor;
-use crate::graph::{Given, Prompt, PromptError, PromptNode, ReadOptions, describe};
+use crate::graph::{InputValue, Prompt, PromptError, PromptNode, ReadOptions, describe};
 use crate::json_text::{without_mark, without_non_finite};
 use crate::registry::Registry;
 
@@ -78,7 +78,7 @@ fn read_node(id: &str, value: &Json, registry: &Registry) -> Result<PromptNode, 
         None => IndexMap::new(),
         Some(inputs) => object(inputs, || format!("node `{id}`, `inputs`"))?
             .iter()
-            .map(|(name, value)| (name.clone(), Given::from_json(value)))
+            .map(|(name, value)| (name.clone(), InputValue::from_json(value)))
             .collect(),
     };
     let title = value.pointer("/_meta/title").and_then(Json::as_str).map(str::to_owned);
@@ -132,8 +132,8 @@ mod tests {
         let prompt = Prompt::from_json(TWO, &nodes::all()).unwrap();
         let sampler = &prompt.nodes["3"];
         assert_eq!(sampler.title.as_deref(), Some("Sample"));
-        assert_eq!(sampler.inputs["model"], Given::Link { node: "4".into(), slot: 0 });
-        assert_eq!(sampler.inputs["seed"], Given::Literal(json!(u64::MAX)));
+        assert_eq!(sampler.inputs["model"], InputValue::Link { node: "4".into(), slot: 0 });
+        assert_eq!(sampler.inputs["seed"], InputValue::Literal(json!(u64::MAX)));
         let again = Prompt::from_json(&prompt.to_json().to_string(), &nodes::all()).unwrap();
         assert_eq!(again.nodes["3"], prompt.nodes["3"]);
         assert_eq!(prompt.nodes.keys().collect::<Vec<_>>(), ["4", "3"]);

@@ -4,7 +4,7 @@
 mod shipped;
 
 use distorch_workflow::amend::Missing;
-use distorch_workflow::graph::{Given, Prompt};
+use distorch_workflow::graph::{InputValue, Prompt};
 use distorch_workflow::nodes;
 use distorch_workflow::observe::Silent;
 use distorch_workflow::validate::Invalid;
@@ -200,7 +200,7 @@ fn inputs_that_are_missing_have_their_defaults() {
         let mut prompt = older();
         prompt.fill_in(missing, &nodes::all());
         let given = |id: &str, name: &str| match prompt.nodes[id].inputs.get(name) {
-            Some(Given::Literal(value)) => Some(value.clone()),
+            Some(InputValue::Literal(value)) => Some(value.clone()),
             _ => None,
         };
         (given("5", "grow_mask_by"), given("3", "steps"), given("20", "image"), prompt.notes.len())

@@ -9,7 +9,7 @@ use crate::graph::PromptNode;
 use crate::signature::{Kind, Node};
 use serde_json::Value as Json;
 
-use crate::graph::Given;
+use crate::graph::InputValue;
 
 /// Choices in choices, at most. What is deeper is left as it is.
 const DEEPEST: usize = 64;
@@ -19,7 +19,7 @@ pub(super) fn expand(node: &mut PromptNode, class: &Node, id: &str, seed: u64) -
     let mut chose = false;
     for input in class.inputs {
         if matches!(input.kind, Kind::String { dynamic_prompts: true, .. })
-            && let Some(Given::Literal(Json::String(text))) = node.inputs.get_mut(input.name)
+            && let Some(InputValue::Literal(Json::String(text))) = node.inputs.get_mut(input.name)
         {
             let mut dice = Dice::new(seed, &[id, input.name]);
             *text = expanded(text, &mut dice);

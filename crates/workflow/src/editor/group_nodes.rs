@@ -341,11 +341,11 @@ impl<'a> Builder<'a> {
 mod tests {
     use serde_json::{Value as Json, json};
 
-    use crate::graph::{Given, Prompt};
+    use crate::graph::{InputValue, Prompt};
     use crate::nodes;
 
-    fn link(node: &str, slot: usize) -> Given {
-        Given::Link { node: node.to_owned(), slot }
+    fn link(node: &str, slot: usize) -> InputValue {
+        InputValue::Link { node: node.to_owned(), slot }
     }
 
     /// A prompt and its opposite in a group, whose seed goes through a primitive into a sampler in
@@ -426,7 +426,7 @@ mod tests {
             let ids: Vec<_> = prompt.nodes.keys().map(String::as_str).collect();
             assert_eq!(ids, ["1", "2", "3", "4:0:0", "4:0:1", "4:2", "4:4", "5", "6"]);
             let sampler = &prompt.nodes["4:2"].inputs;
-            let literal = |json: Json| Given::Literal(json);
+            let literal = |json: Json| InputValue::Literal(json);
             for (name, given) in [
                 ("model", link("1", 0)),
                 ("positive", link("4:0:0", 0)),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::file::{EditorNode, Graph, OUTSIDE, RESULT};
 use super::group_nodes;
 use super::subgraphs::{Insides, Level};
-use crate::graph::{Given, join};
+use crate::graph::{InputValue, join};
 
 /// Links on the way to a value before circles are looked for.
 const SHORT: usize = 64;
@@ -38,7 +38,7 @@ impl<'a> Graphs<'a> {
     }
 
     /// Where a link comes from in the end, however long the way, or why that is nowhere.
-    pub(super) fn follow(&self, path: &[Rc<Level<'a>>], link: i64) -> Result<Given, String> {
+    pub(super) fn follow(&self, path: &[Rc<Level<'a>>], link: i64) -> Result<InputValue, String> {
         let mut way = Way { graphs: *self, path: path.to_vec(), link };
         let mut seen: HashMap<(String, i64), usize> = HashMap::new();
         let mut passed: Vec<String> = Vec::new();
@@ -83,7 +83,7 @@ struct Way<'a> {
 
 enum Step {
     /// The end of the way.
-    Value(Given),
+    Value(InputValue),
     /// Another link, and the node that was passed.
     On(i64, String),
 }
@@ -140,7 +140,7 @@ impl<'a> Way<'a> {
                 self.path.push(level);
                 Ok(Step::On(result.id, format!("subgraph {id}")))
             }
-            None => Ok(Step::Value(Given::Link { node: id, slot: link.origin_slot })),
+            None => Ok(Step::Value(InputValue::Link { node: id, slot: link.origin_slot })),
         }
     }
 
@@ -154,16 +154,16 @@ impl<'a> Way<'a> {
             return Ok(Step::On(link, format!("subgraph {}", full_id(&self.path, &level.node.id))));
         }
         let value = name.and_then(|name| level.inputs.get(name));
-        value.map(|value| Step::Value(Given::Literal(value.clone()))).ok_or_else(|| {
+        value.map(|value| Step::Value(InputValue::Literal(value.clone()))).ok_or_else(|| {
             let (id, name) = (full_id(&self.path, &level.node.id), name.unwrap_or("an input"));
             format!("it comes from `{name}` of the subgraph {id}, which nothing is linked to")
         })
     }
 
     /// A value that a group node around may give instead.
-    fn primitive(&self, node: &EditorNode) -> Option<Given> {
+    fn primitive(&self, node: &EditorNode) -> Option<InputValue> {
         let given = self.path.last().and_then(|level| level.widgets.get(&node.id)?.get("value"));
-        given.or_else(|| node.value(0)).cloned().map(Given::Literal)
+        given.or_else(|| node.value(0)).cloned().map(InputValue::Literal)
     }
 
     /// From the end of a named wire to its beginning, in this graph or one around.
@@ -190,7 +190,7 @@ impl<'a> Way<'a> {
 mod tests {
     use serde_json::{Value as Json, json};
 
-    use crate::graph::{Given, Prompt};
+    use crate::graph::{InputValue, Prompt};
     use crate::nodes;
 
     /// A decoder whose latent comes through these nodes and links.
@@ -219,7 +219,7 @@ mod tests {
         for count in [1, 63, 64, 65, 500, 20_000] {
             let (nodes, links) = chain(count);
             let prompt = decoder(nodes, links, count - 1);
-            let origin = Given::Link { node: "e".to_owned(), slot: 0 };
+            let origin = InputValue::Link { node: "e".to_owned(), slot: 0 };
             assert_eq!(prompt.nodes["d"].inputs["samples"], origin, "{count}");
         }
     }

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use super::file::EditorNode;
 use super::subgraphs::DEEPEST;
 use super::widgets::widgets;
-use crate::graph::{Given, NamedNode};
+use crate::graph::{InputValue, NamedNode};
 use crate::registry::Registry;
 
 /// Nodes that are listed, at most, before subgraphs are left out.
@@ -67,8 +67,8 @@ fn widget_values(node: &Json, registry: &Registry) -> Option<IndexMap<String, Js
     }
     let values = widgets(registry.find(&node.class)?, &node, None).into_iter();
     let literal = |(name, given)| match given {
-        Given::Literal(value) => Some((name, value)),
-        Given::Link { .. } => None,
+        InputValue::Literal(value) => Some((name, value)),
+        InputValue::Link { .. } => None,
     };
     Some(values.filter_map(literal).collect())
 }

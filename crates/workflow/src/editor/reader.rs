@@ -139,15 +139,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::graph::Given;
+    use crate::graph::InputValue;
     use crate::nodes;
 
     fn read_json(workflow: Json) -> Prompt {
         Prompt::from_json(&workflow.to_string(), &nodes::all()).unwrap()
     }
 
-    fn link(node: &str, slot: usize) -> Given {
-        Given::Link { node: node.to_owned(), slot }
+    fn link(node: &str, slot: usize) -> InputValue {
+        InputValue::Link { node: node.to_owned(), slot }
     }
 
     /// A sampler whose inputs come through everything that only the editor knows.
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(prompt.nodes.keys().collect::<Vec<_>>(), ["4", "5", "6", "3", "9", "8"]);
         let sampler = &prompt.nodes["3"];
         assert_eq!(sampler.title.as_deref(), Some("Sample"));
-        let literal = |json: Json| Given::Literal(json);
+        let literal = |json: Json| InputValue::Literal(json);
         for (name, given) in [
             ("model", link("4", 0)),
             ("positive", link("6", 0)),
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(prompt.nodes["3"].inputs["negative"], link("20:2", 0));
         assert_eq!(prompt.nodes["20:2"].inputs["conditioning"], link("20:1", 0));
         assert_eq!(prompt.nodes["20:1"].inputs["clip"], link("4", 1));
-        assert_eq!(prompt.nodes["20:1"].inputs["text"], Given::Literal(json!("outside")));
+        assert_eq!(prompt.nodes["20:1"].inputs["text"], InputValue::Literal(json!("outside")));
         // A subgraph within itself ends in an error.
         workflow["definitions"]["subgraphs"][0]["nodes"][0]["type"] = json!("b-0");
         let error =

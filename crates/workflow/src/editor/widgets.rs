@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::file::EditorNode;
-use crate::graph::Given;
+use crate::graph::InputValue;
 use crate::signature::{Input, Kind, Node};
 
 /// What a widget that changes a seed after each run may say. It is saved behind the seed.
@@ -22,7 +22,7 @@ pub(super) fn widgets(
     class: &Node,
     node: &EditorNode,
     given: Option<&Named>,
-) -> IndexMap<String, Given> {
+) -> IndexMap<String, InputValue> {
     let inputs: Vec<&Input> = class.inputs.iter().filter(|input| is_widget(input)).collect();
     let mut found = IndexMap::new();
     let mut place = 0;
@@ -44,15 +44,15 @@ pub(super) fn widgets(
         let value = value.filter(|value| !is_text || !value.is_null());
         let value = value.or_else(|| input.default_value());
         if let Some(value) = value.filter(|value| !value.is_null()) {
-            found.insert(input.name.to_owned(), Given::Literal(value));
+            found.insert(input.name.to_owned(), InputValue::Literal(value));
         }
     }
     found
 }
 
 /// Puts right what early editors wrote in another way.
-pub(super) fn renew(inputs: &mut IndexMap<String, Given>) {
-    if let Some(Given::Literal(Json::String(sampler))) = inputs.get_mut("sampler_name")
+pub(super) fn renew(inputs: &mut IndexMap<String, InputValue>) {
+    if let Some(InputValue::Literal(Json::String(sampler))) = inputs.get_mut("sampler_name")
         && let Some(name) = sampler.strip_prefix(OLD_SAMPLER)
     {
         *sampler = name.to_owned();
@@ -87,7 +87,7 @@ mod tests {
     use crate::graph::Prompt;
     use crate::nodes;
 
-    fn inputs(class: &str, values: Json) -> IndexMap<String, Given> {
+    fn inputs(class: &str, values: Json) -> IndexMap<String, InputValue> {
         let file = json!({"nodes": [{"id": 1, "type": class, "widgets_values": values}]});
         Prompt::from_json(&file.to_string(), &nodes::all()).unwrap().nodes["1"].inputs.clone()
     }
@@ -98,25 +98,25 @@ mod tests {
         for control in [json!("fixed"), json!("randomize"), json!(true), json!(false)] {
             let values: Vec<Json> = [json!(7), control].into_iter().chain(rest.clone()).collect();
             let sampler = inputs("KSampler", Json::from(values));
-            assert_eq!(sampler["seed"], Given::Literal(json!(7)));
-            assert_eq!(sampler["steps"], Given::Literal(json!(2)));
-            assert_eq!(sampler["denoise"], Given::Literal(json!(0.5)));
+            assert_eq!(sampler["seed"], InputValue::Literal(json!(7)));
+            assert_eq!(sampler["steps"], InputValue::Literal(json!(2)));
+            assert_eq!(sampler["denoise"], InputValue::Literal(json!(0.5)));
         }
         // None at all, in files that programs write.
         let values: Vec<Json> = [json!(7)].into_iter().chain(rest).collect();
-        assert_eq!(inputs("KSampler", Json::from(values))["steps"], Given::Literal(json!(2)));
+        assert_eq!(inputs("KSampler", Json::from(values))["steps"], InputValue::Literal(json!(2)));
         let advanced = json!(["enable", 3, true, 20, 8.0, "euler", "normal", 0, 10000, "disable"]);
         let advanced = inputs("KSamplerAdvanced", advanced);
-        assert_eq!(advanced["noise_seed"], Given::Literal(json!(3)));
-        assert_eq!(advanced["steps"], Given::Literal(json!(20)));
-        assert_eq!(advanced["return_with_leftover_noise"], Given::Literal(json!("disable")));
+        assert_eq!(advanced["noise_seed"], InputValue::Literal(json!(3)));
+        assert_eq!(advanced["steps"], InputValue::Literal(json!(20)));
+        assert_eq!(advanced["return_with_leftover_noise"], InputValue::Literal(json!("disable")));
     }
 
     #[test]
     fn early_names_of_samplers() {
         let values = json!([7, true, 2, 5.0, "sample_dpmpp_2m", "normal", 1.0]);
         let sampler = inputs("KSampler", values);
-        assert_eq!(sampler["sampler_name"], Given::Literal(json!("dpmpp_2m")));
+        assert_eq!(sampler["sampler_name"], InputValue::Literal(json!("dpmpp_2m")));
     }
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
             let prompt = Prompt::from_json(&file.to_string(), &nodes::all()).unwrap();
             assert_eq!(prompt.nodes["1"].class, "ConditioningAverage");
             let strength = &prompt.nodes["1"].inputs["conditioning_to_strength"];
-            assert_eq!(*strength, Given::Literal(json!(0.5)));
+            assert_eq!(*strength, InputValue::Literal(json!(0.5)));
         }
     }
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Local};
 use serde_json::Value as Json;
 use thiserror::Error;
 
-use crate::graph::{Given, Prompt, PromptNode};
+use crate::graph::{InputValue, Prompt, PromptNode};
 use distorch_pipeline::image::output_file::{self, FolderError, SaveError, Unfinished};
 
 /// A prefix that names no place in the output folder.
@@ -117,8 +117,8 @@ impl Tokens<'_> {
     /// The input of a node that is written in the prompt.
     fn literal(&self, id: &str, input: &str) -> Option<Json> {
         match self.prompt.nodes.get(id)?.inputs.get(input)? {
-            Given::Literal(value) => Some(value.clone()),
-            Given::Link { .. } => None,
+            InputValue::Literal(value) => Some(value.clone()),
+            InputValue::Link { .. } => None,
         }
     }
 

@@ -105,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::graph::{Given, PromptNode};
+    use crate::graph::{InputValue, PromptNode};
     use crate::nodes;
 
     /// A prompt of nodes that take any number of links.
@@ -118,7 +118,7 @@ mod tests {
         for (from, to) in links {
             let node = prompt.nodes.get_mut(&to.to_string()).unwrap();
             let free = inputs.iter().find(|name| !node.inputs.contains_key(**name)).unwrap();
-            let link = Given::Link { node: from.to_string(), slot: 0 };
+            let link = InputValue::Link { node: from.to_string(), slot: 0 };
             node.inputs.insert((*free).to_owned(), link);
         }
         prompt

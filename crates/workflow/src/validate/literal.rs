@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::problem::Problem;
 use crate::environment::Environment;
-use crate::graph::{Given, PromptNode, describe, join};
+use crate::graph::{InputValue, PromptNode, describe, join};
 use crate::inputs::Inputs;
 use crate::signature::{Input, Kind, Node, Options};
 use crate::value::Value;
@@ -14,11 +14,11 @@ use crate::value::Value;
 /// The literal inputs of a checked node.
 pub(crate) fn literals(node: &PromptNode, class: &Node, environment: &Environment) -> Inputs {
     let value = |input: &Input| match node.inputs.get(input.name)? {
-        Given::Literal(Json::Null) if input.optional => None,
-        Given::Literal(value) => {
+        InputValue::Literal(Json::Null) if input.optional => None,
+        InputValue::Literal(value) => {
             Some((input.name.to_owned(), literal(input, value, environment).ok()?))
         }
-        Given::Link { .. } => None,
+        InputValue::Link { .. } => None,
     };
     class.inputs.iter().filter_map(value).collect()
 }

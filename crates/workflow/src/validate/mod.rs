@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 
 use crate::describe::input_config;
 use crate::environment::Environment;
-use crate::graph::{Given, Prompt, PromptNode, join};
+use crate::graph::{InputValue, Prompt, PromptNode, join};
 use crate::inputs::Inputs;
 use crate::preflight::Preflight;
 use crate::registry::Registry;
@@ -243,11 +243,11 @@ fn check_input(
             Err(Problem::new("required_input_missing", "Required input is missing", details)
                 .with(json!({ "input_name": input.name })))
         }
-        Some(Given::Link { node, slot }) => {
+        Some(InputValue::Link { node, slot }) => {
             check_link(input, node, *slot, subject, info).map(|()| None)
         }
-        Some(Given::Literal(Json::Null)) if input.optional => Ok(None),
-        Some(Given::Literal(value)) => {
+        Some(InputValue::Literal(Json::Null)) if input.optional => Ok(None),
+        Some(InputValue::Literal(value)) => {
             literal(input, value, environment).map(Some).map_err(|problem| {
                 let extra = info(json!({ "received_value": value }));
                 problem.with(extra)

@@ -1,6 +1,6 @@
 //! What a node needs: the nodes that its inputs are linked to.
 
-use crate::graph::{Given, Prompt};
+use crate::graph::{InputValue, Prompt};
 use crate::registry::Registry;
 
 /// A node and all that it needs, each once, in no special order.
@@ -23,7 +23,7 @@ pub(crate) fn needed<'a>(
     let node = prompt.nodes.get(id);
     let class = node.and_then(|node| registry.find(&node.class));
     node.into_iter().flat_map(|node| &node.inputs).filter_map(move |(name, given)| match given {
-        Given::Link { node, .. } if class.is_some_and(|class| class.input(name).is_some()) => {
+        InputValue::Link { node, .. } if class.is_some_and(|class| class.input(name).is_some()) => {
             prompt.nodes.contains_key(node).then_some(node.as_str())
         }
         _ => None,
