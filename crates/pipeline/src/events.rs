@@ -3,7 +3,7 @@
 use distorch_allocation::Plan;
 use serde::Serialize;
 
-use crate::models::Tasks;
+use crate::models::tasks::Tasks;
 use crate::preview::Preview;
 
 /// Tells the runs of a process apart.

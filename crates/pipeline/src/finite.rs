@@ -12,7 +12,7 @@ use distorch_runtime::tensor::{DType, cpu};
 use thiserror::Error;
 
 use crate::error::PipelineError;
-use crate::models::{Part, in_words};
+use crate::models::part::{Part, in_words};
 use crate::run::Run;
 
 /// Bytes of a weight that are looked at together.

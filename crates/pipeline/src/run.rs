@@ -80,15 +80,22 @@ pub struct ActiveRun<'a> {
     cancel: &'a CancelToken,
 }
 
+impl Session {
+    /// A run that has its turn to compute, until it is dropped: for those who take the steps themselves.
+    ///
+    /// # Errors
+    /// [`PipelineError::Cancelled`] where the token was used before the run starts.
+    pub fn begin<'a>(&'a self, cancel: &'a CancelToken) -> Result<ActiveRun<'a>, PipelineError> {
+        ActiveRun::begin(self, cancel)
+    }
+}
+
 impl<'a> ActiveRun<'a> {
     /// Waits for the turn to compute.
     ///
     /// # Errors
     /// [`PipelineError::Cancelled`] where the token is or was used meanwhile.
-    pub(crate) fn begin(
-        session: &'a Session,
-        cancel: &'a CancelToken,
-    ) -> Result<Self, PipelineError> {
+    fn begin(session: &'a Session, cancel: &'a CancelToken) -> Result<Self, PipelineError> {
         TURN.take(|| cancel.is_cancelled())?;
         cancel.attach(session.interrupt());
         Ok(Self { session, id: RunId(NEXT.fetch_add(1, Ordering::Relaxed)), cancel })

@@ -9,9 +9,7 @@ use distorch_runtime::offload::Interrupt;
 use thiserror::Error;
 
 use crate::diffusion::noise::NoiseChoice;
-use crate::error::PipelineError;
-use crate::models::ModelStore;
-use crate::run::{ActiveRun, CancelToken};
+use crate::models::store::ModelStore;
 
 /// Why there is no session.
 #[derive(Debug, Error)]
@@ -73,14 +71,6 @@ impl Session {
     /// The devices.
     pub fn topology(&self) -> &Topology {
         &self.topology
-    }
-
-    /// A run that has its turn to compute, until it is dropped: for those who take the steps themselves.
-    ///
-    /// # Errors
-    /// [`PipelineError::Cancelled`] where the token was used before the run starts.
-    pub fn begin<'a>(&'a self, cancel: &'a CancelToken) -> Result<ActiveRun<'a>, PipelineError> {
-        ActiveRun::begin(self, cancel)
     }
 
     /// What ends waits for weights.

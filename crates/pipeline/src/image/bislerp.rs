@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::resize::neighbours;
+use super::neighbours::neighbours;
 
 /// Vectors closer to one direction, or to opposite ones, than this (by their dot product) have no
 /// plane to turn in.

@@ -9,6 +9,7 @@
 
 use rayon::prelude::*;
 
+use super::neighbours::{centre, neighbours};
 use super::{Mask, Pictures, TooLarge, bislerp, lanczos, room};
 
 /// A way of resizing.
@@ -155,22 +156,6 @@ fn taps(method: Method, from: usize, to: usize) -> Vec<Tap> {
             _ => bilinear(from, to, place),
         })
         .collect()
-}
-
-/// Where the centre of a new pixel lies among the centres of old ones. PyTorch computes it in f32.
-fn centre(from: usize, to: usize, place: usize) -> f32 {
-    from as f32 / to as f32 * (place as f32 + 0.5) - 0.5
-}
-
-/// The old pixel at or before the centre of a new one, the one after it, and the share of the
-/// latter.
-pub(super) fn neighbours(from: usize, to: usize, place: usize) -> (usize, usize, f32) {
-    if from == to {
-        return (place, place, 0.0);
-    }
-    let centre = centre(from, to, place).max(0.0);
-    let low = (centre as usize).min(from - 1);
-    (low, (low + 1).min(from - 1), (centre - low as f32).min(1.0))
 }
 
 fn nearest(from: usize, to: usize, place: usize) -> Tap {

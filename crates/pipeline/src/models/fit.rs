@@ -9,8 +9,9 @@ use distorch_models::estimate::Workload;
 use distorch_runtime::devices::{self, HostNeed, LimitKind};
 use thiserror::Error;
 
+use super::part::in_words;
 use super::planning::{Planning, PlanningError, Subject, settings_for};
-use crate::models::{Task, Tasks, in_words, size_in_words};
+use super::tasks::{Task, Tasks, size_in_words};
 
 /// A component that needs more memory than there is.
 #[derive(Clone, Debug, PartialEq, Error)]

@@ -9,13 +9,13 @@ mod clip;
 mod file;
 mod fit;
 mod model;
-mod part;
+pub(crate) mod part;
 mod pinning;
 pub mod planning;
 mod retry;
 mod shortage;
-mod store;
-mod tasks;
+pub(crate) mod store;
+pub(crate) mod tasks;
 mod vae;
 
 pub use clip::Clip;

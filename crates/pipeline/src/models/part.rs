@@ -15,7 +15,8 @@ use distorch_runtime::patch::Patch;
 use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, heap, kernels, tensor};
 use thiserror::Error;
 
-use crate::models::{ModelFile, Pinning};
+use super::file::ModelFile;
+use super::pinning::Pinning;
 
 /// Why a component's weights cannot be had.
 #[derive(Debug, Error)]

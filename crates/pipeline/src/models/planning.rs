@@ -11,7 +11,7 @@ use distorch_models::estimate::{self, Compute, Workload};
 use distorch_runtime::{DType, placement};
 use thiserror::Error;
 
-use crate::models::Tasks;
+use super::tasks::Tasks;
 
 /// Why a file's components cannot be planned.
 #[derive(Debug, Error)]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use distorch_models::estimate::Workload;
 use distorch_runtime::Scope;
 use distorch_runtime::lora::LoraPatch;
-use distorch_runtime::offload::Shortage;
 use distorch_runtime::patch::Patch;
 
+use super::part::{Part, in_words};
+use super::shortage::{Overrun, shortage_in};
 use crate::error::PipelineError;
 use crate::events::Event;
-use crate::models::{Part, shortage_in};
+
 use crate::run::Run;
 
 /// How often work is done again with another allocation before its error stands.
@@ -31,7 +32,7 @@ impl Run<'_> {
         loras: &LoraPatch,
         picture: Workload,
     ) -> Result<Scope, PipelineError> {
-        let what = format!("{} of {}", crate::models::in_words(part.kind()), part.file().name);
+        let what = format!("{} of {}", in_words(part.kind()), part.file().name);
         let patch = (!loras.is_empty()).then(|| Arc::new(loras.clone()) as Arc<dyn Patch>);
         part.expect(picture);
         self.again(part, picture, &mut || {
@@ -98,8 +99,3 @@ impl Run<'_> {
         }
     }
 }
-
-/// Work that came to its end with more memory than its device has.
-#[derive(Debug, thiserror::Error)]
-#[error("the last layer's result has no place: {0}")]
-pub struct Overrun(pub Box<Shortage>);

@@ -8,9 +8,13 @@ use distorch_runtime::WeightError;
 use distorch_runtime::offload::{LoadError, Shortage};
 use distorch_sampling::sampler::SampleError;
 
+use super::part::PartError;
 use crate::error::PipelineError;
-use crate::models::PartError;
-use crate::models::retry::Overrun;
+
+/// Work that came to its end with more memory than its device has.
+#[derive(Debug, thiserror::Error)]
+#[error("the last layer's result has no place: {0}")]
+pub struct Overrun(pub Box<Shortage>);
 
 /// The shortage behind a node's failure, if that is what it is.
 pub fn shortage_in(error: &PipelineError) -> Option<&Shortage> {

@@ -14,12 +14,13 @@ use distorch_runtime::offload::{Interrupt, Remedy, Shortage, StreamStats};
 use distorch_runtime::patch::Patch;
 use distorch_runtime::{DType, Machine, Scope, devices, heap, placement};
 
+use super::file::{Identity, ModelFile};
+use super::fit::Check;
+use super::part::{LoadProgress, Part, PartOptions};
+use super::pinning::{Pin, Pinning};
+use super::planning::{Planning, Subject, settings_for};
+use super::tasks::Tasks;
 use crate::error::PipelineError;
-use crate::models::file::Identity;
-use crate::models::fit::Check;
-use crate::models::part::{LoadProgress, PartOptions};
-use crate::models::planning::{Planning, Subject, settings_for};
-use crate::models::{ModelFile, Part, Pin, Pinning, Tasks};
 
 /// Opens model files once, plans all of them on one ledger, and keeps their weights while there
 /// is room.

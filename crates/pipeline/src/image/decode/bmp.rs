@@ -5,8 +5,8 @@ use std::io::{BufRead, Read, Seek, SeekFrom};
 use image::codecs::bmp::BmpDecoder;
 use image::{ImageDecoder, ImageError};
 
-use super::frames::{Frames, Scale, Turn, buffer, check_size};
-use super::{Loaded, Problem};
+use super::frames::{Frames, Loaded, Scale, Turn, buffer, check_size};
+use super::problem::Problem;
 
 pub(super) fn decode<R: BufRead + Seek>(reader: &mut R, most: u64) -> Result<Loaded, Problem> {
     let stored = Stored::read(reader)?;

@@ -1,6 +1,6 @@
 //! The frames of a picture as values of 0 to 1.
 
-use super::Problem;
+use super::problem::Problem;
 use crate::image::{Mask, Pictures};
 
 /// Sides of the mask of a picture without transparency.

@@ -4,8 +4,8 @@ use std::io::{BufRead, Seek};
 
 use gif::{ColorOutput, DecodeOptions, DecodingError, DisposalMethod, Frame, MemoryLimit};
 
-use super::frames::{Frames, Scale, Turn, buffer, check_size};
-use super::{Loaded, Problem};
+use super::frames::{Frames, Loaded, Scale, Turn, buffer, check_size};
+use super::problem::Problem;
 
 type Pixel = [u8; 4];
 

@@ -4,8 +4,8 @@ use std::io::{BufRead, Seek, SeekFrom};
 
 use rusty_jpeg::decode::{Decoder, Error, PlanarComponent};
 
-use super::frames::{Frames, Scale, Turn, check_memory, check_size};
-use super::{Loaded, Problem};
+use super::frames::{Frames, Loaded, Scale, Turn, check_memory, check_size};
+use super::problem::Problem;
 use crate::image::exif::Exif;
 use crate::image::jpeg_file::Header;
 

@@ -4,8 +4,8 @@ use std::io::{BufRead, Seek};
 
 use png::{BitDepth, BlendOp, ColorType, Decoder, DecodingError, DisposeOp, Info, Limits, Reader};
 
-use super::frames::{Frames, Scale, Turn, buffer, check_size};
-use super::{Loaded, Problem};
+use super::frames::{Frames, Loaded, Scale, Turn, buffer, check_size};
+use super::problem::Problem;
 use crate::image::exif::Exif;
 
 /// Bytes that what stands beside the pixels may take.

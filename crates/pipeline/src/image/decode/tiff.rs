@@ -5,8 +5,8 @@ use std::io::{BufRead, Seek};
 use image::codecs::tiff::TiffDecoder;
 use image::{ColorType, ExtendedColorType, ImageDecoder, ImageError, Limits};
 
-use super::frames::{Frames, Scale, Turn, buffer, check_memory, check_size};
-use super::{Loaded, Problem};
+use super::frames::{Frames, Loaded, Scale, Turn, buffer, check_memory, check_size};
+use super::problem::Problem;
 
 pub(super) fn decode<R: BufRead + Seek>(reader: &mut R, most: u64) -> Result<Loaded, Problem> {
     let mut decoder = TiffDecoder::new(&mut *reader).map_err(wrong)?;

@@ -4,8 +4,8 @@ use std::io::{BufRead, Seek};
 
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::frames::{Frames, Scale, Turn, buffer, check_memory, check_size};
-use super::{Loaded, Problem};
+use super::frames::{Frames, Loaded, Scale, Turn, buffer, check_memory, check_size};
+use super::problem::Problem;
 use crate::image::exif::Exif;
 
 pub(super) fn decode<R: BufRead + Seek>(reader: &mut R, most: u64) -> Result<Loaded, Problem> {
