@@ -79,7 +79,7 @@ impl DiffusionFamily for Flux {
             guidance: guided.then_some(3.5),
             extra: match model.variant {
                 Variant::Base => ExtraChannels::None,
-                Variant::Control => ExtraChannels::Picture,
+                Variant::Control => ExtraChannels::Picture { scaled: true },
                 Variant::Inpaint => ExtraChannels::PictureAndMaskPatches,
                 _ => ExtraChannels::Unsupported,
             },

@@ -117,7 +117,10 @@ pub enum ExtraChannels {
         grey: &'static [f32],
     },
     /// The latent of a picture (InstructPix2Pix, Flux Canny and Depth).
-    Picture,
+    Picture {
+        /// Whether it is scaled as the noisy latent is; InstructPix2Pix reads it as the autoencoder makes it.
+        scaled: bool,
+    },
     /// The latent of a picture, then a mask of 8×8 pixels for each of the latent's (Flux Fill).
     PictureAndMaskPatches,
     /// A map that nothing here makes.
@@ -130,7 +133,7 @@ impl ExtraChannels {
         match self {
             ExtraChannels::None | ExtraChannels::Unsupported => 0,
             ExtraChannels::MaskAndPicture { .. } => 1 + format.channels,
-            ExtraChannels::Picture => format.channels,
+            ExtraChannels::Picture { .. } => format.channels,
             ExtraChannels::PictureAndMaskPatches => {
                 format.channels + format.downscale * format.downscale
             }

@@ -117,7 +117,7 @@ impl DiffusionFamily for StableDiffusion {
             extra: match model.variant {
                 Variant::Base => ExtraChannels::None,
                 Variant::Inpaint => ExtraChannels::MaskAndPicture { grey: GREY },
-                Variant::InstructPix2Pix => ExtraChannels::Picture,
+                Variant::InstructPix2Pix => ExtraChannels::Picture { scaled: false },
                 Variant::Depth | Variant::Control => ExtraChannels::Unsupported,
             },
             reference_latents: false,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use distorch_models::conditioning::PictureSize;
+use distorch_models::network::ReferenceMethod;
 use distorch_runtime::Tensor;
 
 use crate::image::Mask;
@@ -58,10 +59,35 @@ pub struct Cond {
     pub end: f64,
     /// The picture that an inpainting, editing or control model is given beside the noisy latent.
     pub picture: Option<ConcatPicture>,
-    /// The strength of a distilled guidance; else the model's own.
-    pub guidance: Option<f64>,
+    /// The strength of a distilled guidance.
+    pub guidance: Guidance,
     /// Latents of further pictures that the model looks at, before scaling.
     pub reference_latents: Vec<Tensor<4>>,
+    /// Where these are beside the noisy latent.
+    pub reference_method: ReferenceMethod,
+}
+
+/// How strong the guidance is that a model was distilled with (Flux dev). Other models do not read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Guidance {
+    /// The model's usual one.
+    #[default]
+    Usual,
+    /// So strong.
+    Strength(f64),
+    /// The model is not told any.
+    Off,
+}
+
+impl Guidance {
+    /// What a model is told that has `usual` where nobody says another; `None` where it reads none.
+    pub fn strength(self, usual: Option<f64>) -> Option<f64> {
+        match self {
+            Guidance::Usual => usual,
+            Guidance::Strength(strength) => usual.map(|_| strength),
+            Guidance::Off => None,
+        }
+    }
 }
 
 /// A part of a picture.
@@ -160,8 +186,9 @@ impl Cond {
             start: 0.0,
             end: 1.0,
             picture: None,
-            guidance: None,
+            guidance: Guidance::default(),
             reference_latents: Vec::new(),
+            reference_method: ReferenceMethod::default(),
         }
     }
 }

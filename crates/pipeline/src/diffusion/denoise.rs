@@ -59,6 +59,7 @@ struct Told {
     guidance: Option<f64>,
     /// Latents of further pictures, scaled: `[batch, channels, height, width]` each.
     references: Vec<Tensor<4>>,
+    reference_method: ReferenceMethod,
     /// Whether the context's tokens may be repeated.
     repeats: bool,
     region: Region,
@@ -267,7 +268,7 @@ impl<'a> Denoise<'a> {
             guidance: (!guidance.is_empty())
                 .then(|| Tensor::from_data(guidance.as_slice(), options)),
             reference_latents: (0..references).map(reference).collect(),
-            reference_method: ReferenceMethod::default(),
+            reference_method: told.first().map(|told| told.reference_method).unwrap_or_default(),
             skip: skip.clone(),
         };
         Inputs { network, noisy }
@@ -325,7 +326,7 @@ impl Told {
             context: cond.context.clone().to_device(device).cast(*dtype),
             y: class_vector(half, cond, setting)?.map(|y| y.to_device(device)),
             extra: extra_channels(cond, setting)?,
-            guidance: reads.guidance.map(|usual| cond.guidance.unwrap_or(usual)),
+            guidance: cond.guidance.strength(reads.guidance),
             references: match reads.reference_latents {
                 true => {
                     let scaled = |latent: &Tensor<4>| {
@@ -335,6 +336,7 @@ impl Told {
                 }
                 false => Vec::new(),
             },
+            reference_method: cond.reference_method,
             repeats: reads.repeats_context,
             region: Region::new(cond, shape, device)?,
             // From the start on is from any sigma, be it above the largest of the model.
@@ -357,6 +359,8 @@ impl Told {
         size(self) == size(other)
             && (mine == theirs || (self.repeats && repeats <= MOST_REPEATS))
             && references(self) == references(other)
+            && self.reference_method == other.reference_method
+            && self.guidance.is_some() == other.guidance.is_some()
             && self.y.is_some() == other.y.is_some()
             && self.extra.is_some() == other.extra.is_some()
     }
@@ -442,19 +446,18 @@ fn extra_channels(cond: &Cond, setting: &Setting<'_>) -> Result<Option<Tensor<4>
                 )
                 .into());
             }
-            Some(fill(setting.format.to_model(latent), batch))
+            Some(fill(latent, batch))
         }
         None => None,
     };
     let own_mask = cond.picture.as_ref().and_then(|picture| picture.mask.as_ref());
     let mask = own_mask.or(setting.source.noise_mask.as_ref());
-    let nothing =
-        || setting.format.to_model(Tensor::zeros([batch, channels, rows, columns], options));
+    let nothing = || Tensor::zeros([batch, channels, rows, columns], options);
     match setting.reads.extra {
         ExtraChannels::None => Ok(None),
         ExtraChannels::MaskAndPicture { grey } => {
             let latent = match (picture, mask) {
-                (Some(picture), _) => picture,
+                (Some(picture), _) => setting.format.to_model(picture),
                 (None, Some(_)) => setting.latent.clone(),
                 (None, None) => {
                     let width = grey.len();
@@ -468,9 +471,12 @@ fn extra_channels(cond: &Cond, setting: &Setting<'_>) -> Result<Option<Tensor<4>
             };
             Ok(Some(Tensor::cat(vec![mask, latent], 1)))
         }
-        ExtraChannels::Picture => Ok(Some(picture.unwrap_or_else(nothing))),
-        ExtraChannels::PictureAndMaskPatches => {
+        ExtraChannels::Picture { scaled } => {
             let picture = picture.unwrap_or_else(nothing);
+            Ok(Some(if scaled { setting.format.to_model(picture) } else { picture }))
+        }
+        ExtraChannels::PictureAndMaskPatches => {
+            let picture = setting.format.to_model(picture.unwrap_or_else(nothing));
             let side = setting.format.downscale;
             let size = [batch, 1, rows * side, columns * side];
             let mask = match mask {

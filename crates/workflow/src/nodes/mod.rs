@@ -3,8 +3,10 @@
 mod checkpoint;
 mod conditioning;
 mod conditioning_area;
+mod edit_models;
 mod elsewhere;
 mod file_state;
+mod flux;
 mod flux_kontext;
 mod image_edit;
 mod image_outpaint;
@@ -67,7 +69,14 @@ const NODES: &[&Node] = &[
     &conditioning_area::SET_AREA_STRENGTH,
     &conditioning_area::SET_MASK,
     &inpaint::INPAINT_MODEL_CONDITIONING,
+    &edit_models::INSTRUCT_PIX_TO_PIX_CONDITIONING,
+    &edit_models::REFERENCE_LATENT,
+    &edit_models::FLUX_KONTEXT_MULTI_REFERENCE_LATENT_METHOD,
+    &flux::CLIP_TEXT_ENCODE_FLUX,
+    &flux::FLUX_GUIDANCE,
+    &flux::FLUX_DISABLE_GUIDANCE,
     &model_patches::MODEL_SAMPLING_DISCRETE,
+    &flux::MODEL_SAMPLING_FLUX,
     &model_patches::MODEL_SAMPLING_SD3,
     &model_patches::RESCALE_CFG,
     &skip_layers::SKIP_LAYER_GUIDANCE_SD3,

@@ -10,7 +10,7 @@ use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 use distorch_pipeline::diffusion::conditioning::{Cond, Conditioning};
 
-const CLIP: Input = Input::link("clip", Type::Clip).tooltip("The text encoders.");
+pub(super) const CLIP: Input = Input::link("clip", Type::Clip).tooltip("The text encoders.");
 
 const OUTPUT: &[Output] =
     &[Output::new(Type::Conditioning).tooltip("The encoded text, which guides the model.")];
@@ -149,6 +149,6 @@ fn encode(context: &Context<'_>, inputs: &Inputs) -> Result<Cond, NodeError> {
     Ok(inputs.clip("clip")?.encode(context.run(), &prompt, &TextOptions::default())?)
 }
 
-fn output(cond: Cond) -> Vec<Value> {
+pub(super) fn output(cond: Cond) -> Vec<Value> {
     vec![Value::Conditioning(Conditioning::new(vec![cond]))]
 }
