@@ -59,6 +59,7 @@ const NODES: &[&Node] = &[
     &text_encode::CLIP_TEXT_ENCODE,
     &text_encode::CLIP_TEXT_ENCODE_SDXL,
     &text_encode::CLIP_TEXT_ENCODE_SDXL_REFINER,
+    &text_encode::CLIP_TEXT_ENCODE_SD3,
     &conditioning::COMBINE,
     &conditioning::CONCAT,
     &conditioning::AVERAGE,

@@ -111,6 +111,45 @@ pub const CLIP_TEXT_ENCODE_SDXL: Node = Node {
     ..Node::EMPTY
 };
 
+/// A prompt for each of SD3's text encoders.
+pub const CLIP_TEXT_ENCODE_SD3: Node = Node {
+    class: "CLIPTextEncodeSD3",
+    title: "CLIP Text Encode (SD3)",
+    category: "model/conditioning/stable diffusion",
+    about: "Encodes a prompt for each of the three text encoders of SD3 and SD3.5.",
+    inputs: &[
+        CLIP,
+        Input::prompt("clip_l").tooltip("The text for CLIP-L."),
+        Input::prompt("clip_g").tooltip("The text for the larger CLIP, OpenCLIP bigG."),
+        Input::prompt("t5xxl").tooltip("The text for T5-XXL."),
+        Input::choice("empty_padding", &["none", "empty_prompt"]).advanced().tooltip(
+            "What stands for an empty text: nothing, or what the encoder makes of an empty prompt.",
+        ),
+    ],
+    outputs: OUTPUT,
+    forecast: Some(|ahead| {
+        ahead.encodes_text("clip");
+        Ok(Vec::new())
+    }),
+    run: |context, inputs| {
+        let clip = inputs.clip("clip")?;
+        if clip.family() != Family::Sd3 {
+            let problem = format!(
+                "these text encoders are those of {}, which do not read SD3's three prompts: take \
+                 those of an SD3 checkpoint, or CLIPTextEncode",
+                clip.family(),
+            );
+            return Err(NodeError::input("clip", problem));
+        }
+        let texts = ["clip_l", "clip_g", "t5xxl"].map(|name| Ok((name, inputs.text(name)?.into())));
+        let prompt = Prompt::Each(texts.into_iter().collect::<Result<_, NodeError>>()?);
+        let skip_empty = inputs.text("empty_padding")? == "none";
+        let options = TextOptions { skip_empty, ..TextOptions::default() };
+        Ok(output(clip.encode(context.run(), &prompt, &options)?))
+    },
+    ..Node::EMPTY
+};
+
 /// A prompt for SDXL's refiner, with the score and the size that the model is told.
 pub const CLIP_TEXT_ENCODE_SDXL_REFINER: Node = Node {
     class: "CLIPTextEncodeSDXLRefiner",

@@ -8,7 +8,8 @@ use std::path::Path;
 use distorch_allocation::{DeviceId, DeviceInfo, Topology};
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DiffusionConfig, Heads, TextEncoderConfig, UnetConfig, VaeConfig,
+    ClipActivation, ClipConfig, DiffusionConfig, Heads, MmditConfig, T5Config, TextEncoderConfig,
+    UnetConfig, VaeConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 use distorch_checkpoint::folders::ModelFolders;
@@ -146,6 +147,41 @@ pub fn sdxl() -> Configs {
             ("clip_g", clip(24, ClipActivation::Gelu, Some(20))),
         ],
         vae: Some(vae()),
+    }
+}
+
+/// SD3.5 with its three text encoders.
+pub fn sd3() -> Configs {
+    let mmdit = MmditConfig {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        depth: 3,
+        width: 64,
+        heads: 2,
+        pos_embed_max_size: 16,
+        adm_in_channels: 16 + 20,
+        context_dim: 48,
+        qk_norm: true,
+        dual_attention_layers: vec![0],
+    };
+    let t5 = T5Config {
+        vocab_size: 32128,
+        width: 48,
+        layers: 2,
+        heads: 2,
+        head_dim: 16,
+        intermediate: 64,
+        relative_buckets: 32,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Mmdit(mmdit)),
+        text_encoders: vec![
+            ("clip_l", clip(16, ClipActivation::QuickGelu, None)),
+            ("clip_g", clip(24, ClipActivation::Gelu, Some(20))),
+            ("t5xxl", TextEncoderConfig::T5(t5)),
+        ],
+        vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
     }
 }
 
