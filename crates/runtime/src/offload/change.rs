@@ -1,4 +1,4 @@
-//! Changing weights: layers that a patch rewrites, and those that another plan moves.
+//! Changes of a loaded component: layers that a patch rewrites, and those that another plan moves.
 
 use super::component::{AppliedPlan, ComponentWeights};
 use super::residency::Residency;
@@ -16,15 +16,15 @@ impl ComponentWeights {
         key: Option<u64>,
     ) -> Result<(), WeightError> {
         let device = applied.devices.get(index).copied().unwrap_or(self.compute);
-        // Its old home is given up first: there may be no room for both.
-        self.move_in(index, Residency::Unavailable("it is being rewritten".to_owned()));
+        // What it held is released first: there may be no room for both.
+        self.set_residency(index, Residency::Unavailable("it is being rewritten".to_owned()));
         let made = match patch {
-            None => self.base(index, device),
-            Some(patch) => self.patched(index, patch).and_then(|l| self.settle(index, device, l)),
+            None => self.unpatched(index, device),
+            Some(patch) => self.patched(index, patch).and_then(|l| self.keep(index, device, l)),
         };
-        let outcome = made.map(|home| self.move_in(index, home));
+        let outcome = made.map(|residency| self.set_residency(index, residency));
         if let Err(error) = &outcome {
-            self.move_in(index, Residency::Unavailable(error.to_string()));
+            self.set_residency(index, Residency::Unavailable(error.to_string()));
         }
         if let Some(applied) = applied.keys.get_mut(index) {
             *applied = key;
@@ -52,7 +52,7 @@ impl ComponentWeights {
     pub(super) fn restore_all(&self, applied: &mut AppliedPlan) {
         applied.patch = None;
         for index in 0..self.layers.len() {
-            let broken = matches!(self.home(index).as_deref(), Ok(Residency::Unavailable(_)));
+            let broken = matches!(self.residency(index).as_deref(), Ok(Residency::Unavailable(_)));
             if broken || applied.keys.get(index).copied().flatten().is_some() {
                 // What still fails is told where the layer is used.
                 let _ = self.rewrite(applied, index, None, None);
@@ -65,25 +65,25 @@ impl ComponentWeights {
         let device = applied.devices.get(index).copied().unwrap_or(self.compute);
         let key = applied.keys.get(index).copied().flatten();
         let patch = applied.patch.as_deref().filter(|_| key.is_some());
-        let old = self.home(index)?;
+        let old = self.residency(index)?;
         let to_file = device.is_cpu() && device != self.compute && !self.options.pin;
         let made = match (&*old, patch) {
             (Residency::Stored { layer, .. }, _) if patch.is_some() || !to_file => {
-                self.settle(index, device, layer.clone())
+                self.keep(index, device, layer.clone())
             }
-            (_, None) => self.base(index, device),
+            (_, None) => self.unpatched(index, device),
             (_, Some(patch)) => {
-                self.patched(index, patch).and_then(|l| self.settle(index, device, l))
+                self.patched(index, patch).and_then(|l| self.keep(index, device, l))
             }
         };
         drop(old);
         match made {
-            Ok(home) => {
-                self.move_in(index, home);
+            Ok(residency) => {
+                self.set_residency(index, residency);
                 Ok(())
             }
             Err(error) => {
-                self.move_in(index, Residency::Unavailable(error.to_string()));
+                self.set_residency(index, Residency::Unavailable(error.to_string()));
                 Err(error)
             }
         }

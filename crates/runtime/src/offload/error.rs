@@ -1,4 +1,4 @@
-//! Why a component could not be placed, and what would fit.
+//! Why a component could not be loaded, and what would fit.
 
 use std::fmt;
 

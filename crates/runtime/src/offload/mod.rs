@@ -9,15 +9,16 @@
 //! - On another accelerator it is in that one's memory, on a simulated device in the host's under
 //!   that device's limit; in the stored dtype in both cases.
 //!
-//! Layers that live elsewhere pass through a window on the compute device, ahead of their use, in
+//! Layers that live elsewhere pass through a prefetch cache on the compute device, ahead of their use, in
 //! the dtype in which they are stored; conversion is the last step, on the compute device. A layer that
 //! passes from the file to the host, or a device of its memory, is not copied: the loader brings the file's
 //! pages. A file that is cut short or written over while it is loaded ends in an error, at the next layer that is
 //! asked for or in [`OffloadedWeights::check_file`]; one that is replaced by another of its name stays as it was.
 //!
-//! When every layer lives on the compute device there is neither window nor loader thread.
+//! When every layer lives on the compute device there is neither cache nor loader thread.
 
 mod activations;
+mod applied;
 mod change;
 mod component;
 mod error;
@@ -25,8 +26,9 @@ mod options;
 mod order;
 mod prefetch;
 mod residency;
-mod room;
+mod budget;
 mod stats;
+mod upload;
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,11 +47,12 @@ use crate::patch::Patch;
 use crate::tensor::{DType, Device};
 use crate::uploads;
 use crate::weights::{LayerParams, LayerSource, WeightError};
-use component::{AppliedPlan, ComponentWeights, devices_of};
+use applied::{AppliedPlan, devices_of};
+use component::ComponentWeights;
 use prefetch::TakeError;
 use residency::Residency;
 
-/// The layers of a component, each at its home; see the [module](self).
+/// The layers of a component, each where its plan has it; see the [module](self).
 #[derive(Debug)]
 pub struct OffloadedWeights {
     weights: Arc<ComponentWeights>,
@@ -57,12 +60,12 @@ pub struct OffloadedWeights {
 }
 
 impl OffloadedWeights {
-    /// Brings every layer from the file to the home that the plan gives it. `progress` hears of
+    /// Loads every layer from the file to the device that the plan has for it. `progress` hears of
     /// each and may stop.
     ///
     /// # Errors
-    /// When a device of the plan is missing or too full, a layer has no home in the plan or cannot
-    /// be read, or `progress` stops it. What was held until then is given back.
+    /// When a device of the plan is missing or too full, a layer is not in the plan or cannot
+    /// be read, or `progress` stops it. What was held until then is released.
     pub fn load(
         checkpoint: Arc<Checkpoint>,
         component: &Component,
@@ -77,8 +80,8 @@ impl OffloadedWeights {
         let (mut bytes, total) = (0, component.bytes());
         let devices = weights.applied().devices.clone();
         for (index, (layer, device)) in weights.layers.iter().zip(devices).enumerate() {
-            let home = weights.base(index, device).map_err(|error| weights.failed(error, plan))?;
-            weights.move_in(index, home);
+            let residency = weights.unpatched(index, device).map_err(|error| weights.failed(error, plan))?;
+            weights.set_residency(index, residency);
             bytes += layer.bytes();
             let told = Progress { layer: &layer.name, bytes, total };
             if progress(told).is_break() {
@@ -98,15 +101,15 @@ impl OffloadedWeights {
         self.weights.applied().patch.clone()
     }
 
-    /// Applies another patch, or none: rewrites the layers whose key changes, and gives their number.
+    /// Applies another patch, or none: rewrites the layers whose key changes, and returns their number.
     ///
     /// # Errors
-    /// When a layer cannot be read or patched, or its home is too full for it. No patch is applied
+    /// When a layer cannot be read or patched, or its device is too full for it. No patch is applied
     /// then, and all layers are as the file has them, as far as it can still be read.
     pub fn set_patch(&self, patch: Option<Arc<dyn Patch>>) -> Result<usize, LoadError> {
         let weights = &self.weights;
         let mut applied = weights.applied();
-        weights.window.drain();
+        weights.cache.drain();
         let key = |layer: &Layer| patch.as_ref().and_then(|patch| patch.key(&layer.name));
         let keys: Vec<Option<u64>> = weights.layers.iter().map(key).collect();
         let mut changed = 0;
@@ -125,12 +128,12 @@ impl OffloadedWeights {
         Ok(changed)
     }
 
-    /// Follows another plan of the same component: moves the layers whose home changes, and gives
+    /// Follows another plan of the same component: moves the layers whose device changes, and returns
     /// their number and bytes.
     ///
     /// # Errors
     /// When the plan computes on another device, is another component's, or needs more memory than
-    /// there is: nothing is moved then. When a layer cannot be brought home it is an error to use
+    /// there is: nothing is moved then. When a layer cannot be moved it is an error to use
     /// it until another plan, and the rest go on.
     pub fn replan(&self, plan: &Plan) -> Result<(usize, u64), LoadError> {
         let weights = &self.weights;
@@ -143,7 +146,7 @@ impl OffloadedWeights {
             });
         }
         let devices = devices_of(&weights.layers, plan, &weights.machine)?;
-        weights.window.drain();
+        weights.cache.drain();
         let next = AppliedPlan {
             plan: plan.clone(),
             devices,
@@ -152,8 +155,8 @@ impl OffloadedWeights {
         };
         weights.check_room(&next)?;
         let old = std::mem::replace(&mut *applied, next);
-        weights.window.set_limit(weights.options.window.unwrap_or(plan.window_bytes));
-        weights.window.set_reserved_bytes(plan.activation_bytes);
+        weights.cache.set_limit(weights.options.window.unwrap_or(plan.window_bytes));
+        weights.cache.set_reserved_bytes(plan.activation_bytes);
         let mut moving: Vec<usize> = (0..weights.layers.len())
             .filter(|&i| applied.devices.get(i) != old.devices.get(i))
             .collect();
@@ -172,11 +175,11 @@ impl OffloadedWeights {
         }
     }
 
-    /// Ends a run: empties the window and lets go of the file's pages, so that a model that nobody uses
+    /// Ends a run: empties the prefetch cache and releases the file's pages, so that a model that nobody uses
     /// holds only what lives on its devices.
     pub fn drain(&self) {
         self.weights.activations.end();
-        self.weights.window.drain();
+        self.weights.cache.drain();
         uploads::finish(&self.weights.device);
         if self.weights.any_in_file() {
             self.weights.checkpoint.release_all();
@@ -213,13 +216,13 @@ impl OffloadedWeights {
 
     /// The time in which computing waited for weights since the last reset.
     pub fn stalled(&self) -> Duration {
-        self.weights.window.stats().0.stalled
+        self.weights.cache.stats().0.stalled
     }
 
-    /// Counts transfers, waits, the window's peak and activations from 0 again.
+    /// Counts transfers, waits, the cache's peak and activations from 0 again.
     pub fn reset_stats(&self) {
         self.weights.activations.reset();
-        self.weights.window.reset_stats();
+        self.weights.cache.reset_stats();
     }
 
     /// Starts the loader thread unless it runs. Where there can be none, layers come without being
@@ -229,7 +232,7 @@ impl OffloadedWeights {
         if loader.as_ref().is_none_or(JoinHandle::is_finished) {
             let weights = Arc::clone(&self.weights);
             let name = format!("loader of {}", weights.component);
-            let run = move || Arc::clone(&weights.window).run_loader(&*weights);
+            let run = move || Arc::clone(&weights.cache).run_loader(&*weights);
             *loader = std::thread::Builder::new().name(name).spawn(run).ok();
         }
     }
@@ -237,13 +240,13 @@ impl OffloadedWeights {
 
 impl Drop for OffloadedWeights {
     fn drop(&mut self) {
-        self.weights.window.stop();
+        self.weights.cache.stop();
         let loader = self.loader.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(loader) = loader.take() {
             // A loader that panicked has nothing left to say.
             drop(loader.join());
         }
-        self.weights.window.drain();
+        self.weights.cache.drain();
         uploads::finish(&self.weights.device);
     }
 }
@@ -263,26 +266,26 @@ impl LayerSource for OffloadedWeights {
     fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
         let weights = &self.weights;
         weights.look().map_err(|error| weights.out_of_memory(index, error))?;
-        let home = weights.home(index)?;
-        match &*home {
+        let residency = weights.residency(index)?;
+        match &*residency {
             Residency::Resident { params, .. } => return Ok(params.clone()),
             Residency::Stored { layer, device, .. } if *device == weights.compute => {
                 return Ok(layer.decode(&weights.device, weights.dtype));
             }
             Residency::Stored { .. } | Residency::Mapped => {}
-            Residency::Unavailable(reason) => return Err(weights.no_home(index, reason.clone())),
+            Residency::Unavailable(reason) => return Err(weights.unavailable(index, reason.clone())),
         }
         weights.used_here();
         self.start_loader();
-        let arrival = weights.window.take(&**weights, index).map_err(|error| match error {
+        let arrival = weights.cache.take(&**weights, index).map_err(|error| match error {
             TakeError::Weight(error) => error,
             TakeError::Memory(error) => weights.out_of_memory(index, error),
         })?;
         let params = arrival.layer.decode(&weights.device, weights.dtype);
-        if matches!(&*home, Residency::Mapped) {
+        if matches!(&*residency, Residency::Mapped) {
             weights.check_file(index)?;
         }
-        Ok(params.holding(Arc::new(arrival.place)))
+        Ok(params.holding(Arc::new(arrival.reservation)))
     }
 
     fn device(&self) -> &Device {

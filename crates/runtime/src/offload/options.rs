@@ -1,11 +1,11 @@
-//! How a component is placed besides its plan, what may end a wait, how far loading is.
+//! How a component is loaded besides its plan, what may end a wait, how far loading is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::pinned::Driver;
 
-/// How a component is placed, besides its plan.
+/// How a component is loaded, besides its plan.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Keep what lives on `cpu` in RAM instead of in the file: in page-locked memory, where the device that computes
@@ -13,7 +13,7 @@ pub struct Options {
     pub pin: bool,
     /// Where page-locked memory comes from, if not from the driver of the device that computes.
     pub driver: Option<Arc<dyn Driver>>,
-    /// Bytes of the window, if not the plan's; never less than the two largest layers that pass.
+    /// Bytes of the prefetch cache, if not the plan's; never less than the two largest layers that pass.
     pub window: Option<u64>,
     /// Keep a layer that a patch changes in the compute dtype, instead of the checkpoint's.
     pub high_precision_loras: bool,
@@ -57,9 +57,9 @@ impl Interrupt {
 /// How far loading is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// The layer that is at home now.
+    /// The layer that is loaded now.
     pub layer: &'a str,
-    /// Stored bytes of all layers that are at home.
+    /// Stored bytes of all layers that are loaded.
     pub bytes: u64,
     /// Stored bytes of the component.
     pub total: u64,

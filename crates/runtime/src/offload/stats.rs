@@ -15,7 +15,7 @@ pub struct DeviceUse {
     pub planned_bytes: u64,
     /// The layers at home there.
     pub resident_bytes: u64,
-    /// The most that was in the window at once; 0 but for the compute device.
+    /// The most that was in the prefetch cache at once; 0 but for the compute device.
     pub window_bytes: u64,
     /// The most that computing took beside weights; 0 but for the compute device.
     pub activation_bytes: u64,

@@ -15,7 +15,7 @@ use crate::placement::{converted_bytes, host_bytes};
 use crate::tensor;
 
 impl ComponentWeights {
-    /// Whether each device has room for what is to live there, with the window and the activations
+    /// Whether each device has room for what is to live there, with the prefetch cache and the activations
     /// on the compute device. What this component holds already counts as free.
     pub(super) fn check_room(&self, applied: &AppliedPlan) -> Result<(), LoadError> {
         let mut need: HashMap<DeviceId, u64> = HashMap::new();
@@ -60,45 +60,45 @@ impl ComponentWeights {
         }
     }
 
-    /// Bytes that the layers at home on the device hold.
+    /// Bytes that the layers that live on the device hold.
     pub(super) fn held_on(&self, device: DeviceId) -> u64 {
-        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
+        let residencies = self.residencies.read().unwrap_or_else(PoisonError::into_inner);
         let at_home = |home: &&Arc<Residency>| match &***home {
             Residency::Resident { .. } => device == self.compute,
             Residency::Stored { device: at, .. } => *at == device,
             Residency::Mapped => device.is_cpu(),
             Residency::Unavailable(_) => false,
         };
-        weights.iter().filter(at_home).map(|home| home.held()).sum()
+        residencies.iter().filter(at_home).map(|residency| residency.held()).sum()
     }
 
-    /// Bytes that the layers at home hold in page-locked memory.
+    /// Bytes that the layers hold in page-locked memory.
     fn pinned(&self) -> u64 {
-        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
-        weights.iter().map(|home| home.pinned()).sum()
+        let residencies = self.residencies.read().unwrap_or_else(PoisonError::into_inner);
+        residencies.iter().map(|residency| residency.pinned()).sum()
     }
 
     /// Whether any layer lives in the file.
     pub(super) fn any_in_file(&self) -> bool {
-        let weights = self.weights.read().unwrap_or_else(PoisonError::into_inner);
-        weights.iter().any(|home| matches!(&**home, Residency::Mapped))
+        let residencies = self.residencies.read().unwrap_or_else(PoisonError::into_inner);
+        residencies.iter().any(|residency| matches!(&**residency, Residency::Mapped))
     }
 
     /// A layer is asked for: holds what computing took since the last one against the memory that
     /// there is.
     ///
-    /// More than was planned makes the window give way. A device that can't be asked, the host and an
+    /// More than was planned shrinks the prefetch cache. A device that can't be asked, the host and an
     /// accelerator, refuses by itself; a simulated one refuses here.
     pub(super) fn look(&self) -> Result<(), OutOfMemory> {
         let Some(activations) = self.activations.look() else { return Ok(()) };
-        self.window.expect_reserved_bytes(activations);
+        self.cache.expect_reserved_bytes(activations);
         let Some(capacity) = self.pool.capacity().filter(|_| self.pool.is_simulated()) else {
             return Ok(());
         };
         if self.pool.used().saturating_add(activations) <= capacity {
             return Ok(());
         }
-        let waiting = self.window.drop_waiting();
+        let waiting = self.cache.drop_waiting();
         let free = capacity.saturating_sub(self.pool.used());
         if activations <= free {
             return Ok(());
@@ -109,9 +109,9 @@ impl ComponentWeights {
     }
 
     pub(super) fn stats(&self) -> StreamStats {
-        let (stats, window_peak) = self.window.stats();
+        let (stats, window_peak) = self.cache.stats();
         let plan = self.applied().plan.clone();
-        let (measured, limit) = (self.activations.most(), self.window.limit());
+        let (measured, limit) = (self.activations.most(), self.cache.limit());
         let devices = plan.devices.iter().map(|share| {
             let device = share.device;
             let computes = device == self.compute;
