@@ -270,6 +270,19 @@ impl Allocation {
         Ok(Some(allocation))
     }
 
+    /// At most `bytes` on `device` and the rest on `cpu`; `None` where that is the device.
+    pub fn ceiling_beside_cpu(device: DeviceId, bytes: u64) -> Option<Allocation> {
+        let entry = |at: usize, device, amount| Entry {
+            device,
+            amount,
+            bare_part: false,
+            place: Place { entry: at, device: 1, amount: 1 },
+        };
+        let entries =
+            vec![entry(1, device, Amount::Bytes(bytes)), entry(2, DeviceId::CPU, Amount::Rest)];
+        (!device.is_cpu()).then_some(Allocation { mode: Mode::Bytes, entries })
+    }
+
     /// What the amounts are parts of.
     pub fn mode(&self) -> Mode {
         self.mode
@@ -582,6 +595,15 @@ mod tests {
     fn error(text: &str) -> String {
         let parsed = Allocation::parse(text);
         parsed.expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_ceiling_beside_cpu_is_what_its_text_says() {
+        let cuda = "cuda:0".parse().unwrap();
+        let made = Allocation::ceiling_beside_cpu(cuda, 3 << 20).unwrap();
+        assert_eq!(made.to_string(), "cuda:0,3mb;cpu,*");
+        assert_eq!(made, parse("cuda:0,3mb;cpu,*"));
+        assert_eq!(Allocation::ceiling_beside_cpu(DeviceId::CPU, 1), None);
     }
 
     #[test]

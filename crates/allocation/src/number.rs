@@ -95,6 +95,12 @@ impl Number {
         Number { billionths: u128::from(tenths) * (SCALE / 10) }
     }
 
+    /// `bytes` in tenths of `unit`, rounded up.
+    pub fn tenths_of(bytes: u64, unit: u64) -> Number {
+        let tenths = (u128::from(bytes) * 10).div_ceil(u128::from(unit.max(1)));
+        Number { billionths: tenths.saturating_mul(SCALE / 10) }
+    }
+
     /// The nearest floating point value, for display and JSON.
     pub fn to_f64(self) -> f64 {
         self.billionths as f64 / SCALE as f64
@@ -123,6 +129,12 @@ impl Number {
     pub(crate) fn checked_sub(self, other: Number) -> Option<Number> {
         let billionths = self.billionths.checked_sub(other.billionths)?;
         Some(Number { billionths })
+    }
+}
+
+impl serde::Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.to_f64().serialize(to)
     }
 }
 

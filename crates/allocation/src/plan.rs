@@ -74,7 +74,6 @@ pub enum PlanWarning {
         /// The device.
         device: DeviceId,
         /// The number.
-        #[serde(serialize_with = "number_as_float")]
         part: Number,
     },
     /// Devices have less free memory than they were to take.
@@ -123,8 +122,7 @@ pub enum PlanWarning {
         available: u64,
         /// The donors that were considered.
         donors: Vec<DeviceId>,
-        /// The least `virtual_vram_gb` with these donors that fits, if one does.
-        #[serde(serialize_with = "as_float")]
+        /// The least virtual VRAM with these donors that fits, if one does.
         least_virtual_vram_gb: Option<Number>,
     },
     /// Another component can make the room that this one lacks.
@@ -132,17 +130,8 @@ pub enum PlanWarning {
         /// The other component, which computes on the same device.
         component: String,
         /// The least of its virtual VRAM with which both fit.
-        #[serde(serialize_with = "number_as_float")]
         least_virtual_vram_gb: Number,
     },
-}
-
-fn number_as_float<S: serde::Serializer>(value: &Number, to: S) -> Result<S::Ok, S::Error> {
-    value.to_f64().serialize(to)
-}
-
-fn as_float<S: serde::Serializer>(value: &Option<Number>, to: S) -> Result<S::Ok, S::Error> {
-    value.map(Number::to_f64).serialize(to)
 }
 
 /// Where every block of a component lives, and what the compute device needs at its peak.
@@ -160,7 +149,6 @@ pub struct Plan {
     pub layout_reason: LayoutReason,
     /// The gigabytes that leave the compute device, or what `auto` came to; `None` with an expert
     /// allocation.
-    #[serde(serialize_with = "as_float")]
     pub virtual_vram_gb: Option<Number>,
     /// What each device holds, in device order.
     pub devices: Vec<DeviceShare>,
@@ -294,8 +282,8 @@ impl fmt::Display for PlanWarning {
             ),
             PlanWarning::RoomFromAnother { component, least_virtual_vram_gb } => write!(
                 f,
-                "it fits once `{component}` leaves it room: the least virtual_vram_gb of \
-                 `{component}` that does is {:.1}",
+                "it fits once `{component}` leaves it room: the least virtual VRAM of \
+                 `{component}` that does is {:.1} GB",
                 least_virtual_vram_gb.to_f64()
             ),
             PlanWarning::DoesNotFit { device, peak, available, donors, least_virtual_vram_gb } => {
@@ -308,16 +296,16 @@ impl fmt::Display for PlanWarning {
                 match least_virtual_vram_gb {
                     Some(gigabytes) => write!(
                         f,
-                        "the least virtual_vram_gb that fits is {:.1} (donor {})",
+                        "the least virtual VRAM that fits is {:.1} GB (donor {})",
                         gigabytes.to_f64(),
                         list(donors)
                     ),
                     None if donors.is_empty() => write!(
                         f,
-                        "no virtual_vram_gb helps, for there is no donor but {device} itself"
+                        "no virtual VRAM helps, for there is no donor but {device} itself"
                     ),
                     None => {
-                        write!(f, "no virtual_vram_gb fits with the donor {}", list(donors))
+                        write!(f, "no virtual VRAM fits with the donor {}", list(donors))
                     }
                 }
             }

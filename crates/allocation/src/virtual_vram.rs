@@ -67,12 +67,16 @@ impl VirtualVram {
     /// Anything outside 0.0–128.0.
     pub fn gigabytes(value: f64) -> Result<VirtualVram, VirtualVramError> {
         match Number::from_f64(value) {
-            Ok(number) => VirtualVram::in_range(number),
+            Ok(number) => VirtualVram::from_number(number),
             Err(error) => Err(VirtualVramError::Number { text: value.to_string(), error }),
         }
     }
 
-    fn in_range(number: Number) -> Result<VirtualVram, VirtualVramError> {
+    /// This many GiB.
+    ///
+    /// # Errors
+    /// Anything over 128.0.
+    pub fn from_number(number: Number) -> Result<VirtualVram, VirtualVramError> {
         if number > Number::from_tenths(VirtualVram::MAX_GIGABYTES * 10) {
             return Err(VirtualVramError::OutOfRange(number));
         }
@@ -94,7 +98,7 @@ impl FromStr for VirtualVram {
             return Ok(VirtualVram::Auto);
         }
         match Number::parse(text) {
-            Ok(number) => VirtualVram::in_range(number),
+            Ok(number) => VirtualVram::from_number(number),
             Err(error) => Err(VirtualVramError::Number { text: text.to_owned(), error }),
         }
     }

@@ -33,7 +33,7 @@ fn a_component_without_virtual_vram_is_told_who_can_make_room() {
     let (plans, _) = crowded(VirtualVram::gigabytes(5.0).unwrap());
     assert!(plans[0].fits && !plans[1].fits);
     let told: Vec<String> = plans[1].warnings.iter().map(ToString::to_string).collect();
-    let way_out = "the least virtual_vram_gb of `unet` that does is 6.0";
+    let way_out = "the least virtual VRAM of `unet` that does is 6.0 GB";
     assert!(told.iter().any(|warning| warning.contains(way_out)), "{told:?}");
     let (plans, _) = crowded(VirtualVram::gigabytes(6.0).unwrap());
     assert!(plans.iter().all(|plan| plan.fits), "the advice holds");

@@ -403,7 +403,7 @@ fn auto_is_the_least_that_fits() {
 
     let none = placed(&model, &auto, &machine("cuda:0=2GiB,cpu=64GiB"));
     let warning = none.warnings.last().unwrap().to_string();
-    assert!(!none.fits && warning.contains("no virtual_vram_gb fits"), "{warning}");
+    assert!(!none.fits && warning.contains("no virtual VRAM fits"), "{warning}");
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn the_tables_tell_whether_it_fits() {
     let text = stdout(&[&blocks[..], &["--simulate", "cuda:0=5GiB,cpu=64GiB"]].concat());
     assert!(text.contains("cuda:0 (simulated)"), "{text}");
     assert!(text.contains("does not fit"), "{text}");
-    assert!(text.contains("least virtual_vram_gb that fits is"), "{text}");
+    assert!(text.contains("least virtual VRAM that fits is"), "{text}");
     let auto = ["--unet-virtual-vram-gb", "auto", "--simulate", "cuda:0=5GiB,cpu=64GiB"];
     let text = stdout(&[&blocks[..], &auto[..]].concat());
     assert!(!text.contains("does not fit"), "{text}");

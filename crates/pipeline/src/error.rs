@@ -68,3 +68,14 @@ impl PipelineError {
         Self::Failed(error.into())
     }
 }
+
+/// An error with all that it came from, each said once.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

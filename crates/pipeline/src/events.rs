@@ -1,6 +1,7 @@
 //! What a run reports while it goes on. Events are owned, so that they can be sent, kept and serialised.
 
 use distorch_allocation::Plan;
+use distorch_runtime::machine::Remedy;
 use serde::Serialize;
 
 use crate::models::tasks::Tasks;
@@ -62,6 +63,13 @@ pub enum Event {
         /// The picture as it is now, where the work samples and previews are wanted.
         #[serde(skip_serializing_if = "Option::is_none")]
         preview: Option<Preview>,
+    },
+    /// A device ran out of memory, and the work goes on with another allocation.
+    Adopted {
+        /// What was lacking.
+        shortage: String,
+        /// The allocation.
+        remedy: Remedy,
     },
     /// Something that the user should know.
     Warning {

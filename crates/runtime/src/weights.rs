@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::kernels::{self, Precision};
-use crate::offload::Shortage;
+use crate::machine::Shortage;
 use crate::tensor::{AnyTensor, DType, Device, Tensor};
 
 /// Why a layer's weights could not be had.

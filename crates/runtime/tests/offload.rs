@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Stack, forward, id, machine, pass};
-use distorch_allocation::Layout;
+use distorch_allocation::{Allocation, Layout};
 use distorch_checkpoint::{Checkpoint, Dtype};
-use distorch_runtime::offload::{OffloadedWeights, Options};
+use distorch_runtime::machine::Remedy;
+use distorch_runtime::offload::{LoadError, OffloadedWeights, Options};
 use distorch_runtime::tensor::cpu;
 use distorch_runtime::{DType, Resident, kernels};
 
@@ -205,15 +206,16 @@ fn a_full_device_is_an_error_that_says_what_fits() {
     let machine = machine("cuda:0=100KiB,cuda:1=20KiB");
     let stack = Stack::new(8, Dtype::F32); // 16.25 KiB a layer
     let plan = stack.plan_as(&machine, "cuda:0", "cuda:0,100%", Layout::Distorch2, 10 << 10);
-    let error = stack.try_load(&machine, &plan, Options::default()).unwrap_err().to_string();
+    let error = stack.try_load(&machine, &plan, Options::default()).unwrap_err();
+    let LoadError::Memory { shortage, .. } = &error else { panic!("{error}") };
+    let Remedy::Allocation { component, allocation } = &shortage.remedy else { panic!("{error}") };
+    let expected = Allocation::parse("cuda:0,0mb;cpu,*").unwrap();
+    assert_eq!((component.as_str(), Some(allocation)), ("unet", expected.as_ref()));
+    let error = error.to_string();
     for part in ["`unet`", "cuda:0 (simulated) is out of memory", "140.00 KiB needed", "100.00 KiB"]
     {
         assert!(error.contains(part), "{error}");
     }
-    assert!(
-        error.contains("unet_expert_mode_allocations \"cuda:0,0mb;cpu,*\" would fit"),
-        "{error}"
-    );
     assert_eq!(machine.pool(id("cuda:0")).unwrap().used(), 0);
 
     // What another model holds by now is not free, whatever the plan said.
@@ -221,9 +223,10 @@ fn a_full_device_is_an_error_that_says_what_fits() {
     let donor = stack.plan(&machine, "cuda:0", "cuda:0,10%;cuda:1,15%;cpu,75%");
     let _other = stack.load(&machine, &donor);
     drop(plan);
-    let error = stack.try_load(&machine, &donor, Options::default()).unwrap_err().to_string();
-    assert!(error.contains("cuda:1 (simulated) is out of memory"), "{error}");
-    assert!(error.contains("give cuda:1 less"), "{error}");
+    let error = stack.try_load(&machine, &donor, Options::default()).unwrap_err();
+    assert!(error.to_string().contains("cuda:1 (simulated) is out of memory"), "{error}");
+    let LoadError::Memory { shortage, .. } = &error else { panic!("{error}") };
+    assert_eq!(shortage.remedy, Remedy::Donor { device: id("cuda:1") });
 }
 
 #[test]

@@ -11,7 +11,8 @@ use common::{Stack, forward, id, machine};
 use distorch_allocation::Layout;
 use distorch_checkpoint::Dtype;
 use distorch_runtime::heap::{CountingAllocator, PeakMeter, taken};
-use distorch_runtime::offload::{OffloadedWeights, Options, Remedy};
+use distorch_runtime::machine::Remedy;
+use distorch_runtime::offload::{OffloadedWeights, Options};
 use distorch_runtime::{LayerSource, WeightError};
 
 #[global_allocator]
@@ -135,9 +136,9 @@ fn a_simulated_device_refuses_activations_that_it_has_no_room_for() {
     assert!(measured.abs_diff(5 * MIB) < NOISE, "{measured}");
 
     // The allocation that the error names fits.
-    let Remedy::Expert { allocation, .. } = &shortage.remedy else { panic!("{error}") };
+    let Remedy::Allocation { allocation, .. } = &shortage.remedy else { panic!("{error}") };
     let room = measured + NOISE;
-    let fits = stack.plan_as(&machine, "cuda:0", allocation, Layout::Distorch2, room);
+    let fits = stack.plan_as(&machine, "cuda:0", &allocation.to_string(), Layout::Distorch2, room);
     assert!(fits.fits, "{allocation}");
     weights.replan(&fits).unwrap();
     weights.reset_stats();
@@ -159,7 +160,7 @@ fn what_is_taken_after_the_last_layer_counts_too() {
     assert!(weights.check_end().is_none());
     drop(std::hint::black_box(vec![1_u8; 5 << 20]));
     let shortage = weights.check_end().unwrap();
-    assert_eq!(shortage.remedy, Remedy::Activations, "{shortage}");
+    assert_eq!(shortage.remedy, Remedy::LessWork, "{shortage}");
     assert!(weights.check_end().is_none(), "it is over");
 }
 

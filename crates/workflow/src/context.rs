@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use crate::environment::Environment;
 use crate::graph::Prompt;
 use crate::observe::{Event, Observer};
+use crate::remedy;
 
 /// What a node sees of the run that it is in.
 pub struct Context<'a> {
@@ -87,6 +88,11 @@ impl EventSink for NodeEvents<'_> {
             RunEvent::Step { done, total, preview } => {
                 let preview = preview.as_ref();
                 self.observer.event(Event::Step { node, done: *done, total: *total, preview });
+            }
+            RunEvent::Adopted { shortage, remedy } => {
+                let setting = remedy::setting(remedy).unwrap_or_else(|| remedy.to_string());
+                let text = &format!("{shortage}; going on with {setting}");
+                self.observer.event(Event::Warning { node, text });
             }
             RunEvent::Warning { text } => self.observer.event(Event::Warning { node, text }),
         }

@@ -7,6 +7,7 @@ use distorch_pipeline::error::{Argument, PipelineError};
 use indexmap::IndexMap;
 use thiserror::Error;
 
+use crate::remedy;
 use crate::value::{Type, Value};
 use distorch_pipeline::Latent;
 use distorch_pipeline::diffusion::conditioning::Conditioning;
@@ -41,6 +42,7 @@ impl From<PipelineError> for NodeError {
             PipelineError::Argument { argument, problem } => {
                 Self::Input { input: input_of(argument).to_owned(), problem }
             }
+            PipelineError::Failed(_) if let Some(text) = remedy::told(&error) => Self::failed(text),
             PipelineError::Failed(error) => Self::Failed(error),
             PipelineError::Cancelled => Self::Interrupted,
         }

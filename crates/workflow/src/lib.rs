@@ -48,6 +48,7 @@ pub mod observe;
 pub mod preflight;
 pub mod read;
 pub mod registry;
+pub mod remedy;
 pub mod signature;
 pub mod validate;
 pub mod value;

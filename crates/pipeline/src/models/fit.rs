@@ -3,10 +3,11 @@
 //! Each is looked at alone, on devices on which nothing else is held: other models leave when memory is
 //! needed. What does not fit even so is refused, with what it needs, what there is and the way out.
 
-use distorch_allocation::{ByteSize, DeviceId, Ledger, Plan, PlanWarning};
+use distorch_allocation::{ByteSize, DeviceId, Ledger, Number, Plan, PlanWarning};
 use distorch_checkpoint::ComponentKind;
 use distorch_models::estimate::Workload;
 use distorch_runtime::devices::{self, HostNeed, LimitKind};
+use distorch_runtime::machine::Remedy;
 use thiserror::Error;
 
 use super::part::in_words;
@@ -16,7 +17,7 @@ use super::tasks::{Task, Tasks, size_in_words};
 /// A component that needs more memory than there is.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[error(
-    "the {} of `{file}`{}: {} is out of memory before anything is loaded: {} needed, {} free; {remedy}",
+    "the {} of `{file}`{}: {} is out of memory before anything is loaded: {} needed, {} free",
     in_words(*kind), for_picture(*picture), device_name(*device, *simulated), ByteSize(*need),
     ByteSize(*have)
 )]
@@ -36,7 +37,9 @@ pub struct CannotFit {
     /// What it has, in bytes.
     pub have: u64,
     /// What to do.
-    pub remedy: String,
+    pub remedy: Remedy,
+    /// The limit of this process that could be raised, where that is what there is too little of.
+    pub limit: Option<LimitKind>,
 }
 
 fn for_picture(picture: Option<Workload>) -> String {
@@ -115,20 +118,27 @@ impl Check<'_> {
         // What the host has is asked for below: it may swap, and some of it is held by models that leave.
         if !plan.fits && !host && !adapts {
             let need = plan.resident_bytes.saturating_add(plan.transient_bytes());
-            let remedy = self.remedy(kind, picture, least.map(|number| number.to_f64()));
+            let (remedy, limit) = (self.remedy(kind, picture, least), None);
             let have = plan.available_bytes;
-            return Some(CannotFit { file, kind, picture, device, simulated, need, have, remedy });
+            return Some(CannotFit {
+                file,
+                kind,
+                picture,
+                device,
+                simulated,
+                need,
+                have,
+                remedy,
+                limit,
+            });
         }
         let private = self.host_need(plan).saturating_sub(self.held_on_host);
         let short = devices::host_room(HostNeed { private, mapped: 0 }).err()?;
         let remedy = self.remedy(kind, picture, None);
-        let remedy = match short.limit.kind {
-            LimitKind::Machine => remedy,
-            limit => format!("{remedy}, or raise {limit}"),
-        };
+        let limit = Some(short.limit.kind).filter(|limit| *limit != LimitKind::Machine);
         let (device, simulated) = (DeviceId::CPU, false);
         let (need, have) = (short.need, short.limit.room());
-        Some(CannotFit { file, kind, picture, device, simulated, need, have, remedy })
+        Some(CannotFit { file, kind, picture, device, simulated, need, have, remedy, limit })
     }
 
     /// Bytes of this process's memory that the component takes at its peak. Simulated devices are memory
@@ -153,40 +163,21 @@ impl Check<'_> {
         &self,
         kind: ComponentKind,
         picture: Option<Workload>,
-        virtual_vram_gb: Option<f64>,
-    ) -> String {
-        let name = kind.short_name();
-        // A VAE has no input for virtual VRAM.
-        if let Some(gigabytes) = virtual_vram_gb.filter(|_| kind != ComponentKind::Vae) {
-            let expert = settings_for(kind, self.subject.settings).expert.is_some();
-            let instead = match expert {
-                true => format!(" without {name}_expert_mode_allocations"),
-                false => String::new(),
-            };
-            return format!(
-                "{name}_virtual_vram_gb {gigabytes:.1} would fit{instead} (an input of \
-                 CheckpointLoaderAdvancedDisTorch2MultiGPU); or make a smaller picture"
-            );
+        gigabytes: Option<Number>,
+    ) -> Remedy {
+        let component = kind.short_name().to_owned();
+        // A VAE is whole on its device.
+        if let Some(gigabytes) = gigabytes.filter(|_| kind != ComponentKind::Vae) {
+            let replaces_allocation = settings_for(kind, self.subject.settings).expert.is_some();
+            return Remedy::VirtualVram { component, gigabytes, replaces_allocation };
         }
         match (kind, picture) {
-            (ComponentKind::Vae, _) => {
-                "convert it in tiles (VAEDecodeTiled, VAEEncodeTiled), make a \
-                                        smaller picture, or compute the VAE on another device \
-                                        (vae_device)"
-                    .to_owned()
-            }
-            (ComponentKind::TextEncoders, _) => {
-                "compute the text encoders on another device (clip_compute_device), or take \
-                 smaller ones"
-                    .to_owned()
-            }
+            (ComponentKind::Vae, _) => Remedy::Tiles,
+            (ComponentKind::TextEncoders, _) => Remedy::OtherDevice { component },
             (ComponentKind::DiffusionModel, Some(picture)) if picture.batch > 1 => {
-                "make fewer pictures at once or smaller ones, or take a device with more memory"
-                    .to_owned()
+                Remedy::FewerPictures
             }
-            (ComponentKind::DiffusionModel, _) => {
-                "make a smaller picture, or take a device with more memory".to_owned()
-            }
+            (ComponentKind::DiffusionModel, _) => Remedy::SmallerPicture,
         }
     }
 }

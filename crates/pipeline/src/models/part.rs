@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use distorch_allocation::{DeviceId, Plan};
 use distorch_checkpoint::{Component, ComponentKind, OpenError};
 use distorch_models::estimate::{self, Compute, Workload};
-use distorch_runtime::offload::{
-    Interrupt, LoadError, OffloadedWeights, Options, Shortage, StreamStats,
-};
+use distorch_runtime::machine::Shortage;
+use distorch_runtime::offload::{Interrupt, LoadError, OffloadedWeights, Options, StreamStats};
 use distorch_runtime::patch::Patch;
 use distorch_runtime::{DType, Device, LayerSource, Machine, Scope, heap, kernels, tensor};
 use thiserror::Error;

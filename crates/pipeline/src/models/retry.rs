@@ -14,7 +14,6 @@ use super::part::{Part, in_words};
 use super::shortage::{Overrun, shortage_in};
 use crate::error::PipelineError;
 use crate::events::Event;
-
 use crate::run::Run;
 
 /// How often work is done again with another allocation before its error stands.
@@ -89,8 +88,8 @@ impl Run<'_> {
             retries += 1;
             let short = shortage.error.clone();
             match models.adopt(part, picture, shortage) {
-                Ok(Some(allocation)) => {
-                    self.warn(&format!("{short}; going on with {allocation}"));
+                Ok(Some(remedy)) => {
+                    self.tell(Event::Adopted { shortage: short.to_string(), remedy })
                 }
                 Ok(None) => return Err(error),
                 // It may name another allocation.

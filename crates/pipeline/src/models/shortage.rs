@@ -5,9 +5,11 @@ use std::error::Error;
 use distorch_models::ModelError;
 use distorch_models::conditioning::ConditioningError;
 use distorch_runtime::WeightError;
-use distorch_runtime::offload::{LoadError, Shortage};
+use distorch_runtime::machine::{OutOfMemory, Remedy, Shortage};
+use distorch_runtime::offload::LoadError;
 use distorch_sampling::sampler::SampleError;
 
+use super::fit::CannotFit;
 use super::part::PartError;
 use crate::error::PipelineError;
 
@@ -15,6 +17,28 @@ use crate::error::PipelineError;
 #[derive(Debug, thiserror::Error)]
 #[error("the last layer's result has no place: {0}")]
 pub struct Overrun(pub Box<Shortage>);
+
+/// A VAE ran out of memory, which tiles help against.
+#[derive(Debug, thiserror::Error)]
+#[error("{shortage} to convert the picture at once")]
+pub struct TilesHelp {
+    /// Which device, what it needs and what it has.
+    pub shortage: OutOfMemory,
+}
+
+impl PipelineError {
+    /// What would help, where memory was what was lacking.
+    pub fn remedy(&self) -> Option<Remedy> {
+        let Self::Failed(error) = self else { return None };
+        if let Some(CannotFit { remedy, .. }) = error.downcast_ref() {
+            return Some(remedy.clone());
+        }
+        if error.is::<TilesHelp>() {
+            return Some(Remedy::Tiles);
+        }
+        shortage_in(self).map(|shortage| shortage.remedy.clone())
+    }
+}
 
 /// The shortage behind a node's failure, if that is what it is.
 pub fn shortage_in(error: &PipelineError) -> Option<&Shortage> {

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use distorch_allocation::{
-    Allocation, ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology,
+    ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology, VirtualVram,
 };
 use distorch_checkpoint::{ComponentKind, Layer};
 use distorch_models::estimate::Workload;
-use distorch_runtime::offload::{Interrupt, Remedy, Shortage, StreamStats};
+use distorch_runtime::machine::{Remedy, Shortage};
+use distorch_runtime::offload::{Interrupt, StreamStats};
 use distorch_runtime::patch::Patch;
 use distorch_runtime::{DType, Machine, Scope, devices, heap, placement};
 
@@ -259,8 +260,8 @@ impl ModelStore {
         oldest.inspect(|part| part.unload()).is_some()
     }
 
-    /// Has a part follow the allocation that would fit where it ran out of memory, and gives that
-    /// allocation in words; `None` where there is none, or nothing would change.
+    /// Has a part follow the allocation that would fit where it ran out of memory, and returns that
+    /// allocation; `None` where there is none, or nothing would change.
     ///
     /// # Errors
     /// When the allocation cannot be planned, or its layers cannot be moved.
@@ -269,7 +270,7 @@ impl ModelStore {
         part: &Part,
         picture: Workload,
         shortage: &Shortage,
-    ) -> Result<Option<String>, PipelineError> {
+    ) -> Result<Option<Remedy>, PipelineError> {
         let mut state = self.state();
         let Some((identity, kind)) = state.key_of(part) else { return Ok(None) };
         let Some((mut settings, kinds, tasks)) = state.loaders.get(&identity).cloned() else {
@@ -278,14 +279,12 @@ impl ModelStore {
         let before = settings_for(kind, &settings);
         let mut after = before.clone();
         match &shortage.remedy {
-            Remedy::Virtual { gigabytes, .. } => {
+            Remedy::VirtualVram { gigabytes, .. } => {
                 after.virtual_vram =
-                    format!("{gigabytes:.1}").parse().map_err(PipelineError::failed)?;
+                    VirtualVram::from_number(*gigabytes).map_err(PipelineError::failed)?;
             }
-            Remedy::Expert { allocation, .. } => {
-                after.expert = Allocation::parse(allocation).map_err(PipelineError::failed)?;
-            }
-            Remedy::Donor | Remedy::Activations => return Ok(None),
+            Remedy::Allocation { allocation, .. } => after.expert = Some(allocation.clone()),
+            _ => return Ok(None),
         }
         let (planned, needed) = (part.plan().activation_bytes, part.learn(picture));
         if after == before && needed <= planned {
@@ -311,7 +310,7 @@ impl ModelStore {
         let plan = plans.into_iter().find(|plan| kind_of(&plan.component) == Some(kind));
         let Some(plan) = plan else { return Ok(None) };
         part.follow(plan).map_err(PipelineError::failed)?;
-        Ok(Some(shortage.remedy.to_string()))
+        Ok(Some(shortage.remedy.clone()))
     }
 
     /// Ends a run: what passed through the compute devices leaves them, and what computing freed is

@@ -11,12 +11,12 @@ use distorch_models::vae::{self, Posterior};
 use distorch_models::vae_tiled::Tiling;
 use distorch_runtime::Tensor;
 use distorch_runtime::lora::LoraPatch;
-use distorch_runtime::machine::OutOfMemory;
 use distorch_runtime::tensor::{DType, cpu};
 
 use crate::error::{Argument, PipelineError};
 use crate::finite::{self, NotFinite};
 use crate::image::Pictures;
+use crate::models::shortage::TilesHelp;
 use crate::models::{Part, shortage_in};
 use crate::run::Run;
 
@@ -275,16 +275,6 @@ fn piece(sides: [usize; 2], tiling: Option<Tiling>) -> Workload {
     let most = tiling.map_or(usize::MAX, |tiling| tiling.tile);
     let [height, width] = sides.map(|side| u32::try_from(side.min(most)).unwrap_or(u32::MAX));
     Workload { width, height, batch: 1, cfg_batch: 1 }
-}
-
-/// A VAE ran out of memory, which has a way out of its own.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{shortage} to convert the picture at once: do it in tiles (VAEDecodeTiled, VAEEncodeTiled), \
-     compute it on another device (vae_device), or leave it to --auto-retry"
-)]
-struct TilesHelp {
-    shortage: OutOfMemory,
 }
 
 impl fmt::Debug for Vae {

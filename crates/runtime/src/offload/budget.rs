@@ -6,11 +6,12 @@ use std::sync::{Arc, PoisonError};
 use distorch_allocation::DeviceId;
 use distorch_checkpoint::Layer;
 
-use super::component::{AppliedPlan, ComponentWeights};
-use super::error::{LoadError, Shortage};
+use super::applied::AppliedPlan;
+use super::component::ComponentWeights;
+use super::error::LoadError;
 use super::residency::Residency;
 use super::stats::{DeviceUse, StreamStats};
-use crate::machine::OutOfMemory;
+use crate::machine::{OutOfMemory, Shortage};
 use crate::placement::{converted_bytes, host_bytes};
 use crate::tensor;
 
@@ -34,7 +35,7 @@ impl ComponentWeights {
             let free = pool.free().saturating_add(self.held_on(device));
             if need > free {
                 let simulated = pool.is_simulated();
-                let shortage = Shortage::new(OutOfMemory { device, simulated, need, free }, plan);
+                let shortage = Shortage::under(OutOfMemory { device, simulated, need, free }, plan);
                 let component = self.component.clone();
                 return Err(LoadError::Memory { component, shortage });
             }

@@ -1,6 +1,7 @@
 //! Changes of a loaded component: layers that a patch rewrites, and those that another plan moves.
 
-use super::component::{AppliedPlan, ComponentWeights};
+use super::applied::AppliedPlan;
+use super::component::ComponentWeights;
 use super::residency::Residency;
 use crate::patch::Patch;
 use crate::stored::{Precision, StoredLayer};

@@ -8,11 +8,11 @@ use distorch_checkpoint::{Checkpoint, Component, Layer};
 
 use super::activations::Activations;
 use super::applied::{AppliedPlan, devices_of};
-use super::error::{LoadError, Remedy, Shortage};
+use super::error::LoadError;
 use super::options::Options;
 use super::prefetch::PrefetchCache;
 use super::residency::Residency;
-use crate::machine::{Machine, OutOfMemory, Pool};
+use crate::machine::{Machine, OutOfMemory, Pool, Shortage};
 use crate::tensor::{DType, Device, Stream};
 use crate::uploads;
 use crate::weights::WeightError;
@@ -153,8 +153,8 @@ impl ComponentWeights {
     pub(super) fn shortage(&self, error: OutOfMemory) -> Box<Shortage> {
         // Locked while residencies change; the plan's remedy is added there.
         match self.applied.try_lock() {
-            Ok(applied) => Shortage::new(error, &applied.plan),
-            Err(_) => Box::new(Shortage { error, remedy: Remedy::Donor }),
+            Ok(applied) => Shortage::under(error, &applied.plan),
+            Err(_) => Shortage::of_donor(error),
         }
     }
 
@@ -162,7 +162,7 @@ impl ComponentWeights {
         let component = self.component.clone();
         match error {
             WeightError::Memory { shortage, .. } => {
-                LoadError::Memory { component, shortage: Shortage::new(shortage.error, plan) }
+                LoadError::Memory { component, shortage: Shortage::under(shortage.error, plan) }
             }
             error => LoadError::Weight { component, error },
         }

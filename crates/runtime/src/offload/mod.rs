@@ -19,6 +19,7 @@
 
 mod activations;
 mod applied;
+mod budget;
 mod change;
 mod component;
 mod error;
@@ -26,7 +27,6 @@ mod options;
 mod order;
 mod prefetch;
 mod residency;
-mod budget;
 mod stats;
 mod upload;
 
@@ -38,11 +38,11 @@ use std::time::Duration;
 use distorch_allocation::Plan;
 use distorch_checkpoint::{Checkpoint, Component, Layer, OpenError};
 
-pub use error::{LoadError, Remedy, Shortage};
+pub use error::LoadError;
 pub use options::{Interrupt, Options, Progress};
 pub use stats::{DeviceUse, StreamStats};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Shortage};
 use crate::patch::Patch;
 use crate::tensor::{DType, Device};
 use crate::uploads;
@@ -80,7 +80,8 @@ impl OffloadedWeights {
         let (mut bytes, total) = (0, component.bytes());
         let devices = weights.applied().devices.clone();
         for (index, (layer, device)) in weights.layers.iter().zip(devices).enumerate() {
-            let residency = weights.unpatched(index, device).map_err(|error| weights.failed(error, plan))?;
+            let residency =
+                weights.unpatched(index, device).map_err(|error| weights.failed(error, plan))?;
             weights.set_residency(index, residency);
             bytes += layer.bytes();
             let told = Progress { layer: &layer.name, bytes, total };
@@ -273,7 +274,9 @@ impl LayerSource for OffloadedWeights {
                 return Ok(layer.decode(&weights.device, weights.dtype));
             }
             Residency::Stored { .. } | Residency::Mapped => {}
-            Residency::Unavailable(reason) => return Err(weights.unavailable(index, reason.clone())),
+            Residency::Unavailable(reason) => {
+                return Err(weights.unavailable(index, reason.clone()));
+            }
         }
         weights.used_here();
         self.start_loader();

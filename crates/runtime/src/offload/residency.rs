@@ -44,7 +44,11 @@ impl Residency {
 
 impl ComponentWeights {
     /// The layer on a device, as the file has it.
-    pub(super) fn unpatched(&self, index: usize, device: DeviceId) -> Result<Residency, WeightError> {
+    pub(super) fn unpatched(
+        &self,
+        index: usize,
+        device: DeviceId,
+    ) -> Result<Residency, WeightError> {
         if device.is_cpu() && device != self.compute && !self.options.pin {
             return Ok(Residency::Mapped);
         }

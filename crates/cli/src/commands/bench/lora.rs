@@ -19,7 +19,7 @@ use distorch_runtime::{DType, Device, Machine, Patch, placement, tensor};
 use serde::Serialize;
 
 use super::offload::file::random_file;
-use super::{listed, open, set_threads};
+use super::{listed, load_failure, open, set_threads};
 use crate::args::{LoraBenchArgs, Shared};
 use crate::commands::{print_json, print_text, recognise};
 use crate::failure::Failure;
@@ -113,7 +113,7 @@ fn change(
 ) -> Result<f64, Failure> {
     tensor::wait(device);
     let start = Instant::now();
-    let changed = placed.set_patch(patch.cloned()).map_err(Failure::machine)?;
+    let changed = placed.set_patch(patch.cloned()).map_err(load_failure)?;
     tensor::wait(device);
     let seconds = start.elapsed().as_secs_f64();
     match changed == layers {
@@ -158,7 +158,7 @@ fn place(
         Options::default(),
         go_on,
     )
-    .map_err(Failure::machine)
+    .map_err(load_failure)
 }
 
 /// Whether the LoRA changes a layer: a linear one of a transformer.

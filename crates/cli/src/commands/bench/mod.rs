@@ -19,6 +19,7 @@ use distorch_allocation::{DeviceId, DeviceIdError, DeviceInfo, Topology};
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::family::Model;
 use distorch_models::estimate::Workload;
+use distorch_runtime::offload::LoadError;
 use distorch_runtime::{DType, Device, devices, usage};
 
 use super::{native, print_json, print_text};
@@ -103,4 +104,13 @@ fn picture(
     let native = native(checkpoint, model);
     let (width, height) = (width.unwrap_or(native.width), height.unwrap_or(native.height));
     Workload { width, height, batch, ..native }
+}
+
+/// A model that could not be loaded, with what would help where a device is too small.
+fn load_failure(error: LoadError) -> Failure {
+    let remedy = match &error {
+        LoadError::Memory { shortage, .. } => Some(shortage.remedy.to_string()),
+        _ => None,
+    };
+    Failure::machine(error).maybe_hint(remedy)
 }

@@ -14,7 +14,7 @@ use distorch_models::network::Network;
 use distorch_runtime::offload::{OffloadedWeights, Options, StreamStats};
 use distorch_runtime::{LayerSource, Machine, Scope, placement, usage};
 
-use super::super::network;
+use super::super::{load_failure, network};
 use super::Point;
 use super::device::ComputeDevice;
 use super::paced::{Recorder, Score};
@@ -288,7 +288,7 @@ impl Subject {
         let (file, dtype) = (Arc::clone(&self.checkpoint), self.device.dtype());
         let go_on = |_: distorch_runtime::offload::Progress<'_>| ControlFlow::Continue(());
         OffloadedWeights::load(file, &self.component, &plan, machine, dtype, options, go_on)
-            .map_err(Failure::machine)
+            .map_err(load_failure)
     }
 
     /// Computes a step, and gives the time that it took.

@@ -4,6 +4,8 @@
 //! when bytes arrive. One [`Machine`] is shared by all models, so what one holds is not free for
 //! another.
 
+mod shortage;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +15,8 @@ use distorch_allocation::{ByteSize, DeviceId, DeviceInfo, Topology, UnknownDevic
 use crate::devices::{self, OpenDeviceError};
 use crate::heap;
 use crate::tensor::Device;
+
+pub use shortage::{Remedy, Shortage};
 
 /// The devices of a machine, their memory and their links.
 #[derive(Debug)]
@@ -151,13 +155,13 @@ impl Pool {
         self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.lock().now))
     }
 
-    /// Holds `bytes`, where `beside` more must stay free.
+    /// Holds `bytes`, where `reserved_bytes` more must stay free.
     ///
     /// # Errors
     /// When the device has not that much left.
-    pub fn hold(self: &Arc<Self>, bytes: u64, beside: u64) -> Result<Held, OutOfMemory> {
+    pub fn hold(self: &Arc<Self>, bytes: u64, reserved_bytes: u64) -> Result<Held, OutOfMemory> {
         let mut used = self.lock();
-        let need = bytes.saturating_add(beside);
+        let need = bytes.saturating_add(reserved_bytes);
         if let Some(capacity) = self.capacity
             && used.now.saturating_add(need) > capacity
         {
