@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use crate::block::ComponentBlocks;
 use crate::device::DeviceId;
 use crate::fit::Need;
-use crate::layout::{Home, Layout};
-use crate::layout_choice::LayoutReason;
+use crate::layout::{Layout, LayoutReason};
 use crate::ledger::Ledger;
 use crate::pins::Pins;
-use crate::plan::{DeviceShare, PlacedBlock, Plan, PlanWarning};
-use crate::planner::ComponentSettings;
+use crate::placing::Home;
+use crate::plan::{DeviceShare, PlacedBlock, Plan};
+use crate::settings::ComponentSettings;
 use crate::shares::Shares;
+use crate::warning::PlanWarning;
 
 /// The plan as far as homes and shares tell it: it is not held against the memory that is free yet.
 pub(crate) fn assemble(

@@ -2,9 +2,10 @@
 
 use crate::block::ComponentBlocks;
 use crate::device::DeviceId;
-use crate::layout::{Home, Homeless, Layout};
+use crate::layout::Layout;
 use crate::number::Number;
 use crate::pins::Pins;
+use crate::placing::{Home, Homeless};
 use crate::shares::Request;
 use crate::virtual_vram::{VirtualVram, gigabytes_in_bytes};
 
@@ -51,7 +52,7 @@ pub(crate) struct Search<'a> {
     pub donors: Vec<DeviceId>,
     /// What other components need on the compute device while they run, besides their residents:
     /// this component's residents have to leave room for it.
-    pub beside: u64,
+    pub reserved_bytes: u64,
     pub request: Request<'a>,
 }
 
@@ -68,7 +69,7 @@ impl Search<'_> {
     /// Moving more doesn't always need less, for the window grows and blocks come in lumps: every
     /// step from the first that could fit is tried.
     pub fn least(&self, available: u64) -> Option<Number> {
-        let running = self.component.activation_bytes().max(self.beside);
+        let running = self.component.activation_bytes().max(self.reserved_bytes);
         if self.pins.at_home.saturating_add(running) > available {
             return None;
         }
@@ -77,7 +78,7 @@ impl Search<'_> {
         (first..=last).map(Number::from_tenths).find(|&gigabytes| {
             let Ok(homes) = self.homes(gigabytes) else { return false };
             let need = Need::of(self.component, &homes, self.request.compute);
-            need.resident.saturating_add(need.transient().max(self.beside)) <= available
+            need.resident.saturating_add(need.transient().max(self.reserved_bytes)) <= available
         })
     }
 

@@ -1,4 +1,4 @@
-//! Which blocks a device gets for its share.
+//! The layouts, and why a plan has its own.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,11 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::block::{Block, ComponentBlocks};
-use crate::device::DeviceId;
-use crate::pins::Pins;
-use crate::plan::Reason;
-use crate::shares::{Shares, Taker};
+use crate::size::ByteSize;
 
 /// How blocks are chosen. Both layouts give every device the same share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -52,178 +48,84 @@ impl fmt::Display for Layout {
     }
 }
 
-/// A block's home and why it is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Home {
-    pub device: DeviceId,
-    pub reason: Reason,
+/// Why a plan has its layout.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LayoutReason {
+    /// What decided.
+    pub rule: LayoutRule,
+    /// How the layouts compare, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Waits>,
 }
 
-/// A block that no device may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Homeless {
-    pub block: String,
-    pub bytes: u64,
+/// What decides about a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayoutRule {
+    /// It was asked for.
+    Requested,
+    /// `auto`: nothing lives elsewhere.
+    NothingElsewhere,
+    /// `auto`: the window has its full size, so blocks live where DisTorch2 puts them.
+    FullWindow,
+    /// `auto`: the window is small, but interleaved blocks would not save a step much.
+    NoSlower,
+    /// `auto`: the window is small, and a step waits less for interleaved blocks.
+    WaitsLess,
+    /// `auto`: the component does not fit, or would not with interleaved blocks.
+    NoRoom,
 }
 
-/// The devices while they are being filled.
-struct Filling<'a> {
-    bins: Vec<Bin>,
-    shares: &'a Shares,
+/// How long a step waits for weights in either layout, over the link with which they differ most.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Waits {
+    /// Bytes of the plan's window.
+    pub window_bytes: u64,
+    /// Bytes that live elsewhere in the plan.
+    pub bytes_elsewhere: u64,
+    /// With `distorch2`, in parts of a step that never waits, to a thousandth.
+    pub distorch2: f64,
+    /// With `interleave`, likewise.
+    pub interleave: f64,
+    /// Whether `interleave` is the better choice where the speed of the link is not known.
+    #[serde(skip)]
+    pub(crate) saves: bool,
 }
 
-impl Filling<'_> {
-    /// The home of a block that fits into no share.
-    fn overflow(&mut self, block: &Block) -> Result<Home, Homeless> {
-        for taker in &self.shares.takers {
-            let at = self.bins.iter().position(|bin| bin.device == taker.device);
-            let at = at.unwrap_or_else(|| {
-                self.bins.push(Bin {
-                    device: taker.device,
-                    room: 0,
-                    share: 0,
-                    filled: 0,
-                    extra: 0,
-                });
-                self.bins.len() - 1
-            });
-            let Some(bin) = self.bins.get_mut(at) else { continue };
-            let held = bin.filled.saturating_add(bin.extra).saturating_add(block.bytes);
-            if let Some(left) = taker.most.checked_sub(held) {
-                bin.extra += block.bytes;
-                // Its share is as large as before, but for what it may not hold any more.
-                bin.room = bin.room.min(left);
-                return Ok(Home { device: taker.device, reason: Reason::Overflow });
-            }
-        }
-        Err(Homeless { block: block.name.clone(), bytes: block.bytes })
-    }
+impl LayoutReason {
+    /// The reason of a layout that was asked for.
+    pub(crate) const REQUESTED: LayoutReason =
+        LayoutReason { rule: LayoutRule::Requested, waits: None };
 }
 
-/// A device while it is being filled.
-struct Bin {
-    device: DeviceId,
-    /// Bytes that still fit.
-    room: u64,
-    /// Its part of what may move.
-    share: u64,
-    /// What it has of its share so far.
-    filled: u64,
-    /// What it has besides, of blocks that fit into no share.
-    extra: u64,
-}
-
-impl Bin {
-    fn put(&mut self, bytes: u64) {
-        self.room = self.room.saturating_sub(bytes);
-        self.filled += bytes;
-    }
-}
-
-impl Layout {
-    /// The home of every block, in definition order.
-    ///
-    /// # Errors
-    /// A block that fits nowhere.
-    pub(crate) fn place(
-        self,
-        component: &ComponentBlocks,
-        pins: &Pins,
-        shares: &Shares,
-        compute: DeviceId,
-    ) -> Result<Vec<Home>, Homeless> {
-        let charge = match self {
-            Layout::Distorch2 if !shares.strict => pins.familiar_charge,
-            Layout::Distorch2 | Layout::Interleave => pins.bytes,
-        };
-        let left = component.bytes().saturating_sub(pins.bytes);
-        let mut filling = Filling { bins: bins(left, charge, shares, compute), shares };
-        let stay = |reason| Home { device: compute, reason };
-        let mut homes: Vec<Home> =
-            pins.reasons.iter().map(|pin| stay(pin.unwrap_or(Reason::Overflow))).collect();
-        match self {
-            Layout::Distorch2 => fill_from_the_tail(component, pins, &mut filling, &mut homes)?,
-            Layout::Interleave => spread(component, pins, &mut filling, &mut homes)?,
-        }
-        Ok(homes)
-    }
-}
-
-/// The devices in the order in which they are filled. The compute device's room is less by the
-/// `charge` for what stays there anyway; `left` bytes may move.
-fn bins(mut left: u64, charge: u64, shares: &Shares, compute: DeviceId) -> Vec<Bin> {
-    let mut bins: Vec<Bin> = Vec::with_capacity(shares.by_device.len());
-    for (&device, share) in &shares.by_device {
-        let charge = if device == compute { charge } else { 0 };
-        let room = share.room.saturating_sub(charge);
-        let share = room.min(left);
-        left -= share;
-        bins.push(Bin { device, room, share, filled: 0, extra: 0 });
-    }
-    let keeps_all = Taker { device: compute, most: u64::MAX };
-    let bin = bins.iter_mut().find(|bin| bin.device == compute);
-    if let Some(bin) = bin.filter(|_| shares.takers.contains(&keeps_all)) {
-        bin.share += left;
-    }
-    bins
-}
-
-/// First fit, from the last block to the first.
-fn fill_from_the_tail(
-    component: &ComponentBlocks,
-    pins: &Pins,
-    filling: &mut Filling<'_>,
-    homes: &mut [Home],
-) -> Result<(), Homeless> {
-    let blocks = component.blocks().iter().zip(&pins.reasons).zip(homes);
-    for ((block, _), home) in blocks.rev().filter(|((_, pin), _)| pin.is_none()) {
-        *home = match filling.bins.iter_mut().find(|bin| bin.room >= block.bytes) {
-            Some(bin) => {
-                bin.put(block.bytes);
-                Home { device: bin.device, reason: Reason::Share }
-            }
-            None => filling.overflow(block)?,
-        };
-    }
-    Ok(())
-}
-
-/// Error diffusion over the use order: each block goes to the device that is furthest behind the
-/// part of its share that is due by then, if it has room.
-fn spread(
-    component: &ComponentBlocks,
-    pins: &Pins,
-    filling: &mut Filling<'_>,
-    homes: &mut [Home],
-) -> Result<(), Homeless> {
-    let movable: u128 = filling.bins.iter().map(|bin| u128::from(bin.share)).sum();
-    for bin in &mut filling.bins {
-        bin.room = bin.share;
-    }
-    let mut passed = 0_u128;
-    for index in component.use_order() {
-        let (Some(block), Some(None)) = (component.blocks().get(index), pins.reasons.get(index))
-        else {
-            continue;
-        };
-        passed += u128::from(block.bytes);
-        // Both factors are under 2^64.
-        let behind = |bin: &Bin| {
-            let due = (passed * u128::from(bin.share)).checked_div(movable).unwrap_or(0);
-            due as i128 - i128::from(bin.filled)
-        };
-        let takers = filling.bins.iter_mut().filter(|bin| bin.room >= block.bytes);
-        // `min_by_key` keeps the first of equals: the first device in order.
-        let found = match takers.min_by_key(|bin| -behind(bin)) {
-            Some(bin) => {
-                bin.put(block.bytes);
-                Home { device: bin.device, reason: Reason::Share }
-            }
-            None => filling.overflow(block)?,
-        };
-        if let Some(home) = homes.get_mut(index) {
-            *home = found;
+impl fmt::Display for LayoutReason {
+    /// A clause behind the name of the layout.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LayoutReason { rule, waits } = self;
+        f.write_str(match rule {
+            LayoutRule::Requested => return f.write_str("as asked"),
+            LayoutRule::NothingElsewhere => "chosen by auto: nothing lives elsewhere",
+            LayoutRule::FullWindow => "chosen by auto: the window has its full size",
+            LayoutRule::NoSlower => "chosen by auto: interleave would not save much",
+            LayoutRule::WaitsLess => "chosen by auto",
+            LayoutRule::NoRoom => "chosen by auto: there is no room for another",
+        })?;
+        let Some(waits) = waits else { return Ok(()) };
+        let Waits { window_bytes, bytes_elsewhere, distorch2, interleave, saves } = waits;
+        let (window, elsewhere) = (ByteSize(*window_bytes), ByteSize(*bytes_elsewhere));
+        match rule {
+            LayoutRule::WaitsLess => write!(
+                f,
+                ": window {window} of {elsewhere} elsewhere; distorch2 would wait {distorch2:.2} of \
+                 a step, interleave {interleave:.2}"
+            ),
+            // What the user could ask for.
+            LayoutRule::FullWindow if *saves => write!(
+                f,
+                ", {window} of {elsewhere} elsewhere; over a slow link it waits up to \
+                 {distorch2:.2} of a step, interleave {interleave:.2}"
+            ),
+            _ => Ok(()),
         }
     }
-    Ok(())
 }

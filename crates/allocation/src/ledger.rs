@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::device::DeviceId;
-use crate::plan::Plan;
 use crate::topology::Topology;
 
 /// The memory of a machine and the promises made on it.
@@ -42,13 +41,17 @@ impl Ledger {
         &self.topology
     }
 
-    /// Promises the plan's bytes, on every device that it uses, to this component of `model`, in
-    /// place of what was promised to it before.
-    pub fn promise(&mut self, model: &str, plan: &Plan) {
-        self.release_component(model, &plan.component);
-        for share in plan.devices.iter().filter(|share| share.bytes > 0) {
-            let key = (model.to_owned(), plan.component.clone(), share.device);
-            self.promises.insert(key, share.memory_bytes);
+    /// Promises these bytes of these devices to this component of `model`, in place of what was
+    /// promised to it before.
+    pub fn promise(
+        &mut self,
+        model: &str,
+        component: &str,
+        shares: impl IntoIterator<Item = (DeviceId, u64)>,
+    ) {
+        self.release_component(model, component);
+        for (device, bytes) in shares {
+            self.promises.insert((model.to_owned(), component.to_owned(), device), bytes);
         }
     }
 

@@ -1,48 +1,73 @@
-//! The inputs of the node `CheckpointLoaderAdvancedDisTorch2MultiGPU` that say where a checkpoint's
-//! three components go, as users write them.
+//! Where a checkpoint's three components go, as users say it.
 
-use std::fmt::Display;
+use std::fmt;
 
 use thiserror::Error;
 
 use crate::device::DeviceId;
-use crate::language::Allocation;
+use crate::language::{Allocation, AllocationProblem};
 use crate::layout_choice::LayoutChoice;
-use crate::planner::ComponentSettings;
+use crate::number::Number;
+use crate::settings::ComponentSettings;
 use crate::topology::{Topology, UnknownDevice};
 use crate::virtual_vram::{Donors, VirtualVram};
 
-/// The node's inputs. [`Default`] has its defaults.
-///
-/// A device that is `None` is the first accelerator, else `cpu`.
+/// What its user says of where a checkpoint's components go. Devices and allocations are texts in the
+/// forms of [`DeviceId`], [`Donors`] and [`Allocation`]; [`Default`] is what holds where nothing is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // the names are the node's
 pub struct LoaderInputs {
-    pub unet_compute_device: Option<String>,
-    pub unet_virtual_vram_gb: String,
-    pub unet_donor_device: String,
-    pub clip_compute_device: Option<String>,
-    pub clip_virtual_vram_gb: String,
-    pub clip_donor_device: String,
+    /// The diffusion model.
+    pub unet: ComponentInputs,
+    /// The text encoders.
+    pub clip: ComponentInputs,
+    /// The device of the VAE; `None` is the first accelerator, else `cpu`.
     pub vae_device: Option<String>,
-    pub unet_expert_mode_allocations: String,
-    pub clip_expert_mode_allocations: String,
     /// How blocks are chosen, for the diffusion model and the text encoders.
     pub layout: LayoutChoice,
 }
 
+/// What its user says of where one component goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentInputs {
+    /// The device that computes; `None` is the first accelerator, else `cpu`.
+    pub compute_device: Option<String>,
+    /// How much moves off that device.
+    pub virtual_vram: VirtualVram,
+    /// Who takes it.
+    pub donors: String,
+    /// Stands in the place of virtual VRAM where it is not empty.
+    pub allocation: String,
+}
+
+impl ComponentInputs {
+    /// All of a component on a device.
+    pub fn whole_on(device: Option<String>) -> Self {
+        ComponentInputs {
+            compute_device: device,
+            virtual_vram: VirtualVram::ZERO,
+            donors: DeviceId::CPU.to_string(),
+            allocation: String::new(),
+        }
+    }
+}
+
+impl LoaderInputs {
+    /// GiB of the diffusion model that leave its compute device where nothing is said.
+    pub const UNET_GIGABYTES: Number = Number::from_tenths(40);
+    /// GiB of the text encoders that leave their compute device where nothing is said.
+    pub const CLIP_GIGABYTES: Number = Number::from_tenths(20);
+}
+
 impl Default for LoaderInputs {
     fn default() -> Self {
+        let component = |device, gigabytes| ComponentInputs {
+            virtual_vram: VirtualVram::Gigabytes(gigabytes),
+            ..ComponentInputs::whole_on(device)
+        };
         LoaderInputs {
-            unet_compute_device: None,
-            unet_virtual_vram_gb: "4.0".to_owned(),
-            unet_donor_device: "cpu".to_owned(),
-            clip_compute_device: Some("cpu".to_owned()),
-            clip_virtual_vram_gb: "2.0".to_owned(),
-            clip_donor_device: "cpu".to_owned(),
+            unet: component(None, Self::UNET_GIGABYTES),
+            clip: component(Some(DeviceId::CPU.to_string()), Self::CLIP_GIGABYTES),
             vae_device: None,
-            unet_expert_mode_allocations: String::new(),
-            clip_expert_mode_allocations: String::new(),
             layout: LayoutChoice::default(),
         }
     }
@@ -59,12 +84,38 @@ pub struct LoaderSettings {
     pub vae: ComponentSettings,
 }
 
-/// An input that cannot be, by name. Prints as `` `vae_device`: no device `cuda:3`; … ``.
+/// Which setting of a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// The device that computes.
+    ComputeDevice,
+    /// How much moves off that device.
+    VirtualVram,
+    /// Who takes it.
+    Donors,
+    /// The allocation that stands in its place.
+    Allocation,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Setting::ComputeDevice => "compute device",
+            Setting::VirtualVram => "virtual VRAM",
+            Setting::Donors => "donors",
+            Setting::Allocation => "allocation",
+        })
+    }
+}
+
+/// A setting that cannot be. Who knows what its user calls it prints it [by that name](Self::named).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{input}`{separator}{problem}")]
+#[error("the {setting} of `{component}`{separator}{problem}")]
 pub struct InputError {
-    /// The input's name.
-    pub input: &'static str,
+    /// The component: `unet`, `clip` or `vae`.
+    pub component: &'static str,
+    /// Which of its settings.
+    pub setting: Setting,
     /// What is wrong with it, with the place in it where there is one.
     pub problem: String,
     /// The device that the machine does not have, where that is the problem.
@@ -73,17 +124,24 @@ pub struct InputError {
 }
 
 impl InputError {
-    fn new(input: &'static str, problem: impl Display) -> Self {
-        InputError { input, problem: problem.to_string(), unknown_device: None, separator: ": " }
+    fn new(component: &'static str, setting: Setting, problem: impl fmt::Display) -> Self {
+        let problem = problem.to_string();
+        InputError { component, setting, problem, unknown_device: None, separator: ": " }
     }
 
     /// A problem that starts with its place: `, entry 2, character 12: …`.
-    fn at_place(input: &'static str, problem: impl Display) -> Self {
-        InputError { separator: ", ", ..InputError::new(input, problem) }
+    fn at_place(component: &'static str, problem: impl fmt::Display) -> Self {
+        InputError { separator: ", ", ..InputError::new(component, Setting::Allocation, problem) }
     }
 
-    fn unknown(input: &'static str, device: UnknownDevice) -> Self {
-        InputError { unknown_device: Some(device.clone()), ..InputError::new(input, device) }
+    fn unknown(component: &'static str, setting: Setting, device: UnknownDevice) -> Self {
+        let unknown_device = Some(device.clone());
+        InputError { unknown_device, ..InputError::new(component, setting, device) }
+    }
+
+    /// The same by a name: `` `NAME`: no device `cuda:3`; … ``.
+    pub fn named(&self, name: &str) -> String {
+        format!("`{name}`{}{}", self.separator, self.problem)
     }
 }
 
@@ -94,71 +152,56 @@ impl LoaderInputs {
     /// # Errors
     /// The first input that cannot be.
     pub fn settings(&self, topology: &Topology) -> Result<LoaderSettings, InputError> {
-        let unet = Component {
-            compute_device: ("unet_compute_device", self.unet_compute_device.as_deref()),
-            virtual_vram: ("unet_virtual_vram_gb", &self.unet_virtual_vram_gb),
-            donors: ("unet_donor_device", &self.unet_donor_device),
-            expert: ("unet_expert_mode_allocations", &self.unet_expert_mode_allocations),
-        };
-        let clip = Component {
-            compute_device: ("clip_compute_device", self.clip_compute_device.as_deref()),
-            virtual_vram: ("clip_virtual_vram_gb", &self.clip_virtual_vram_gb),
-            donors: ("clip_donor_device", &self.clip_donor_device),
-            expert: ("clip_expert_mode_allocations", &self.clip_expert_mode_allocations),
-        };
-        let vae_device = ("vae_device", self.vae_device.as_deref());
         Ok(LoaderSettings {
-            unet: unet.settings(topology, self.layout)?,
-            clip: clip.settings(topology, self.layout)?,
-            vae: ComponentSettings::new(compute_device(vae_device, topology)?),
+            unet: self.unet.settings("unet", topology, self.layout)?,
+            clip: self.clip.settings("clip", topology, self.layout)?,
+            vae: ComponentSettings::new(compute_device(
+                "vae",
+                self.vae_device.as_deref(),
+                topology,
+            )?),
         })
     }
 }
 
-/// The inputs of one component, each with its name.
-struct Component<'a> {
-    compute_device: (&'static str, Option<&'a str>),
-    virtual_vram: (&'static str, &'a str),
-    donors: (&'static str, &'a str),
-    expert: (&'static str, &'a str),
-}
-
-impl Component<'_> {
+impl ComponentInputs {
     fn settings(
         &self,
+        component: &'static str,
         topology: &Topology,
         layout: LayoutChoice,
     ) -> Result<ComponentSettings, InputError> {
-        let (input, text) = self.virtual_vram;
-        let virtual_vram: VirtualVram =
-            text.parse().map_err(|error| InputError::new(input, error))?;
         Ok(ComponentSettings {
-            compute_device: compute_device(self.compute_device, topology)?,
-            virtual_vram,
-            donors: self.donors(topology)?,
-            expert: self.expert(topology)?,
+            compute_device: compute_device(component, self.compute_device.as_deref(), topology)?,
+            virtual_vram: self.virtual_vram,
+            donors: self.donors(component, topology)?,
+            expert: self.expert(component, topology)?,
             layout,
             most_window: None,
         })
     }
 
-    fn donors(&self, topology: &Topology) -> Result<Donors, InputError> {
-        let (input, text) = self.donors;
-        let donors: Donors = text.parse().map_err(|error| InputError::new(input, error))?;
+    fn donors(&self, component: &'static str, topology: &Topology) -> Result<Donors, InputError> {
+        let wrong = |error| InputError::new(component, Setting::Donors, error);
+        let donors: Donors = self.donors.parse().map_err(wrong)?;
         for &device in &donors.devices {
-            topology.get(device).map_err(|device| InputError::unknown(input, device))?;
+            let unknown = |device| InputError::unknown(component, Setting::Donors, device);
+            topology.get(device).map_err(unknown)?;
         }
         Ok(donors)
     }
 
-    fn expert(&self, topology: &Topology) -> Result<Option<Allocation>, InputError> {
-        let (input, text) = self.expert;
-        let wrong = |error| InputError::at_place(input, error);
-        let allocation = Allocation::parse(text).map_err(wrong)?;
+    fn expert(
+        &self,
+        component: &'static str,
+        topology: &Topology,
+    ) -> Result<Option<Allocation>, InputError> {
+        let wrong = |error| InputError::at_place(component, error);
+        let allocation = Allocation::parse(&self.allocation).map_err(wrong)?;
         if let Some(allocation) = &allocation {
             allocation.check(topology).map_err(|error| {
                 let unknown_device = match &error.problem {
-                    crate::language::AllocationProblem::Unknown(device) => Some(device.clone()),
+                    AllocationProblem::Unknown(device) => Some(device.clone()),
                     _ => None,
                 };
                 InputError { unknown_device, ..wrong(error) }
@@ -169,13 +212,16 @@ impl Component<'_> {
 }
 
 fn compute_device(
-    (input, text): (&'static str, Option<&str>),
+    component: &'static str,
+    text: Option<&str>,
     topology: &Topology,
 ) -> Result<DeviceId, InputError> {
     let Some(text) = text else { return Ok(topology.default_compute()) };
-    let device: DeviceId = text.parse().map_err(|error| InputError::new(input, error))?;
-    let known = topology.get(device).map_err(|device| InputError::unknown(input, device))?;
-    Ok(known.id)
+    let setting = Setting::ComputeDevice;
+    let device: DeviceId =
+        text.parse().map_err(|error| InputError::new(component, setting, error))?;
+    let unknown = |device| InputError::unknown(component, setting, device);
+    Ok(topology.get(device).map_err(unknown)?.id)
 }
 
 #[cfg(test)]
@@ -191,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_the_nodes() {
+    fn the_defaults() {
         let settings = LoaderInputs::default().settings(&machine()).unwrap();
         assert_eq!(settings.unet.compute_device.to_string(), "cuda:0");
         assert_eq!(settings.unet.virtual_vram, VirtualVram::gigabytes(4.0).unwrap());
@@ -204,28 +250,24 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_input_and_the_place() {
+    fn an_error_names_the_setting_and_the_place() {
         let inputs = |change: fn(&mut LoaderInputs)| {
             let mut inputs = LoaderInputs::default();
             change(&mut inputs);
             inputs.settings(&machine()).unwrap_err()
         };
-        let error = inputs(|i| i.unet_expert_mode_allocations = "cuda:0,50%;cuda:3,50%".into());
-        assert_eq!(
-            error.to_string(),
-            "`unet_expert_mode_allocations`, entry 2, character 12: no device `cuda:3`; \
-             present: cuda:0, cuda:1, cpu"
-        );
+        let error = inputs(|i| i.unet.allocation = "cuda:0,50%;cuda:3,50%".into());
+        let problem = "entry 2, character 12: no device `cuda:3`; present: cuda:0, cuda:1, cpu";
+        assert_eq!(error.to_string(), format!("the allocation of `unet`, {problem}"));
+        assert_eq!(error.named("experts"), format!("`experts`, {problem}"));
+        assert_eq!((error.component, error.setting), ("unet", Setting::Allocation));
         assert!(error.unknown_device.is_some());
         let error = inputs(|i| i.vae_device = Some("cuda:7".into()));
         assert_eq!(
             error.to_string(),
-            "`vae_device`: no device `cuda:7`; present: cuda:0, cuda:1, cpu"
+            "the compute device of `vae`: no device `cuda:7`; present: cuda:0, cuda:1, cpu"
         );
-        let error = inputs(|i| i.clip_virtual_vram_gb = "129".into());
-        assert!(error.to_string().starts_with("`clip_virtual_vram_gb`: "), "{error}");
-        assert!(error.to_string().contains("128.0"), "{error}");
-        let error = inputs(|i| i.clip_donor_device = "cpu,tpu:0".into());
-        assert!(error.to_string().starts_with("`clip_donor_device`: "), "{error}");
+        let error = inputs(|i| i.clip.donors = "cpu,tpu:0".into());
+        assert!(error.to_string().starts_with("the donors of `clip`: "), "{error}");
     }
 }

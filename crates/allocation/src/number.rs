@@ -36,6 +36,8 @@ pub enum NumberError {
 const SCALE: u128 = 1_000_000_000;
 const DECIMALS: usize = 9;
 const MAX_WHOLE_DIGITS: usize = 20;
+/// The first number of too many digits, in billionths.
+const LARGEST: f64 = 1e29;
 
 impl Number {
     /// Zero.
@@ -87,12 +89,16 @@ impl Number {
         if value < 0.0 {
             return Err(NumberError::Negative);
         }
-        Number::parse(&format!("{value:.DECIMALS$}"))
+        let billionths = (value * SCALE as f64).round();
+        if billionths >= LARGEST {
+            return Err(NumberError::TooLarge);
+        }
+        Ok(Number { billionths: billionths as u128 })
     }
 
     /// `tenths` ÷ 10.
-    pub fn from_tenths(tenths: u32) -> Number {
-        Number { billionths: u128::from(tenths) * (SCALE / 10) }
+    pub const fn from_tenths(tenths: u32) -> Number {
+        Number { billionths: tenths as u128 * (SCALE / 10) }
     }
 
     /// `bytes` in tenths of `unit`, rounded up.
@@ -102,7 +108,7 @@ impl Number {
     }
 
     /// The nearest floating point value, for display and JSON.
-    pub fn to_f64(self) -> f64 {
+    pub const fn to_f64(self) -> f64 {
         self.billionths as f64 / SCALE as f64
     }
 

@@ -1,7 +1,7 @@
 //! Which blocks never leave the compute device, and what they take of its share.
 
 use crate::block::ComponentBlocks;
-use crate::plan::Reason;
+use crate::reason::Reason;
 
 /// The blocks of a component that stay on the compute device whatever the shares are.
 pub(crate) struct Pins {

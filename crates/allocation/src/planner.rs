@@ -11,48 +11,19 @@ use crate::block::ComponentBlocks;
 use crate::device::DeviceId;
 use crate::fit::Search;
 use crate::language::{Allocation, AllocationError};
-use crate::layout::{Homeless, Layout};
-use crate::layout_choice::{LayoutChoice, LayoutReason, LayoutRule, choose};
+use crate::layout::{Layout, LayoutReason, LayoutRule};
+use crate::layout_choice::{LayoutChoice, choose};
 use crate::ledger::Ledger;
 use crate::number::Number;
 use crate::pins::Pins;
-use crate::plan::{Plan, PlanWarning};
+use crate::placing::Homeless;
+use crate::plan::Plan;
+use crate::settings::ComponentSettings;
 use crate::shares::{Request, Shares};
 use crate::size::ByteSize;
 use crate::topology::UnknownDevice;
-use crate::virtual_vram::{Donors, VirtualVram, gigabytes_in_bytes};
-
-/// What the user wants for one component.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ComponentSettings {
-    /// The device that computes.
-    pub compute_device: DeviceId,
-    /// How much leaves it, unless `expert` says more.
-    pub virtual_vram: VirtualVram,
-    /// Who takes what leaves.
-    pub donors: Donors,
-    /// Who holds how much. Replaces virtual VRAM.
-    pub expert: Option<Allocation>,
-    /// How blocks are chosen.
-    pub layout: LayoutChoice,
-    /// The most bytes that the window may have, though never fewer than the two largest blocks that
-    /// live elsewhere; without it, what a plan gives.
-    pub most_window: Option<u64>,
-}
-
-impl ComponentSettings {
-    /// All of the component on one device; the donor is `cpu` once there is virtual VRAM.
-    pub fn new(compute_device: DeviceId) -> ComponentSettings {
-        ComponentSettings {
-            compute_device,
-            virtual_vram: VirtualVram::ZERO,
-            donors: Donors::default(),
-            expert: None,
-            layout: LayoutChoice::default(),
-            most_window: None,
-        }
-    }
-}
+use crate::virtual_vram::{VirtualVram, gigabytes_in_bytes};
+use crate::warning::PlanWarning;
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -112,7 +83,7 @@ fn no_taker(full: Option<DeviceId>) -> String {
 }
 
 /// Plans one component on the memory that is free and not promised. Nothing is promised by this;
-/// [`Ledger::promise`] does that.
+/// [`plan_model`] does that.
 ///
 /// A plan that doesn't fit is a plan too: it says so in [`Plan::fits`] and its warnings.
 ///
@@ -124,7 +95,7 @@ pub fn plan(
     settings: &ComponentSettings,
     ledger: &Ledger,
 ) -> Result<Plan, PlanError> {
-    let mut draft = draft_beside(0, component, settings, ledger)?;
+    let mut draft = draft_with(0, component, settings, ledger)?;
     let other = draft.choose_layout(component, settings, ledger);
     Ok(other.unwrap_or(draft.plan))
 }
@@ -165,14 +136,14 @@ impl Draft {
 
 /// As [`plan`], where other components need `beside` bytes on the compute device while they run and the
 /// layout is not chosen yet.
-fn draft_beside(
-    beside: u64,
+fn draft_with(
+    reserved_bytes: u64,
     component: &ComponentBlocks,
     settings: &ComponentSettings,
     ledger: &Ledger,
 ) -> Result<Draft, PlanError> {
     check(component, settings, ledger)?;
-    let search = search(beside, component, settings, ledger);
+    let search = search(reserved_bytes, component, settings, ledger);
     let (gigabytes, shares) = shares(settings, &search);
     let layout = settings.layout.first();
     let homes = layout
@@ -207,9 +178,9 @@ pub fn plan_model(
     let mut drafts: BTreeMap<usize, Draft> = BTreeMap::new();
     for index in order {
         let Some((component, settings)) = components.get(index) else { continue };
-        let beside = transient_beside(&drafts, settings.compute_device);
-        let draft = draft_beside(beside, component, settings, &promised)?;
-        promised.promise(model, &draft.plan);
+        let reserved_bytes = transient_of_others(&drafts, settings.compute_device);
+        let draft = draft_with(reserved_bytes, component, settings, &promised)?;
+        promise(&mut promised, model, &draft.plan);
         drafts.insert(index, draft);
     }
     let mut drafts: Vec<Draft> = drafts.into_values().collect();
@@ -225,6 +196,13 @@ pub fn plan_model(
     }
     *ledger = promised;
     Ok(plans)
+}
+
+/// Promises a plan's bytes on every device that it uses.
+fn promise(ledger: &mut Ledger, model: &str, plan: &Plan) {
+    let shares = plan.devices.iter().filter(|share| share.bytes > 0);
+    let shares = shares.map(|share| (share.device, share.memory_bytes));
+    ledger.promise(model, &plan.component, shares);
 }
 
 /// What `ledger` leaves to one component.
@@ -264,7 +242,7 @@ fn choose_layouts(
         let others = without(ledger, model, component);
         let Some(other) = draft.choose_layout(component, settings, &others) else { continue };
         let mut changed = others;
-        changed.promise(model, &other);
+        promise(&mut changed, model, &other);
         if crowds_out(index, drafts, components, model, &changed) {
             let waits = other.layout_reason.waits;
             drafts[index].plan.layout_reason = LayoutReason { rule: LayoutRule::NoRoom, waits };
@@ -297,7 +275,7 @@ fn crowds_out(
 }
 
 /// The most that any of the planned components needs on this device only while it runs.
-fn transient_beside(drafts: &BTreeMap<usize, Draft>, device: DeviceId) -> u64 {
+fn transient_of_others(drafts: &BTreeMap<usize, Draft>, device: DeviceId) -> u64 {
     let plans = drafts.values().map(|draft| &draft.plan);
     let running = plans.filter(|plan| plan.compute_device == device);
     running.map(Plan::transient_bytes).max().unwrap_or(0)
@@ -363,7 +341,7 @@ fn check(
 /// What looks for homes, and for the virtual VRAM that is enough, on the memory that `ledger`
 /// leaves, where other components need `beside` bytes while they run.
 fn search<'a>(
-    beside: u64,
+    reserved_bytes: u64,
     component: &'a ComponentBlocks,
     settings: &ComponentSettings,
     ledger: &'a Ledger,
@@ -375,7 +353,7 @@ fn search<'a>(
         pins,
         layout: settings.layout.first(),
         donors: settings.donors.resolve(compute, ledger.topology()),
-        beside,
+        reserved_bytes,
         request: Request { total: component.bytes(), pinned, compute, ledger },
     }
 }
@@ -424,18 +402,5 @@ fn judge(plan: &mut Plan, search: &Search<'_>) {
             donors: search.donors.to_vec(),
             least_virtual_vram_gb: search.least(plan.available_bytes),
         });
-    }
-}
-
-impl Serialize for ComponentSettings {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeStruct;
-        let mut fields = serializer.serialize_struct("ComponentSettings", 5)?;
-        fields.serialize_field("compute_device", &self.compute_device)?;
-        fields.serialize_field("virtual_vram_gb", &self.virtual_vram)?;
-        fields.serialize_field("donors", &self.donors.to_string())?;
-        fields.serialize_field("expert", &self.expert)?;
-        fields.serialize_field("layout", &self.layout)?;
-        fields.end()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::assembly::percent;
 use crate::device::DeviceId;
-use crate::layout_choice::LayoutRule;
+use crate::layout::LayoutRule;
 use crate::plan::{DeviceShare, Plan};
 use crate::size::ByteSize;
 pub use crate::table::{Column, Table, wrapped};

@@ -6,7 +6,7 @@ use crate::device::DeviceId;
 use crate::language::{Allocation, Amount, Mode};
 use crate::ledger::Ledger;
 use crate::number::Number;
-use crate::plan::PlanWarning;
+use crate::warning::PlanWarning;
 
 /// What one device is to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

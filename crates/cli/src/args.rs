@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use distorch_allocation::{Layout, LayoutChoice};
+use distorch_allocation::{Layout, LayoutChoice, LoaderInputs, Number};
 
 use number::whole;
 
@@ -203,7 +203,7 @@ pub struct LoaderArgs {
 
     /// GiB of the diffusion model that move to the donors, 0.0 to 128.0, or `auto`: the least
     /// that fits
-    #[arg(long, value_name = "GIB", default_value = "4.0", allow_hyphen_values = true)]
+    #[arg(long, value_name = "GIB", default_value_t = gigabytes(LoaderInputs::UNET_GIGABYTES), allow_hyphen_values = true)]
     pub unet_virtual_vram_gb: String,
 
     /// Devices that lend their memory to the diffusion model, in order: `cuda:1,cpu`
@@ -215,7 +215,7 @@ pub struct LoaderArgs {
     pub clip_compute_device: String,
 
     /// GiB of the text encoders that move to the donors, 0.0 to 128.0, or `auto`
-    #[arg(long, value_name = "GIB", default_value = "2.0", allow_hyphen_values = true)]
+    #[arg(long, value_name = "GIB", default_value_t = gigabytes(LoaderInputs::CLIP_GIGABYTES), allow_hyphen_values = true)]
     pub clip_virtual_vram_gb: String,
 
     /// Devices that lend their memory to the text encoders, in order
@@ -270,4 +270,8 @@ Examples:
 pub struct CompletionsArgs {
     /// The shell
     pub shell: Shell,
+}
+
+fn gigabytes(number: Number) -> String {
+    format!("{:.1}", number.to_f64())
 }

@@ -165,8 +165,7 @@ fn a_plan_that_does_not_fit_fails_when_asked() {
         let (out, error) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
         let error = String::from_utf8(error).unwrap();
         assert!(out.contains("5368709120") || out.contains("does not fit"), "{out}");
-        for part in
-            ["`unet` does not fit", "needs 8.00 GiB", "has 5.00 GiB", "least virtual_vram_gb"]
+        for part in ["`unet` does not fit", "needs 8.00 GiB", "has 5.00 GiB", "least virtual VRAM"]
         {
             assert!(error.contains(part), "{part}: {error}");
         }

@@ -1,17 +1,36 @@
-//! What helps against a lack of memory, by the names of the loaders' inputs.
+//! Settings of components and what helps against a lack of memory, by the names of the loaders' inputs.
 
+use distorch_allocation::{InputError, Setting};
 use distorch_pipeline::error::{PipelineError, chain};
 use distorch_pipeline::models::CannotFit;
 use distorch_runtime::machine::Remedy;
+
+/// The input of `CheckpointLoaderAdvancedDisTorch2MultiGPU` for a setting of a component.
+pub fn input_name(component: &str, setting: Setting) -> String {
+    match setting {
+        Setting::ComputeDevice if component == "vae" => "vae_device".to_owned(),
+        Setting::ComputeDevice => format!("{component}_compute_device"),
+        Setting::VirtualVram => format!("{component}_virtual_vram_gb"),
+        Setting::Donors => format!("{component}_donor_device"),
+        Setting::Allocation => format!("{component}_expert_mode_allocations"),
+    }
+}
+
+/// A setting that cannot be, by the name of its input.
+pub fn input_error(error: &InputError) -> String {
+    error.named(&input_name(error.component, error.setting))
+}
 
 /// The input with the value that fits, such as `unet_virtual_vram_gb 0.1`; `None` where no input helps.
 pub fn setting(remedy: &Remedy) -> Option<String> {
     match remedy {
         Remedy::VirtualVram { component, gigabytes, .. } => {
-            Some(format!("{component}_virtual_vram_gb {:.1}", gigabytes.to_f64()))
+            let input = input_name(component, Setting::VirtualVram);
+            Some(format!("{input} {:.1}", gigabytes.to_f64()))
         }
         Remedy::Allocation { component, allocation } => {
-            Some(format!("{component}_expert_mode_allocations \"{allocation}\""))
+            let input = input_name(component, Setting::Allocation);
+            Some(format!("{input} \"{allocation}\""))
         }
         _ => None,
     }
@@ -56,9 +75,25 @@ pub fn told(error: &PipelineError) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use distorch_allocation::{Allocation, DeviceId, Number};
+    use distorch_allocation::{Allocation, DeviceId, DeviceInfo, LoaderInputs, Number, Topology};
 
     use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_are_named_by_their_input() {
+        let machine = Topology::new(vec![DeviceInfo::new(DeviceId::CPU, "host", 1 << 30)]).unwrap();
+        let mut inputs = LoaderInputs::default();
+        inputs.clip.allocation = "cpu,50%;cuda:3,50%".to_owned();
+        assert_eq!(
+            input_error(&inputs.settings(&machine).unwrap_err()),
+            "`clip_expert_mode_allocations`, entry 2, character 9: no device `cuda:3`; present: cpu"
+        );
+        let inputs = LoaderInputs { vae_device: Some("cuda:7".to_owned()), ..Default::default() };
+        assert_eq!(
+            input_error(&inputs.settings(&machine).unwrap_err()),
+            "`vae_device`: no device `cuda:7`; present: cpu"
+        );
+    }
 
     #[test]
     fn remedies_name_the_inputs_that_help() {

@@ -1,8 +1,9 @@
 //! `distorch plan`.
 
 use distorch_allocation::{
-    BlockFile, ComponentBlocks, ComponentSettings, DeviceInfo, Ledger, LoaderInputs,
-    LoaderSettings, Plan, PlanWarning, Topology, plan_model, report,
+    BlockFile, ComponentBlocks, ComponentInputs, ComponentSettings, DeviceInfo, Ledger,
+    LoaderInputs, LoaderSettings, Plan, PlanWarning, Setting, Topology, VirtualVram, plan_model,
+    report,
 };
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::folders::ModelKind;
@@ -10,6 +11,7 @@ use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_models::estimate::Workload;
 use distorch_pipeline::models::Tasks;
 use distorch_pipeline::models::planning::{Planning, Subject};
+use distorch_workflow::remedy;
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -70,22 +72,32 @@ fn too_large(plan: &Plan) -> Failure {
 
 /// The loader's inputs on this machine.
 fn settings(args: &LoaderArgs, topology: &Topology) -> Result<LoaderSettings, Failure> {
+    let virtual_vram = |component: &str, text: &str| {
+        text.parse::<VirtualVram>().map_err(|error| {
+            let name = remedy::input_name(component, Setting::VirtualVram);
+            Failure::input(format!("`{name}`: {error}"))
+        })
+    };
     let inputs = LoaderInputs {
-        unet_compute_device: args.unet_compute_device.clone(),
-        unet_virtual_vram_gb: args.unet_virtual_vram_gb.clone(),
-        unet_donor_device: args.unet_donor_device.clone(),
-        clip_compute_device: Some(args.clip_compute_device.clone()),
-        clip_virtual_vram_gb: args.clip_virtual_vram_gb.clone(),
-        clip_donor_device: args.clip_donor_device.clone(),
+        unet: ComponentInputs {
+            compute_device: args.unet_compute_device.clone(),
+            virtual_vram: virtual_vram("unet", &args.unet_virtual_vram_gb)?,
+            donors: args.unet_donor_device.clone(),
+            allocation: args.unet_expert_mode_allocations.clone(),
+        },
+        clip: ComponentInputs {
+            compute_device: Some(args.clip_compute_device.clone()),
+            virtual_vram: virtual_vram("clip", &args.clip_virtual_vram_gb)?,
+            donors: args.clip_donor_device.clone(),
+            allocation: args.clip_expert_mode_allocations.clone(),
+        },
         vae_device: args.vae_device.clone(),
-        unet_expert_mode_allocations: args.unet_expert_mode_allocations.clone(),
-        clip_expert_mode_allocations: args.clip_expert_mode_allocations.clone(),
         layout: args.layout.into(),
     };
     inputs.settings(topology).map_err(|error| {
         let hint = error.unknown_device.as_ref();
         let hint = hint.map(|unknown| machine::advice(&[unknown.device]));
-        Failure::input(error).maybe_hint(hint)
+        Failure::input(remedy::input_error(&error)).maybe_hint(hint)
     })
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use distorch_allocation::{LoaderInputs, LoaderSettings};
+use distorch_allocation::{
+    ComponentInputs, LayoutChoice, LoaderInputs, LoaderSettings, VirtualVram,
+};
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::folders::ModelKind;
 
@@ -12,6 +14,7 @@ use crate::environment::Environment;
 use crate::forecast::{Ahead, Known, Load};
 use crate::inputs::{Inputs, NodeError};
 use crate::observe::Event;
+use crate::remedy;
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
 use distorch_pipeline::models::{Clip, Model, ModelFile, OpenFailure, Parts, Vae};
@@ -66,6 +69,9 @@ pub(super) fn devices_cpu_first(environment: &Environment) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 
+const UNET_GIGABYTES: f64 = LoaderInputs::UNET_GIGABYTES.to_f64();
+const CLIP_GIGABYTES: f64 = LoaderInputs::CLIP_GIGABYTES.to_f64();
+
 /// The whole of the advanced loader.
 pub const ADVANCED_DISTORCH2: Node = Node {
     class: "CheckpointLoaderAdvancedDisTorch2MultiGPU",
@@ -77,11 +83,11 @@ pub const ADVANCED_DISTORCH2: Node = Node {
         CKPT_NAME,
         Input::found("unet_compute_device", compute_devices)
             .tooltip("The device that computes the diffusion model."),
-        Input::float("unet_virtual_vram_gb", 4.0, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
+        Input::float("unet_virtual_vram_gb", UNET_GIGABYTES, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
         Input::found("unet_donor_device", devices_cpu_first).tooltip(DONOR),
         Input::found("clip_compute_device", devices_cpu_first)
             .tooltip("The device that computes the text encoders."),
-        Input::float("clip_virtual_vram_gb", 2.0, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
+        Input::float("clip_virtual_vram_gb", CLIP_GIGABYTES, 0.0, 128.0, 0.1).tooltip(VIRTUAL_VRAM),
         Input::found("clip_donor_device", devices_cpu_first).tooltip(DONOR),
         Input::found("vae_device", compute_devices)
             .tooltip("The device that holds and computes the VAE."),
@@ -93,10 +99,10 @@ pub const ADVANCED_DISTORCH2: Node = Node {
         EJECT_MODELS.optional(),
     ],
     outputs: MODEL_OUTPUTS,
-    check: Some(|environment, inputs| settings(environment, advanced(inputs)).map(drop)),
+    check: Some(|environment, inputs| check(environment, advanced(inputs))),
     fingerprint: Some(fingerprint),
-    forecast: Some(|ahead| loads(ahead, advanced(ahead.inputs()), true)),
-    run: |context, inputs| load(context, inputs, advanced(inputs), true),
+    forecast: Some(|ahead| loads(ahead, advanced(ahead.inputs())?, true)),
+    run: |context, inputs| load(context, inputs, advanced(inputs)?, true),
     ..Node::EMPTY
 };
 
@@ -111,16 +117,18 @@ pub const SIMPLE_DISTORCH2: Node = Node {
         Input::found("compute_device", compute_devices)
             .optional()
             .tooltip("The device that computes the models."),
-        Input::float("virtual_vram_gb", 4.0, 0.0, 128.0, 0.1).optional().tooltip(VIRTUAL_VRAM),
+        Input::float("virtual_vram_gb", UNET_GIGABYTES, 0.0, 128.0, 0.1)
+            .optional()
+            .tooltip(VIRTUAL_VRAM),
         Input::found("donor_device", devices_cpu_first).optional().tooltip(DONOR),
         Input::string("expert_mode_allocations", "").optional().tooltip(EXPERT),
         EJECT_MODELS.optional(),
     ],
     outputs: MODEL_OUTPUTS,
-    check: Some(|environment, inputs| settings(environment, simple(inputs)).map(drop)),
+    check: Some(|environment, inputs| check(environment, simple(inputs))),
     fingerprint: Some(fingerprint),
-    forecast: Some(|ahead| loads(ahead, simple(ahead.inputs()), true)),
-    run: |context, inputs| load(context, inputs, simple(inputs), true),
+    forecast: Some(|ahead| loads(ahead, simple(ahead.inputs())?, true)),
+    run: |context, inputs| load(context, inputs, simple(inputs)?, true),
     ..Node::EMPTY
 };
 
@@ -171,34 +179,45 @@ pub const SIMPLE: Node = Node {
     ..Node::EMPTY
 };
 
-fn advanced(inputs: &Inputs) -> LoaderInputs {
+fn advanced(inputs: &Inputs) -> Result<LoaderInputs, NodeError> {
     let text = |name: &str, default: &str| inputs.text(name).unwrap_or(default).to_owned();
-    let gigabytes = |name: &str, default: f64| inputs.float(name).unwrap_or(default).to_string();
-    LoaderInputs {
-        unet_compute_device: inputs.text("unet_compute_device").ok().map(str::to_owned),
-        unet_virtual_vram_gb: gigabytes("unet_virtual_vram_gb", 4.0),
-        unet_donor_device: text("unet_donor_device", "cpu"),
-        clip_compute_device: Some(text("clip_compute_device", "cpu")),
-        clip_virtual_vram_gb: gigabytes("clip_virtual_vram_gb", 2.0),
-        clip_donor_device: text("clip_donor_device", "cpu"),
+    let standard = LoaderInputs::default();
+    Ok(LoaderInputs {
+        unet: ComponentInputs {
+            compute_device: inputs.text("unet_compute_device").ok().map(str::to_owned),
+            virtual_vram: gigabytes(inputs, "unet_virtual_vram_gb", standard.unet.virtual_vram)?,
+            donors: text("unet_donor_device", &standard.unet.donors),
+            allocation: text("unet_expert_mode_allocations", ""),
+        },
+        clip: ComponentInputs {
+            compute_device: Some(text("clip_compute_device", "cpu")),
+            virtual_vram: gigabytes(inputs, "clip_virtual_vram_gb", standard.clip.virtual_vram)?,
+            donors: text("clip_donor_device", &standard.clip.donors),
+            allocation: text("clip_expert_mode_allocations", ""),
+        },
         vae_device: inputs.text("vae_device").ok().map(str::to_owned),
-        unet_expert_mode_allocations: text("unet_expert_mode_allocations", ""),
-        clip_expert_mode_allocations: text("clip_expert_mode_allocations", ""),
-        ..LoaderInputs::default()
-    }
+        layout: standard.layout,
+    })
 }
 
-fn simple(inputs: &Inputs) -> LoaderInputs {
+fn simple(inputs: &Inputs) -> Result<LoaderInputs, NodeError> {
     let device = inputs.text("compute_device").ok().map(str::to_owned);
     let text = |name: &str, default: &str| inputs.text(name).unwrap_or(default).to_owned();
-    let gigabytes = inputs.float("virtual_vram_gb").unwrap_or(4.0).to_string();
-    let expert = text("expert_mode_allocations", "");
-    LoaderInputs {
-        unet_virtual_vram_gb: gigabytes,
-        unet_donor_device: text("donor_device", "cpu"),
-        unet_expert_mode_allocations: expert,
+    let standard = LoaderInputs::default().unet;
+    Ok(LoaderInputs {
+        unet: ComponentInputs {
+            compute_device: device.clone(),
+            virtual_vram: gigabytes(inputs, "virtual_vram_gb", standard.virtual_vram)?,
+            donors: text("donor_device", &standard.donors),
+            allocation: text("expert_mode_allocations", ""),
+        },
         ..resident(device.clone(), device.clone(), device)
-    }
+    })
+}
+
+fn gigabytes(inputs: &Inputs, name: &str, default: VirtualVram) -> Result<VirtualVram, NodeError> {
+    let Ok(given) = inputs.float(name) else { return Ok(default) };
+    VirtualVram::gigabytes(given).map_err(|error| NodeError::input(name, error))
 }
 
 /// The inputs that name a device for each component.
@@ -216,18 +235,21 @@ pub(super) fn resident(
     vae: Option<String>,
 ) -> LoaderInputs {
     LoaderInputs {
-        unet_compute_device: unet,
-        unet_virtual_vram_gb: "0".to_owned(),
-        clip_compute_device: clip,
-        clip_virtual_vram_gb: "0".to_owned(),
+        unet: ComponentInputs::whole_on(unet),
+        clip: ComponentInputs::whole_on(clip),
         vae_device: vae,
-        ..LoaderInputs::default()
+        layout: LayoutChoice::default(),
     }
 }
 
 fn settings(environment: &Environment, inputs: LoaderInputs) -> Result<LoaderSettings, String> {
     let inputs = LoaderInputs { layout: environment.session.layout, ..inputs };
-    inputs.settings(environment.session.topology()).map_err(|error| error.to_string())
+    inputs.settings(environment.session.topology()).map_err(|error| remedy::input_error(&error))
+}
+
+/// Whether the settings can be on this machine.
+fn check(environment: &Environment, inputs: Result<LoaderInputs, NodeError>) -> Result<(), String> {
+    settings(environment, inputs.map_err(|error| error.to_string())?).map(drop)
 }
 
 /// The file's place, size and date.

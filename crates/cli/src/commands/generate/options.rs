@@ -2,7 +2,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use distorch_allocation::{DeviceId, LoaderInputs, Topology};
+use distorch_allocation::{
+    ComponentInputs, DeviceId, LoaderInputs, Setting, Topology, VirtualVram,
+};
 use distorch_checkpoint::folders::ModelKind;
 use distorch_models::estimate::Workload;
 use distorch_workflow::validate::{Invalid, Problem};
@@ -65,18 +67,27 @@ fn random_seed() -> u64 {
 
 /// Checks what says where weights go, and returns the device that computes.
 fn check_devices(args: &GenerateArgs, topology: &Topology) -> Result<DeviceId, Failure> {
-    let text = |given: &Option<String>| given.clone().unwrap_or_default();
+    let whole = ComponentInputs::whole_on(args.device.clone());
+    let gigabytes = VirtualVram::gigabytes(args.virtual_vram_gb.unwrap_or(0.0));
     let inputs = LoaderInputs {
-        unet_compute_device: args.device.clone(),
-        unet_virtual_vram_gb: args.virtual_vram_gb.unwrap_or(0.0).to_string(),
-        unet_donor_device: args.donor_device.clone().unwrap_or_else(|| "cpu".to_owned()),
-        unet_expert_mode_allocations: text(&args.expert_mode_allocations),
+        unet: ComponentInputs {
+            virtual_vram: gigabytes.map_err(Failure::input)?,
+            donors: args.donor_device.clone().unwrap_or(whole.donors),
+            allocation: args.expert_mode_allocations.clone().unwrap_or_default(),
+            compute_device: whole.compute_device,
+        },
         ..LoaderInputs::default()
     };
     let settings = inputs.settings(topology).map_err(|error| {
         let hint = error.unknown_device.as_ref();
         let hint = hint.map(|unknown| machine::advice(&[unknown.device]));
-        Failure::input(in_options(&error.to_string())).maybe_hint(hint)
+        let option = match error.setting {
+            Setting::ComputeDevice => "--device",
+            Setting::VirtualVram => "--virtual-vram-gb",
+            Setting::Donors => "--donor-device",
+            Setting::Allocation => "--expert-mode-allocations",
+        };
+        Failure::input(error.named(option)).maybe_hint(hint)
     })?;
     Ok(settings.unet.compute_device)
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use distorch_allocation::LoaderInputs;
 use distorch_workflow::Executor;
 use distorch_workflow::graph::Prompt;
 use serde_json::{Value as Json, json};
@@ -129,7 +130,7 @@ fn loader(args: &GenerateArgs, meaning: &Meaning) -> Json {
             "ckpt_name": checkpoint,
             "compute_device": meaning.device,
             // Gigabytes are the node's own where only a donor is named.
-            "virtual_vram_gb": args.virtual_vram_gb.unwrap_or(4.0),
+            "virtual_vram_gb": args.virtual_vram_gb.unwrap_or(LoaderInputs::UNET_GIGABYTES.to_f64()),
             "donor_device": args.donor_device.as_deref().unwrap_or("cpu"),
             "expert_mode_allocations": args.expert_mode_allocations.as_deref().unwrap_or(""),
         });
