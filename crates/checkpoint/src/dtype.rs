@@ -46,12 +46,7 @@ impl Dtype {
 
     /// Bytes of one element.
     pub const fn size(self) -> usize {
-        match self {
-            Dtype::F64 | Dtype::I64 => 8,
-            Dtype::F32 | Dtype::I32 => 4,
-            Dtype::F16 | Dtype::BF16 | Dtype::I16 => 2,
-            Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
-        }
+        self.encoding().block_bytes as usize
     }
 
     /// Whether the elements are floating-point numbers.

@@ -69,12 +69,12 @@ pub struct Param {
 impl Param {
     /// Bytes in the stored dtype.
     pub fn bytes(&self) -> u64 {
-        self.elements() * self.dtype.size() as u64
+        self.dtype.encoding().bytes(&self.shape).unwrap_or(u64::MAX)
     }
 
     /// Number of elements.
     pub fn elements(&self) -> u64 {
-        self.shape.iter().map(|&n| n as u64).product()
+        self.shape.iter().fold(1, |product: u64, &n| product.saturating_mul(n as u64))
     }
 }
 
@@ -98,7 +98,7 @@ pub struct Layer {
 impl Layer {
     /// Bytes of all parameters in their stored dtypes.
     pub fn bytes(&self) -> u64 {
-        self.params.iter().map(Param::bytes).sum()
+        self.params.iter().map(Param::bytes).fold(0, u64::saturating_add)
     }
 
     /// The parameter with this name in the layer.
@@ -142,7 +142,7 @@ pub struct Component {
 impl Component {
     /// Bytes of all layers in their stored dtypes.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(Layer::bytes).sum()
+        self.layers.iter().map(Layer::bytes).fold(0, u64::saturating_add)
     }
 
     /// Number of parameters (elements).

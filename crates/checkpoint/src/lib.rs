@@ -10,6 +10,7 @@
 pub mod config;
 pub mod decode;
 pub mod dtype;
+pub mod encoding;
 pub mod family;
 pub mod file;
 pub mod folders;
@@ -17,5 +18,6 @@ pub mod layer;
 pub mod lora;
 
 pub use dtype::Dtype;
+pub use encoding::{Companion, Encoding};
 pub use file::{Checkpoint, OpenError, TensorInfo, View};
 pub use layer::{Component, ComponentKind, Layer, LayerKind, Param};

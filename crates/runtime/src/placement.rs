@@ -1,7 +1,7 @@
 //! From the layers of a checkpoint to the blocks that the planner places.
 
 use distorch_allocation::{Block, BlockError, ComponentBlocks};
-use distorch_checkpoint::{Component, Dtype, Layer, Param};
+use distorch_checkpoint::{Companion, Component, Dtype, Layer, Param};
 
 use crate::kernels;
 use crate::tensor::DType;
@@ -35,18 +35,20 @@ fn block(layer: &Layer, host_dtype: Option<DType>) -> Block {
     }
 }
 
-const SCALES: [&str; 4] = ["scale_weight", "weight_scale", "scale_input", "input_scale"];
+fn is_companion(param: &Param) -> bool {
+    Companion::of_param(&param.name).is_some()
+}
 
 /// Bytes of the layer in the compute dtype, scales multiplied in.
 pub(crate) fn converted_bytes(layer: &Layer, dtype: DType) -> u64 {
-    let params = layer.params.iter().filter(|param| !SCALES.contains(&param.name.as_str()));
+    let params = layer.params.iter().filter(|param| !is_companion(param));
     params.map(|param| param.elements().saturating_mul(dtype.size() as u64)).sum()
 }
 
 /// Bytes of the layer as a device of the host's memory computes with it in this dtype.
 pub fn host_bytes(layer: &Layer, dtype: DType) -> u64 {
-    let scaled = layer.params.iter().any(|param| SCALES.contains(&param.name.as_str()));
-    let params = layer.params.iter().filter(|param| !SCALES.contains(&param.name.as_str()));
+    let scaled = layer.params.iter().any(is_companion);
+    let params = layer.params.iter().filter(|param| !is_companion(param));
     let bytes = |param: &Param| {
         let stored = (!scaled).then_some(param.dtype);
         let kept = host_dtype(&param.name, param.shape.len(), stored, dtype);

@@ -3,14 +3,12 @@
 use super::error::FamilyError;
 use super::inventory::Inventory;
 use super::layout::{LayerSpec, ParamSpec};
+use crate::encoding::Companion;
 use crate::file::Unread;
 use crate::layer::{Layer, LayerKind, Param};
 
 /// Missing keys that an error names.
 const KEYS_NAMED: usize = 3;
-
-/// Tensors that stand beside a `weight` stored in scaled FP8 and belong to its layer.
-const COMPANIONS: [&str; 4] = ["scale_weight", "scale_input", "weight_scale", "input_scale"];
 
 /// Where a parameter is in the file.
 pub(super) struct Stored {
@@ -148,7 +146,7 @@ fn companions(
         return Ok(());
     };
     let mut found = Vec::new();
-    for name in COMPANIONS {
+    for (name, _) in Companion::PARAMS {
         let key = format!("{base}.{name}");
         if let Some(unread) = inventory.unread(&key) {
             return Err(FamilyError::unread(part, &key, unread));

@@ -1,21 +1,19 @@
 //! A file in memory pages, with the file itself beside them.
 //!
 //! Looking at a page that is no longer in the file ends the process (`SIGBUS`) where the map is not
-//! [guarded](super::guard). Weights are looked at in a [`View`] of a guarded map, or read from the
+//! [guarded](super::guard). Weights are looked at in a [`View`](super::view::View) of a guarded map, or read from the
 //! file through [`Mapped::read`], which comes back with an error.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use super::error::Problem;
 use super::guard::Guard;
-use super::view::View;
 
 /// So many bytes are brought at a time.
 #[cfg(target_os = "linux")]
@@ -86,15 +84,15 @@ impl Mapped {
         let _ = span;
     }
 
-    /// A part of the file in its pages, which are brought into the system's cache now; `None` where they are
-    /// not guarded.
-    pub(super) fn view(self: &Arc<Self>, span: Range<usize>) -> Result<Option<View>, Problem> {
+    /// Brings these pages into the system's cache; false where they are not guarded and nothing may look at
+    /// them.
+    pub(super) fn prepare(&self, span: &Range<usize>) -> Result<bool, Problem> {
         self.check()?;
         if self.guard.is_none() || self.map.get(span.clone()).is_none_or(<[u8]>::is_empty) {
-            return Ok(None);
+            return Ok(false);
         }
-        self.bring(&span)?;
-        Ok(Some(View::new(Arc::clone(self), span)))
+        self.bring(span)?;
+        Ok(true)
     }
 
     /// Waits until these pages are in the system's cache. Those that are cost next to nothing, so

@@ -7,12 +7,14 @@
 //! For embedders and fuzzers: [`Checkpoint::from_bytes`] opens what is already in memory,
 //! [`safetensors::read_header`] reads a safetensors header alone, [`pickle::read`] a pickle.
 
+mod contents;
 mod error;
 mod guard;
 mod mapped;
 pub mod pickle;
 pub mod safetensors;
 mod sniff;
+mod storage;
 mod tensor;
 mod text_file;
 mod torch;
@@ -33,8 +35,10 @@ pub use unread::Unread;
 pub use view::View;
 
 use crate::dtype::Dtype;
+use contents::Contents;
 use mapped::Mapped;
 use sniff::Kind;
+use storage::Storage;
 use tensor::Place;
 
 /// How a checkpoint is stored.
@@ -84,7 +88,7 @@ pub struct Checkpoint {
     tensors: IndexMap<String, TensorInfo>,
     unread: IndexMap<String, Unread>,
     /// What [`Place::Strided`] tensors are views of.
-    storages: Vec<torch::Storage>,
+    storages: Vec<Storage>,
 }
 
 /// The file's bytes.
@@ -147,7 +151,7 @@ impl Checkpoint {
         let path = name.into();
         let mut tensors = IndexMap::new();
         for (key, dtype, shape) in parts {
-            if tensor::data_bytes(dtype, &shape).is_none() {
+            if dtype.encoding().bytes(&shape).is_none() {
                 return Err(Problem::tensor(&key, "its shape is too large").at(path));
             }
             if tensors.contains_key(&key) {
@@ -184,7 +188,7 @@ impl Checkpoint {
                 };
                 Err(problem.at(path))
             }
-            Ok((format, torch::Contents { metadata, tensors, unread, storages })) => {
+            Ok((format, Contents { metadata, tensors, unread, storages })) => {
                 Ok(Checkpoint { path, format, file, metadata, tensors, unread, storages })
             }
             Err(problem) => Err(problem.at(path)),
@@ -306,7 +310,7 @@ impl Checkpoint {
                 return Ok(None);
             };
             let start = span.start + from;
-            map.view(start..start + length)
+            View::of(map, start..start + length)
         };
         view().map_err(|problem: Problem| problem.at(&self.path))
     }
@@ -390,12 +394,12 @@ impl fmt::Debug for Checkpoint {
 }
 
 /// Reads what describes the tensors of a file.
-fn contents(file: &[u8], hint: bool) -> Result<(Format, torch::Contents), Problem> {
+fn contents(file: &[u8], hint: bool) -> Result<(Format, Contents), Problem> {
     Ok(match sniff::sniff(file, hint)? {
         Kind::Safetensors => {
             let safetensors::Header { metadata, tensors, unread } = safetensors::read_header(file)?;
             let storages = Vec::new();
-            (Format::Safetensors, torch::Contents { metadata, tensors, unread, storages })
+            (Format::Safetensors, Contents { metadata, tensors, unread, storages })
         }
         Kind::TorchZip => (Format::TorchZip, torch::read_archive(file)?),
         Kind::TorchLegacy => (Format::TorchLegacy, torch::read_legacy(file)?),

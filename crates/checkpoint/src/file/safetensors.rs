@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::error::{Problem, Quoted, Shortened};
-use super::tensor::{Place, TensorInfo, data_bytes};
+use super::tensor::{Place, TensorInfo};
 use super::unread::{self, Unread};
 use crate::dtype::Dtype;
 
@@ -174,7 +174,7 @@ impl JsonTensor<'_> {
         let shape = self.shape.0;
         let dtype = Dtype::from_name(&self.dtype);
         let needed = match dtype {
-            Some(dtype) => Some(data_bytes(dtype, &shape)),
+            Some(dtype) => Some(dtype.encoding().bytes(&shape)),
             None => unread::bits(&self.dtype).map(|bits| unread::bytes(bits, &shape)),
         };
         match needed {

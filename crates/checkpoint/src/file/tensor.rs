@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::torch::Strided;
+use super::storage::Strided;
 use crate::dtype::Dtype;
 
 /// A tensor's dtype and shape, and where its data is.
@@ -29,25 +29,13 @@ pub(crate) enum Place {
 impl TensorInfo {
     /// Number of elements.
     pub fn elements(&self) -> u64 {
-        // Can't overflow: every TensorInfo went through data_bytes.
+        // Can't overflow: every TensorInfo was made of a shape that has bytes.
         self.shape.iter().map(|&dim| dim as u64).product()
     }
 
     /// Bytes of the data, contiguous.
     pub fn bytes(&self) -> u64 {
-        self.elements() * self.dtype.size() as u64
+        // Every TensorInfo was made of a shape that has bytes.
+        self.dtype.encoding().bytes(&self.shape).unwrap_or(0)
     }
-}
-
-/// Bytes that contiguous data of this dtype and shape takes, unless they are more than an `i64`
-/// counts, leaving out dimensions of size 0.
-///
-/// Leaving these out makes sure that the size of any part of the shape fits as well.
-pub(crate) fn data_bytes(dtype: Dtype, shape: &[usize]) -> Option<u64> {
-    let whole = shape
-        .iter()
-        .filter(|&&dim| dim != 0)
-        .try_fold(dtype.size() as u64, |bytes, &dim| bytes.checked_mul(dim as u64))?;
-    i64::try_from(whole).ok()?;
-    Some(if shape.contains(&0) { 0 } else { whole })
 }

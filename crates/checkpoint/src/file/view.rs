@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use super::error::Problem;
 use super::mapped::Mapped;
 
 /// A part of a tensor's data in the pages of its file: nothing is copied, and what the system caches is
@@ -20,9 +21,9 @@ pub struct View {
 }
 
 impl View {
-    /// These bytes of a guarded map.
-    pub(super) fn new(map: Arc<Mapped>, span: Range<usize>) -> Self {
-        Self { map, span }
+    /// These bytes of a map, which are in the system's cache now; `None` where the map is not guarded.
+    pub(super) fn of(map: &Arc<Mapped>, span: Range<usize>) -> Result<Option<Self>, Problem> {
+        Ok(map.prepare(&span)?.then(|| Self { map: Arc::clone(map), span }))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use distorch_checkpoint::decode::{fp8_lookup, to_f32};
-use distorch_checkpoint::{Checkpoint, Dtype, Layer, Param, View};
+use distorch_checkpoint::{Checkpoint, Companion, Dtype, Layer, Param, View};
 
 use crate::kernels;
 use crate::placement::{host_dtype, tensor_dtype};
@@ -110,14 +110,14 @@ impl StoredLayer {
             scale_bytes: 0,
         };
         for param in &layer.params {
-            match param.name.as_str() {
-                "scale_weight" | "weight_scale" => {
+            match Companion::of_param(&param.name) {
+                Some(Companion::Scale) => {
                     let values = to_f32(&bytes(checkpoint, param).map_err(failed)?, param.dtype);
                     stored.scales = Some(Arc::new(values)).filter(|values| !values.is_empty());
                     stored.scale_bytes += param.bytes();
                 }
-                "scale_input" | "input_scale" => stored.scale_bytes += param.bytes(),
-                _ => stored.params.push(take(checkpoint, param).map_err(failed)?),
+                Some(Companion::InputScale) => stored.scale_bytes += param.bytes(),
+                None => stored.params.push(take(checkpoint, param).map_err(failed)?),
             }
         }
         stored.check_scales().map_err(failed)?;
@@ -409,16 +409,22 @@ fn is_f32(param: &Param) -> bool {
 
 /// The parameter's elements where the file has them, if they can be looked at there.
 fn view(checkpoint: &Checkpoint, param: &Param) -> Result<Option<View>, String> {
-    let length = elements(checkpoint, param)? * param.dtype.size();
+    let length = length(checkpoint, param)?;
     let view = checkpoint.view(&param.key, start_of(checkpoint, param), length);
     view.map_err(|error| error.to_string())
 }
 
 /// The parameter's elements as stored.
 fn bytes(checkpoint: &Checkpoint, param: &Param) -> Result<Vec<u8>, String> {
-    let length = elements(checkpoint, param)? * param.dtype.size();
+    let length = length(checkpoint, param)?;
     let read = checkpoint.read(&param.key, start_of(checkpoint, param), length);
     read.map_err(|error| error.to_string())
+}
+
+/// The number of the parameter's bytes, once the file's tensor is seen to hold them.
+fn length(checkpoint: &Checkpoint, param: &Param) -> Result<usize, String> {
+    elements(checkpoint, param)?;
+    usize::try_from(param.bytes()).map_err(|error| error.to_string())
 }
 
 /// The number of the parameter's elements, once the file's tensor is seen to hold them.
@@ -436,7 +442,7 @@ fn elements(checkpoint: &Checkpoint, param: &Param) -> Result<usize, String> {
         return Err(format!("`{key}` has no rows {start} to {end}"));
     }
     if tensor.dtype != param.dtype || end - start != param.bytes() {
-        let found = (end - start) / tensor.dtype.size() as u64;
+        let found = tensor.dtype.encoding().elements_in(end - start);
         let (elements, expected) = (param.elements(), param.dtype);
         let dtype = tensor.dtype;
         return Err(format!(

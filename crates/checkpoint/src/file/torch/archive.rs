@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::Contents;
 use super::state_dict::{extract, storage_id};
-use super::storage::{Storage, inflate};
 use super::zip::{Directory, Entry, Method};
+use crate::file::contents::Contents;
 use crate::file::error::{Problem, Quoted};
 use crate::file::pickle::{self, Node, Pickle};
+use crate::file::storage::{Storage, inflate};
 
 /// The longest compressed pickle, inflated.
 const MAX_INFLATED_PICKLE: u64 = 256 << 20;

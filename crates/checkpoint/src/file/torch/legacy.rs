@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-use super::Contents;
 use super::state_dict::{StorageId, extract, storage_id};
-use super::storage::Storage;
+use crate::file::contents::Contents;
 use crate::file::error::{Problem, Quoted};
 use crate::file::pickle::{self, Node, Pickle, Value};
+use crate::file::storage::Storage;
 
 /// The only version of the format.
 const VERSION: i64 = 1001;

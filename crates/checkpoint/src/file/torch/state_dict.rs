@@ -5,13 +5,13 @@ use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
-use super::Contents;
-use super::storage::{Storage, Strided};
 use crate::dtype::Dtype;
+use crate::file::contents::Contents;
 use crate::file::error::{Problem, Size};
 use crate::file::pickle::{Element, Global, Node, Object, Pickle, Value};
 use crate::file::safetensors::MAX_RANK;
-use crate::file::tensor::{Place, TensorInfo, data_bytes};
+use crate::file::storage::{Storage, Strided};
+use crate::file::tensor::{Place, TensorInfo};
 use crate::file::unread::Unread;
 
 /// How deep dicts of tensors may be nested.
@@ -291,7 +291,7 @@ impl<'a> Extract<'_, 'a> {
         if shape.len() != strides.len() {
             return Err(bad("its shape and strides differ in length"));
         }
-        let bytes = data_bytes(dtype, shape).ok_or_else(|| bad("its shape is too large"))?;
+        let bytes = dtype.encoding().bytes(shape).ok_or_else(|| bad("its shape is too large"))?;
         let index = self.by_key.get(id.key.as_ref()).copied();
         let Some((index, storage)) = index.and_then(|i| Some((i, self.storages.get(i)?))) else {
             return Err(Problem::tensor(key, format!("its storage `{}` is missing", id.key)));
@@ -303,7 +303,7 @@ impl<'a> Extract<'_, 'a> {
         if bytes == 0 {
             return Ok(Place::Span(storage.span.start..storage.span.start));
         }
-        let size = dtype.size() as u64;
+        let size = dtype.encoding().block_bytes;
         let inside = last_element(first, shape, &strides)
             .and_then(|last| last.checked_add(1)?.checked_mul(size))
             .is_some_and(|used| used <= end && used <= storage.bytes);
@@ -361,7 +361,7 @@ fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1;
     shape.iter().zip(strides).rev().all(|(&dim, &stride)| {
         let fits = dim == 1 || stride == expected;
-        expected *= dim; // The product of the shape fits: it went through data_bytes.
+        expected *= dim; // The product of the shape fits: it has bytes in its encoding.
         fits
     })
 }

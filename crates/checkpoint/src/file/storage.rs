@@ -46,14 +46,16 @@ impl Storage {
         strided: &Strided,
     ) -> Result<Vec<u8>, Problem> {
         let data = self.data(stored)?;
-        let mut gathered = match dtype.size() {
+        // Views of blocks are not stored so: a block is an element.
+        let element = dtype.size();
+        let mut gathered = match element {
             1 => gather::<1>(&data, shape, strided),
             2 => gather::<2>(&data, shape, strided),
             4 => gather::<4>(&data, shape, strided),
             _ => gather::<8>(&data, shape, strided),
         }?;
         if self.big_endian {
-            gathered.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+            gathered.chunks_exact_mut(element).for_each(<[u8]>::reverse);
         }
         Ok(gathered)
     }
@@ -67,7 +69,7 @@ impl Storage {
 }
 
 /// Inflates a DEFLATE stream that holds exactly so many bytes.
-pub(super) fn inflate(stream: &[u8], bytes: u64, crc: u32) -> Result<Vec<u8>, Problem> {
+pub(crate) fn inflate(stream: &[u8], bytes: u64, crc: u32) -> Result<Vec<u8>, Problem> {
     let mut inflated = Vec::new();
     // Not reserved at once: `bytes` is what the file says, and only the stream proves it.
     let read = DeflateDecoder::new(stream).take(bytes.saturating_add(1)).read_to_end(&mut inflated);
