@@ -108,7 +108,7 @@ pub enum BlockError {
     #[error(
         "not a list of blocks: {0}; expected {{\"components\": [{{\"name\": \"unet\", \"blocks\": [{{\"name\": …, \"kind\": \"linear\", \"bytes\": …}}]}}]}}"
     )]
-    Json(#[source] serde_json::Error),
+    Json(serde_json::Error),
 }
 
 impl ComponentBlocks {

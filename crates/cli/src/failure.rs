@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
+use distorch_pipeline::error::chain;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -33,17 +34,17 @@ enum Kind {
 impl Failure {
     /// Bad usage or bad input: exit code 2.
     pub fn input(error: impl Into<Box<dyn Error>>) -> Self {
-        Self::new(with_sources(&*error.into()), Kind::Input)
+        Self::new(chain(&*error.into()), Kind::Input)
     }
 
     /// A failure that is not the user's: exit code 1.
     pub fn machine(error: impl Into<Box<dyn Error>>) -> Self {
-        Self::new(with_sources(&*error.into()), Kind::Machine)
+        Self::new(chain(&*error.into()), Kind::Machine)
     }
 
     /// The user stopped it: exit code 130.
     pub fn interrupted(error: impl Into<Box<dyn Error>>) -> Self {
-        Self::new(with_sources(&*error.into()), Kind::Interrupted)
+        Self::new(chain(&*error.into()), Kind::Interrupted)
     }
 
     fn new(message: String, kind: Kind) -> Self {
@@ -190,20 +191,6 @@ pub fn shortened(text: &str, most: usize) -> String {
     let first: String = text.chars().take(head).collect();
     let last: String = text.chars().skip(count - tail).collect();
     format!("{first}… ({} characters left out) …{last}", count - head - tail)
-}
-
-/// The message with those of its causes, where a cause adds something.
-fn with_sources(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let text = source.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        next = source.source();
-    }
-    message
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub fn failure(error: ExecutionError) -> Failure {
         ExecutionError::Invalid(ref invalid) => {
             Failure::input(invalid.to_string()).with_json(invalid)
         }
-        ExecutionError::Node { source: NodeError::Input { .. }, .. } => Failure::input(error),
+        ExecutionError::Node { error: NodeError::Input { .. }, .. } => Failure::input(error),
         ExecutionError::Node { .. } => match ending::raised() {
             Some(place) => Failure::machine(format!("{error} ({place})")),
             None => Failure::machine(error),

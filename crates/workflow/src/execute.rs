@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use distorch_allocation::Plan;
 use distorch_pipeline::CancelToken;
+use distorch_pipeline::error::chain;
 use distorch_pipeline::run::ActiveRun;
 use distorch_runtime::heap;
 use indexmap::IndexMap;
@@ -37,14 +38,14 @@ pub enum ExecutionError {
     #[error(transparent)]
     Invalid(Box<Invalid>),
     /// A node failed.
-    #[error("node {node} ({class}): {source}")]
+    #[error("node {node} ({class}): {}", chain(error))]
     Node {
         /// The node's id.
         node: String,
         /// Its class.
         class: String,
         /// What went wrong.
-        source: NodeError,
+        error: NodeError,
         /// The nodes that had come to their end.
         executed: Vec<String>,
     },
@@ -420,8 +421,8 @@ impl<'a> Scope<'a> {
             Err(NodeError::Interrupted) => {
                 Err(ExecutionError::Interrupted { node, class: name, executed: executed() })
             }
-            Err(source) => {
-                Err(ExecutionError::Node { node, class: name, source, executed: executed() })
+            Err(error) => {
+                Err(ExecutionError::Node { node, class: name, error, executed: executed() })
             }
         }
     }
@@ -459,12 +460,12 @@ fn inputs(
 }
 
 /// A node that fails before any has run.
-fn failed(prompt: &Prompt, node: &str, source: NodeError) -> ExecutionError {
+fn failed(prompt: &Prompt, node: &str, error: NodeError) -> ExecutionError {
     let class = prompt.nodes.get(node).map(|node| node.class.clone()).unwrap_or_default();
-    if let NodeError::Interrupted = source {
+    if let NodeError::Interrupted = error {
         return ExecutionError::Interrupted { node: node.to_owned(), class, executed: Vec::new() };
     }
-    ExecutionError::Node { node: node.to_owned(), class, source, executed: Vec::new() }
+    ExecutionError::Node { node: node.to_owned(), class, error, executed: Vec::new() }
 }
 
 fn tell_plans(observer: &dyn Observer, node: &str, planned: &Planned, plans: &[Plan]) {

@@ -8,6 +8,12 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
+impl From<serde_json::Error> for PromptError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error)
+    }
+}
+
 /// Why a text is no prompt.
 #[derive(Debug, Error)]
 pub enum PromptError {
@@ -16,13 +22,13 @@ pub enum PromptError {
     Text(String),
     /// No JSON.
     #[error("not JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(serde_json::Error),
     /// The format that ComfyUI's editor saves, but not quite.
     #[error(
         "this looks like a workflow as the editor saves it, but is none: {0}; export it for the API \
          (in ComfyUI: Workflow, Export (API)) and run that"
     )]
-    Editor(#[source] serde_json::Error),
+    Editor(serde_json::Error),
     /// JSON of another kind.
     #[error("{place}: expected {expected}, found {found}")]
     Shape {

@@ -511,7 +511,7 @@ fn a_file_that_vae_loader_refuses_is_an_error_of_its_input() {
     ]);
     for id in ["page", "other"] {
         let error = studio.try_run(&prompt, id).unwrap_err();
-        let ExecutionError::Node { source: NodeError::Input { input, .. }, .. } = &error else {
+        let ExecutionError::Node { error: NodeError::Input { input, .. }, .. } = &error else {
             panic!("{error}")
         };
         assert_eq!(input, "vae_name");

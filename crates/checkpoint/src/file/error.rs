@@ -12,7 +12,6 @@ pub struct OpenError {
     /// The file; the name that was given for bytes in memory.
     pub path: PathBuf,
     /// What is wrong.
-    #[source]
     pub problem: Problem,
 }
 
@@ -25,7 +24,7 @@ pub struct OpenError {
 pub enum Problem {
     /// The operating system's answer.
     #[error("cannot be read: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// A path to something else than a file.
     #[error("is {0}, not a file: name a .safetensors, .ckpt, .pt, .pth or .bin file")]
     NotAFile(&'static str),
@@ -122,6 +121,12 @@ pub enum Problem {
         Quoted(.0)
     )]
     NoData(String),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Problem {

@@ -11,21 +11,21 @@ use super::{ModelKind, RootOrigin};
 #[non_exhaustive]
 pub enum FolderError {
     /// A path could not be made absolute.
-    #[error("`{}` cannot be made an absolute path: {source}", path.display())]
+    #[error("`{}` cannot be made an absolute path: {error}", path.display())]
     NotAbsolute {
         /// The path as given.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        error: io::Error,
     },
 
     /// An extra model paths file could not be read.
-    #[error("cannot read the extra model paths file `{}`: {source}", path.display())]
+    #[error("cannot read the extra model paths file `{}`: {error}", path.display())]
     ReadExtraPaths {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        error: io::Error,
     },
 
     /// An extra model paths file is far larger than a list of folders can be.

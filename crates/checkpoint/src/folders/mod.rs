@@ -348,7 +348,7 @@ impl YamlFile {
     fn refresh(&mut self, environment: &Environment) -> Result<(), FolderError> {
         let text = match read_yaml(&self.path) {
             Ok(text) => text,
-            Err(FolderError::ReadExtraPaths { source, .. })
+            Err(FolderError::ReadExtraPaths { error, .. })
                 if source.kind() == io::ErrorKind::NotFound && !self.required =>
             {
                 self.loaded = None;
@@ -365,7 +365,7 @@ impl YamlFile {
 }
 
 fn read_yaml(path: &Path) -> Result<String, FolderError> {
-    let failed = |source| FolderError::ReadExtraPaths { path: path.to_owned(), source };
+    let failed = |error| FolderError::ReadExtraPaths { path: path.to_owned(), error };
     let metadata = fs::metadata(path).map_err(failed)?;
     // A pipe would be waited for, and a device may have no end.
     if !metadata.is_file() && !metadata.is_dir() {
@@ -382,7 +382,7 @@ fn read_yaml(path: &Path) -> Result<String, FolderError> {
 fn absolute(path: &Path) -> Result<PathBuf, FolderError> {
     std::path::absolute(path)
         .map(|path| expand::normalize(&path))
-        .map_err(|source| FolderError::NotAbsolute { path: path.to_owned(), source })
+        .map_err(|error| FolderError::NotAbsolute { path: path.to_owned(), error })
 }
 
 /// The environment of this process; a home directory is known even where `HOME` is not set.

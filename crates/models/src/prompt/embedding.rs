@@ -32,12 +32,12 @@ pub enum EmbeddingProblem {
         name: String,
     },
     /// The file could not be read.
-    #[error("`embedding:{name}` is left out of the prompt: {source}")]
+    #[error("`embedding:{name}` is left out of the prompt: {error}")]
     Open {
         /// The name in the prompt.
         name: String,
         /// What is wrong with the file.
-        source: OpenError,
+        error: OpenError,
     },
     /// The file's tensor is no list of vectors.
     #[error(
@@ -130,7 +130,7 @@ impl Embeddings {
     ) -> Result<Vec<Arc<[f32]>>, EmbeddingProblem> {
         let unknown = || EmbeddingProblem::Unknown { name: name.to_owned() };
         let path = self.find(name).ok_or_else(unknown)?;
-        let open = |source| EmbeddingProblem::Open { name: name.to_owned(), source };
+        let open = |error| EmbeddingProblem::Open { name: name.to_owned(), error };
         let file = Checkpoint::open(path).map_err(open)?;
         let mut vectors = Vec::new();
         for key in keys(&file, encoder) {

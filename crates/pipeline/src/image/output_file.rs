@@ -38,12 +38,12 @@ pub enum FolderError {
         target: PathBuf,
     },
     /// The system refuses.
-    #[error("no file can be made in `{}`: {source}", path.display())]
+    #[error("no file can be made in `{}`: {error}", path.display())]
     Refused {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -65,7 +65,7 @@ pub fn check(folder: &Path, name: &str) -> Result<(), FolderError> {
     let folder: &Path = &folder.components().collect::<PathBuf>();
     let refused = |path: &Path| {
         let path = path.to_owned();
-        move |source| FolderError::Refused { path, source }
+        move |error| FolderError::Refused { path, error }
     };
     let mut missing = vec![name.as_ref()];
     for part in folder.ancestors() {
@@ -108,12 +108,12 @@ fn is_missing(error: &io::Error) -> bool {
 
 /// A file was not saved.
 #[derive(Debug, Error)]
-#[error("cannot save `{}`: {source}", path.display())]
+#[error("cannot save `{}`: {error}", path.display())]
 pub struct SaveError {
     /// The file, or its folder.
     pub path: PathBuf,
     /// What went wrong.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// A file that is being written.

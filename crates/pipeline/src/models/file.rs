@@ -15,12 +15,12 @@ pub enum OpenFailure {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// It is nothing that is known.
-    #[error("`{name}`: {source}")]
+    #[error("`{name}`: {error}")]
     Family {
         /// The file's name.
         name: String,
         /// What was looked for.
-        source: FamilyError,
+        error: FamilyError,
     },
 }
 
@@ -68,7 +68,7 @@ impl ModelFile {
     pub fn open(name: &str, path: &Path) -> Result<Self, OpenFailure> {
         let checkpoint = Checkpoint::open(path)?;
         let model = family::recognise(&checkpoint)
-            .map_err(|source| OpenFailure::Family { name: name.to_owned(), source })?;
+            .map_err(|error| OpenFailure::Family { name: name.to_owned(), error })?;
         Ok(Self { name: name.to_owned(), checkpoint: Arc::new(checkpoint), model })
     }
 }

@@ -29,19 +29,19 @@ pub enum PartError {
         component: &'static str,
     },
     /// They cannot be read, changed or moved.
-    #[error("`{file}`: {source}")]
+    #[error("`{file}`: {error}")]
     Load {
         /// The file.
         file: String,
         /// What went wrong.
-        source: LoadError,
+        error: LoadError,
     },
 }
 
 impl PartError {
     /// Whether a device has too little memory.
     pub fn is_shortage(&self) -> bool {
-        matches!(self, PartError::Load { source: LoadError::Memory { .. }, .. })
+        matches!(self, PartError::Load { error: LoadError::Memory { .. }, .. })
     }
 }
 
@@ -129,8 +129,8 @@ impl Part {
         *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
     }
 
-    fn wrong(&self, source: LoadError) -> PartError {
-        PartError::Load { file: self.file.name.clone(), source }
+    fn wrong(&self, error: LoadError) -> PartError {
+        PartError::Load { file: self.file.name.clone(), error }
     }
 
     /// What a picture's activations are estimated to be; `None` where there is no such component.

@@ -81,8 +81,8 @@ fn shortage_behind<'a>(error: &'a (dyn Error + Send + Sync + 'static)) -> Option
     if let Some(ConditioningError::Model(error)) = error.downcast_ref() {
         return model(error);
     }
-    if let Some(PartError::Load { source, .. }) = error.downcast_ref() {
-        return load(source);
+    if let Some(PartError::Load { error, .. }) = error.downcast_ref() {
+        return load(error);
     }
     error
         .downcast_ref()

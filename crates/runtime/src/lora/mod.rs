@@ -38,7 +38,6 @@ pub enum LoraFileError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        #[source]
         error: LoraError,
     },
 }

@@ -264,7 +264,7 @@ impl Series {
             write(&mut file)?;
             file.into_inner().map_err(IntoInnerError::into_error)?.publish(names())
         };
-        save().map_err(|source| SaveError { path: self.folder.clone(), source })
+        save().map_err(|error| SaveError { path: self.folder.clone(), error })
     }
 
     /// The name of a file: `name_00001_.png`.

@@ -12,7 +12,6 @@ pub struct LoadError {
     /// The file.
     pub path: PathBuf,
     /// What is wrong.
-    #[source]
     pub problem: Problem,
 }
 
@@ -21,7 +20,7 @@ pub struct LoadError {
 pub enum Problem {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
     /// It is no picture, or of a kind that is not read.
     #[error("this is no picture that can be read: PNG, JPEG, WebP, GIF, BMP and TIFF can")]
     Format,
@@ -71,6 +70,12 @@ fn in_frames(frames: u64) -> String {
     match frames {
         0 | 1 => String::new(),
         several => format!(" in {several} frames"),
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Problem::Read(error)
     }
 }
 
