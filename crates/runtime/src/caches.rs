@@ -268,27 +268,14 @@ fn checksum(path: &Path, most: u64) -> io::Result<(u64, u64)> {
 /// Tells CubeCL, which reads its configuration when it is first used and refuses another one then.
 #[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
 fn configure(caches: &Caches) {
-    use burn_cubecl::cubecl::config::cache::CacheConfig;
-    use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
-
-    // A `cubecl.toml` of the working folder and CubeCL's own variables count, but for the folders.
-    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
-    match caches {
-        Caches::Kept { tuning, kernels } => {
-            config.autotune.cache = CacheConfig::File(tuning.clone());
-            config.compilation.cache = kernels.clone().map(CacheConfig::File);
-        }
+    let (tuning, kernels) = match caches {
+        Caches::Kept { tuning, kernels } => (tuning.clone(), kernels.clone()),
+        // There is no switch; a folder that cannot be made is not waited for.
         Caches::Off(_) => {
-            // There is no switch; a folder that cannot be made is not waited for.
-            let nowhere = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/dev/null"));
-            config.autotune.cache = CacheConfig::File(nowhere);
-            config.compilation.cache = None;
+            (std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/dev/null")), None)
         }
-    }
-    let mut storage = CubeClRuntimeConfig::storage().lock();
-    if storage.is_none() {
-        *storage = Some(std::sync::Arc::new(config));
-    }
+    };
+    crate::tensor::cache_folders::set(tuning, kernels);
 }
 
 #[cfg(not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")))]

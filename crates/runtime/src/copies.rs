@@ -12,6 +12,10 @@ use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+#[cfg(feature = "cuda")]
+use crate::tensor::{self, AnyTensor, DType, TensorData};
+use crate::tensor::{Device, Movable};
+
 /// How long a pair may take to copy a few bytes.
 #[cfg(feature = "cuda")]
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -80,14 +84,52 @@ fn attempt(
 #[cfg(feature = "cuda")]
 pub static CUDA: Routes = Routes::new();
 
+/// The tensor on another device, by the way that the pair has.
+///
+/// # Errors
+/// When the device that it is on fails to hand it over.
+pub fn to_device<T: Movable>(tensor: T, device: &Device) -> Result<T, String> {
+    match is_staged(&tensor.device(), device) {
+        true => tensor.through_host(device),
+        false => Ok(tensor.directly(device)),
+    }
+}
+
+/// Whether a copy between the two has to be sent through the host by us: Burn would insist on a
+/// direct one.
+#[allow(unused_variables)] // without CUDA
+fn is_staged(from: &Device, to: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(from), Device::Cuda(to)) = (from, to) {
+        return from.index != to.index && !is_direct(from.index, to.index);
+    }
+    false
+}
+
 /// Whether a tensor may go directly from one CUDA device to another.
 #[cfg(feature = "cuda")]
-pub(crate) fn is_direct(from: usize, to: usize) -> bool {
+fn is_direct(from: usize, to: usize) -> bool {
     let trial = move || {
         crate::devices::peers(from, to)?;
-        crate::tensor::try_cuda_copy(from, to)
+        try_cuda_copy(from, to)
     };
     CUDA.between((from, to), PATIENCE, trial) == Route::Direct
+}
+
+/// Copies a few bytes from one CUDA device to another, directly, and looks whether they are there.
+#[cfg(feature = "cuda")]
+fn try_cuda_copy(from: usize, to: usize) -> Result<(), String> {
+    let device = |index| u32::try_from(index).map(tensor::device::cuda);
+    let (Ok(from), Ok(to)) = (device(from), device(to)) else {
+        return Err("there are no devices of such numbers".to_owned());
+    };
+    let values: Vec<f32> = (0..1024_u16).map(f32::from).collect();
+    let data = TensorData::new(values.clone(), [values.len()]);
+    let copied = AnyTensor::from_data(data, &from, DType::F32).directly(&to).into_data()?;
+    match copied.to_vec::<f32>() {
+        Ok(copied) if copied == values => Ok(()),
+        _ => Err("a trial copy arrived changed".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Weights on Burn devices.
 //!
 //! [`devices`] tells what the machine has.
-//! [`tensor`] is the one file that knows which Burn this is: everything above uses its aliases.
+//! [`tensor`] is the one folder that knows which Burn this is: everything above uses its aliases.
 //! [`weights`] hands a layer its parameters, wherever they live: all on the compute device
 //! ([`resident`]), or each at the home that a plan gives it ([`offload`]); [`shared_pass`] brings them
 //! once for several runs.
@@ -15,7 +15,6 @@ pub mod copies;
 pub mod devices;
 pub mod heap;
 pub mod kernels;
-
 pub mod lora;
 pub mod machine;
 pub mod offload;
@@ -28,7 +27,6 @@ mod rounding;
 pub mod shared_pass;
 pub mod stored;
 pub mod tensor;
-mod uploads;
 pub mod usage;
 pub mod weights;
 

@@ -349,7 +349,7 @@ impl YamlFile {
         let text = match read_yaml(&self.path) {
             Ok(text) => text,
             Err(FolderError::ReadExtraPaths { error, .. })
-                if source.kind() == io::ErrorKind::NotFound && !self.required =>
+                if error.kind() == io::ErrorKind::NotFound && !self.required =>
             {
                 self.loaded = None;
                 return Ok(());

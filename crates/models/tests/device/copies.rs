@@ -1,6 +1,7 @@
 //! Bytes that go to the device and come back are the same.
 
 use distorch_runtime::DType;
+use distorch_runtime::copies;
 use distorch_runtime::tensor::{AnyTensor, Fp8Tensor, TensorData, cpu};
 
 use super::Tested;
@@ -23,7 +24,7 @@ fn floats_come_back_as_they_went() {
                 let bytes = data.as_bytes().to_vec();
                 let there = AnyTensor::from_bytes(bytes, vec![count], dtype, &tested.device, pin);
                 let kept = there.clone();
-                for copy in [there.to_device(&cpu()).unwrap(), kept] {
+                for copy in [copies::to_device(there, &cpu()).unwrap(), kept] {
                     let back = copy.into_data().unwrap();
                     assert_eq!(back.dtype, dtype);
                     assert!(back.as_bytes() == data.as_bytes(), "{dtype:?} {count} {pin}");

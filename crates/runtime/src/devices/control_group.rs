@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::host::Memory;
+use super::memory::Memory;
 
 /// Reads a file of the system; `None` where there is none.
 pub(super) type Read<'a> = dyn Fn(&Path) -> Option<String> + 'a;

@@ -1,47 +1,15 @@
 //! The host: its processor, and the memory that this process may use of it.
 
-use sysinfo::{MemoryRefreshKind, System};
+use sysinfo::System;
 
 use super::limits::host_limits;
-
-/// Total and free bytes of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// What there is in all.
-    pub total: u64,
-    /// What can be taken now without swapping.
-    pub free: u64,
-    /// What can be taken beyond that, by swapping.
-    pub swap: u64,
-}
-
-impl Memory {
-    /// The lesser of both, figure by figure.
-    fn within(self, limit: Memory) -> Memory {
-        Memory {
-            total: self.total.min(limit.total),
-            free: self.free.min(limit.free),
-            swap: self.swap.min(limit.swap),
-        }
-    }
-}
+use super::memory::Memory;
 
 /// The memory of the machine that this process may use: what the operating system says, within
 /// the limits of the process's control groups and of the process itself.
 pub fn memory() -> Memory {
     let none = Memory { total: u64::MAX, free: u64::MAX, swap: u64::MAX };
     host_limits().into_iter().map(|limit| limit.memory).fold(none, Memory::within)
-}
-
-/// What the operating system says of the machine.
-pub(super) fn machine() -> Memory {
-    let mut system = System::new();
-    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram().with_swap());
-    Memory {
-        total: system.total_memory(),
-        free: system.available_memory().min(system.total_memory()),
-        swap: system.free_swap(),
-    }
 }
 
 /// The processor's name, or its architecture where the system does not tell.

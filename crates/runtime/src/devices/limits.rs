@@ -7,7 +7,7 @@ use std::path::Path;
 use distorch_allocation::ByteSize;
 
 use super::control_group::{self, Read};
-use super::host::{self, Memory};
+use super::memory::{self, Memory};
 
 /// What bounds memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub struct HostShortage {
 
 /// Every bound on the memory of this process, as it stands now.
 pub fn host_limits() -> Vec<HostLimit> {
-    let machine = host::machine();
+    let machine = memory::machine();
     let mut limits = vec![HostLimit { kind: LimitKind::Machine, memory: machine }];
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     let groups = control_group::limits(&read).into_iter().map(|memory| HostLimit {

@@ -5,6 +5,7 @@
 mod control_group;
 mod host;
 mod limits;
+mod memory;
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -23,8 +24,9 @@ use serde::Serialize;
 use crate::pinned::Driver;
 use crate::tensor::{self, Device};
 
-pub use host::{Memory, memory as host_memory};
+pub use host::memory as host_memory;
 pub use limits::{HostLimit, HostNeed, HostShortage, LimitKind, host_limits, host_room};
+pub use memory::Memory;
 
 /// A device with what the machine says of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -90,18 +92,12 @@ pub fn open(info: &DeviceInfo) -> Result<Device, OpenDeviceError> {
     match info.id.kind() {
         DeviceKind::Cpu => Ok(tensor::cpu()),
         #[cfg(feature = "cuda")]
-        DeviceKind::Cuda => {
-            let index = info.id.index() as usize;
-            Ok(Device::Cuda(burn::backend::cuda::CudaDevice { index }))
-        }
+        DeviceKind::Cuda => Ok(tensor::device::cuda(info.id.index())),
         #[cfg(feature = "rocm")]
-        DeviceKind::Rocm => {
-            let index = info.id.index() as usize;
-            Ok(Device::Rocm(burn::backend::rocm::RocmDevice { index }))
-        }
+        DeviceKind::Rocm => Ok(tensor::device::rocm(info.id.index())),
         #[cfg(feature = "vulkan")]
         DeviceKind::Vulkan => {
-            wgpu::vulkan_device(info.id.index()).map(Device::Vulkan).ok_or(not_built)
+            wgpu::vulkan_device(info.id.index()).map(tensor::device::vulkan).ok_or(not_built)
         }
         #[cfg(all(feature = "metal", target_os = "macos"))]
         DeviceKind::Metal => Ok(Device::Metal(Default::default())),

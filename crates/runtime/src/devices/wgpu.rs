@@ -9,8 +9,10 @@ use ash::vk;
 use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind};
 use wgpu::{Adapter, Backends, DeviceType, Features, Instance, InstanceDescriptor};
 
-use super::host::Memory;
+use super::memory::Memory;
 use super::{Hardware, Probe};
+#[cfg(feature = "vulkan")]
+use crate::tensor::device::VulkanDevice;
 
 /// The Vulkan devices.
 #[cfg(feature = "vulkan")]
@@ -32,19 +34,18 @@ pub(super) fn probe_vulkan() -> Probe {
 
 /// The Vulkan device of this number, as Burn counts them: by kind, then in the driver's order.
 #[cfg(feature = "vulkan")]
-pub(super) fn vulkan_device(index: u32) -> Option<burn::backend::wgpu::WgpuDevice> {
-    use burn::backend::wgpu::WgpuDevice;
+pub(super) fn vulkan_device(index: u32) -> Option<VulkanDevice> {
     let found = adapters(Backends::VULKAN);
     let kinds: Vec<DeviceType> = found.iter().map(|a| a.get_info().device_type).collect();
     let at = index as usize;
     let kind = *kinds.get(at)?;
     let of_kind = kinds.iter().take(at).filter(|other| **other == kind).count();
     Some(match kind {
-        DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(of_kind),
-        DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(of_kind),
-        DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(of_kind),
-        DeviceType::Cpu => WgpuDevice::Cpu,
-        DeviceType::Other => WgpuDevice::DefaultDevice,
+        DeviceType::DiscreteGpu => VulkanDevice::Discrete(of_kind),
+        DeviceType::IntegratedGpu => VulkanDevice::Integrated(of_kind),
+        DeviceType::VirtualGpu => VulkanDevice::Virtual(of_kind),
+        DeviceType::Cpu => VulkanDevice::Cpu,
+        DeviceType::Other => VulkanDevice::Other,
     })
 }
 

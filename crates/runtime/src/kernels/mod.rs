@@ -14,7 +14,6 @@ mod elementwise;
 #[cfg(target_arch = "x86_64")]
 mod flash;
 mod heads;
-pub(crate) mod host;
 mod linear;
 mod modulate;
 mod norm;
@@ -23,6 +22,7 @@ mod product;
 mod softmax;
 mod winograd;
 
+pub(crate) use crate::tensor::host;
 use crate::tensor::{self, DType, Device};
 
 pub use attention::attention;

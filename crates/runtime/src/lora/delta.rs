@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use distorch_checkpoint::decode::to_f32;
+use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::lora::{Adapter, Delta, Factor, Matrix, RowSpan};
-use distorch_checkpoint::{Checkpoint, OpenError};
 use rayon::prelude::*;
 
+use super::data::read;
 use super::rotation;
 use crate::kernels::host;
 
@@ -81,24 +81,6 @@ pub(super) fn rows_of<'c>(
 
 fn elements(first: usize, count: usize, width: usize) -> Range<usize> {
     first.saturating_mul(width)..first.saturating_add(count).saturating_mul(width)
-}
-
-/// The values of a tensor of so many elements.
-pub(super) fn read(file: &Checkpoint, key: &str, elements: usize) -> Result<Vec<f32>, String> {
-    let info = file.get(key).ok_or_else(|| format!("`{key}` is missing"))?;
-    if usize::try_from(info.elements()) != Ok(elements) {
-        return Err(format!("`{key}` has {} values, not {elements}", info.elements()));
-    }
-    let bytes = bytes(file, key).map_err(|error| error.to_string())?;
-    Ok(to_f32(&bytes, info.dtype))
-}
-
-/// A tensor's data, read rather than mapped: the file may have changed since it was opened.
-pub(super) fn bytes(file: &Checkpoint, key: &str) -> Result<Vec<u8>, OpenError> {
-    let len = file.get(key).map_or(0, |info| info.bytes());
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_into(key, 0, &mut bytes)?;
-    Ok(bytes)
 }
 
 /// `weights += factor · up · down`.

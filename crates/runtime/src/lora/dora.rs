@@ -3,7 +3,8 @@
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::lora::{Adapter, Axis, Magnitude, Norm};
 
-use super::delta::{Weights, read, rows_of};
+use super::data::read;
+use super::delta::{Weights, rows_of};
 
 /// Turns the weight `W` with the change `Δ` into `W + strength · (m · V / norm − W)`,
 /// `V = W + scale · Δ`, with the norms of each output's or each input's weights, of `W` or of `V` ([`Norm`]).

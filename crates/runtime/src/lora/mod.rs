@@ -5,6 +5,7 @@
 //! What a file does to a layer is a formula (see [`distorch_checkpoint::lora`]), which `delta` computes
 //! in f32 when the layer is read: no product is kept.
 
+mod data;
 mod delta;
 mod dora;
 mod rotation;
@@ -112,7 +113,7 @@ fn digest(file: &Checkpoint, adapter: &Adapter) -> Result<u64, OpenError> {
     format!("{adapter:?}").hash(&mut hasher);
     for key in adapter.keys() {
         file.get(key).map(|info| info.dtype).hash(&mut hasher);
-        delta::bytes(file, key)?.hash(&mut hasher);
+        data::bytes(file, key)?.hash(&mut hasher);
     }
     Ok(hasher.finish())
 }
@@ -202,7 +203,7 @@ fn apply(
     }
     if let Some(bias) = &adapter.bias {
         let scale = if bias.scaled { adapter.scale } else { 1.0 };
-        let change = delta::read(file, &bias.key, adapter.height())?;
+        let change = data::read(file, &bias.key, adapter.height())?;
         let mut weights = values(params, "bias")?;
         weights.add(&adapter.rows, 1, &change, strength * scale)?;
     }

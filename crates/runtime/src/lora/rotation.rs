@@ -4,7 +4,7 @@ use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::lora::Rotation;
 use rayon::prelude::*;
 
-use super::delta::read;
+use super::data::read;
 
 /// Added to the norm of the blocks before it is compared with its limit, as in ComfyUI.
 const NORM_EPSILON: f32 = 1e-8;

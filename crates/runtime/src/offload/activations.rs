@@ -8,9 +8,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::heap::PeakMeter;
-use crate::kernels::host::ready_threads;
 use crate::machine::Pool;
-use crate::tensor::{self, Device};
+use crate::tensor::host::ready_threads;
+use crate::tensor::{self, Device, uploads};
 
 /// So many looks of a session ask an accelerator, which must finish what it was told to answer:
 /// more than any model has layers, so a whole pass is seen.
@@ -83,7 +83,7 @@ impl Activations {
     /// What of the computing thread's stream are weights that pass through: none where the loader has a stream
     /// of its own.
     fn accounted(&self) -> u64 {
-        if tensor::has_one_queue(&self.device) { self.pool.used() } else { 0 }
+        if uploads::has_one_queue(&self.device) { self.pool.used() } else { 0 }
     }
 
     /// The run ends.

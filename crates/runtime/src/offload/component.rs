@@ -13,8 +13,8 @@ use super::options::Options;
 use super::prefetch::PrefetchCache;
 use super::residency::Residency;
 use crate::machine::{Machine, OutOfMemory, Pool, Shortage};
+use crate::tensor::uploads;
 use crate::tensor::{DType, Device, Stream};
-use crate::uploads;
 use crate::weights::WeightError;
 
 /// The layers of a component and where each lives.

@@ -28,6 +28,7 @@ mod order;
 mod prefetch;
 mod residency;
 mod stats;
+mod store;
 mod upload;
 
 use std::ops::ControlFlow;
@@ -44,8 +45,8 @@ pub use stats::{DeviceUse, StreamStats};
 
 use crate::machine::{Machine, Shortage};
 use crate::patch::Patch;
+use crate::tensor::uploads;
 use crate::tensor::{DType, Device};
-use crate::uploads;
 use crate::weights::{LayerParams, LayerSource, WeightError};
 use applied::{AppliedPlan, devices_of};
 use component::ComponentWeights;

@@ -9,8 +9,8 @@ use super::component::ComponentWeights;
 use super::prefetch::{LayerLoader, LoadedLayer};
 use super::residency::Residency;
 use crate::stored::StoredLayer;
+use crate::tensor::uploads;
 use crate::tensor::{self, Stream};
-use crate::uploads;
 use crate::weights::WeightError;
 
 impl ComponentWeights {

@@ -7,10 +7,11 @@ use distorch_checkpoint::Dtype;
 use distorch_checkpoint::decode::fp8_lookup;
 
 use super::{Data, StoredLayer, StoredParam};
+use crate::copies;
 use crate::pinned::{self, Driver};
 use crate::placement::tensor_dtype;
-use crate::tensor::{self, AnyTensor, DType, Device, Fp8Tensor, Piece, TensorData};
-use crate::uploads;
+use crate::tensor::uploads;
+use crate::tensor::{self, AnyTensor, DType, Device, Fp8Tensor, Movable, Piece, TensorData};
 use crate::weights::WeightError;
 
 impl StoredLayer {
@@ -115,8 +116,8 @@ impl StoredParam {
                 };
                 return Ok(Self { data, ..moved });
             }
-            Data::Tensor(tensor) => Data::Tensor(tensor.clone().to_device(device)?),
-            Data::Fp8(codes) => Data::Fp8(codes.clone().to_device(device)?),
+            Data::Tensor(tensor) => Data::Tensor(copies::to_device(tensor.clone(), device)?),
+            Data::Fp8(codes) => Data::Fp8(copies::to_device(codes.clone(), device)?),
         };
         Ok(moved)
     }

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn_dispatch::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn_flex::FlexTensor;
 
-use crate::tensor::{Backend, DType, FloatTensorOps, Tensor, TensorData, TensorPrimitive, cpu};
+use super::{Backend, DType, FloatTensorOps, Tensor, TensorData, TensorPrimitive, cpu};
 
 /// An f32 tensor of Burn's CPU backend, with its strides.
-pub(super) struct Host<const D: usize> {
+pub(crate) struct Host<const D: usize> {
     tensor: FlexTensor,
 }
 
 impl<const D: usize> Host<D> {
     /// The tensor's own memory; or the tensor back, where it lives elsewhere or is not f32.
-    pub(super) fn take(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
+    pub(crate) fn take(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
         if tensor.dtype() != DType::F32 {
             return Err(tensor);
         }
@@ -25,7 +25,7 @@ impl<const D: usize> Host<D> {
     /// As [`take`](Self::take), of a tensor in f32, f16 or bf16: to be read by
     /// [`numbers`](Self::numbers).
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn take_stored(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
+    pub(crate) fn take_stored(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
         match tensor.dtype() {
             DType::F32 | DType::F16 | DType::BF16 => Self::take_any(tensor),
             _ => Err(tensor),
@@ -48,7 +48,7 @@ impl<const D: usize> Host<D> {
 
     /// The memory from the first value on, in the tensor's own dtype.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn numbers(&self) -> Numbers<'_> {
+    pub(crate) fn numbers(&self) -> Numbers<'_> {
         let start = self.tensor.layout().start_offset();
         match self.tensor.dtype() {
             DType::F16 => Numbers::F16(self.tensor.storage().get(start..).unwrap_or_default()),
@@ -58,29 +58,29 @@ impl<const D: usize> Host<D> {
     }
 
     /// The tensor again.
-    pub(super) fn give(self) -> Tensor<D> {
+    pub(crate) fn give(self) -> Tensor<D> {
         let kind = DispatchTensorKind::Flex(BackendTensor::Float(self.tensor));
         Tensor::from_primitive(TensorPrimitive::Float(from_kind(kind)))
     }
 
     /// The dimensions.
-    pub(super) fn dims(&self) -> [usize; D] {
+    pub(crate) fn dims(&self) -> [usize; D] {
         std::array::from_fn(|i| self.tensor.layout().shape()[i])
     }
 
     /// Steps in memory for each dimension.
-    pub(super) fn strides(&self) -> [usize; D] {
+    pub(crate) fn strides(&self) -> [usize; D] {
         std::array::from_fn(|i| self.tensor.layout().strides()[i].unsigned_abs())
     }
 
     /// The memory from the first value on, to be walked with [`strides`](Self::strides).
-    pub(super) fn memory(&self) -> &[f32] {
+    pub(crate) fn memory(&self) -> &[f32] {
         let start = self.tensor.layout().start_offset();
         self.tensor.storage::<f32>().get(start..).unwrap_or_default()
     }
 
     /// The same values row-major, copied only where they are not so already.
-    pub(super) fn contiguous(self) -> Self {
+    pub(crate) fn contiguous(self) -> Self {
         if self.tensor.is_contiguous() {
             self
         } else {
@@ -89,7 +89,7 @@ impl<const D: usize> Host<D> {
     }
 
     /// The same values row-major, in memory to which nothing else refers; copied only where there is need.
-    pub(super) fn unshared(self) -> Self {
+    pub(crate) fn unshared(self) -> Self {
         let values = self.contiguous();
         if values.tensor.is_unique() {
             return values;
@@ -99,7 +99,7 @@ impl<const D: usize> Host<D> {
     }
 
     /// The values of a contiguous tensor to which nothing else refers, to be written; else `None`.
-    pub(super) fn values_mut(&mut self) -> Option<&mut [f32]> {
+    pub(crate) fn values_mut(&mut self) -> Option<&mut [f32]> {
         let (start, count) = (self.tensor.layout().start_offset(), self.dims().iter().product());
         if !self.tensor.is_contiguous() {
             return None;
@@ -108,7 +108,7 @@ impl<const D: usize> Host<D> {
     }
 
     /// The values of a contiguous tensor.
-    pub(super) fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[f32] {
         debug_assert!(self.tensor.is_contiguous());
         let count = self.dims().iter().product();
         self.memory().get(..count).unwrap_or_default()
@@ -118,7 +118,7 @@ impl<const D: usize> Host<D> {
 /// Values of a tensor in its own dtype.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) enum Numbers<'a> {
+pub(crate) enum Numbers<'a> {
     F32(&'a [f32]),
     F16(&'a [half::f16]),
     Bf16(&'a [half::bf16]),
@@ -128,7 +128,7 @@ pub(super) enum Numbers<'a> {
 ///
 /// # Safety
 /// `fill` writes every value.
-pub(super) unsafe fn filled<const D: usize>(
+pub(crate) unsafe fn filled<const D: usize>(
     shape: [usize; D],
     fill: impl FnOnce(Output),
 ) -> Tensor<D> {
@@ -144,7 +144,7 @@ pub(super) unsafe fn filled<const D: usize>(
 ///
 /// # Safety
 /// `fill` writes every value of each.
-pub(super) unsafe fn filled_each<const N: usize, const D: usize>(
+pub(crate) unsafe fn filled_each<const N: usize, const D: usize>(
     shape: [usize; D],
     fill: impl FnOnce([Output; N]),
 ) -> [Tensor<D>; N] {
@@ -159,7 +159,7 @@ pub(super) unsafe fn filled_each<const N: usize, const D: usize>(
 }
 
 /// A tensor of these values.
-pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
     let data = TensorData::new(values, shape);
     Tensor::from_primitive(TensorPrimitive::Float(Backend::float_from_data(data, &cpu())))
 }
@@ -180,7 +180,7 @@ fn from_kind(kind: DispatchTensorKind) -> DispatchTensor {
 
 /// A place that threads write to, each to its own part.
 #[derive(Clone, Copy)]
-pub(super) struct Output(*mut f32);
+pub(crate) struct Output(*mut f32);
 
 // SAFETY: the kernels give every task a part of the memory that no other task touches.
 unsafe impl Send for Output {}
@@ -188,13 +188,13 @@ unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
 impl Output {
-    pub(super) fn new(values: &mut [f32]) -> Self {
+    pub(crate) fn new(values: &mut [f32]) -> Self {
         Self(values.as_mut_ptr())
     }
 
     /// The place from `index` on.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn after(self, index: usize) -> Self {
+    pub(crate) fn after(self, index: usize) -> Self {
         Self(self.0.wrapping_add(index))
     }
 
@@ -202,7 +202,7 @@ impl Output {
     ///
     /// # Safety
     /// They lie in the memory that this was made from, and no one else has them now.
-    pub(super) unsafe fn slice<'a>(self, first: usize, count: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn slice<'a>(self, first: usize, count: usize) -> &'a mut [f32] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(first), count) }
     }
@@ -211,7 +211,7 @@ impl Output {
     ///
     /// # Safety
     /// `index` lies in the slice that this was made from, or just behind it.
-    pub(super) unsafe fn at(self, index: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, index: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(index) }
     }

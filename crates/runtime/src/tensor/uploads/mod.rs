@@ -21,8 +21,8 @@ mod device;
 mod flights;
 
 #[cfg(feature = "cuda")]
-use crate::tensor::Stream;
-use crate::tensor::{Device, Piece, Primitive};
+use super::Stream;
+use super::{Device, Piece, Primitive, is_host};
 
 /// Whether copies to the device go in a stream of their own.
 pub(crate) fn has_stream(device: &Device) -> bool {
@@ -31,6 +31,13 @@ pub(crate) fn has_stream(device: &Device) -> bool {
         Device::Cuda(_) => true,
         _ => false,
     }
+}
+
+/// Whether what is copied to the device goes in the order of what the computing thread has it do. CubeCL 0.10 gives
+/// memory that is free in one stream's eyes to that stream's next copy, and does not wait for other streams that have
+/// yet to read it: so where the loader of uploads does not see to that, there is one order for all.
+pub(crate) fn has_one_queue(device: &Device) -> bool {
+    !is_host(device) && !has_stream(device)
 }
 
 /// This thread computes with layers of the device now: what it has the device do is waited for before memory that it

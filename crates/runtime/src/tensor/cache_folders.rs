@@ -1,0 +1,20 @@
+//! Where CubeCL keeps what its kernels learned.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use burn_cubecl::cubecl::config::cache::CacheConfig;
+use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+
+/// The folders of what tuning found and of compiled kernels, where these are kept. To be called before a device is
+/// used: CubeCL reads its configuration once.
+pub(crate) fn set(tuning: PathBuf, kernels: Option<PathBuf>) {
+    // A `cubecl.toml` of the working folder and CubeCL's own variables count, but for the folders.
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    config.autotune.cache = CacheConfig::File(tuning);
+    config.compilation.cache = kernels.map(CacheConfig::File);
+    let mut storage = CubeClRuntimeConfig::storage().lock();
+    if storage.is_none() {
+        *storage = Some(Arc::new(config));
+    }
+}
