@@ -319,7 +319,7 @@ fn sparse_files_are_opened_and_split_like_key_lists() {
     {
         let fixture = Fixture::load(name);
         let path = folder.path().join(format!("{name}.safetensors"));
-        fixture.write_sparse(&path, dtype);
+        fixture.write_sparse(&path, dtype, &[]);
         let model = recognise(&Checkpoint::open(&path).unwrap()).unwrap();
         let mut from_parts = recognised(&fixture, dtype);
         from_parts.ignored.sort_by(|a, b| a.key.cmp(&b.key));
@@ -335,7 +335,7 @@ fn sd2_predicts_v_where_its_weights_say_so() {
     // Standard deviation: 0.2 in the first and 0.05 in the second.
     for (spread, prediction) in [(0.2, Prediction::V), (0.05, Prediction::Epsilon)] {
         let path = folder.path().join("sd2.safetensors");
-        let start = fixture.write_sparse(&path, Dtype::F16)[key];
+        let start = fixture.write_sparse(&path, Dtype::F16, &[])[key];
         let values: Vec<u8> = (0..320)
             .flat_map(|n| {
                 half::f16::from_f64(if n % 2 == 0 { spread } else { -spread }).to_le_bytes()

@@ -3,13 +3,11 @@
 
 mod common;
 
-use std::collections::HashMap;
-
 use common::{Fixture, diffusers_names};
 use distorch_checkpoint::family::{Model, recognise};
 use distorch_checkpoint::lora::{self, Axis, Delta, Factor, Lora, LoraError, RowSpan, Target};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
-use safetensors::tensor::TensorView;
+use distorch_test_support::model_file::ModelFile;
 
 fn model(name: &str) -> Model {
     recognise(&Fixture::load(name).checkpoint(Dtype::F16)).unwrap()
@@ -23,18 +21,15 @@ fn parts<K: Into<String>>(tensors: impl IntoIterator<Item = (K, Vec<usize>)>) ->
 
 /// A file of these f32 tensors, of which scalars have this value and others are 0.
 fn file(tensors: &[(&str, &[usize])], scalar: f32, metadata: &[(&str, &str)]) -> Checkpoint {
-    let bytes = |shape: &[usize]| match shape {
-        [] => scalar.to_le_bytes().to_vec(),
-        _ => vec![0; 4 * shape.iter().product::<usize>()],
+    let values = |shape: &[usize]| match shape {
+        [] => vec![scalar],
+        _ => vec![0.0; shape.iter().product()],
     };
-    let data: Vec<_> = tensors.iter().map(|(_, shape)| bytes(shape)).collect();
-    let views = tensors.iter().zip(&data).map(|((key, shape), data)| {
-        (*key, TensorView::new(safetensors::Dtype::F32, shape.to_vec(), data).unwrap())
-    });
-    let metadata: HashMap<_, _> =
-        metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let bytes = safetensors::serialize(views, Some(metadata)).unwrap();
-    Checkpoint::from_bytes("test.safetensors", bytes).unwrap()
+    let tensors = tensors.iter().map(|(key, shape)| (*key, shape.to_vec(), values(shape)));
+    let file = ModelFile::of_values(tensors);
+    let metadata = metadata.iter();
+    let file = metadata.fold(file, |file, (key, value)| file.with_metadata(key, value));
+    file.open("test.safetensors")
 }
 
 /// The layers that a LoRA of rank 1 on each of these modules changes.

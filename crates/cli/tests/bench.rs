@@ -6,6 +6,7 @@
 mod common;
 
 use common::{base_with, distorch, json, refused, stdout};
+use distorch_checkpoint::Dtype;
 use serde_json::Value;
 
 const FILE: &str = "real/model.safetensors";
@@ -31,7 +32,7 @@ fn stages(report: &Value) -> Vec<&str> {
 #[test]
 fn every_stage_of_a_checkpoint_is_timed() {
     for (list, label) in [("tiny-sd1", "SD 1.x"), ("tiny-sdxl", "SDXL base")] {
-        let dir = base_with(list, ("F16", 2));
+        let dir = base_with(list, Dtype::F16);
         let base = ["--base-dir", dir.path().to_str().unwrap()];
         let report = json(&[&["bench", "--ckpt", FILE, "--json"], &SMALL[..], &base[..]].concat());
         assert_eq!(report["model"], label);
@@ -48,7 +49,7 @@ fn every_stage_of_a_checkpoint_is_timed() {
 
 #[test]
 fn the_table_and_the_lines_of_progress() {
-    let dir = base_with("tiny-sd2", ("F32", 4));
+    let dir = base_with("tiny-sd2", Dtype::F32);
     let path = dir.path().join("models/checkpoints").join(FILE);
     let bench = ["bench", "--ckpt", path.to_str().unwrap(), "--dtype", "f16", "--batch", "2"];
     let args = [&bench[..], &SMALL[..]].concat();
@@ -72,7 +73,7 @@ fn what_cannot_be_timed_is_told() {
     assert!(device.contains("--device") && device.contains("cuda:7"), "{device}");
     let nothing = refused(&["bench"]);
     assert!(nothing.contains("--ckpt"), "{nothing}");
-    let dir = base_with("tiny-flux", ("F16", 2));
+    let dir = base_with("tiny-flux", Dtype::F16);
     let path = dir.path().join("models/checkpoints").join(FILE);
     let flux = refused(&["bench", "--ckpt", path.to_str().unwrap()]);
     assert!(flux.contains("Flux") && flux.contains("SDXL can"), "{flux}");
@@ -80,7 +81,7 @@ fn what_cannot_be_timed_is_told() {
 
 #[test]
 fn shares_that_live_elsewhere_are_held_against_the_roofline() {
-    let dir = base_with("tiny-sd1", ("F16", 2));
+    let dir = base_with("tiny-sd1", Dtype::F16);
     let svg = dir.path().join("offload.svg");
     let sweep = [
         ["bench", "offload", "--ckpt", FILE, "--json"].as_slice(),
@@ -194,7 +195,7 @@ fn operators_are_listed_and_timed_in_the_same_shapes() {
 
 #[test]
 fn a_lora_is_put_on_and_taken_off() {
-    let dir = base_with("tiny-sd1", ("F16", 2));
+    let dir = base_with("tiny-sd1", Dtype::F16);
     let base = ["--base-dir", dir.path().to_str().unwrap()];
     let options = ["bench", "lora", "--ckpt", FILE, "--rank", "4", "--rounds", "2", "--json"];
     let report = json(&[&options[..], &base].concat());

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{distorch, sparse_list};
+use distorch_checkpoint::Dtype;
 use documents::{Shown, documents, shown_by, shown_in, subcommands};
 
 /// What is not a command line of this program, by how it begins, and why it is not run here.
@@ -116,10 +117,10 @@ impl Folder {
         }
         for name in ["flux1-dev.safetensors", "flux1-dev-fp8.safetensors"] {
             let path = folder.path(&format!("models/checkpoints/{name}"));
-            sparse_list("tiny-flux", ("F16", 2), &path, None);
+            sparse_list("tiny-flux", Dtype::F16, &path, None);
         }
         let zeros = folder.path("models/checkpoints/zeros.safetensors");
-        sparse_list("tiny-sd1", ("F16", 2), &zeros, Some("64x64"));
+        sparse_list("tiny-sd1", Dtype::F16, &zeros, Some("64x64"));
         folder.write("home/ComfyUI/extra_model_paths.yaml", "a:\n  checkpoints: models\n");
         for name in ["home/.zfunc", "home/.local/share/bash-completion/completions"] {
             fs::create_dir_all(folder.path(name)).unwrap();

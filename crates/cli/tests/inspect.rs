@@ -6,10 +6,11 @@
 mod common;
 
 use common::{base_with, distorch, json, refused, stdout};
+use distorch_checkpoint::Dtype;
 
 #[test]
 fn sdxl_by_name() {
-    let dir = base_with("sdxl-base", ("F16", 2));
+    let dir = base_with("sdxl-base", Dtype::F16);
     let base = ["--base-dir", dir.path().to_str().unwrap()];
     let text = stdout(&[&["inspect", "real/model.safetensors"], &base[..]].concat());
     for told in ["SDXL base", "2,567,463,684", "clip_l, clip_g", "F16", "2516 tensors"] {
@@ -25,7 +26,7 @@ fn sdxl_by_name() {
 
 #[test]
 fn layers_by_path() {
-    let dir = base_with("tiny-sd1", ("F32", 4));
+    let dir = base_with("tiny-sd1", Dtype::F32);
     let path = dir.path().join("models/checkpoints/real/model.safetensors");
     let path = path.to_str().unwrap();
     let text = stdout(&["inspect", path, "--layers"]);
@@ -40,7 +41,7 @@ fn layers_by_path() {
 
 #[test]
 fn a_plan_of_a_checkpoint_accounts_for_every_byte() {
-    let dir = base_with("sdxl-base", ("F16", 2));
+    let dir = base_with("sdxl-base", Dtype::F16);
     let base = ["--base-dir", dir.path().to_str().unwrap()];
     let machine = ["--simulate", "cuda:0=8GiB,cuda:1=8GiB,cpu=32GiB"];
     let inputs = ["--unet-expert-mode-allocations", "cuda:0,70%;cuda:1,30%"];
@@ -63,7 +64,7 @@ fn a_plan_of_a_checkpoint_accounts_for_every_byte() {
 /// device as they are stored; activations are those of the picture that is asked for.
 #[test]
 fn plans_count_what_is_held_and_grow_with_the_picture() {
-    let dir = base_with("tiny-sd1", ("F16", 2));
+    let dir = base_with("tiny-sd1", Dtype::F16);
     let base = ["--base-dir", dir.path().to_str().unwrap()];
     let plan = |args: &[&str]| {
         json(&[&["plan", "real/model.safetensors", "--json"][..], &base, args].concat())
@@ -111,7 +112,7 @@ fn what_is_no_checkpoint_is_refused() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let dir = base_with("sdxl-base", ("F16", 2));
+    let dir = base_with("sdxl-base", Dtype::F16);
     let path = dir.path().join("models/checkpoints/real/model.safetensors");
     let mut child = std::process::Command::new(distorch(&[]).get_program())
         .args(["inspect", path.to_str().unwrap(), "--layers"])
@@ -128,7 +129,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 /// The table of tokens is read whole at each prompt, wherever the rest of T5 lives.
 #[test]
 fn flux_in_one_file_keeps_t5s_table_on_the_compute_device() {
-    let dir = base_with("flux-dev", ("F8_E4M3", 1));
+    let dir = base_with("flux-dev", Dtype::F8E4M3);
     let base = ["--base-dir", dir.path().to_str().unwrap()];
     let text = stdout(&[&["inspect", "real/model.safetensors"], &base[..]].concat());
     for told in ["Flux dev", "clip_l, t5xxl", "F8_E4M3"] {

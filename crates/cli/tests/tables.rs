@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{base_with, distorch};
+use distorch_checkpoint::Dtype;
 use unicode_width::UnicodeWidthStr;
 
 /// Standard output on a terminal of so many columns.
@@ -40,7 +41,7 @@ fn models() -> tempfile::TempDir {
 
 #[test]
 fn tables_fit_narrow_terminals() {
-    let (models, model) = (models(), base_with("tiny-sdxl", ("F16", 2)));
+    let (models, model) = (models(), base_with("tiny-sdxl", Dtype::F16));
     let models = ["models", "--base-dir", models.path().to_str().unwrap()];
     let simulate = "cuda:0=24GiB@12.5GB/s,cuda:1=8GiB@6GB/s,cpu=64GiB";
     let devices = ["devices", "--simulate", simulate];

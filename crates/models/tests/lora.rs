@@ -25,7 +25,7 @@ use distorch_models::unet::Unet;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Patch, Resident, Scope, Tensor};
-use safetensors::tensor::TensorView;
+use distorch_test_support::model_file::ModelFile;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -56,26 +56,11 @@ impl Described {
             (key, shape.clone(), values)
         });
         let scalars = self.values.iter().map(|(key, value)| (key, Vec::new(), vec![*value]));
-        file(seeded.chain(scalars), &self.metadata)
+        let file = ModelFile::of_values(seeded.chain(scalars));
+        let metadata = self.metadata.iter();
+        let file = metadata.fold(file, |file, (key, value)| file.with_metadata(key, value));
+        file.open("lora.safetensors")
     }
-}
-
-/// A safetensors file in memory.
-fn file<'k>(
-    tensors: impl Iterator<Item = (&'k String, Vec<usize>, Vec<f32>)>,
-    metadata: &HashMap<String, String>,
-) -> Checkpoint {
-    let tensors: Vec<_> = tensors
-        .map(|(key, shape, values)| {
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            (key, shape, bytes)
-        })
-        .collect();
-    let views = tensors.iter().map(|(key, shape, bytes)| {
-        (*key, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
-    });
-    let bytes = safetensors::serialize(views, Some(metadata.clone())).unwrap();
-    Checkpoint::from_bytes("lora.safetensors", bytes).unwrap()
 }
 
 struct Case {

@@ -13,6 +13,7 @@ use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
 use distorch_runtime::Patch;
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::TensorData;
+use distorch_test_support::model_file::ModelFile;
 
 const BLOCK: &str = "input_blocks.1.1.transformer_blocks.0";
 
@@ -43,18 +44,13 @@ fn model() -> Model {
 
 /// A file of F16 tensors of one layer.
 fn file(layer: &str, tensors: &[(&str, &[usize])]) -> Checkpoint {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let mut file = ModelFile::new();
     for (ending, shape) in tensors {
-        let start = data.len();
         let values = (0..shape.iter().product::<usize>()).map(|at| (at % 17) as f32 / 170.0);
-        data.extend(values.flat_map(|value| half::f16::from_f32(value).to_le_bytes()));
-        let offsets = [start, data.len()];
-        let entry = serde_json::json!({"dtype": "F16", "shape": shape, "data_offsets": offsets});
-        header.insert(format!("diffusion_model.{layer}.{ending}"), entry);
+        let key = format!("diffusion_model.{layer}.{ending}");
+        file.add(&key, Dtype::F16, shape, &values.collect::<Vec<_>>());
     }
-    let header = serde_json::to_vec(&header).unwrap();
-    let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
-    Checkpoint::from_bytes("lora.safetensors", bytes).unwrap()
+    file.open("lora.safetensors")
 }
 
 fn bench(criterion: &mut Criterion) {

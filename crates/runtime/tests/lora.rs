@@ -12,6 +12,7 @@ use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, LayerSource, Patch, Resident};
+use distorch_test_support::model_file::ModelFile;
 use proptest::prelude::*;
 
 const KIND: ComponentKind = ComponentKind::DiffusionModel;
@@ -52,29 +53,13 @@ fn noise(seed: usize, count: usize) -> Vec<f32> {
     (0..count).map(value).collect()
 }
 
-/// A safetensors file of values that the dtypes hold exactly.
+/// A file of values that the dtypes hold exactly.
 fn safetensors(tensors: Vec<(String, Dtype, Vec<usize>, Vec<f32>)>) -> Vec<u8> {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let mut file = ModelFile::new();
     for (key, dtype, shape, values) in tensors {
-        let start = data.len();
-        for value in values {
-            match dtype {
-                Dtype::F32 => data.extend(value.to_le_bytes()),
-                Dtype::F16 => data.extend(half::f16::from_f32(value).to_le_bytes()),
-                Dtype::BF16 => data.extend(half::bf16::from_f32(value).to_le_bytes()),
-                // The upper half of an f16.
-                Dtype::F8E5M2 => data.push(half::f16::from_f32(value).to_le_bytes()[1]),
-                other => panic!("{other}"),
-            }
-        }
-        let offsets = [start, data.len()];
-        header.insert(
-            key,
-            serde_json::json!({"dtype": dtype.name(), "shape": shape, "data_offsets": offsets}),
-        );
+        file.add(&key, dtype, &shape, &values);
     }
-    let header = serde_json::to_vec(&header).unwrap();
-    [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
+    file.to_bytes()
 }
 
 fn model() -> Model {

@@ -2,18 +2,17 @@
 //! with seed, steps and guidance of the table is equal to ±1 in 8 bits.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod shipped;
-
 use std::fs::File;
 use std::path::Path;
 
 use distorch_pipeline::diffusion::noise::NoiseChoice;
 use distorch_sampling::noise::NoiseDevice;
+use distorch_test_support::repository;
+use distorch_test_support::runs::Harness;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::nodes;
 use distorch_workflow::observe::{Event, Observer, Silent};
 use serde_json::{Value as Json, json};
-use shipped::{Bench, root};
 
 fn node(class: &str, inputs: Json) -> Json {
     json!({ "class_type": class, "inputs": inputs })
@@ -83,13 +82,13 @@ fn values(path: &Path) -> Vec<u8> {
     values
 }
 
-fn made(bench: &mut Bench, prompt: &Prompt, output: &str) -> Vec<u8> {
-    let report = bench.executor.run(prompt, &Silent).unwrap();
-    values(&bench.saved(&report.outputs[output])[0])
+fn made(harness: &mut Harness, prompt: &Prompt, output: &str) -> Vec<u8> {
+    let report = harness.executor.run(prompt, &Silent).unwrap();
+    values(&harness.saved(&report.outputs[output])[0])
 }
 
 fn expected(name: &str) -> Vec<u8> {
-    let folder = root().join("crates/workflow/tests/fixtures/comfyui_samplers");
+    let folder = repository().join("crates/workflow/tests/fixtures/comfyui_samplers");
     values(&folder.join(format!("{name}.png")))
 }
 
@@ -143,10 +142,10 @@ fn samplers_give_comfyuis_pictures() {
     let flow = Run { sampling: Some("img_to_img_flow"), texts: ["a red circle", ""], ..normal };
     runs.push(("img_to_img_flow".to_owned(), Run { size: 64, seed: 4, steps: 4, ..flow }));
 
-    let mut bench = Bench::new();
+    let mut harness = Harness::shipped();
     let mut wrong = Vec::new();
     for (name, run) in &runs {
-        let difference = difference(&made(&mut bench, &run.prompt(), "8"), &expected(name));
+        let difference = difference(&made(&mut harness, &run.prompt(), "8"), &expected(name));
         println!("{name}: {difference}");
         if difference > 1 {
             wrong.push(format!("{name}: {difference}"));
@@ -193,9 +192,9 @@ fn one_sigma_is_noise_and_no_step() {
         "18": decode("13", 0), "19": save("18"),
     });
     let prompt = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
-    let mut bench = Bench::new();
-    let report = bench.executor.run(&prompt, &Silent).unwrap();
-    let picture = |output: &str| values(&bench.saved(&report.outputs[output])[0]);
+    let mut harness = Harness::shipped();
+    let report = harness.executor.run(&prompt, &Silent).unwrap();
+    let picture = |output: &str| values(&harness.saved(&report.outputs[output])[0]);
     assert!(difference(&picture("15"), &expected("one_sigma")) <= 1);
     assert_eq!(picture("17"), picture("15"));
     assert!(difference(&picture("19"), &expected("one_sigma_then_all")) <= 1);
@@ -205,12 +204,12 @@ fn one_sigma_is_noise_and_no_step() {
 /// simulated device computes on the host and has its noise.
 #[test]
 fn noise_between_steps_is_chosen_in_the_environment() {
-    let (mut on_host, mut simulating) = (Bench::new(), Bench::simulating("cuda:0=2GiB"));
+    let (mut on_host, mut simulating) = (Harness::shipped(), Harness::shipped_on("cuda:0=2GiB"));
     let mut picture = |noise: NoiseChoice, simulate: bool, sampler: &str| {
-        let bench = if simulate { &mut simulating } else { &mut on_host };
+        let harness = if simulate { &mut simulating } else { &mut on_host };
         // Between two runs of one executor: the results that it keeps are of the other noise.
-        bench.executor.environment_mut().session.noise = noise;
-        made(bench, &Run { sampler, steps: 3, size: 64, ..TRIANGLE }.prompt(), "8")
+        harness.executor.environment_mut().session.noise = noise;
+        made(harness, &Run { sampler, steps: 3, size: 64, ..TRIANGLE }.prompt(), "8")
     };
     let cuda = NoiseChoice::Always(NoiseDevice::Cuda { blocks: NoiseDevice::BLOCKS });
     for (sampler, draws) in [
@@ -244,7 +243,7 @@ fn the_steps_told_are_those_made() {
     let told = |sampler: &str| {
         let steps = Steps::default();
         let prompt = Run { sampler, steps: 7, size: 64, ..TRIANGLE }.prompt();
-        Bench::new().executor.run(&prompt, &steps).unwrap();
+        Harness::shipped().executor.run(&prompt, &steps).unwrap();
         steps.0.into_inner().unwrap()
     };
     let counted = |total| (1..=total).map(|done| (done, Some(total))).collect::<Vec<_>>();

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod small_models;
-
 use distorch_checkpoint::config::DiffusionConfig;
 use distorch_pipeline::diffusion::conditioning::{Area, Place};
+use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::small_models::{sd1, sdxl, write};
+use distorch_test_support::tensors::{distance, values};
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
-use small_models::{Studio, distance, node, prompt, sd1, sdxl, values, write};
 
 fn base() -> Vec<(&'static str, Json)> {
     let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["ckpt", 1], "text": text }));
@@ -55,11 +55,11 @@ fn average(to: &str, from: &str, strength: f64) -> Json {
 
 #[test]
 fn concat_puts_tokens_behind_tokens() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[("both", two("ConditioningConcat", "one", "long"))]);
     let (one, long) =
-        (studio.conds(&prompt, "one").remove(0), studio.conds(&prompt, "long").remove(0));
-    let both = studio.conds(&prompt, "both").remove(0);
+        (harness.conds(&prompt, "one").remove(0), harness.conds(&prompt, "long").remove(0));
+    let both = harness.conds(&prompt, "both").remove(0);
     let tokens = long.context.dims()[1];
     assert!(tokens > 77);
     assert_eq!(both.context.dims(), [1, 77 + tokens, 32]);
@@ -69,15 +69,15 @@ fn concat_puts_tokens_behind_tokens() {
 
 #[test]
 fn average_mixes_tokens_and_pooled_outputs() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[
         ("shorter", average("long", "one", 0.25)),
         ("longer", average("one", "long", 0.25)),
         ("all", average("one", "two", 1.0)),
     ]);
     let (one, long) =
-        (studio.conds(&prompt, "one").remove(0), studio.conds(&prompt, "long").remove(0));
-    let shorter = studio.conds(&prompt, "shorter").remove(0);
+        (harness.conds(&prompt, "one").remove(0), harness.conds(&prompt, "long").remove(0));
+    let shorter = harness.conds(&prompt, "shorter").remove(0);
     assert_eq!(shorter.context.dims(), long.context.dims());
     let (one_values, long_values) = (values(&one.context), values(&long.context));
     let expected = long_values
@@ -85,7 +85,7 @@ fn average_mixes_tokens_and_pooled_outputs() {
         .enumerate()
         .map(|(place, value)| 0.25 * value + 0.75 * one_values.get(place).copied().unwrap_or(0.0));
     assert!(distance(&values(&shorter.context), &expected.collect::<Vec<_>>()) < 1e-5);
-    let longer = studio.conds(&prompt, "longer").remove(0);
+    let longer = harness.conds(&prompt, "longer").remove(0);
     assert_eq!(longer.context.dims(), one.context.dims());
     let pooled = |cond: &distorch_pipeline::diffusion::conditioning::Cond| {
         values(cond.pooled.as_ref().unwrap())
@@ -96,15 +96,15 @@ fn average_mixes_tokens_and_pooled_outputs() {
         .map(|(one, long)| 0.25 * one + 0.75 * long)
         .collect();
     assert!(distance(&pooled(&longer), &expected) < 1e-5);
-    let all = studio.conds(&prompt, "all").remove(0);
+    let all = harness.conds(&prompt, "all").remove(0);
     assert!(distance(&values(&all.context), &one_values) < 1e-6);
 }
 
 #[test]
 fn zeros_say_nothing() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let zero = node("ConditioningZeroOut", json!({ "conditioning": ["one", 0] }));
-    let cond = studio.conds(&with(&[("zero", zero)]), "zero").remove(0);
+    let cond = harness.conds(&with(&[("zero", zero)]), "zero").remove(0);
     assert!(values(&cond.context).iter().all(|value| *value == 0.0));
     assert!(values(&cond.pooled.unwrap()).iter().all(|value| *value == 0.0));
 }
@@ -116,7 +116,7 @@ fn strength(conditioning: &str, strength: f64) -> Json {
 
 #[test]
 fn combined_conditionings_count_by_their_strengths() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[
         ("nothing", strength("two", 0.0)),
         ("strong", strength("one", 5.0)),
@@ -131,14 +131,14 @@ fn combined_conditionings_count_by_their_strengths() {
         ("k_alone", sampled("alone", "none")),
         ("k_strongly", sampled("strongly", "none")),
     ]);
-    let one = studio.latent(&prompt, "k_one", 0);
-    let pair = studio.latent(&prompt, "k_pair", 0);
-    let far = distance(&one, &studio.latent(&prompt, "k_two", 0));
+    let one = harness.latent(&prompt, "k_one", 0);
+    let pair = harness.latent(&prompt, "k_pair", 0);
+    let far = distance(&one, &harness.latent(&prompt, "k_two", 0));
     assert!(far > 0.01, "{far}");
     assert!(distance(&one, &pair) > 0.1 * far);
-    assert!(distance(&pair, &studio.latent(&prompt, "k_reversed", 0)) < 1e-3 * far);
-    assert!(distance(&one, &studio.latent(&prompt, "k_alone", 0)) < 1e-3 * far);
-    let strongly = distance(&one, &studio.latent(&prompt, "k_strongly", 0));
+    assert!(distance(&pair, &harness.latent(&prompt, "k_reversed", 0)) < 1e-3 * far);
+    assert!(distance(&one, &harness.latent(&prompt, "k_alone", 0)) < 1e-3 * far);
+    let strongly = distance(&one, &harness.latent(&prompt, "k_strongly", 0));
     assert!(strongly < 0.9 * distance(&one, &pair), "{strongly}");
 }
 
@@ -149,7 +149,7 @@ fn range(conditioning: &str, start: f64, end: f64) -> Json {
 
 #[test]
 fn conditionings_count_in_their_time() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[
         ("whole", range("one", 0.0, 1.0)),
         ("early", range("one", 0.0, 0.5)),
@@ -162,10 +162,10 @@ fn conditionings_count_in_their_time() {
         ("k_both", sampled("both", "none")),
         ("k_same", sampled("same", "none")),
     ]);
-    let one = studio.latent(&prompt, "k_one", 0);
-    assert_eq!(studio.latent(&prompt, "k_whole", 0), one);
-    assert_eq!(studio.latent(&prompt, "k_same", 0), one);
-    assert!(distance(&studio.latent(&prompt, "k_both", 0), &one) > 1e-3);
+    let one = harness.latent(&prompt, "k_one", 0);
+    assert_eq!(harness.latent(&prompt, "k_whole", 0), one);
+    assert_eq!(harness.latent(&prompt, "k_same", 0), one);
+    assert!(distance(&harness.latent(&prompt, "k_both", 0), &one) > 1e-3);
 }
 
 fn area(conditioning: &str, [x, width]: [usize; 2]) -> Json {
@@ -178,7 +178,7 @@ fn area(conditioning: &str, [x, width]: [usize; 2]) -> Json {
 
 #[test]
 fn areas_are_kept_in_latent_pixels_or_in_parts() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let part = json!({
         "conditioning": ["one", 0], "width": 0.5, "height": 1.0, "x": 0.25, "y": 0.0,
         "strength": 2.0,
@@ -187,10 +187,10 @@ fn areas_are_kept_in_latent_pixels_or_in_parts() {
         ("pixels", area("one", [40, 80])),
         ("parts", node("ConditioningSetAreaPercentage", part)),
     ]);
-    let pixels = studio.conds(&prompt, "pixels").remove(0);
+    let pixels = harness.conds(&prompt, "pixels").remove(0);
     let expected = Area { height: 12, width: 10, y: 0, x: 5 };
     assert_eq!(pixels.area, Some(Place::Pixels(expected)));
-    let parts = studio.conds(&prompt, "parts").remove(0);
+    let parts = harness.conds(&prompt, "parts").remove(0);
     assert_eq!(parts.strength, 2.0);
     let place = parts.area.unwrap();
     assert_eq!(place.area(12, 16), Area { height: 12, width: 8, y: 0, x: 4 });
@@ -200,13 +200,13 @@ fn areas_are_kept_in_latent_pixels_or_in_parts() {
 
 #[test]
 fn an_area_of_everything_is_no_area() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[
         ("all", area("one", [0, 128])),
         ("k_all", sampled("all", "none")),
         ("k_one", sampled("one", "none")),
     ]);
-    let (all, one) = (studio.latent(&prompt, "k_all", 0), studio.latent(&prompt, "k_one", 0));
+    let (all, one) = (harness.latent(&prompt, "k_all", 0), harness.latent(&prompt, "k_one", 0));
     // The negative half is computed twice and meant: only rounding differs.
     assert!(distance(&all, &one) < 1e-3, "{}", distance(&all, &one));
 }
@@ -215,7 +215,7 @@ fn an_area_of_everything_is_no_area() {
 /// the negative half is cut alike.
 #[test]
 fn areas_that_cover_the_picture_are_opposed_by_equal_areas() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[
         ("left", area("one", [0, 64])),
         ("right", area("two", [64, 64])),
@@ -229,22 +229,22 @@ fn areas_that_cover_the_picture_are_opposed_by_equal_areas() {
         ("k_other", sampled("other_halves", "none_halves")),
         ("k_whole", sampled("halves", "none")),
     ]);
-    let k = studio.latent(&prompt, "k", 0);
-    let other = studio.latent(&prompt, "k_other", 0);
+    let k = harness.latent(&prompt, "k", 0);
+    let other = harness.latent(&prompt, "k_other", 0);
     let column = |latent: &[f32], from: usize, to: usize| -> Vec<f32> {
         let rows = latent.chunks_exact(16);
         rows.flat_map(|row| row[from..to].to_vec()).collect()
     };
     assert!(distance(&column(&k, 0, 8), &column(&other, 0, 8)) < 1e-4);
     assert!(distance(&column(&k, 8, 16), &column(&other, 8, 16)) > 1e-2);
-    let whole = studio.latent(&prompt, "k_whole", 0);
+    let whole = harness.latent(&prompt, "k_whole", 0);
     assert!(whole.iter().all(|value| value.is_finite()));
     assert!(distance(&whole, &k) > 1e-3);
 }
 
 #[test]
 fn the_layer_of_a_text_encoder_is_counted_from_the_last() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let layer = |layer: i64| {
         node("CLIPSetLastLayer", json!({ "clip": ["ckpt", 1], "stop_at_clip_layer": layer }))
     };
@@ -258,13 +258,13 @@ fn the_layer_of_a_text_encoder_is_counted_from_the_last() {
         ("b", text("before")),
         ("c", text("beyond")),
     ]);
-    let mut context = |id: &str| values(&studio.conds(&prompt, id).remove(0).context);
+    let mut context = |id: &str| values(&harness.conds(&prompt, id).remove(0).context);
     assert_eq!(context("a"), context("one"));
     assert!(distance(&context("b"), &context("one")) > 0.01);
     assert_eq!(context("c"), context("one"));
     let wrong = with(&[("no", layer(0))]);
     assert!(
-        studio.try_run(&wrong, "no").unwrap_err().to_string().contains("bigger than max of -1")
+        harness.try_run(&wrong, "no").unwrap_err().to_string().contains("bigger than max of -1")
     );
 }
 
@@ -280,7 +280,7 @@ fn encode_sdxl(large: &str, small: &str) -> Json {
 
 #[test]
 fn sdxl_reads_a_prompt_with_each_encoder() {
-    let mut studio = Studio::with("checkpoints/tiny.safetensors", &sdxl());
+    let mut harness = Harness::with("checkpoints/tiny.safetensors", &sdxl());
     let long = "a long prompt of many words ".repeat(20);
     let refiner = json!({
         "ascore": 2.5, "width": 512, "height": 640, "text": "a red circle", "clip": ["ckpt", 1],
@@ -292,7 +292,7 @@ fn sdxl_reads_a_prompt_with_each_encoder() {
         ("refiner", node("CLIPTextEncodeSDXLRefiner", refiner)),
         ("k", sampled("small", "longer")),
     ]);
-    let mut cond = |id: &str| studio.conds(&prompt, id).remove(0);
+    let mut cond = |id: &str| harness.conds(&prompt, id).remove(0);
     let (plain, same, small) = (cond("one"), cond("same"), cond("small"));
     assert_eq!(values(&same.context), values(&plain.context));
     assert_eq!(values(same.pooled.as_ref().unwrap()), values(plain.pooled.as_ref().unwrap()));
@@ -320,20 +320,20 @@ fn sdxl_reads_a_prompt_with_each_encoder() {
     }
     let refiner = cond("refiner");
     assert_eq!((refiner.aesthetic_score, refiner.size.unwrap().height), (Some(2.5), 640.0));
-    assert!(studio.latent(&prompt, "k", 0).iter().all(|value| value.is_finite()));
+    assert!(harness.latent(&prompt, "k", 0).iter().all(|value| value.is_finite()));
 }
 
 #[test]
 fn other_families_do_not_read_two_prompts() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[("pair", encode_sdxl("a", "b"))]);
-    let error = studio.try_run(&prompt, "pair").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "pair").unwrap_err().to_string();
     assert!(error.contains("`clip`") && error.contains("SD 1.x"), "{error}");
 }
 
 #[test]
 fn what_nodes_give_is_held_to_the_limits_of_inputs() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let int = |value: Json| node("PrimitiveInt", json!({ "value": value }));
     let latent = |side: &str| {
         node("EmptyLatentImage", json!({ "width": [side, 0], "height": 64, "batch_size": 1 }))
@@ -346,10 +346,10 @@ fn what_nodes_give_is_held_to_the_limits_of_inputs() {
         ("text", node("PrimitiveStringMultiline", json!({ "value": "a red circle" }))),
         ("encoded", node("CLIPTextEncode", json!({ "clip": ["ckpt", 1], "text": ["text", 0] }))),
     ]);
-    assert_eq!(studio.latent(&prompt, "good", 0).len(), 4 * 8 * 8);
-    let error = studio.try_run(&prompt, "bad").unwrap_err().to_string();
+    assert_eq!(harness.latent(&prompt, "good", 0).len(), 4 * 8 * 8);
+    let error = harness.try_run(&prompt, "bad").unwrap_err().to_string();
     assert!(error.contains("`width`") && error.contains("bigger than max of 16384"), "{error}");
-    let mut context = |id: &str| values(&studio.conds(&prompt, id).remove(0).context);
+    let mut context = |id: &str| values(&harness.conds(&prompt, id).remove(0).context);
     assert_eq!(context("encoded"), context("one"));
     for (class, value, kind) in [
         ("PrimitiveFloat", json!(0.5), "FLOAT"),
@@ -357,7 +357,7 @@ fn what_nodes_give_is_held_to_the_limits_of_inputs() {
         ("PrimitiveBoolean", json!(true), "BOOLEAN"),
     ] {
         let prompt = with(&[("it", node(class, json!({ "value": value })))]);
-        let values: Vec<Value> = studio.run(&prompt, "it");
+        let values: Vec<Value> = harness.run(&prompt, "it");
         assert_eq!(values[0].value_type().unwrap().name(), kind);
     }
 }
@@ -376,7 +376,7 @@ fn masked(conditioning: &str, mask: &str, area: &str) -> Json {
 
 #[test]
 fn a_mask_says_where_a_conditioning_counts() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let prompt = with(&[
         ("ones", solid_mask(1.0)),
         ("zeros", solid_mask(0.0)),
@@ -389,9 +389,9 @@ fn a_mask_says_where_a_conditioning_counts() {
         ("k_bounds", sampled("bounds", "none")),
         ("k_both", sampled("both", "none")),
     ]);
-    let one = studio.latent(&prompt, "k", 0);
+    let one = harness.latent(&prompt, "k", 0);
     for id in ["k_all", "k_bounds", "k_both"] {
-        let off = distance(&studio.latent(&prompt, id, 0), &one);
+        let off = distance(&harness.latent(&prompt, id, 0), &one);
         assert!(off < 1e-3, "{id}: {off}");
     }
 }
@@ -402,7 +402,7 @@ fn an_inpainting_model_is_told_of_the_picture() {
     if let Some(DiffusionConfig::Unet(unet)) = &mut configs.diffusion {
         unet.in_channels = 9;
     }
-    let mut studio = Studio::with("checkpoints/tiny.safetensors", &configs);
+    let mut harness = Harness::with("checkpoints/tiny.safetensors", &configs);
     let picture = |color: u32| {
         let inputs = json!({ "width": 128, "height": 96, "batch_size": 1, "color": color });
         node("EmptyImage", inputs)
@@ -438,9 +438,9 @@ fn an_inpainting_model_is_told_of_the_picture() {
         Value::Latent(latent) => latent.noise_mask.clone(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(mask_of(&studio.run(&prompt, "red_kept")).unwrap().shape(), [1, 96, 128]);
-    assert!(mask_of(&studio.run(&prompt, "blue_kept")).is_none());
-    let mut latent = |id: &str| studio.latent(&prompt, id, 0);
+    assert_eq!(mask_of(&harness.run(&prompt, "red_kept")).unwrap().shape(), [1, 96, 128]);
+    assert!(mask_of(&harness.run(&prompt, "blue_kept")).is_none());
+    let mut latent = |id: &str| harness.latent(&prompt, id, 0);
     let (red, blue) = (latent("k_red_kept"), latent("k_blue_kept"));
     assert!(distance(&red, &blue) > 1e-3);
     // What is filled in whole, the model does not see.
@@ -451,8 +451,8 @@ fn an_inpainting_model_is_told_of_the_picture() {
 /// SD 1.x and SDXL in one folder, each with a prompt of its own; `k_MODEL_PROMPT` samples one with the other's.
 #[test]
 fn a_prompt_of_another_family_is_told_before_the_weights_are_loaded() {
-    let mut studio = Studio::sd1();
-    write(&studio.model_path("checkpoints/xl.safetensors"), &sdxl());
+    let mut harness = Harness::sd1();
+    write(&harness.model_path("checkpoints/xl.safetensors"), &sdxl());
     let text = |clip: &str| node("CLIPTextEncode", json!({ "clip": [clip, 1], "text": "a cat" }));
     let sampled = |model: &str, positive: &str, negative: &str, cfg: f64| {
         let mut node = sampled(positive, negative);
@@ -474,19 +474,19 @@ fn a_prompt_of_another_family_is_told_before_the_weights_are_loaded() {
         ("xl_into_sd1", "`positive`", ["40 values a token", "SD 1.x, which reads 32"]),
         ("negative", "`negative`", ["40 values a token", "SD 1.x, which reads 32"]),
     ] {
-        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        let error = harness.try_run(&prompt, id).unwrap_err().to_string();
         assert!(error.contains(input), "{id}: {error}");
         for part in parts {
             assert!(error.contains(part), "{id}: {error}");
         }
     }
-    studio.run(&prompt, "negative_unused");
-    studio.run(&prompt, "own");
+    harness.run(&prompt, "negative_unused");
+    harness.run(&prompt, "own");
 }
 
 #[test]
 fn an_area_outside_the_picture_is_an_error() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let parts = json!({
         "conditioning": ["one", 0], "width": 0.5, "height": 0.5, "x": 1.0, "y": 0.0, "strength": 1.0,
     });
@@ -499,9 +499,9 @@ fn an_area_outside_the_picture_is_an_error() {
         ("k_over", sampled("over", "none")),
     ]);
     for id in ["k_outside", "k_parts"] {
-        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        let error = harness.try_run(&prompt, id).unwrap_err().to_string();
         assert!(error.contains("x 128, y 0, outside the picture of 128×96"), "{id}: {error}");
     }
     // What only reaches beyond it is cut.
-    studio.run(&prompt, "k_over");
+    harness.run(&prompt, "k_over");
 }

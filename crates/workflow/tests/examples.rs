@@ -3,9 +3,9 @@
 
 mod shipped;
 
+use distorch_test_support::runs::Harness;
 use distorch_workflow::nodes;
 use distorch_workflow::observe::Silent;
-use shipped::Bench;
 use shipped::judge::{COLOURS, SHAPES, Seen, Wanted};
 
 /// Shape and colour, and colour and background, that training left out (tools/train_tiny).
@@ -48,14 +48,14 @@ fn hundred() -> Vec<Wanted> {
 
 #[test]
 fn most_of_a_hundred_pictures_show_their_prompt() {
-    let mut bench = Bench::new();
+    let mut harness = Harness::shipped();
     let mut right = 0;
     for (seed, wanted) in hundred().into_iter().enumerate() {
-        let mut prompt = bench.example("txt2img_distorch2");
+        let mut prompt = harness.example("txt2img_distorch2");
         prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
         prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
-        let report = bench.executor.run(&prompt, &Silent).unwrap();
-        let faults = Seen::open(&bench.saved(&report.outputs["9"])[0]).faults(&wanted);
+        let report = harness.executor.run(&prompt, &Silent).unwrap();
+        let faults = Seen::open(&harness.saved(&report.outputs["9"])[0]).faults(&wanted);
         match faults.is_empty() {
             true => right += 1,
             false => println!("{seed} {}: {}", wanted.prompt(), faults.join(", ")),
@@ -67,10 +67,10 @@ fn most_of_a_hundred_pictures_show_their_prompt() {
 
 /// Runs an example and gives its picture, judged.
 fn check(name: &str, simulate: &str, wanted: &Wanted, size: [usize; 2]) {
-    let mut bench = Bench::simulating(simulate);
-    let prompt = bench.example(name);
-    let report = bench.executor.run(&prompt, &Silent).unwrap();
-    let seen = Seen::open(&bench.saved(&report.outputs["9"])[0]);
+    let mut harness = Harness::shipped_on(simulate);
+    let prompt = harness.example(name);
+    let report = harness.executor.run(&prompt, &Silent).unwrap();
+    let seen = Seen::open(&harness.saved(&report.outputs["9"])[0]);
     assert_eq!([seen.width, seen.height], size, "{name}");
     assert_eq!(seen.faults(wanted), Vec::<String>::new(), "{name}");
 }
@@ -111,16 +111,16 @@ fn lora() {
 /// even than the shapes of the checkpoint, so that not all pass for the shape that was asked for.
 #[test]
 fn a_lora_outlines_shapes() {
-    let mut bench = Bench::new();
+    let mut harness = Harness::shipped();
     let singles = hundred().into_iter().filter(|wanted| wanted.count == 1);
     let (mut outlined, mut right, mut of) = (0, 0, 0);
     for (seed, wanted) in singles.step_by(6).enumerate() {
-        let mut prompt = bench.example("lora");
+        let mut prompt = harness.example("lora");
         prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
         prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
-        let report = bench.executor.run(&prompt, &Silent).unwrap();
+        let report = harness.executor.run(&prompt, &Silent).unwrap();
         let wanted = Wanted { outlined: true, ..wanted };
-        let faults = Seen::open(&bench.saved(&report.outputs["9"])[0]).faults(&wanted);
+        let faults = Seen::open(&harness.saved(&report.outputs["9"])[0]).faults(&wanted);
         println!("{seed} {}: {}", wanted.prompt(), faults.join(", "));
         outlined += usize::from(!faults.iter().any(|fault| fault == "hollow or not"));
         right += usize::from(faults.is_empty());

@@ -3,15 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod small_models;
-
 use std::fs;
 
+use distorch_test_support::runs::{Harness, node, prompt};
 use distorch_workflow::nodes;
 use distorch_workflow::signature::{Input, Kind, MAX_SIDE, Node};
 use distorch_workflow::value::Type;
 use serde_json::{Map, Value as Json, json};
-use small_models::{Studio, node, prompt};
 
 /// The nodes whose outputs others take, the usual ones first.
 fn makers() -> Vec<(&'static str, Json)> {
@@ -207,7 +205,7 @@ fn links(kind: Type) -> Vec<Json> {
 }
 
 /// The usual value of an input, and its extremes.
-fn values(studio: &Studio, class: &str, input: &Input) -> Vec<Json> {
+fn values(harness: &Harness, class: &str, input: &Input) -> Vec<Json> {
     match input.kind {
         // Pictures of the usual size only where the size is not what is tried.
         Kind::Int { default, min, max, .. } => {
@@ -229,7 +227,7 @@ fn values(studio: &Studio, class: &str, input: &Input) -> Vec<Json> {
         }
         Kind::Boolean { default, .. } => vec![default.into(), (!default).into()],
         Kind::Choice { options, default } => {
-            let mut all = options.list(studio.executor.environment());
+            let mut all = options.list(harness.executor.environment());
             all.sort_by_key(|name| Some(name.as_str()) != default);
             all.into_iter().map(Json::from).collect()
         }
@@ -239,14 +237,14 @@ fn values(studio: &Studio, class: &str, input: &Input) -> Vec<Json> {
 
 /// Fails where a node panics with these inputs.
 fn try_one(
-    studio: &mut Studio,
+    harness: &mut Harness,
     class: &Node,
     inputs: &Map<String, Json>,
     faults: &mut Vec<String>,
 ) {
     let mut nodes = makers();
     nodes.push(("node", node(class.class, Json::Object(inputs.clone()))));
-    if let Err(error) = studio.try_run(&prompt(&nodes), "node") {
+    if let Err(error) = harness.try_run(&prompt(&nodes), "node") {
         let text = error.to_string();
         if text.contains("internal error") {
             faults.push(format!("{} {}\n    {text}", class.class, Json::Object(inputs.clone())));
@@ -256,8 +254,8 @@ fn try_one(
 
 #[test]
 fn no_node_panics_whatever_it_is_given() {
-    let mut studio = Studio::sd1();
-    let input = studio.folder.path().join("input");
+    let mut harness = Harness::sd1();
+    let input = harness.folder.path().join("input");
     fs::create_dir_all(&input).unwrap();
     let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../input/blue_square.png");
     fs::copy(picture, input.join("blue_square.png")).unwrap();
@@ -267,17 +265,17 @@ fn no_node_panics_whatever_it_is_given() {
         let all: Vec<(&str, Vec<Json>)> = class
             .inputs
             .iter()
-            .map(|input| (input.name, values(&studio, class.class, input)))
+            .map(|input| (input.name, values(&harness, class.class, input)))
             .filter(|(_, values)| !values.is_empty())
             .collect();
         let usual: Map<String, Json> =
             all.iter().map(|(name, values)| ((*name).to_owned(), values[0].clone())).collect();
-        try_one(&mut studio, class, &usual, &mut faults);
+        try_one(&mut harness, class, &usual, &mut faults);
         for (name, values) in &all {
             for value in &values[1..] {
                 let mut inputs = usual.clone();
                 inputs.insert((*name).to_owned(), value.clone());
-                try_one(&mut studio, class, &inputs, &mut faults);
+                try_one(&mut harness, class, &inputs, &mut faults);
                 runs += 1;
             }
         }
@@ -296,10 +294,10 @@ fn no_node_panics_whatever_it_is_given() {
                     }
                 }
             }
-            try_one(&mut studio, class, &inputs, &mut faults);
+            try_one(&mut harness, class, &inputs, &mut faults);
             runs += 1;
         }
-        studio.executor.cache_mut().clear();
+        harness.executor.cache_mut().clear();
     }
     assert!(runs > 500, "{runs} runs are too few");
     assert!(faults.is_empty(), "{} of {runs}:\n{}", faults.len(), faults.join("\n"));

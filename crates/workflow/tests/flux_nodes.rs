@@ -4,17 +4,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod small_models;
-
 use distorch_checkpoint::config::{
     DiffusionConfig, FluxConfig, T5Config, TextEncoderConfig, VaeConfig,
 };
 use distorch_checkpoint::family::Configs;
 use distorch_models::network::ReferenceMethod;
 use distorch_pipeline::diffusion::conditioning::{Cond, Guidance};
+use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::small_models::{sd1, vae, write};
+use distorch_test_support::tensors::{distance, values};
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
-use small_models::{Studio, distance, node, prompt, sd1, vae, values, write};
 
 /// Flux dev that takes so many latents' channels, one for each.
 fn flux(inputs: usize) -> Configs {
@@ -45,10 +45,10 @@ fn flux(inputs: usize) -> Configs {
 }
 
 /// SD's small checkpoint for its text encoder, and a Flux.
-fn studio(inputs: usize) -> Studio {
-    let studio = Studio::sd1();
-    write(&studio.model_path("checkpoints/flux.safetensors"), &flux(inputs));
-    studio
+fn harness(inputs: usize) -> Harness {
+    let harness = Harness::sd1();
+    write(&harness.model_path("checkpoints/flux.safetensors"), &flux(inputs));
+    harness
 }
 
 fn loader(name: &str) -> Json {
@@ -101,7 +101,7 @@ fn differ(one: &[f32], other: &[f32]) {
 
 #[test]
 fn guidance_is_set_and_left_out() {
-    let mut studio = studio(1);
+    let mut harness = harness(1);
     let guided = |guidance: f64| of("FluxGuidance", "text", json!({ "guidance": guidance }));
     let prompt = base(&[
         ("usual", guided(3.5)),
@@ -112,11 +112,11 @@ fn guidance_is_set_and_left_out() {
         ("with more", sampled("flux", "strong", ("empty", 0))),
         ("without", sampled("flux", "off", ("empty", 0))),
     ]);
-    let guidance = |studio: &mut Studio, name: &str| studio.conds(&prompt, name)[0].guidance;
-    assert_eq!(guidance(&mut studio, "text"), Guidance::Usual);
-    assert_eq!(guidance(&mut studio, "strong"), Guidance::Strength(30.0));
-    assert_eq!(guidance(&mut studio, "off"), Guidance::Off);
-    let mut latent = |name: &str| studio.latent(&prompt, name, 0);
+    let guidance = |harness: &mut Harness, name: &str| harness.conds(&prompt, name)[0].guidance;
+    assert_eq!(guidance(&mut harness, "text"), Guidance::Usual);
+    assert_eq!(guidance(&mut harness, "strong"), Guidance::Strength(30.0));
+    assert_eq!(guidance(&mut harness, "off"), Guidance::Off);
+    let mut latent = |name: &str| harness.latent(&prompt, name, 0);
     let (usual, strong, off) = (latent("as it is"), latent("with more"), latent("without"));
     assert_eq!(usual, latent("with the usual"));
     assert_eq!(usual.len(), 16 * 8 * 9);
@@ -140,7 +140,7 @@ fn each_encoder_has_a_prompt_of_its_own() {
     let mut text_encoders = sd1().text_encoders;
     text_encoders.push(("t5xxl", TextEncoderConfig::T5(t5)));
     let configs = Configs { text_encoders, ..flux(1) };
-    let mut studio = Studio::with("checkpoints/flux.safetensors", &configs);
+    let mut harness = Harness::with("checkpoints/flux.safetensors", &configs);
     let same = |text: &str| node("CLIPTextEncode", json!({ "clip": ["flux", 1], "text": text }));
     let both = json!({
         "clip": ["flux", 1], "clip_l": "a red circle", "t5xxl": "a blue square", "guidance": 2.5,
@@ -151,7 +151,7 @@ fn each_encoder_has_a_prompt_of_its_own() {
         ("blue", same("a blue square")),
         ("both", node("CLIPTextEncodeFlux", both)),
     ]);
-    let mut cond = |name: &str| studio.conds(&prompt, name).remove(0);
+    let mut cond = |name: &str| harness.conds(&prompt, name).remove(0);
     let (red, blue, both) = (cond("red"), cond("blue"), cond("both"));
     assert_eq!(both.guidance, Guidance::Strength(2.5));
     assert_eq!(values(&both.context), values(&blue.context));
@@ -163,7 +163,7 @@ fn each_encoder_has_a_prompt_of_its_own() {
 
 #[test]
 fn noise_is_shifted_by_the_size_of_the_picture() {
-    let mut studio = studio(1);
+    let mut harness = harness(1);
     let shifted = |side: i64| {
         let inputs = json!({
             "model": ["flux", 0], "max_shift": 1.15, "base_shift": 0.5, "width": side, "height": side,
@@ -177,22 +177,22 @@ fn noise_is_shifted_by_the_size_of_the_picture() {
         ("of the large", sampled("large", "text", ("empty", 0))),
         ("of the small", sampled("small", "text", ("empty", 0))),
     ]);
-    let mut sigma = |name: &str, percent: f64| match &studio.run(&prompt, name)[0] {
+    let mut sigma = |name: &str, percent: f64| match &harness.run(&prompt, name)[0] {
         Value::Model(model) => model.sampling().percent_to_sigma(percent),
         other => panic!("{other:?}"),
     };
     // e^mu / (e^mu + 1) in the middle: mu is 1.15 at 4096 patches and 0.5 at 256.
     assert!((sigma("large", 0.5) - 0.759_510_916_949).abs() < 1e-9);
     assert!((sigma("small", 0.5) - 0.622_459_331_202).abs() < 1e-9);
-    let usual = studio.latent(&prompt, "as it is", 0);
-    let large = studio.latent(&prompt, "of the large", 0);
+    let usual = harness.latent(&prompt, "as it is", 0);
+    let large = harness.latent(&prompt, "of the large", 0);
     assert!(distance(&usual, &large) < 1e-5);
-    differ(&usual, &studio.latent(&prompt, "of the small", 0));
+    differ(&usual, &harness.latent(&prompt, "of the small", 0));
 }
 
 #[test]
 fn references_are_looked_at_where_they_are_placed() {
-    let mut studio = studio(1);
+    let mut harness = harness(1);
     let with = |conditioning: &str, latent: &str| {
         of("ReferenceLatent", conditioning, json!({ "latent": [latent, 0] }))
     };
@@ -216,17 +216,17 @@ fn references_are_looked_at_where_they_are_placed() {
         ("sampled index", sampled("flux", "index", ("empty", 0))),
         ("sampled row", sampled("flux", "row", ("empty", 0))),
     ]);
-    let [red, blue] = ["encoded red", "encoded blue"].map(|name| studio.latent(&prompt, name, 0));
-    let both = studio.conds(&prompt, "both").remove(0);
+    let [red, blue] = ["encoded red", "encoded blue"].map(|name| harness.latent(&prompt, name, 0));
+    let both = harness.conds(&prompt, "both").remove(0);
     let found: Vec<_> = both.reference_latents.iter().map(values).collect();
     assert_eq!(found, [red, blue]);
     assert_eq!(both.reference_method, ReferenceMethod::Offset);
-    let row = studio.conds(&prompt, "row").remove(0);
+    let row = harness.conds(&prompt, "row").remove(0);
     assert_eq!(row.reference_method, ReferenceMethod::Diagonal);
-    let error = studio.try_run(&prompt, "qwen").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "qwen").unwrap_err().to_string();
     assert!(error.contains("reference_latents_method") && error.contains("offset"), "{error}");
 
-    let mut latent = |name: &str| studio.latent(&prompt, &format!("sampled {name}"), 0);
+    let mut latent = |name: &str| harness.latent(&prompt, &format!("sampled {name}"), 0);
     let none = latent("text");
     assert_eq!(none, latent("none"));
     let (one, both) = (latent("one"), latent("both"));
@@ -239,7 +239,7 @@ fn references_are_looked_at_where_they_are_placed() {
 
 #[test]
 fn control_models_read_a_picture() {
-    let mut studio = studio(2);
+    let mut harness = harness(2);
     let control = |pixels: &str| {
         let inputs = json!({
             "positive": ["text", 0], "negative": ["text", 0], "vae": ["flux", 2], "pixels": [pixels, 0],
@@ -253,13 +253,13 @@ fn control_models_read_a_picture() {
         ("sampled red", sampled("flux", "of red", ("of red", 2))),
         ("sampled blue", sampled("flux", "of blue", ("of blue", 2))),
     ]);
-    let empty = studio.latent(&prompt, "of red", 2);
+    let empty = harness.latent(&prompt, "of red", 2);
     assert!(empty.len() == 16 * 8 * 9 && empty.iter().all(|value| *value == 0.0));
-    let picture = studio.conds(&prompt, "of red")[0].picture.clone().unwrap();
+    let picture = harness.conds(&prompt, "of red")[0].picture.clone().unwrap();
     assert!(picture.mask.is_none());
-    let encoded = studio.latent(&prompt, "encoded red", 0);
+    let encoded = harness.latent(&prompt, "encoded red", 0);
     assert_eq!(values(&picture.latent.samples), encoded);
-    let mut latent = |name: &str| studio.latent(&prompt, name, 0);
+    let mut latent = |name: &str| harness.latent(&prompt, name, 0);
     let (none, red, blue) = (latent("sampled"), latent("sampled red"), latent("sampled blue"));
     differ(&none, &red);
     differ(&red, &blue);
@@ -268,7 +268,7 @@ fn control_models_read_a_picture() {
 /// Sixteen channels of noise and of the picture, and the mask's 64.
 #[test]
 fn fill_reads_a_picture_and_a_mask_of_every_pixel() {
-    let mut studio = studio(6);
+    let mut harness = harness(6);
     let fill = |pixels: &str, mask: &str| {
         let inputs = json!({
             "positive": ["text", 0], "negative": ["text", 0], "vae": ["flux", 2],
@@ -288,7 +288,7 @@ fn fill_reads_a_picture_and_a_mask_of_every_pixel() {
         ("sampled red little", sampled("flux", "red little", ("empty", 0))),
         ("sampled blue little", sampled("flux", "blue little", ("empty", 0))),
     ]);
-    let mut latent = |name: &str| studio.latent(&prompt, name, 0);
+    let mut latent = |name: &str| harness.latent(&prompt, name, 0);
     let all = latent("sampled red all");
     let (red, blue) = (latent("sampled red little"), latent("sampled blue little"));
     // Without a picture, the mask is all and the picture's latent nothing.

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod small_models;
-
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -13,11 +11,14 @@ use distorch_checkpoint::family::Configs;
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_models::estimate::Workload;
 use distorch_pipeline::models::Tasks;
+use distorch_test_support::model_file::ModelFile;
+use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::seeded;
+use distorch_test_support::small_models::{sd1, write};
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer};
 use distorch_workflow::{Environment, ExecutionError, Executor, nodes};
 use serde_json::{Value as Json, json};
-use small_models::{Studio, node, prompt, sd1, weight, write, write_tensors};
 
 /// Hears what is planned and warned of, and whether any node runs.
 #[derive(Default)]
@@ -54,8 +55,8 @@ fn dry_run(
 }
 
 /// What the one loader of a prompt is planned for.
-fn tasks(studio: &mut Studio, nodes: &Json, target: &str) -> (Tasks, Vec<String>) {
-    let (result, heard) = dry_run(&mut studio.executor, nodes, target);
+fn tasks(harness: &mut Harness, nodes: &Json, target: &str) -> (Tasks, Vec<String>) {
+    let (result, heard) = dry_run(&mut harness.executor, nodes, target);
     result.unwrap_or_else(|error| panic!("{error}"));
     let planned = heard.planned.into_inner().unwrap();
     let [(_, tasks, _)] = planned.as_slice() else { panic!("{planned:?}") };
@@ -102,8 +103,8 @@ fn size(picture: Option<Workload>) -> Option<(u32, u32, u32)> {
 
 #[test]
 fn models_are_planned_for_what_the_workflow_makes() {
-    let mut studio = Studio::sd1();
-    let input = studio.folder.path().join("input");
+    let mut harness = Harness::sd1();
+    let input = harness.folder.path().join("input");
     fs::create_dir(&input).unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     for name in ["pictures/kept.gif", "pictures/rgb.png", "latents/new.latent"] {
@@ -192,7 +193,7 @@ fn models_are_planned_for_what_the_workflow_makes() {
         ),
     ];
     for (nodes, [sampling, vae]) in cases {
-        let (tasks, warnings) = tasks(&mut studio, &nodes, "last");
+        let (tasks, warnings) = tasks(&mut harness, &nodes, "last");
         let found = [size(tasks.diffusion.most), size(tasks.vae.most)];
         assert_eq!(found, [Some(sampling), Some(vae)], "{nodes}");
         assert!(tasks.text.used && !tasks.diffusion.unknown && !tasks.vae.unknown);
@@ -200,11 +201,11 @@ fn models_are_planned_for_what_the_workflow_makes() {
     }
     // Latents in a file.
     let nodes = of_latent(node("LoadLatent", json!({ "latent": "new.latent" })));
-    let (found, _) = tasks(&mut studio, &nodes, "last");
+    let (found, _) = tasks(&mut harness, &nodes, "last");
     assert_eq!(size(found.diffusion.most), Some((40, 24, 2)));
     // How many frames an animation has is not known before it is read: the model's own size is planned for.
     let nodes = sampled(&[picture("kept.gif"), encode("picture"), ("first", sampler("latent"))]);
-    let (found, warnings) = tasks(&mut studio, &nodes, "last");
+    let (found, warnings) = tasks(&mut harness, &nodes, "last");
     assert_eq!((found.diffusion.most, found.diffusion.unknown), (None, true));
     assert!(
         warnings[0].contains("is not known before the run: the plan is for 512×512"),
@@ -215,7 +216,7 @@ fn models_are_planned_for_what_the_workflow_makes() {
 /// Latents and pictures come out in the size that was foreseen.
 #[test]
 fn a_run_makes_what_was_foreseen() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let nodes = with(&[
         ("latent", empty(json!(72), 136, 2)),
         (
@@ -228,8 +229,8 @@ fn a_run_makes_what_was_foreseen() {
         ("first", sampler("larger")),
         ("last", decode("first")),
     ]);
-    let (tasks, _) = tasks(&mut studio, &nodes, "last");
-    let latent = studio.run(&nodes, "first");
+    let (tasks, _) = tasks(&mut harness, &nodes, "last");
+    let latent = harness.run(&nodes, "first");
     let distorch_workflow::value::Value::Latent(latent) = &latent[0] else { panic!() };
     let [batch, _, height, width] = latent.samples.dims().map(|side| side as u32);
     assert_eq!(size(tasks.diffusion.most), Some((8 * width, 8 * height, batch)));
@@ -239,14 +240,14 @@ fn a_run_makes_what_was_foreseen() {
 /// A plan's activations are those of the picture, and they grow with it.
 #[test]
 fn larger_pictures_are_planned_with_more_memory() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let mut peaks = |side: u32, batch: u32| {
         let nodes = with(&[
             ("latent", empty(json!(side), side, batch)),
             ("first", sampler("latent")),
             ("last", decode("first")),
         ]);
-        let (result, heard) = dry_run(&mut studio.executor, &nodes, "last");
+        let (result, heard) = dry_run(&mut harness.executor, &nodes, "last");
         result.unwrap();
         let planned = heard.planned.into_inner().unwrap();
         ["unet", "clip", "vae"].map(|name| {
@@ -270,29 +271,29 @@ fn message(error: &ExecutionError) -> String {
 /// What will fail does so before the first node runs, in a run as in a dry one.
 #[test]
 fn what_is_missing_is_told_before_anything_runs() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let no_vae = Configs { vae: None, ..sd1() };
-    write(&studio.model_path("checkpoints/no-vae.safetensors"), &no_vae);
+    write(&harness.model_path("checkpoints/no-vae.safetensors"), &no_vae);
     let no_text = Configs { text_encoders: Vec::new(), ..sd1() };
-    write(&studio.model_path("checkpoints/no-text.safetensors"), &no_text);
+    write(&harness.model_path("checkpoints/no-text.safetensors"), &no_text);
     let only_vae = Configs { diffusion: None, ..no_text.clone() };
-    write(&studio.model_path("checkpoints/only-vae.safetensors"), &only_vae);
-    fs::write(studio.model_path("checkpoints/broken.safetensors"), "no model").unwrap();
-    fs::create_dir_all(studio.model_path("loras")).unwrap();
-    fs::write(studio.model_path("loras/broken.safetensors"), "no LoRA").unwrap();
+    write(&harness.model_path("checkpoints/only-vae.safetensors"), &only_vae);
+    fs::write(harness.model_path("checkpoints/broken.safetensors"), "no model").unwrap();
+    fs::create_dir_all(harness.model_path("loras")).unwrap();
+    fs::write(harness.model_path("loras/broken.safetensors"), "no LoRA").unwrap();
     let wrong = "lora_unet_down_blocks_1_attentions_0_proj_in";
     let tensors = [("lora_up", vec![64, 2, 1, 1]), ("lora_down", vec![2, 63, 1, 1])];
     let tensors = tensors.into_iter().map(|(part, shape)| {
-        let values = weight(part, &shape);
+        let values = seeded::weight(part, &shape, 0);
         (format!("{wrong}.{part}.weight"), shape, values)
     });
-    write_tensors(&studio.model_path("loras/other.safetensors"), tensors);
+    ModelFile::of_values(tensors).write(&harness.model_path("loras/other.safetensors"));
     let tensors = [("lora_up", vec![4, 2]), ("lora_down", vec![2, 4])];
     let tensors = tensors.into_iter().map(|(part, shape)| {
-        let values = weight(part, &shape);
+        let values = seeded::weight(part, &shape, 0);
         (format!("lora_unet_nowhere.{part}.weight"), shape, values)
     });
-    write_tensors(&studio.model_path("loras/nowhere.safetensors"), tensors);
+    ModelFile::of_values(tensors).write(&harness.model_path("loras/nowhere.safetensors"));
     let base = [
         ("latent", empty(json!(64), 64, 1)),
         ("first", sampler("latent")),
@@ -319,11 +320,11 @@ fn what_is_missing_is_told_before_anything_runs() {
         (with_lora("other.safetensors"), "lora", wrong),
         (with_lora("nowhere.safetensors"), "lora", "none of its 2 keys fits"),
     ] {
-        let (result, _) = dry_run(&mut studio.executor, &nodes, "last");
+        let (result, _) = dry_run(&mut harness.executor, &nodes, "last");
         let error = result.unwrap_err();
         let heard = Heard::default();
         let parsed = Prompt::from_json(&nodes.to_string(), &nodes::all()).unwrap();
-        let in_run = studio.executor.run_nodes(&parsed, &["last"], &heard).unwrap_err();
+        let in_run = harness.executor.run_nodes(&parsed, &["last"], &heard).unwrap_err();
         assert_eq!(message(&error), message(&in_run));
         assert!(heard.nodes.into_inner().unwrap().is_empty(), "{says}");
         let text = message(&error);
@@ -332,11 +333,11 @@ fn what_is_missing_is_told_before_anything_runs() {
     // Of a model that lacks what is not used, nothing is said.
     let mut nodes = of("no-vae.safetensors");
     nodes["first"]["inputs"]["steps"] = json!(1);
-    assert!(dry_run(&mut studio.executor, &nodes, "first").0.is_ok());
+    assert!(dry_run(&mut harness.executor, &nodes, "first").0.is_ok());
     // A LoRA of no strength is not opened.
     let mut nodes = with_lora("broken.safetensors");
     nodes["lora"]["inputs"]["strength_model"] = json!(0.0);
-    assert!(dry_run(&mut studio.executor, &nodes, "last").0.is_ok());
+    assert!(dry_run(&mut harness.executor, &nodes, "last").0.is_ok());
 }
 
 /// The message without what was free on the host, which other programs change.
@@ -351,9 +352,9 @@ fn but_for_free(message: &str) -> String {
 /// What cannot fit is refused with what it needs, what there is and the way out, before it is loaded.
 #[test]
 fn what_cannot_fit_is_refused() {
-    let studio = Studio::sd1();
+    let harness = Harness::sd1();
     let executor = |simulated: &str, retries: bool| {
-        let folders = ModelFolders::new(studio.folder.path(), &[]).unwrap();
+        let folders = ModelFolders::new(harness.folder.path(), &[]).unwrap();
         let cpu = DeviceInfo::new(DeviceId::CPU, "CPU", 8 << 30);
         let topology = Topology::new(vec![cpu]).unwrap().simulate(simulated).unwrap();
         let environment = Environment::on(folders, topology);

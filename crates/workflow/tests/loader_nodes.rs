@@ -2,20 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod small_models;
-
 use std::sync::Mutex;
 
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::config::VaeConfig;
 use distorch_checkpoint::decode::to_f32;
 use distorch_checkpoint::family::Configs;
+use distorch_test_support::model_file::ModelFile;
+use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::seeded;
+use distorch_test_support::small_models::{sd1, vae, write};
+use distorch_test_support::tensors::{distance, values};
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer, Silent};
 use distorch_workflow::value::Value;
 use distorch_workflow::{ExecutionError, NodeError, nodes};
 use serde_json::{Value as Json, json};
-use small_models::{Studio, distance, node, prompt, sd1, values, weight, write, write_tensors};
 
 fn base() -> Vec<(&'static str, Json)> {
     let empty = json!({ "width": 64, "height": 64, "batch_size": 1 });
@@ -30,7 +32,7 @@ fn with(nodes: &[(&'static str, Json)]) -> Json {
 }
 
 /// A LoRA of a layer of the UNet and one of the text encoder, and a key of something else.
-fn write_lora(studio: &Studio, name: &str) {
+fn write_lora(harness: &Harness, name: &str) {
     let tensors = [
         ("lora_unet_down_blocks_1_attentions_0_proj_in.lora_up.weight", vec![64, 2, 1, 1]),
         ("lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight", vec![2, 64, 1, 1]),
@@ -40,10 +42,10 @@ fn write_lora(studio: &Studio, name: &str) {
         ("lora_unet_nowhere.lora_down.weight", vec![2, 4]),
     ];
     let tensors = tensors.into_iter().map(|(key, shape)| {
-        let values = weight(&format!("{name} {key}"), &shape);
+        let values = seeded::weight(&format!("{name} {key}"), &shape, 0);
         (key.to_owned(), shape, values)
     });
-    write_tensors(&studio.model_path(&format!("loras/{name}.safetensors")), tensors);
+    ModelFile::of_values(tensors).write(&harness.model_path(&format!("loras/{name}.safetensors")));
 }
 
 fn lora(from: &str, name: &str, strengths: [f64; 2]) -> Json {
@@ -76,9 +78,9 @@ fn sampled(model: &str, positive: &str) -> Json {
 
 #[test]
 fn loras_change_what_their_strengths_say_and_come_off_again() {
-    let mut studio = Studio::sd1();
-    write_lora(&studio, "a");
-    write_lora(&studio, "b");
+    let mut harness = Harness::sd1();
+    write_lora(&harness, "a");
+    write_lora(&harness, "b");
     let only = json!({
         "model": ["ckpt", 0], "lora_name": "a.safetensors", "strength_model": 1.0,
     });
@@ -109,23 +111,23 @@ fn loras_change_what_their_strengths_say_and_come_off_again() {
             node
         }),
     ]);
-    let mut context = |id: &str| values(&studio.conds(&prompt, id).remove(0).context);
+    let mut context = |id: &str| values(&harness.conds(&prompt, id).remove(0).context);
     let plain = context("plain");
     assert!(distance(&context("text_a"), &plain) > 1e-3);
     assert_eq!(context("text_off"), plain);
     assert!(distance(&context("text_undone"), &plain) < 1e-4);
 
-    let k = studio.latent(&prompt, "k", 0);
-    let a = studio.latent(&prompt, "k_a", 0);
+    let k = harness.latent(&prompt, "k", 0);
+    let a = harness.latent(&prompt, "k_a", 0);
     let moved = distance(&a, &k);
     assert!(moved > 1e-3, "{moved}");
-    let ab = studio.latent(&prompt, "k_ab", 0);
+    let ab = harness.latent(&prompt, "k_ab", 0);
     assert!(distance(&ab, &a) > 1e-2 * moved);
-    assert!(distance(&studio.latent(&prompt, "k_ba", 0), &ab) < 1e-2 * moved);
-    assert!(distance(&studio.latent(&prompt, "k_undone", 0), &k) < 1e-2 * moved);
-    assert_eq!(studio.latent(&prompt, "k_clip_only", 0), k);
-    assert_eq!(studio.latent(&prompt, "k_model_only", 0), a);
-    assert_eq!(studio.latent(&prompt, "k_again", 0), k);
+    assert!(distance(&harness.latent(&prompt, "k_ba", 0), &ab) < 1e-2 * moved);
+    assert!(distance(&harness.latent(&prompt, "k_undone", 0), &k) < 1e-2 * moved);
+    assert_eq!(harness.latent(&prompt, "k_clip_only", 0), k);
+    assert_eq!(harness.latent(&prompt, "k_model_only", 0), a);
+    assert_eq!(harness.latent(&prompt, "k_again", 0), k);
 }
 
 /// Keeps warnings.
@@ -142,12 +144,12 @@ impl Observer for Warnings {
 
 #[test]
 fn keys_that_mean_nothing_are_told_and_files_that_are_none_are_errors() {
-    let mut studio = Studio::sd1();
-    write_lora(&studio, "a");
+    let mut harness = Harness::sd1();
+    write_lora(&harness, "a");
     let other = |path: &std::path::Path| {
-        write_tensors(path, [("x".to_owned(), vec![1], vec![0.0])].into_iter());
+        ModelFile::of_values([("x".to_owned(), vec![1], vec![0.0])]).write(path);
     };
-    other(&studio.model_path("loras/none.safetensors"));
+    other(&harness.model_path("loras/none.safetensors"));
     let prompt = with(&[
         ("a", lora("ckpt", "a", [1.0, 1.0])),
         ("none", lora("ckpt", "none", [1.0, 1.0])),
@@ -155,23 +157,23 @@ fn keys_that_mean_nothing_are_told_and_files_that_are_none_are_errors() {
     ]);
     let (parsed, warnings) =
         (Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap(), Warnings::default());
-    studio.executor.run_nodes(&parsed, &["a"], &warnings).unwrap();
+    harness.executor.run_nodes(&parsed, &["a"], &warnings).unwrap();
     let warnings = warnings.0.into_inner().unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("lora_unet_nowhere"), "{warnings:?}");
-    let error = studio.try_run(&prompt, "none").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "none").unwrap_err().to_string();
     assert!(error.contains("`lora_name`") && error.contains("no LoRA"), "{error}");
-    let error = studio.try_run(&prompt, "missing").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "missing").unwrap_err().to_string();
     assert!(error.contains("a.safetensors"), "{error}");
 }
 
 #[test]
 fn a_vae_of_its_own_decodes_as_that_of_a_checkpoint() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let vae = Configs { vae: sd1().vae, ..Configs::default() };
-    write(&studio.model_path("vae/alone.safetensors"), &vae);
+    write(&harness.model_path("vae/alone.safetensors"), &vae);
     let unet = Configs { diffusion: sd1().diffusion, ..Configs::default() };
-    write(&studio.model_path("vae/unet.safetensors"), &unet);
+    write(&harness.model_path("vae/unet.safetensors"), &unet);
     let decode = |vae: Json| node("VAEDecode", json!({ "samples": ["noisy", 0], "vae": vae }));
     let load = |name: &str| json!({ "vae_name": name });
     let multi = json!({ "vae_name": "alone.safetensors", "device": "cpu" });
@@ -185,7 +187,7 @@ fn a_vae_of_its_own_decodes_as_that_of_a_checkpoint() {
         ("b", decode(json!(["multi", 0]))),
         ("none", node("VAELoader", load("unet.safetensors"))),
     ]);
-    let mut picture = |id: &str| match &studio.run(&prompt, id)[0] {
+    let mut picture = |id: &str| match &harness.run(&prompt, id)[0] {
         Value::Image(pictures) => pictures.clone(),
         other => panic!("{other:?}"),
     };
@@ -193,17 +195,17 @@ fn a_vae_of_its_own_decodes_as_that_of_a_checkpoint() {
     assert_eq!(expected.shape(), [1, 64, 64, 3]);
     assert_eq!(picture("a"), expected);
     assert_eq!(picture("b"), expected);
-    let error = studio.try_run(&prompt, "none").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "none").unwrap_err().to_string();
     assert!(error.contains("has no VAE") && error.contains("unet.safetensors"), "{error}");
 }
 
 #[test]
 fn a_checkpoint_without_encoders_or_vae_gives_the_rest() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let unet = Configs { diffusion: sd1().diffusion, ..Configs::default() };
-    write(&studio.model_path("checkpoints/unet.safetensors"), &unet);
+    write(&harness.model_path("checkpoints/unet.safetensors"), &unet);
     let vae = Configs { vae: sd1().vae, ..Configs::default() };
-    write(&studio.model_path("checkpoints/vae.safetensors"), &vae);
+    write(&harness.model_path("checkpoints/vae.safetensors"), &vae);
     let load = |name: &str| node("CheckpointLoaderSimple", json!({ "ckpt_name": name }));
     let decode = json!({ "samples": ["k", 0], "vae": ["unet", 2] });
     let prompt = with(&[
@@ -217,11 +219,11 @@ fn a_checkpoint_without_encoders_or_vae_gives_the_rest() {
     ]);
     let (parsed, warnings) =
         (Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap(), Warnings::default());
-    studio.executor.run_nodes(&parsed, &["unet"], &warnings).unwrap();
+    harness.executor.run_nodes(&parsed, &["unet"], &warnings).unwrap();
     let warnings = warnings.0.into_inner().unwrap();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert_eq!(studio.latent(&prompt, "k", 0), studio.latent(&prompt, "k_whole", 0));
-    let mut error = |id: &str| studio.try_run(&prompt, id).unwrap_err().to_string();
+    assert_eq!(harness.latent(&prompt, "k", 0), harness.latent(&prompt, "k_whole", 0));
+    let mut error = |id: &str| harness.try_run(&prompt, id).unwrap_err().to_string();
     let (encode, decode, vae) = (error("encode"), error("decode"), error("vae"));
     assert!(encode.contains("`clip`: `unet.safetensors` has no text encoder"), "{encode}");
     assert!(decode.contains("`vae`: `unet.safetensors` has no VAE"), "{decode}");
@@ -231,7 +233,7 @@ fn a_checkpoint_without_encoders_or_vae_gives_the_rest() {
 
 #[test]
 fn notes_are_left_out_but_other_unknown_classes_are_not() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let decode = json!({ "samples": ["empty", 0], "vae": ["ckpt", 2] });
     let mut nodes = vec![
         ("decode", node("VAEDecode", decode)),
@@ -242,20 +244,20 @@ fn notes_are_left_out_but_other_unknown_classes_are_not() {
     let parse = |nodes: &[(&'static str, Json)]| {
         Prompt::from_json(&with(nodes).to_string(), &nodes::all()).unwrap()
     };
-    assert_eq!(studio.executor.validate(&parse(&nodes)).unwrap().outputs, ["show"]);
-    let report = studio.executor.run(&parse(&nodes), &Warnings::default()).unwrap();
+    assert_eq!(harness.executor.validate(&parse(&nodes)).unwrap().outputs, ["show"]);
+    let report = harness.executor.run(&parse(&nodes), &Warnings::default()).unwrap();
     assert!(report.executed.iter().all(|id| id != "note" && id != "words"));
     nodes[0].1["inputs"]["samples"] = json!(["note", 0]);
-    let invalid = studio.executor.validate(&parse(&nodes)).unwrap_err();
+    let invalid = harness.executor.validate(&parse(&nodes)).unwrap_err();
     assert!(invalid.to_string().contains("node note (Note) has no outputs"), "{invalid}");
     nodes.push(("odd", node("Note!", json!({}))));
-    let invalid = studio.executor.validate(&parse(&nodes)).unwrap_err();
+    let invalid = harness.executor.validate(&parse(&nodes)).unwrap_err();
     assert_eq!(invalid.error.kind, "missing_node_type");
 }
 
 #[test]
 fn a_lora_for_another_model_is_an_error_before_anything_is_loaded() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let of_sdxl = [
         (
             "lora_unet_input_blocks_8_1_transformer_blocks_9_attn2_to_k.lora_up.weight",
@@ -274,7 +276,8 @@ fn a_lora_for_another_model_is_an_error_before_anything_is_loaded() {
         let tensors = tensors
             .into_iter()
             .map(|(key, shape)| (key.to_owned(), shape.clone(), vec![0.5; shape.iter().product()]));
-        write_tensors(&studio.model_path(&format!("loras/{name}.safetensors")), tensors);
+        ModelFile::of_values(tensors)
+            .write(&harness.model_path(&format!("loras/{name}.safetensors")));
     }
     let model_only = |name: &str| {
         let inputs = json!({
@@ -290,14 +293,14 @@ fn a_lora_for_another_model_is_an_error_before_anything_is_loaded() {
         ("text_model", model_only("text")),
     ]);
     for node in ["xl", "xl_model"] {
-        let error = studio.try_run(&prompt, node).unwrap_err().to_string();
+        let error = harness.try_run(&prompt, node).unwrap_err().to_string();
         for part in ["`lora_name`", "xl.safetensors", "made for SDXL base", "fits SD 1.x"] {
             assert!(error.contains(part), "{error}");
         }
     }
-    studio.run(&prompt, "xl_off");
-    studio.run(&prompt, "text");
-    let error = studio.try_run(&prompt, "text_model").unwrap_err().to_string();
+    harness.run(&prompt, "xl_off");
+    harness.run(&prompt, "text");
+    let error = harness.try_run(&prompt, "text_model").unwrap_err().to_string();
     assert!(error.contains("another component"), "{error}");
 }
 
@@ -341,12 +344,12 @@ fn diffusers_name(key: &str, older: bool) -> String {
 
 #[test]
 fn a_vae_in_diffusers_layout_is_the_same_vae() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let vae = Configs {
-        vae: Some(VaeConfig { channel_mult: vec![1, 2, 2, 3], ..small_models::vae() }),
+        vae: Some(VaeConfig { channel_mult: vec![1, 2, 2, 3], ..vae() }),
         ..Configs::default()
     };
-    let path = studio.model_path("vae/own.safetensors");
+    let path = harness.model_path("vae/own.safetensors");
     write(&path, &vae);
     let own = Checkpoint::open(&path).unwrap();
     let prefix = "first_stage_model.";
@@ -361,7 +364,8 @@ fn a_vae_in_diffusers_layout_is_the_same_vae() {
             }
             (name, shape, to_f32(&own.bytes(key).unwrap(), info.dtype))
         });
-        write_tensors(&studio.model_path(&format!("vae/{name}.safetensors")), tensors);
+        ModelFile::of_values(tensors)
+            .write(&harness.model_path(&format!("vae/{name}.safetensors")));
     }
     let load = |name: &str| node("VAELoader", json!({ "vae_name": format!("{name}.safetensors") }));
     let decode = |vae: &str| node("VAEDecode", json!({ "samples": ["noisy", 0], "vae": [vae, 0] }));
@@ -375,7 +379,7 @@ fn a_vae_in_diffusers_layout_is_the_same_vae() {
         prompt[d.as_str()] = decode(name);
         prompt[e.as_str()] = encode(name);
     }
-    let mut picture = |id: &str| match &studio.run(&prompt, id)[0] {
+    let mut picture = |id: &str| match &harness.run(&prompt, id)[0] {
         Value::Image(pictures) => pictures.values().to_vec(),
         Value::Latent(latent) => values(&latent.samples),
         other => panic!("{other:?}"),
@@ -391,12 +395,12 @@ fn a_vae_in_diffusers_layout_is_the_same_vae() {
 
 #[test]
 fn pixel_space_leaves_pictures_as_they_are() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let tensors = [("pixel_space_vae".to_owned(), vec![], vec![1.0])];
-    write_tensors(&studio.model_path("vae/pixels.safetensors"), tensors.into_iter());
+    ModelFile::of_values(tensors).write(&harness.model_path("vae/pixels.safetensors"));
     for file in ["taesd_encoder.safetensors", "taesd_decoder.safetensors", "taef1_decoder.pth"] {
         let tensors = [("1.weight".to_owned(), vec![1], vec![1.0])];
-        write_tensors(&studio.model_path(&format!("vae_approx/{file}")), tensors.into_iter());
+        ModelFile::of_values(tensors).write(&harness.model_path(&format!("vae_approx/{file}")));
     }
     let load = |name: &str| node("VAELoader", json!({ "vae_name": name }));
     let prompt = prompt(&[
@@ -426,27 +430,27 @@ fn pixel_space_leaves_pictures_as_they_are() {
         ("latent", node("EmptyLatentImage", json!({ "width": 64, "height": 64, "batch_size": 1 }))),
         ("wrong", node("VAEDecode", json!({ "samples": ["latent", 0], "vae": ["chosen", 0] }))),
     ]);
-    let latent = studio.latent(&prompt, "chosen_e", 0);
+    let latent = harness.latent(&prompt, "chosen_e", 0);
     assert_eq!(latent.len(), 2 * 3 * 5 * 13);
     // From -1 to 1.
     let channel = |value: f32| value / 255.0 * 2.0 - 1.0;
     assert!((latent[0] - channel(64.0)).abs() < 1e-6, "{}", latent[0]);
     assert!((latent[2 * 5 * 13] - 1.0).abs() < 1e-6);
-    assert_eq!(studio.latent(&prompt, "tiled", 0), latent);
-    let mut pictures = |id: &str| match &studio.run(&prompt, id)[0] {
+    assert_eq!(harness.latent(&prompt, "tiled", 0), latent);
+    let mut pictures = |id: &str| match &harness.run(&prompt, id)[0] {
         Value::Image(pictures) => pictures.clone(),
         other => panic!("{other:?}"),
     };
     let (before, after) = (pictures("grey"), pictures("chosen_d"));
     assert_eq!(before.shape(), after.shape());
     assert!(distance(before.values(), after.values()) < 1e-6);
-    let error = studio.try_run(&prompt, "wrong").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "wrong").unwrap_err().to_string();
     assert!(error.contains("latents of 4 channels, but this VAE decodes 3"), "{error}");
     // Chosen, a tiny autoencoder says what it is; without both files it is no choice.
-    let error = studio.try_run(&prompt, "taesd").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "taesd").unwrap_err().to_string();
     assert!(error.contains("tiny autoencoder"), "{error}");
     let parsed = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
-    let refused = studio.executor.run_nodes(&parsed, &["taef1"], &Silent).unwrap_err();
+    let refused = harness.executor.run_nodes(&parsed, &["taef1"], &Silent).unwrap_err();
     let ExecutionError::Invalid(invalid) = refused else { panic!("{refused}") };
     let told = format!("{invalid:?}");
     assert!(told.contains("taesd") && told.contains("pixel_space"), "{told}");
@@ -454,7 +458,7 @@ fn pixel_space_leaves_pictures_as_they_are() {
 
 #[test]
 fn pictures_and_latents_that_no_vae_takes_are_errors_of_their_input() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let image = |width: u32, height: u32| {
         node("EmptyImage", json!({ "width": width, "height": height, "batch_size": 1, "color": 0 }))
     };
@@ -487,30 +491,30 @@ fn pictures_and_latents_that_no_vae_takes_are_errors_of_their_input() {
         ("t_odd", tiled("wide", 100, 0)),
     ]);
     for id in ["e_low", "e_thin", "e_dot", "t_low", "t_dot"] {
-        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        let error = harness.try_run(&prompt, id).unwrap_err().to_string();
         assert!(error.contains("`pixels`") && error.contains("scale it up"), "{id}: {error}");
     }
-    assert_eq!(studio.latent(&prompt, "e_just", 0).len(), 4);
-    assert_eq!(studio.latent(&prompt, "t_just", 0).len(), 4);
+    assert_eq!(harness.latent(&prompt, "e_just", 0).len(), 4);
+    assert_eq!(harness.latent(&prompt, "t_just", 0).len(), 4);
     for id in ["t_half", "t_more", "t_odd"] {
-        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        let error = harness.try_run(&prompt, id).unwrap_err().to_string();
         assert!(error.contains("`tile_size`"), "{id}: {error}");
     }
 }
 
 #[test]
 fn a_file_that_vae_loader_refuses_is_an_error_of_its_input() {
-    let mut studio = Studio::sd1();
-    std::fs::create_dir_all(studio.model_path("vae")).unwrap();
-    std::fs::write(studio.model_path("vae/page.safetensors"), "<html>").unwrap();
+    let mut harness = Harness::sd1();
+    std::fs::create_dir_all(harness.model_path("vae")).unwrap();
+    std::fs::write(harness.model_path("vae/page.safetensors"), "<html>").unwrap();
     let other = [("a.b".to_owned(), vec![1], vec![0.0])];
-    write_tensors(&studio.model_path("vae/other.safetensors"), other.into_iter());
+    ModelFile::of_values(other).write(&harness.model_path("vae/other.safetensors"));
     let prompt = prompt(&[
         ("page", node("VAELoader", json!({ "vae_name": "page.safetensors" }))),
         ("other", node("VAELoader", json!({ "vae_name": "other.safetensors" }))),
     ]);
     for id in ["page", "other"] {
-        let error = studio.try_run(&prompt, id).unwrap_err();
+        let error = harness.try_run(&prompt, id).unwrap_err();
         let ExecutionError::Node { error: NodeError::Input { input, .. }, .. } = &error else {
             panic!("{error}")
         };

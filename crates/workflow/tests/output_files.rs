@@ -1,11 +1,9 @@
 //! What is saved, and what is known about it before a run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
 use std::fs;
 
-use common::Workplace;
+use distorch_test_support::runs::Harness;
 use distorch_workflow::ExecutionError;
 use serde_json::{Value as Json, json};
 
@@ -26,11 +24,11 @@ fn saved(prefix: &str) -> Json {
 
 #[test]
 fn a_folder_that_cannot_be_is_an_error_before_anything_runs() {
-    let mut workplace = Workplace::new();
-    fs::write(workplace.path("output/file.png"), "x").unwrap();
+    let mut harness = Harness::empty();
+    fs::write(harness.path("output/file.png"), "x").unwrap();
     for prefix in ["file.png/x", "file.png/sub/x", "../x", "a\0b"] {
         for node in ["2", "5"] {
-            match workplace.try_run(&saved(prefix), node).unwrap_err() {
+            match harness.try_run(&saved(prefix), node).unwrap_err() {
                 ExecutionError::Invalid(invalid) => {
                     let problems = &invalid.node_errors[node];
                     assert_eq!(problems.errors[0].kind, "custom_validation_failed");
@@ -40,34 +38,34 @@ fn a_folder_that_cannot_be_is_an_error_before_anything_runs() {
             }
         }
     }
-    assert_eq!(fs::read_dir(workplace.path("output")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(harness.path("output")).unwrap().count(), 1);
     // The folder of previews has nothing to do with it, until it is the one.
-    workplace.run(&saved("../x"), "3");
-    fs::remove_dir_all(workplace.path("temp")).unwrap();
-    fs::write(workplace.path("temp"), "x").unwrap();
-    let error = workplace.fail(&saved("x"), "3");
+    harness.run(&saved("../x"), "3");
+    fs::remove_dir_all(harness.path("temp")).unwrap();
+    fs::write(harness.path("temp"), "x").unwrap();
+    let error = harness.fail(&saved("x"), "3");
     assert!(error.contains("temp` is not a folder"), "{error}");
 }
 
 #[cfg(unix)]
 #[test]
 fn a_link_that_leads_nowhere_is_no_folder() {
-    let mut workplace = Workplace::new();
-    fs::remove_dir(workplace.path("output")).unwrap();
-    std::os::unix::fs::symlink("gone", workplace.path("output")).unwrap();
-    let error = workplace.fail(&saved("x"), "2");
+    let mut harness = Harness::empty();
+    fs::remove_dir(harness.path("output")).unwrap();
+    std::os::unix::fs::symlink("gone", harness.path("output")).unwrap();
+    let error = harness.fail(&saved("x"), "2");
     assert!(error.contains("is a link to `gone`, which is missing"), "{error}");
 }
 
 #[test]
 fn a_batch_is_numbered_and_leaves_nothing_else() {
-    let mut workplace = Workplace::new();
-    fs::remove_dir(workplace.path("output")).unwrap(); // it is made
+    let mut harness = Harness::empty();
+    fs::remove_dir(harness.path("output")).unwrap(); // it is made
     for _ in 0..2 {
-        let report = workplace.try_run(&saved("12:30 %width%"), "2").unwrap();
+        let report = harness.report(&saved("12:30 %width%"), "2").unwrap();
         assert_eq!(report.outputs["2"]["images"][0]["type"], "output");
     }
-    let mut names: Vec<_> = fs::read_dir(workplace.path("output"))
+    let mut names: Vec<_> = fs::read_dir(harness.path("output"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();

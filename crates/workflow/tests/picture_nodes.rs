@@ -5,8 +5,9 @@ mod common;
 
 use std::fs;
 
-use common::{Workplace, fixture, fixtures, numbers};
+use common::{fixture, fixtures, numbers};
 use distorch_pipeline::image::{Mask, Pictures};
+use distorch_test_support::runs::Harness;
 use distorch_workflow::value::Value;
 use distorch_workflow::{describe, nodes};
 use serde_json::{Value as Json, json};
@@ -45,15 +46,15 @@ fn near(values: &[f32], expected: &[f32], tolerance: f32, place: &str) {
 /// with loss may differ by 1 in each plane, which is up to 3 in colours.
 #[test]
 fn every_kind_of_picture_is_as_comfyui_reads_it() {
-    let mut workplace = Workplace::new();
+    let mut harness = Harness::empty();
     let expected = fixture("pictures.json");
     let expected = expected.as_object().unwrap();
     assert!(expected.len() > 70);
     let mut wrong = Vec::new();
     for (name, expected) in expected {
-        workplace.put(&format!("pictures/{name}"));
-        let values = match workplace.try_run(&load(name), "1") {
-            Ok(mut report) => report.values.remove("1").unwrap(),
+        harness.put(&fixtures().join(format!("pictures/{name}")));
+        let values = match harness.try_run(&load(name), "1") {
+            Ok(values) => values,
             Err(error) => {
                 wrong.push(format!("{name}: {error}"));
                 continue;
@@ -98,25 +99,25 @@ fn every_kind_of_picture_is_as_comfyui_reads_it() {
 
 #[test]
 fn sixteen_bits_are_kept() {
-    let mut workplace = Workplace::new();
+    let mut harness = Harness::empty();
     let file = image::open(fixtures().join("pictures/grey16.png")).unwrap().into_luma16();
-    let name = workplace.put("pictures/grey16.png");
-    let loaded = pictures(&workplace.run(&load(&name), "1")[0]);
+    let name = harness.put(&fixtures().join("pictures/grey16.png"));
+    let loaded = pictures(&harness.run(&load(&name), "1")[0]);
     let expected: Vec<f32> = file.iter().map(|v| f32::from(*v) / 65535.0).collect();
     near(loaded.channel(1).values(), &expected, 1e-6, "grey16");
 }
 
 #[test]
 fn a_mask_is_one_channel_of_every_frame() {
-    let mut workplace = Workplace::new();
+    let mut harness = Harness::empty();
     for name in ["rgba.png", "rgb.png", "kept.gif", "palette4.png", "420_12x10.jpg"] {
-        workplace.put(&format!("pictures/{name}"));
-        let whole = workplace.run(&load(name), "1");
+        harness.put(&fixtures().join(format!("pictures/{name}")));
+        let whole = harness.run(&load(name), "1");
         let colours = pictures(&whole[0]);
         for (place, channel) in ["red", "green", "blue", "alpha"].into_iter().enumerate() {
             let prompt = json!({"1": {"class_type": "LoadImageMask",
                                       "inputs": {"image": name, "channel": channel}}});
-            let found = mask(&workplace.run(&prompt, "1")[0]);
+            let found = mask(&harness.run(&prompt, "1")[0]);
             let expected = match channel {
                 "alpha" => mask(&whole[1]),
                 _ => colours.channel(place),
@@ -128,14 +129,14 @@ fn a_mask_is_one_channel_of_every_frame() {
 
 #[test]
 fn names_are_checked_before_anything_runs() {
-    let mut workplace = Workplace::new();
-    workplace.put("pictures/rgb.png");
-    fs::create_dir(workplace.path("input/sub")).unwrap();
-    fs::copy(workplace.path("input/rgb.png"), workplace.path("input/sub/a.png")).unwrap();
-    fs::copy(workplace.path("input/rgb.png"), workplace.path("output/b.png")).unwrap();
-    fs::copy(workplace.path("input/rgb.png"), workplace.path("secret.png")).unwrap();
+    let mut harness = Harness::empty();
+    harness.put(&fixtures().join("pictures/rgb.png"));
+    fs::create_dir(harness.path("input/sub")).unwrap();
+    fs::copy(harness.path("input/rgb.png"), harness.path("input/sub/a.png")).unwrap();
+    fs::copy(harness.path("input/rgb.png"), harness.path("output/b.png")).unwrap();
+    fs::copy(harness.path("input/rgb.png"), harness.path("secret.png")).unwrap();
     for name in ["rgb.png", "sub/a.png", "sub\\a.png", "b.png [output]"] {
-        assert_eq!(pictures(&workplace.run(&load(name), "1")[0]).shape(), [1, 3, 5, 3], "{name}");
+        assert_eq!(pictures(&harness.run(&load(name), "1")[0]).shape(), [1, 3, 5, 3], "{name}");
     }
     for (name, problem) in [
         ("../secret.png", "leads out of the input folder"),
@@ -144,56 +145,56 @@ fn names_are_checked_before_anything_runs() {
         ("b.png", "there is no file `b.png` in the input folder"),
         ("sub", "there is no file"),
     ] {
-        let error = workplace.fail(&load(name), "1");
+        let error = harness.fail(&load(name), "1");
         assert!(error.contains(problem) && error.contains("node 1 (LoadImage)"), "{error}");
     }
 }
 
 #[test]
 fn a_file_that_changes_is_read_again() {
-    let mut workplace = Workplace::new();
-    workplace.put("pictures/rgb.png");
-    let first = workplace.try_run(&load("rgb.png"), "1").unwrap();
+    let mut harness = Harness::empty();
+    harness.put(&fixtures().join("pictures/rgb.png"));
+    let first = harness.report(&load("rgb.png"), "1").unwrap();
     assert_eq!(first.executed, ["1"]);
-    let second = workplace.try_run(&load("rgb.png"), "1").unwrap();
+    let second = harness.report(&load("rgb.png"), "1").unwrap();
     assert_eq!((second.executed.len(), second.cached), (0, vec!["1".to_owned()]));
-    fs::copy(fixtures().join("pictures/turned6.jpg"), workplace.path("input/rgb.png")).unwrap();
-    let third = workplace.run(&load("rgb.png"), "1");
+    fs::copy(fixtures().join("pictures/turned6.jpg"), harness.path("input/rgb.png")).unwrap();
+    let third = harness.run(&load("rgb.png"), "1");
     assert_eq!(pictures(&third[0]).shape(), [1, 24, 16, 3]);
 }
 
 #[test]
 fn broken_files_are_errors() {
-    let mut workplace = Workplace::new();
+    let mut harness = Harness::empty();
     for entry in fs::read_dir(fixtures().join("pictures")).unwrap() {
         let path = entry.unwrap().path();
         let whole = fs::read(&path).unwrap();
         for length in (0..whole.len()).step_by(whole.len().div_ceil(24)) {
-            fs::write(workplace.path("input/x.png"), &whole[..length]).unwrap();
-            if let Err(error) = workplace.try_run(&load("x.png"), "1") {
+            fs::write(harness.path("input/x.png"), &whole[..length]).unwrap();
+            if let Err(error) = harness.try_run(&load("x.png"), "1") {
                 let error = error.to_string();
                 let place = format!("{} of {length}: {error}", path.display());
                 assert!(error.contains("x.png") && !error.contains("internal error"), "{place}");
             }
         }
     }
-    fs::write(workplace.path("input/x.png"), "no picture").unwrap();
-    assert!(workplace.fail(&load("x.png"), "1").contains("no picture that can be read"));
+    fs::write(harness.path("input/x.png"), "no picture").unwrap();
+    assert!(harness.fail(&load("x.png"), "1").contains("no picture that can be read"));
     // A bitmap that says it has 60000 by 60000 pixels.
     let mut huge = fs::read(fixtures().join("pictures/palette.bmp")).unwrap();
     huge[18..22].copy_from_slice(&60000_u32.to_le_bytes());
     huge[22..26].copy_from_slice(&60000_u32.to_le_bytes());
-    fs::write(workplace.path("input/x.png"), huge).unwrap();
-    let error = workplace.fail(&load("x.png"), "1");
+    fs::write(harness.path("input/x.png"), huge).unwrap();
+    let error = harness.fail(&load("x.png"), "1");
     assert!(error.contains("60000×60000 pixels are more than"), "{error}");
 }
 
 #[test]
 fn pictures_are_scaled() {
-    let mut workplace = Workplace::new();
-    let name = workplace.put("pictures/turned1.jpg"); // 24×16
+    let mut harness = Harness::empty();
+    let name = harness.put(&fixtures().join("pictures/turned1.jpg")); // 24×16
     let mut shape = |class: &str, inputs: Json| {
-        pictures(&workplace.run(&changed(class, &name, &inputs), "2")[0]).shape()
+        pictures(&harness.run(&changed(class, &name, &inputs), "2")[0]).shape()
     };
     let scale = |method: &str, width: i64, height: i64, crop: &str| json!({"upscale_method": method, "width": width, "height": height, "crop": crop});
     assert_eq!(shape("ImageScale", scale("lanczos", 10, 20, "center")), [1, 20, 10, 3]);
@@ -203,15 +204,18 @@ fn pictures_are_scaled() {
     let by = |factor: f64| json!({"upscale_method": "nearest-exact", "scale_by": factor});
     assert_eq!(shape("ImageScaleBy", by(0.28)), [1, 4, 7, 3]); // 4.48, 6.72
     assert_eq!(shape("FluxKontextImageScale", json!({})), [1, 832, 1248, 3]);
-    let error = workplace.fail(&changed("ImageScaleBy", &name, &by(0.01)), "2");
+    let error = harness.fail(&changed("ImageScaleBy", &name, &by(0.01)), "2");
     assert!(error.contains("`scale_by`") && error.contains("leaves nothing"), "{error}");
 }
 
 /// The middle is cut out before, so that nothing is stretched.
 #[test]
 fn a_batch_has_the_size_of_its_first_picture() {
-    let mut workplace = Workplace::new();
-    let (first, second) = (workplace.put("pictures/rgb.png"), workplace.put("pictures/grey.png"));
+    let mut harness = Harness::empty();
+    let (first, second) = (
+        harness.put(&fixtures().join("pictures/rgb.png")),
+        harness.put(&fixtures().join("pictures/grey.png")),
+    );
     let prompt = json!({
         "1": {"class_type": "LoadImage", "inputs": {"image": first}},
         "2": {"class_type": "LoadImage", "inputs": {"image": second}},
@@ -219,45 +223,45 @@ fn a_batch_has_the_size_of_its_first_picture() {
         "4": {"class_type": "ImageScale", "inputs": {"image": ["2", 0], "width": 5, "height": 3,
               "upscale_method": "bilinear", "crop": "center"}},
     });
-    let batch = pictures(&workplace.run(&prompt, "3")[0]);
+    let batch = pictures(&harness.run(&prompt, "3")[0]);
     assert_eq!(batch.shape(), [2, 3, 5, 3]);
-    let one = pictures(&workplace.run(&prompt, "1")[0]);
-    let two = pictures(&workplace.run(&prompt, "4")[0]);
+    let one = pictures(&harness.run(&prompt, "1")[0]);
+    let two = pictures(&harness.run(&prompt, "4")[0]);
     assert_eq!(batch.values(), [one.values(), two.values()].concat());
 }
 
 #[test]
 fn pictures_are_cut_inverted_and_made() {
-    let mut workplace = Workplace::new();
-    let name = workplace.put("pictures/rgb.png"); // 5×3
-    let whole = pictures(&workplace.run(&load(&name), "1")[0]);
+    let mut harness = Harness::empty();
+    let name = harness.put(&fixtures().join("pictures/rgb.png")); // 5×3
+    let whole = pictures(&harness.run(&load(&name), "1")[0]);
     let crop = json!({"width": 512, "height": 2, "x": 3, "y": 1});
-    let part = pictures(&workplace.run(&changed("ImageCrop", &name, &crop), "2")[0]);
+    let part = pictures(&harness.run(&changed("ImageCrop", &name, &crop), "2")[0]);
     let expected =
         Pictures::from_fn([1, 2, 2, 3], |picture, y, x, c| whole.at(picture, y + 1, x + 3, c));
     assert_eq!(part, expected);
     let beyond = json!({"width": 4, "height": 4, "x": 100, "y": 100});
-    let corner = pictures(&workplace.run(&changed("ImageCrop", &name, &beyond), "2")[0]);
+    let corner = pictures(&harness.run(&changed("ImageCrop", &name, &beyond), "2")[0]);
     assert_eq!(corner.shape(), [1, 1, 1, 3]);
     assert_eq!(corner.at(0, 0, 0, 2), whole.at(0, 2, 4, 2));
 
-    let inverted = pictures(&workplace.run(&changed("ImageInvert", &name, &json!({})), "2")[0]);
+    let inverted = pictures(&harness.run(&changed("ImageInvert", &name, &json!({})), "2")[0]);
     assert_eq!(inverted, whole.map(|value| 1.0 - value));
     let empty = |batch: u64, side: u64| {
         json!({"1": {"class_type": "EmptyImage", "inputs":
             {"width": side, "height": 2, "batch_size": batch, "color": 0x0033_66ff}}})
     };
-    let plain = pictures(&workplace.run(&empty(2, 3), "1")[0]);
+    let plain = pictures(&harness.run(&empty(2, 3), "1")[0]);
     assert_eq!(plain, Pictures::from_fn([2, 2, 3, 3], |_, _, _, c| [0.2, 0.4, 1.0][c]));
     let mut large = empty(4096, 16384);
     large["1"]["inputs"]["height"] = json!(16384);
-    assert!(workplace.fail(&large, "1").contains("4096 pictures of 16384×16384"));
+    assert!(harness.fail(&large, "1").contains("4096 pictures of 16384×16384"));
 }
 
 #[test]
 fn masks_are_made_inverted_and_turned_to_pictures() {
-    let mut workplace = Workplace::new();
-    let name = workplace.put("pictures/rgba.png");
+    let mut harness = Harness::empty();
+    let name = harness.put(&fixtures().join("pictures/rgba.png"));
     let mut prompt = load(&name);
     let mut node = |id: &str, class: &str, inputs: Json| {
         prompt[id] = json!({"class_type": class, "inputs": inputs});
@@ -267,21 +271,21 @@ fn masks_are_made_inverted_and_turned_to_pictures() {
     node("4", "SolidMask", json!({"value": 0.25, "width": 3, "height": 2}));
     node("5", "InvertMask", json!({"mask": ["4", 0]}));
     node("6", "ImageToMask", json!({"image": ["1", 0], "channel": "alpha"}));
-    let whole = pictures(&workplace.run(&prompt, "1")[0]);
-    let green = mask(&workplace.run(&prompt, "2")[0]);
+    let whole = pictures(&harness.run(&prompt, "1")[0]);
+    let green = mask(&harness.run(&prompt, "2")[0]);
     assert_eq!(green, whole.channel(1));
-    let grey = pictures(&workplace.run(&prompt, "3")[0]);
+    let grey = pictures(&harness.run(&prompt, "3")[0]);
     assert_eq!(grey.shape(), whole.shape());
     assert_eq!((grey.channel(0), grey.channel(2)), (green.clone(), green));
-    let solid = mask(&workplace.run(&prompt, "5")[0]);
+    let solid = mask(&harness.run(&prompt, "5")[0]);
     assert_eq!(solid, Mask::from_fn([1, 2, 3], |_, _, _| 0.75));
-    assert!(workplace.fail(&prompt, "6").contains("none of `alpha`"));
+    assert!(harness.fail(&prompt, "6").contains("none of `alpha`"));
 }
 
 /// Against distances computed with NumPy (`tools/reference/make_workflow_files.py`).
 #[test]
 fn outpainting_fades_into_the_picture() {
-    let mut workplace = Workplace::new();
+    let mut harness = Harness::empty();
     for case in fixture("inpaint.json")["outpaint"].as_array().unwrap() {
         let side = |place: usize| case["border"][place].as_u64().unwrap();
         let (height, width) = (case["height"].as_u64().unwrap(), case["width"].as_u64().unwrap());
@@ -292,7 +296,7 @@ fn outpainting_fades_into_the_picture() {
                   {"image": ["1", 0], "left": side(0), "top": side(1), "right": side(2),
                    "bottom": side(3), "feathering": case["feathering"]}},
         });
-        let values = workplace.run(&prompt, "2");
+        let values = harness.run(&prompt, "2");
         let (padded, mask) = (pictures(&values[0]), mask(&values[1]));
         let (rows, columns) = (height + side(1) + side(3), width + side(0) + side(2));
         assert_eq!(padded.shape(), [2, rows as usize, columns as usize, 3]);
@@ -311,15 +315,15 @@ fn outpainting_fades_into_the_picture() {
 
 #[test]
 fn clients_are_told_of_the_files_and_that_they_may_upload() {
-    let workplace = Workplace::new();
+    let harness = Harness::empty();
     for name in ["pictures/rgb.png", "pictures/kept.gif", "latents/new.latent"] {
-        workplace.put(name);
+        harness.put(&fixtures().join(name));
     }
-    fs::create_dir(workplace.path("input/folder.png")).unwrap();
+    fs::create_dir(harness.path("input/folder.png")).unwrap();
     let info = |class: &str| {
         let registry = nodes::all();
         let node = registry.find(class).unwrap();
-        describe::describe(node, workplace.environment())["input"]["required"].clone()
+        describe::describe(node, harness.environment())["input"]["required"].clone()
     };
     let image = &info("LoadImage")["image"];
     assert_eq!(image[0], json!(["kept.gif", "rgb.png"]));
@@ -332,7 +336,7 @@ fn clients_are_told_of_the_files_and_that_they_may_upload() {
 /// A picture that is too large is refused by its size, whatever its kind, before it is decoded.
 #[test]
 fn pictures_that_are_too_large_are_refused() {
-    let mut workplace = Workplace::new();
+    let mut harness = Harness::empty();
     // Where each kind has its width and height, and in which order of bytes.
     let cases: [(&str, usize, bool, usize); 5] = [
         ("grey.png", 16, true, 4),
@@ -356,8 +360,8 @@ fn pictures_that_are_too_large_are_refused() {
             let sum = crc32(&file[12..29]);
             file[29..33].copy_from_slice(&sum.to_be_bytes());
         }
-        fs::write(workplace.path("input/x"), file).unwrap();
-        let error = workplace.fail(&load("x"), "1");
+        fs::write(harness.path("input/x"), file).unwrap();
+        let error = harness.fail(&load("x"), "1");
         assert!(
             error.contains("60000×60000 pixels are more than the 268435456"),
             "{name}: {error}"

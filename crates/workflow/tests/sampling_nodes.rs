@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod small_models;
-
+use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::tensors::distance;
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
-use small_models::{Studio, distance, node, prompt};
 
 /// What every prompt here begins with.
 fn base() -> Vec<(&'static str, Json)> {
@@ -81,7 +80,7 @@ fn advanced(noise: &str, guider: &str) -> Json {
 
 #[test]
 fn a_run_put_together_is_the_run_of_the_k_sampler() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let mut nodes = parts();
     nodes.extend([
         ("k", k_sampler(&json!(["ckpt", 0]))),
@@ -89,19 +88,19 @@ fn a_run_put_together_is_the_run_of_the_k_sampler() {
         ("advanced", advanced("noise", "guider")),
     ]);
     let prompt = with(&nodes);
-    let whole = studio.latent(&prompt, "k", 0);
+    let whole = harness.latent(&prompt, "k", 0);
     assert_eq!(whole.len(), 2 * 4 * 12 * 8);
     assert!(whole.iter().all(|value| value.is_finite()));
-    assert_eq!(studio.latent(&prompt, "custom", 0), whole);
-    assert_eq!(studio.latent(&prompt, "advanced", 0), whole);
+    assert_eq!(harness.latent(&prompt, "custom", 0), whole);
+    assert_eq!(harness.latent(&prompt, "advanced", 0), whole);
     // The last step of Euler's method ends at its guess.
-    let denoised = studio.latent(&prompt, "advanced", 1);
+    let denoised = harness.latent(&prompt, "advanced", 1);
     assert!(distance(&denoised, &whole) < 1e-3, "{}", distance(&denoised, &whole));
 }
 
 #[test]
 fn a_run_cut_in_two_is_the_whole_run() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let mut nodes = parts();
     nodes.extend([
         ("split", node("SplitSigmas", json!({ "sigmas": ["sigmas", 0], "step": 2 }))),
@@ -110,17 +109,17 @@ fn a_run_cut_in_two_is_the_whole_run() {
         ("second", custom(false, &json!(["split", 1]), &json!(["first", 0]))),
     ]);
     let prompt = with(&nodes);
-    let whole = studio.latent(&prompt, "whole", 0);
-    let second = studio.latent(&prompt, "second", 0);
+    let whole = harness.latent(&prompt, "whole", 0);
+    let second = harness.latent(&prompt, "second", 0);
     let scale = whole.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     assert!(distance(&second, &whole) < 1e-4 * scale, "{}", distance(&second, &whole));
-    let (noisy, guess) = (studio.latent(&prompt, "first", 0), studio.latent(&prompt, "first", 1));
+    let (noisy, guess) = (harness.latent(&prompt, "first", 0), harness.latent(&prompt, "first", 1));
     assert!(distance(&noisy, &guess) > 0.1);
 }
 
 #[test]
 fn without_noise_or_guidance_the_parts_are_left_out() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let basic = json!({ "model": ["ckpt", 0], "conditioning": ["good", 0] });
     let unguided = json!({
         "model": ["ckpt", 0], "positive": ["good", 0], "negative": ["bad", 0], "cfg": 1.0,
@@ -135,14 +134,14 @@ fn without_noise_or_guidance_the_parts_are_left_out() {
         ("c", advanced("silence", "basic")),
     ]);
     let prompt = with(&nodes);
-    let basic = studio.latent(&prompt, "a", 0);
-    assert_eq!(studio.latent(&prompt, "b", 0), basic);
-    assert!(distance(&studio.latent(&prompt, "c", 0), &basic) > 0.1);
+    let basic = harness.latent(&prompt, "a", 0);
+    assert_eq!(harness.latent(&prompt, "b", 0), basic);
+    assert!(distance(&harness.latent(&prompt, "c", 0), &basic) > 0.1);
 }
 
 #[test]
 fn sigmas_are_cut_turned_and_set() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let sigmas = json!(["karras", 0]);
     let karras = json!({ "steps": 3, "sigma_max": 10.0, "sigma_min": 0.1, "rho": 7.0 });
     let prompt = with(&[
@@ -171,7 +170,7 @@ fn sigmas_are_cut_turned_and_set() {
             ),
         ),
     ]);
-    let mut run = |target: &str, slot: usize| match &studio.run(&prompt, target)[slot] {
+    let mut run = |target: &str, slot: usize| match &harness.run(&prompt, target)[slot] {
         Value::Sigmas(sigmas) => sigmas.to_vec(),
         other => panic!("{other:?}"),
     };
@@ -189,19 +188,19 @@ fn sigmas_are_cut_turned_and_set() {
 
 #[test]
 fn a_schedule_of_no_sigmas_changes_nothing() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let none = json!({ "model": ["ckpt", 0], "scheduler": "karras", "steps": 3, "denoise": 0.0 });
     let mut nodes = parts();
     nodes.extend([
         ("none", node("BasicScheduler", none)),
         ("idle", custom(true, &json!(["none", 0]), &json!(["empty", 0]))),
     ]);
-    assert!(studio.latent(&with(&nodes), "idle", 0).iter().all(|value| *value == 0.0));
+    assert!(harness.latent(&with(&nodes), "idle", 0).iter().all(|value| *value == 0.0));
 }
 
 #[test]
 fn wrong_numbers_of_a_schedule_are_errors_that_name_the_input() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let exponential = json!({ "steps": 3, "sigma_max": 10.0, "sigma_min": 0.0 });
     let karras = json!({ "steps": 3, "sigma_max": 10.0, "sigma_min": 0.1, "rho": 0.0 });
     let prompt = with(&[
@@ -209,23 +208,23 @@ fn wrong_numbers_of_a_schedule_are_errors_that_name_the_input() {
         ("karras", node("KarrasScheduler", karras)),
     ]);
     for (id, input) in [("exponential", "sigma_min"), ("karras", "rho")] {
-        let error = studio.try_run(&prompt, id).unwrap_err().to_string();
+        let error = harness.try_run(&prompt, id).unwrap_err().to_string();
         assert!(error.contains(input), "{error}");
     }
 }
 
 /// The latent of a KSampler whose model went through this node.
-fn changed(studio: &mut Studio, class: &str, numbers: &Json) -> Vec<f32> {
+fn changed(harness: &mut Harness, class: &str, numbers: &Json) -> Vec<f32> {
     let mut inputs = numbers.clone();
     inputs["model"] = json!(["ckpt", 0]);
     let nodes = [("change", node(class, inputs)), ("k", k_sampler(&json!(["change", 0])))];
-    studio.latent(&with(&nodes), "k", 0)
+    harness.latent(&with(&nodes), "k", 0)
 }
 
 #[test]
 fn a_changed_model_samples_another_way() {
-    let mut studio = Studio::sd1();
-    let plain = studio.latent(&with(&[("k", k_sampler(&json!(["ckpt", 0])))]), "k", 0);
+    let mut harness = Harness::sd1();
+    let plain = harness.latent(&with(&[("k", k_sampler(&json!(["ckpt", 0])))]), "k", 0);
     let scale = plain.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     let freeu = |b: f64, s: f64| json!({ "b1": b, "b2": b, "s1": s, "s2": s });
     let discrete = |sampling: &str, zsnr: bool| json!({ "sampling": sampling, "zsnr": zsnr });
@@ -244,7 +243,7 @@ fn a_changed_model_samples_another_way() {
         ("ModelSamplingDiscrete", discrete("img_to_img", false), false),
         ("ModelSamplingSD3", json!({ "shift": 3.0 }), false),
     ] {
-        let latent = changed(&mut studio, class, &numbers);
+        let latent = changed(&mut harness, class, &numbers);
         let off = distance(&latent, &plain) / scale;
         assert!(off.is_finite() && (off < 1e-4) == same, "{class} {numbers}: {off}");
     }
@@ -253,7 +252,7 @@ fn a_changed_model_samples_another_way() {
 /// `3t / (1 + 2t)` at t of 1, 3/4, 1/2 and 1/4; without a shift, t itself.
 #[test]
 fn a_shift_moves_the_noise_levels_of_a_flow() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     for (shift, expected) in [(3.0, [1.0, 0.9, 0.75, 0.5, 0.0]), (1.0, [1.0, 0.75, 0.5, 0.25, 0.0])]
     {
         let scheduler = json!({
@@ -263,7 +262,7 @@ fn a_shift_moves_the_noise_levels_of_a_flow() {
             ("shifted", node("ModelSamplingSD3", json!({ "model": ["ckpt", 0], "shift": shift }))),
             ("sigmas", node("BasicScheduler", scheduler)),
         ];
-        let sigmas = match &studio.run(&with(&nodes), "sigmas")[0] {
+        let sigmas = match &harness.run(&with(&nodes), "sigmas")[0] {
             Value::Sigmas(sigmas) => sigmas.to_vec(),
             other => panic!("{other:?}"),
         };
@@ -279,7 +278,7 @@ fn a_shift_moves_the_noise_levels_of_a_flow() {
 /// conditioning. Each part of it from a run of its own.
 #[test]
 fn cfg_pp_has_the_unconditional_guess_of_every_guider() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let basic = |text: &str| {
         node("BasicGuider", json!({ "model": ["ckpt", 0], "conditioning": [text, 0] }))
     };
@@ -310,21 +309,21 @@ fn cfg_pp_has_the_unconditional_guess_of_every_guider() {
         ("unconditional", run("negative", "sampler", "one_step")),
     ]);
     let prompt = with(&nodes);
-    let ratio = match &studio.run(&prompt, "one_step")[0] {
+    let ratio = match &harness.run(&prompt, "one_step")[0] {
         Value::Sigmas(sigmas) => (sigmas[1] / sigmas[0]) as f32,
         other => panic!("{other:?}"),
     };
-    let start = studio.latent(&prompt, "start", 0);
-    let guess = studio.latent(&prompt, "unconditional", 1);
+    let start = harness.latent(&prompt, "start", 0);
+    let guess = harness.latent(&prompt, "unconditional", 1);
     let scale = start.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     for (id, negative) in [("bare", vec![0.0; start.len()]), ("both", guess)] {
-        let guided = studio.latent(&prompt, id, 1);
+        let guided = harness.latent(&prompt, id, 1);
         let expected: Vec<f32> = guided
             .iter()
             .zip(start.iter().zip(&negative))
             .map(|(guided, (x, negative))| guided + ratio * (x - negative))
             .collect();
-        let off = distance(&studio.latent(&prompt, id, 0), &expected) / scale;
+        let off = distance(&harness.latent(&prompt, id, 0), &expected) / scale;
         assert!(off < 1e-5, "{id}: {off}");
     }
 }

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod small_models;
-
+use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::small_models::sd3;
+use distorch_test_support::tensors::{distance, values};
 use serde_json::{Value as Json, json};
-use small_models::{Studio, distance, node, prompt, sd3, values};
 
-fn studio() -> Studio {
-    Studio::with("checkpoints/tiny.safetensors", &sd3())
+fn harness() -> Harness {
+    Harness::with("checkpoints/tiny.safetensors", &sd3())
 }
 
 fn with(nodes: &[(&'static str, Json)]) -> Json {
@@ -22,7 +22,7 @@ fn text(text: &str) -> Json {
 }
 
 /// The clean latent that a model, changed by a node, guesses from noise alone: what one step of Euler's method goes to.
-fn guess(studio: &mut Studio, change: Option<(&str, Json)>) -> Vec<f32> {
+fn guess(harness: &mut Harness, change: Option<(&str, Json)>) -> Vec<f32> {
     let mut nodes = vec![
         ("good", text("a red circle")),
         (
@@ -52,7 +52,7 @@ fn guess(studio: &mut Studio, change: Option<(&str, Json)>) -> Vec<f32> {
         "sigmas": ["sigmas", 0], "latent_image": ["empty", 0],
     });
     nodes.push(("run", node("SamplerCustom", sampler)));
-    studio.latent(&with(&nodes), "run", 0)
+    harness.latent(&with(&nodes), "run", 0)
 }
 
 fn sd3_guidance(layers: &str, scale: f64, start: f64, end: f64) -> (&'static str, Json) {
@@ -73,9 +73,9 @@ fn dit_guidance(double: &str, single: &str, rescale: f64) -> (&'static str, Json
 /// `positive + scale·(positive - skipped)` is a straight line over the scale.
 #[test]
 fn skip_layer_guidance_steps_away_from_the_guess_without_blocks() {
-    let mut studio = studio();
-    let plain = guess(&mut studio, None);
-    let mut at = |scale| guess(&mut studio, Some(sd3_guidance("0, 1", scale, 0.0, 1.0)));
+    let mut harness = harness();
+    let plain = guess(&mut harness, None);
+    let mut at = |scale| guess(&mut harness, Some(sd3_guidance("0, 1", scale, 0.0, 1.0)));
     let (none, once, twice) = (at(0.0), at(1.0), at(2.0));
     let largest = plain.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     assert_eq!(none, plain);
@@ -88,8 +88,8 @@ fn skip_layer_guidance_steps_away_from_the_guess_without_blocks() {
 /// The noise alone is at a sigma of 1, above that of 1 % of the way.
 #[test]
 fn skip_layer_guidance_acts_between_its_bounds_on_blocks_that_are_there() {
-    let mut studio = studio();
-    let plain = guess(&mut studio, None);
+    let mut harness = harness();
+    let plain = guess(&mut harness, None);
     for (change, same) in [
         (sd3_guidance("0, 1", 1.0, 0.01, 1.0), true),
         (sd3_guidance("0, 1", 1.0, 0.0, 0.0), true),
@@ -99,7 +99,7 @@ fn skip_layer_guidance_acts_between_its_bounds_on_blocks_that_are_there() {
         (dit_guidance("", "0, 1", 0.0), true),
         (dit_guidance("0, 1", "", 0.0), false),
     ] {
-        let changed = guess(&mut studio, Some(change.clone()));
+        let changed = guess(&mut harness, Some(change.clone()));
         assert_eq!(changed == plain, same, "{change:?}");
     }
 }
@@ -107,15 +107,15 @@ fn skip_layer_guidance_acts_between_its_bounds_on_blocks_that_are_there() {
 /// A scale of 1 brings the deviation of all values back to that of the positive guess, one half half the way.
 #[test]
 fn skip_layer_guidance_brings_contrast_back() {
-    let mut studio = studio();
+    let mut harness = harness();
     let deviation = |latent: Vec<f32>| {
         let values: Vec<f64> = latent.iter().map(|value| f64::from(*value)).collect();
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
         (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt()
     };
-    let plain = deviation(guess(&mut studio, None));
-    let mut at = |rescale| deviation(guess(&mut studio, Some(dit_guidance("0, 1", "7", rescale))));
+    let plain = deviation(guess(&mut harness, None));
+    let mut at = |rescale| deviation(guess(&mut harness, Some(dit_guidance("0, 1", "7", rescale))));
     let (raised, half, whole) = (at(0.0), at(0.5), at(1.0));
     assert!((raised / plain - 1.0).abs() > 1e-3, "{raised} {plain}");
     assert!((whole / plain - 1.0).abs() < 1e-5, "{whole} {plain}");
@@ -126,7 +126,7 @@ fn skip_layer_guidance_brings_contrast_back() {
 /// empty prompt beside it.
 #[test]
 fn each_encoder_of_sd3_has_its_text() {
-    let mut studio = studio();
+    let mut harness = harness();
     let each = |l: &str, g: &str, t5: &str, padding: &str| {
         let inputs = json!({
             "clip": ["ckpt", 1], "clip_l": l, "clip_g": g, "t5xxl": t5, "empty_padding": padding,
@@ -134,7 +134,7 @@ fn each_encoder_of_sd3_has_its_text() {
         node("CLIPTextEncodeSD3", inputs)
     };
     let mut encode = |encoded: Json| {
-        let conds = studio.conds(&with(&[("text", encoded)]), "text");
+        let conds = harness.conds(&with(&[("text", encoded)]), "text");
         let [cond] = conds.as_slice() else { panic!("{}", conds.len()) };
         let [_, tokens, _] = cond.context.dims();
         (tokens, values(&cond.context), values(cond.pooled.as_ref().unwrap()))
@@ -160,11 +160,11 @@ fn each_encoder_of_sd3_has_its_text() {
 
 #[test]
 fn text_encoders_of_another_family_do_not_read_three_prompts() {
-    let mut studio = Studio::sd1();
+    let mut harness = Harness::sd1();
     let inputs = json!({
         "clip": ["ckpt", 1], "clip_l": "a", "clip_g": "b", "t5xxl": "c", "empty_padding": "none",
     });
     let prompt = with(&[("text", node("CLIPTextEncodeSD3", inputs))]);
-    let error = studio.try_run(&prompt, "text").unwrap_err().to_string();
+    let error = harness.try_run(&prompt, "text").unwrap_err().to_string();
     assert!(error.contains("clip") && error.contains("SD 1.x"), "{error}");
 }

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use distorch_allocation::{DeviceId, DeviceInfo, Layout, LayoutChoice, Topology};
-use distorch_checkpoint::decode::{fp8_lookup, to_f32};
+use distorch_checkpoint::decode::to_f32;
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_checkpoint::{Checkpoint, Dtype};
 use distorch_runtime::heap::CountingAllocator;
+use distorch_test_support::model_file::ModelFile;
+use distorch_test_support::repository;
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer, Silent};
 use distorch_workflow::value::Value;
@@ -29,60 +31,30 @@ const UNET: &str = "model.diffusion_model.";
 const LAYOUTS: [LayoutChoice; 2] = [LayoutChoice::Auto, LayoutChoice::Fixed(Layout::Interleave)];
 
 fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/checkpoints/tiny-shapes.safetensors")
-}
-
-/// The code of the largest number that is no larger in magnitude.
-fn fp8(value: f32, codes: &[f32]) -> u8 {
-    let above = codes.partition_point(|code| *code <= value.abs());
-    (above - 1) as u8 | u8::from(value.is_sign_negative()) << 7
-}
-
-fn write(path: &Path, tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)]) {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
-    for (key, dtype, shape, bytes) in tensors {
-        let start = data.len();
-        data.extend(bytes);
-        let entry = json!({
-            "dtype": dtype.name(), "shape": shape, "data_offsets": [start, data.len()]
-        });
-        header.insert(key.clone(), entry);
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header);
-    file.extend(data);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, file).unwrap();
+    repository().join("models/checkpoints/tiny-shapes.safetensors")
 }
 
 /// The shipped checkpoint with the matrices of its UNet in another dtype.
 fn convert(dtype: Dtype, path: &Path) {
     let checkpoint = Checkpoint::open(&shipped()).unwrap();
-    let codes = &fp8_lookup(Dtype::F8E4M3).unwrap()[..0x7f];
-    let tensors: Vec<_> = checkpoint
-        .tensors()
-        .map(|(key, info)| {
-            let mut bytes = vec![0; usize::try_from(info.bytes()).unwrap()];
-            checkpoint.read_into(key, 0, &mut bytes).unwrap();
-            let values = to_f32(&bytes, info.dtype);
-            let (dtype, bytes) = match dtype {
-                Dtype::F32 => (dtype, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-                Dtype::F8E4M3 if key.starts_with(UNET) && info.shape.len() > 1 => {
-                    (dtype, values.iter().map(|v| fp8(*v, codes)).collect())
-                }
-                _ => (info.dtype, bytes),
-            };
-            (key.to_owned(), dtype, info.shape.clone(), bytes)
-        })
-        .collect();
-    write(path, &tensors);
+    let mut file = ModelFile::new();
+    for (key, info) in checkpoint.tensors() {
+        let mut bytes = vec![0; usize::try_from(info.bytes()).unwrap()];
+        checkpoint.read_into(key, 0, &mut bytes).unwrap();
+        let is_matrix = key.starts_with(UNET) && info.shape.len() > 1;
+        if dtype == Dtype::F32 || (dtype == Dtype::F8E4M3 && is_matrix) {
+            file.add(key, dtype, &info.shape, &to_f32(&bytes, info.dtype));
+        } else {
+            file.add_bytes(key, info.dtype, &info.shape, &bytes);
+        }
+    }
+    file.write(path);
 }
 
 /// A LoRA on attention of the UNet and of the text encoder.
 fn write_lora(path: &Path) {
     let checkpoint = Checkpoint::open(&shipped()).unwrap();
-    let mut tensors = Vec::new();
+    let (mut file, mut adapters) = (ModelFile::new(), 0);
     for (key, info) in checkpoint.tensors() {
         let Some(layer) = key.strip_suffix(".weight") else { continue };
         let name = if let Some(rest) = layer.strip_prefix(UNET) {
@@ -99,12 +71,13 @@ fn write_lora(path: &Path) {
         for (part, shape) in [("up", vec![out, 2]), ("down", vec![2, inputs])] {
             let count = shape.iter().product::<usize>();
             let value = |i: usize| ((i * 37 + name.len()) % 17) as f32 / 60.0 - 0.13;
-            let bytes = (0..count).flat_map(|i| value(i).to_le_bytes()).collect();
-            tensors.push((format!("{name}.lora_{part}.weight"), Dtype::F32, shape, bytes));
+            let values: Vec<f32> = (0..count).map(value).collect();
+            file.add(&format!("{name}.lora_{part}.weight"), Dtype::F32, &shape, &values);
+            adapters += 1;
         }
     }
-    assert!(tensors.len() > 20, "{}", tensors.len());
-    write(path, &tensors);
+    assert!(adapters > 20, "{adapters}");
+    file.write(path);
 }
 
 /// A folder with the shipped model in three dtypes and a LoRA.

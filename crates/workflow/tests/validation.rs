@@ -1,8 +1,7 @@
 //! What is wrong with a prompt is told at once, in the form that ComfyUI's clients read.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod shipped;
-
+use distorch_test_support::runs::Harness;
 use distorch_workflow::amend::Missing;
 use distorch_workflow::graph::{InputValue, Prompt};
 use distorch_workflow::nodes;
@@ -11,17 +10,16 @@ use distorch_workflow::validate::Invalid;
 use distorch_workflow::value::Value;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
-use shipped::Bench;
 
 /// The example with a change.
 fn changed(change: impl FnOnce(&mut Json)) -> Prompt {
-    let mut graph = Bench::new().example("txt2img_distorch2").to_json();
+    let mut graph = Harness::shipped().example("txt2img_distorch2").to_json();
     change(&mut graph);
     Prompt::from_json(&graph.to_string(), &nodes::all()).unwrap()
 }
 
 fn invalid(prompt: &Prompt) -> Invalid {
-    Bench::new().executor.validate(prompt).unwrap_err()
+    Harness::shipped().executor.validate(prompt).unwrap_err()
 }
 
 /// The one problem of a node.
@@ -104,7 +102,7 @@ fn what_no_output_needs_is_not_looked_at() {
     let prompt = changed(|graph| {
         graph["20"] = json!({ "class_type": "EmptyLatentImage", "inputs": { "width": -5 } });
     });
-    assert!(Bench::new().executor.validate(&prompt).is_ok());
+    assert!(Harness::shipped().executor.validate(&prompt).is_ok());
 }
 
 #[test]
@@ -133,7 +131,7 @@ fn an_unknown_class_stops_only_what_needs_it() {
         graph["31"] = json!({ "class_type": "PreviewImage", "inputs": { "images": ["30", 0] } });
         graph["32"] = json!({ "class_type": "SaveVideo", "inputs": { "images": ["8", 0] } });
     });
-    let valid = Bench::new().executor.validate(&prompt).unwrap();
+    let valid = Harness::shipped().executor.validate(&prompt).unwrap();
     assert_eq!(valid.outputs, ["9"]);
     let told = |id: &str| {
         let node = &valid.node_errors[id];
@@ -148,7 +146,7 @@ fn an_unknown_class_stops_only_what_needs_it() {
 /// ComfyUI makes texts of other values as Python does.
 #[test]
 fn what_is_no_text_is_the_text_that_python_makes_of_it() {
-    let mut bench = Bench::new();
+    let mut harness = Harness::shipped();
     for (value, text) in [
         (Json::Null, "None"),
         (json!(true), "True"),
@@ -158,7 +156,7 @@ fn what_is_no_text_is_the_text_that_python_makes_of_it() {
     ] {
         let prompt = json!({"1": {"class_type": "PrimitiveString", "inputs": {"value": value}}});
         let prompt = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
-        let report = bench.executor.run_nodes(&prompt, &["1"], &Silent).unwrap();
+        let report = harness.executor.run_nodes(&prompt, &["1"], &Silent).unwrap();
         let Value::String(made) = &report.values["1"][0] else { panic!("no text") };
         assert_eq!(&**made, text);
     }
@@ -178,7 +176,7 @@ fn most_inputs_of_the_simple_loader_may_be_left_out() {
             graph["4"]["inputs"] = inputs.clone();
             graph["4"]["inputs"]["ckpt_name"] = json!("tiny-shapes.safetensors");
         });
-        let valid = Bench::new().executor.validate(&prompt);
+        let valid = Harness::shipped().executor.validate(&prompt);
         assert!(valid.is_ok(), "{inputs}: {}", valid.unwrap_err());
     }
 }
@@ -234,8 +232,8 @@ fn circles_are_found() {
 /// A link that leads nowhere in an editor's file says where it ends.
 #[test]
 fn loose_ends_are_told() {
-    let bench = Bench::new();
-    let mut file = bench.example("editor").workflow.unwrap();
+    let harness = Harness::shipped();
+    let mut file = harness.example("editor").workflow.unwrap();
     let nodes = file["nodes"].as_array_mut().unwrap();
     let decode = nodes.iter_mut().find(|node| node["type"] == "VAEDecode").unwrap();
     decode["inputs"][0]["link"] = json!(900);
@@ -243,7 +241,7 @@ fn loose_ends_are_told() {
     let decode = json!([900, 90, 0, 8, 0, "LATENT"]);
     file["links"].as_array_mut().unwrap().push(decode);
     let prompt = Prompt::from_json(&file.to_string(), &nodes::all()).unwrap();
-    let text = bench.executor.validate(&prompt).unwrap_err().to_string();
+    let text = harness.executor.validate(&prompt).unwrap_err().to_string();
     let says = "samples: it is linked to Reroute 90, which nothing is linked to";
     assert!(text.contains(says), "{text}");
 }
@@ -251,7 +249,7 @@ fn loose_ends_are_told() {
 /// A chain of nodes far longer than any stack is deep.
 #[test]
 fn long_chains_do_not_overflow() {
-    let mut graph = Bench::new().example("txt2img_distorch2").to_json();
+    let mut graph = Harness::shipped().example("txt2img_distorch2").to_json();
     let mut last = json!(["5", 0]);
     for place in 0..20_000 {
         let id = format!("c{place}");
@@ -262,7 +260,7 @@ fn long_chains_do_not_overflow() {
     }
     graph["8"]["inputs"]["samples"] = last;
     let prompt = Prompt::from_json(&graph.to_string(), &nodes::all()).unwrap();
-    assert!(Bench::new().executor.validate(&prompt).is_ok());
+    assert!(Harness::shipped().executor.validate(&prompt).is_ok());
 }
 
 /// The places of a JSON value, but its own.
@@ -305,8 +303,8 @@ fn any_json() -> impl Strategy<Value = Json> {
 /// A workflow in the editor's form is the one that it exports.
 #[test]
 fn the_editors_form_is_read_as_what_it_exports() {
-    let bench = Bench::new();
-    let [exported, edited] = ["txt2img_distorch2", "editor"].map(|name| bench.example(name));
+    let harness = Harness::shipped();
+    let [exported, edited] = ["txt2img_distorch2", "editor"].map(|name| harness.example(name));
     assert_eq!(edited.nodes, exported.nodes);
     assert!(edited.workflow.is_some());
 }
@@ -327,8 +325,8 @@ proptest! {
     fn fuzzed_editor_workflows_are_answered(
         changes in prop::collection::vec((0..64_usize, any_json()), 1..5)
     ) {
-        let bench = Bench::new();
-        let mut file = bench.example("editor").workflow.unwrap();
+        let harness = Harness::shipped();
+        let mut file = harness.example("editor").workflow.unwrap();
         for (place, value) in changes {
             let mut places = Vec::new();
             pointers(&file, String::new(), &mut places);
@@ -338,7 +336,7 @@ proptest! {
             }
         }
         if let Ok(prompt) = Prompt::from_json(&file.to_string(), &nodes::all()) {
-            drop(bench.executor.validate(&prompt));
+            drop(harness.executor.validate(&prompt));
         }
     }
 
@@ -347,8 +345,8 @@ proptest! {
     fn fuzzed_workflows_are_answered(
         changes in prop::collection::vec((0..8_usize, 0..12_usize, any_json(), 0..4_u8), 1..5)
     ) {
-        let bench = Bench::new();
-        let mut graph = bench.example("txt2img_distorch2").to_json();
+        let harness = Harness::shipped();
+        let mut graph = harness.example("txt2img_distorch2").to_json();
         let ids: Vec<String> = graph.as_object().unwrap().keys().cloned().collect();
         for (node, input, value, kind) in changes {
             let id = &ids[node % ids.len()];
@@ -365,7 +363,7 @@ proptest! {
             }
         }
         if let Ok(prompt) = Prompt::from_json(&graph.to_string(), &nodes::all()) {
-            match bench.executor.validate(&prompt) {
+            match harness.executor.validate(&prompt) {
                 Ok(valid) => prop_assert!(!valid.outputs.is_empty()),
                 Err(invalid) => prop_assert!(!invalid.to_string().is_empty()),
             }
@@ -386,8 +384,8 @@ fn one_bad_output_does_not_stop_another() {
         graph["3"]["inputs"]["steps"] = json!(1);
         graph["21"] = json!({ "class_type": "SaveImage", "inputs": { "images": ["8", 0] } });
     });
-    let mut bench = Bench::new();
-    let report = bench.executor.run(&prompt, &Silent).unwrap();
+    let mut harness = Harness::shipped();
+    let report = harness.executor.run(&prompt, &Silent).unwrap();
     assert_eq!(report.outputs.keys().collect::<Vec<_>>(), ["9"]);
     assert_eq!(report.node_errors["21"].errors[0].kind, "required_input_missing");
 }
@@ -395,15 +393,15 @@ fn one_bad_output_does_not_stop_another() {
 /// A prefix that leads out of the output folder saves nothing.
 #[test]
 fn prefixes_stay_in_the_output_folder() {
-    let mut bench = Bench::new();
-    let mut prompt = bench.example("txt2img_distorch2");
+    let mut harness = Harness::shipped();
+    let mut prompt = harness.example("txt2img_distorch2");
     prompt.set("3.steps=1", &nodes::all()).unwrap();
     prompt.set("9.filename_prefix=../../escaped", &nodes::all()).unwrap();
-    let error = bench.executor.run(&prompt, &Silent).unwrap_err().to_string();
+    let error = harness.executor.run(&prompt, &Silent).unwrap_err().to_string();
     assert!(error.contains("filename_prefix"), "{error}");
     prompt.set("9.filename_prefix=sub/%KSampler.seed%_%width%", &nodes::all()).unwrap();
-    let report = bench.executor.run(&prompt, &Silent).unwrap();
-    let saved = bench.saved(&report.outputs["9"]);
+    let report = harness.executor.run(&prompt, &Silent).unwrap();
+    let saved = harness.saved(&report.outputs["9"]);
     assert!(saved[0].ends_with("output/sub/6_128_00001_.png"), "{saved:?}");
     assert!(saved[0].is_file());
 }

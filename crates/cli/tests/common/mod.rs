@@ -2,13 +2,11 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // helpers of tests, each used by some of them
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use assert_cmd::Command;
-use flate2::read::GzDecoder;
-use serde::Deserialize;
+use distorch_checkpoint::Dtype;
+use distorch_test_support::key_list::KeyList;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,55 +35,18 @@ pub fn refused(args: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Writes a safetensors file of `shapes` in `dtype` whose data is a hole in the file. Its metadata say what
-/// size of pictures it is for, where that is given.
-pub fn sparse_safetensors(
-    path: &Path,
-    shapes: &[(String, Vec<u64>)],
-    dtype: (&str, u64),
-    resolution: Option<&str>,
-) {
-    let mut header = serde_json::Map::new();
-    if let Some(resolution) = resolution {
-        let metadata = serde_json::json!({ "modelspec.resolution": resolution });
-        header.insert("__metadata__".into(), metadata);
-    }
-    let mut end = 0;
-    for (name, shape) in shapes {
-        let start = end;
-        end += shape.iter().product::<u64>() * dtype.1;
-        let entry = serde_json::json!({
-            "dtype": dtype.0, "shape": shape, "data_offsets": [start, end]
-        });
-        header.insert(name.clone(), entry);
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header);
-    std::fs::write(path, &bytes).unwrap();
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.set_len(bytes.len() as u64 + end).unwrap();
-}
-
-#[derive(Deserialize)]
-struct KeyList {
-    tensors: BTreeMap<String, Vec<u64>>,
-}
-
-/// Writes a file with the keys of `list` at `path`.
-pub fn sparse_list(list: &str, dtype: (&str, u64), path: &Path, resolution: Option<&str>) {
-    let keys = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("../checkpoint/tests/fixtures/keys/{list}.json.gz"));
-    let list: KeyList = serde_json::from_reader(GzDecoder::new(File::open(keys).unwrap())).unwrap();
-    let shapes: Vec<_> = list.tensors.into_iter().collect();
-    sparse_safetensors(path, &shapes, dtype, resolution);
+/// Writes a file with the keys of `list` at `path` whose data is a hole. Its metadata say what size of pictures it is
+/// for, where that is given.
+pub fn sparse_list(list: &str, dtype: Dtype, path: &Path, resolution: Option<&str>) {
+    let metadata: Vec<_> =
+        resolution.map(|size| ("modelspec.resolution", size)).into_iter().collect();
+    KeyList::load(list).write_sparse(path, dtype, &metadata);
 }
 
 /// A base folder whose checkpoints folder holds a file with the keys of `list`.
-pub fn base_with(list: &str, dtype: (&str, u64)) -> TempDir {
+pub fn base_with(list: &str, dtype: Dtype) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("models/checkpoints/real");
-    std::fs::create_dir_all(&folder).unwrap();
-    sparse_list(list, dtype, &folder.join("model.safetensors"), None);
+    let path = dir.path().join("models/checkpoints/real/model.safetensors");
+    sparse_list(list, dtype, &path, None);
     dir
 }

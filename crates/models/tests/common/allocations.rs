@@ -1,6 +1,6 @@
 //! Networks of fixtures as files, whose weights live on several devices.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,12 +8,11 @@ use std::sync::Arc;
 use distorch_allocation::{
     Allocation, ComponentSettings, DeviceId, DeviceInfo, Layout, Ledger, Topology, plan,
 };
-use distorch_checkpoint::decode::fp8_lookup;
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype, Layer, LayerKind, Param};
 use distorch_runtime::offload::{OffloadedWeights, Options};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, LayerSource, Machine, Patch, Resident, WeightError, placement};
-use safetensors::tensor::TensorView;
+use distorch_test_support::model_file::{ModelFile, encode};
 
 use super::fixture::{Fixture, dims};
 use super::seeded;
@@ -27,23 +26,6 @@ const ALLOCATIONS: [&str; 7] = [
     "cuda:0,500kb;cuda:1,300kb;cpu,*",
     "cuda:0,0.002;cuda:1,0.001;cpu,0.5",
 ];
-
-fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-        // Downwards in magnitude: the codes of numbers from 0 to 448 are in their order.
-        Dtype::F8E4M3 => {
-            let codes = &fp8_lookup(dtype).unwrap()[..0x7f];
-            let code = |v: &f32| {
-                let above = codes.partition_point(|code| *code <= v.abs());
-                (above - 1) as u8 | u8::from(v.is_sign_negative()) << 7
-            };
-            values.iter().map(code).collect()
-        }
-        other => panic!("{other}"),
-    }
-}
 
 /// The fixture's UNet as a file of this dtype; 8-bit weights have a scale, and f16 biases.
 fn write(fixture: &Fixture, dtype: Dtype, path: &Path) -> Component {
@@ -74,16 +56,11 @@ fn write(fixture: &Fixture, dtype: Dtype, path: &Path) -> Component {
             add(name, if dtype.size() == 1 { Dtype::F16 } else { dtype }, shape, &values);
         }
     }
-    let views = tensors.iter().map(|(key, (dtype, shape, bytes))| {
-        let dtype = match dtype {
-            Dtype::F32 => safetensors::Dtype::F32,
-            Dtype::F16 => safetensors::Dtype::F16,
-            _ => safetensors::Dtype::F8_E4M3,
-        };
-        (key.as_str(), TensorView::new(dtype, shape.clone(), bytes).unwrap())
-    });
-    let views: HashMap<&str, TensorView<'_>> = views.collect();
-    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let mut file = ModelFile::new();
+    for (key, (dtype, shape, bytes)) in &tensors {
+        file.add_bytes(key, *dtype, shape, bytes);
+    }
+    file.write(path);
     Component { kind: ComponentKind::DiffusionModel, layers }
 }
 

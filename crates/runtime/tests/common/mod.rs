@@ -13,6 +13,7 @@ use distorch_checkpoint::{Checkpoint, Component, ComponentKind, Dtype, Layer, La
 use distorch_runtime::offload::{LoadError, OffloadedWeights, Options};
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, LayerSource, Machine, Tensor, WeightError, kernels, placement};
+use distorch_test_support::model_file::{ModelFile, encode};
 
 /// Side of every weight.
 pub const SIDE: usize = 64;
@@ -35,11 +36,9 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
     (0..count as u64).map(value).collect()
 }
 
-fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+fn stored(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
-        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-        Dtype::BF16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 => encode(values, dtype),
         // Any byte but the two that are no number.
         _ => values
             .iter()
@@ -54,14 +53,9 @@ fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
 impl Stack {
     /// `count` layers; 8-bit ones have a scale and an f16 bias.
     pub fn new(count: usize, dtype: Dtype) -> Self {
-        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        let mut file = ModelFile::new();
         let mut add = |name: String, dtype: Dtype, shape: &[usize], bytes: Vec<u8>| {
-            let start = data.len();
-            data.extend(bytes);
-            let entry = serde_json::json!({
-                "dtype": dtype.name(), "shape": shape, "data_offsets": [start, data.len()]
-            });
-            header.insert(name.clone(), entry);
+            file.add_bytes(&name, dtype, shape, &bytes);
             Param {
                 name: name.rsplit('.').next().unwrap().to_owned(),
                 key: name,
@@ -73,28 +67,23 @@ impl Stack {
         };
         let layers = (0..count).map(|i| {
             let small = if dtype.size() == 1 { Dtype::F16 } else { dtype };
-            let weight = encode(&noise(i as u64, SIDE * SIDE), dtype);
-            let bias = encode(&noise(1000 + i as u64, SIDE), small);
+            let weight = stored(&noise(i as u64, SIDE * SIDE), dtype);
+            let bias = stored(&noise(1000 + i as u64, SIDE), small);
             let mut params = vec![
                 add(format!("l{i}.weight"), dtype, &[SIDE, SIDE], weight),
                 add(format!("l{i}.bias"), small, &[SIDE], bias),
             ];
             if dtype.size() == 1 {
-                let scale = encode(&[0.01 + i as f32 * 1e-3], Dtype::F32);
+                let scale = stored(&[0.01 + i as f32 * 1e-3], Dtype::F32);
                 params.push(add(format!("l{i}.scale_weight"), Dtype::F32, &[], scale));
             }
             let (name, kind) = (format!("l{i}"), LayerKind::Linear);
             Layer { name, kind, use_index: i, head: false, params }
         });
         let component = Component { kind: ComponentKind::DiffusionModel, layers: layers.collect() };
-        let mut header = serde_json::to_vec(&header).unwrap();
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let mut file = (header.len() as u64).to_le_bytes().to_vec();
-        file.extend(header);
-        file.extend(data);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stack.safetensors");
-        std::fs::write(&path, file).unwrap();
+        file.write(&path);
         Self { dir, path, component }
     }
 

@@ -1,0 +1,22 @@
+//! What the tests of the other crates share. A dev-dependency of theirs, and of nothing else: it panics where something
+//! goes wrong, as tests do.
+//!
+//! Without features it knows model files ([`model_file`], [`key_list`]) and seeded values ([`seeded`]), and no
+//! Burn.
+
+pub mod key_list;
+pub mod model_file;
+#[cfg(feature = "runs")]
+pub mod runs;
+pub mod seeded;
+#[cfg(feature = "runs")]
+pub mod small_models;
+#[cfg(feature = "tensors")]
+pub mod tensors;
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}

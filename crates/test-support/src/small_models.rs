@@ -1,0 +1,136 @@
+//! Models of every part that a family has, each as small as it can be.
+
+use std::path::Path;
+
+use distorch_checkpoint::Dtype;
+use distorch_checkpoint::config::{
+    ClipActivation, ClipConfig, DiffusionConfig, Heads, MmditConfig, T5Config, TextEncoderConfig,
+    UnetConfig, VaeConfig,
+};
+use distorch_checkpoint::family::{Configs, blank};
+
+use crate::model_file::ModelFile;
+use crate::seeded;
+
+/// SD 1.x at a width of 32, with stages of twice and four times it.
+pub fn sd1() -> Configs {
+    let unet = UnetConfig {
+        in_channels: 4,
+        out_channels: 4,
+        model_channels: 32,
+        channel_mult: vec![1, 2, 4],
+        num_res_blocks: vec![1; 3],
+        transformer_depth: vec![0, 1, 0],
+        middle_res_blocks: 2,
+        transformer_depth_middle: Some(1),
+        transformer_depth_output: vec![0, 0, 1, 1, 0, 0],
+        context_dim: 32,
+        heads: Heads::Count(8),
+        linear_projections: false,
+        adm_in_channels: None,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Unet(unet)),
+        text_encoders: vec![("clip_l", clip(32, ClipActivation::QuickGelu, None))],
+        vae: Some(vae()),
+    }
+}
+
+/// The text encoders of SDXL with a UNet of one stage.
+pub fn sdxl() -> Configs {
+    let unet = UnetConfig {
+        in_channels: 4,
+        out_channels: 4,
+        model_channels: 64,
+        channel_mult: vec![1],
+        num_res_blocks: vec![1],
+        transformer_depth: vec![1],
+        middle_res_blocks: 2,
+        transformer_depth_middle: Some(1),
+        transformer_depth_output: vec![1, 1],
+        context_dim: 40,
+        heads: Heads::Width(64),
+        linear_projections: true,
+        adm_in_channels: Some(20 + 6 * 256),
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Unet(unet)),
+        text_encoders: vec![
+            ("clip_l", clip(16, ClipActivation::QuickGelu, None)),
+            ("clip_g", clip(24, ClipActivation::Gelu, Some(20))),
+        ],
+        vae: Some(vae()),
+    }
+}
+
+/// SD3.5 with its three text encoders.
+pub fn sd3() -> Configs {
+    let mmdit = MmditConfig {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        depth: 3,
+        width: 64,
+        heads: 2,
+        pos_embed_max_size: 16,
+        adm_in_channels: 16 + 20,
+        context_dim: 48,
+        qk_norm: true,
+        dual_attention_layers: vec![0],
+    };
+    let t5 = T5Config {
+        vocab_size: 32128,
+        width: 48,
+        layers: 2,
+        heads: 2,
+        head_dim: 16,
+        intermediate: 64,
+        relative_buckets: 32,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Mmdit(mmdit)),
+        text_encoders: vec![
+            ("clip_l", clip(16, ClipActivation::QuickGelu, None)),
+            ("clip_g", clip(24, ClipActivation::Gelu, Some(20))),
+            ("t5xxl", TextEncoderConfig::T5(t5)),
+        ],
+        vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
+    }
+}
+
+fn clip(width: usize, activation: ClipActivation, projection: Option<usize>) -> TextEncoderConfig {
+    TextEncoderConfig::Clip(ClipConfig {
+        vocab_size: 49408,
+        max_positions: 77,
+        width,
+        layers: 3,
+        heads: 1,
+        intermediate: 2 * width,
+        activation,
+        projection,
+    })
+}
+
+/// The VAE of SD 1.x with one width for all its stages.
+pub fn vae() -> VaeConfig {
+    VaeConfig {
+        in_channels: 3,
+        latent_channels: 4,
+        channels: 32,
+        channel_mult: vec![1; 4],
+        num_res_blocks: 1,
+        quant_conv: true,
+        scaling_factor: 0.18215,
+        shift_factor: 0.0,
+    }
+}
+
+/// Writes a model in F32 whose weights are [`seeded`] by their keys.
+pub fn write(path: &Path, configs: &Configs) {
+    let checkpoint = blank("blank", configs, Dtype::F32).unwrap();
+    let tensors = checkpoint.tensors();
+    let weights = tensors.map(|(key, info)| {
+        (key.to_owned(), info.shape.clone(), seeded::weight(key, &info.shape, 0))
+    });
+    ModelFile::of_values(weights).write(path);
+}
