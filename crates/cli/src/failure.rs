@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
+use distorch_bench::BenchError;
 use distorch_pipeline::error::chain;
+use distorch_runtime::offload::LoadError;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -142,6 +144,23 @@ pub fn usage(mut error: clap::Error, as_json: bool) -> ExitCode {
         print_error(&error_json("bad_input", message, &[]));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// With what would help where a device is too small.
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        let remedy = match &error {
+            BenchError::Load(LoadError::Memory { shortage, .. }) => {
+                Some(shortage.remedy.to_string())
+            }
+            _ => None,
+        };
+        let failure = match error {
+            BenchError::Input(_) => Self::input(error),
+            BenchError::Load(_) | BenchError::Failed(_) => Self::machine(error),
+        };
+        failure.maybe_hint(remedy)
+    }
 }
 
 impl From<io::Error> for Failure {

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use distorch_bench::progress::{Reporter, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
 use unicode_width::UnicodeWidthStr;
 
@@ -13,8 +14,17 @@ use crate::terminal;
 /// Between two lines of one stage.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Shows the progress of benchmarks.
+pub struct Terminal;
+
+impl Reporter for Terminal {
+    fn stage(&self, name: &str, parts: u64) -> Box<dyn Stage + '_> {
+        Box::new(Progress::new(name, parts))
+    }
+}
+
 /// The progress of one stage, on standard error.
-pub struct Progress {
+struct Progress {
     bar: ProgressBar,
     stage: String,
     /// When something was last said, where that is in lines.
@@ -22,8 +32,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A stage of so many parts.
-    pub fn new(stage: &str, parts: u64) -> Self {
+    /// A stage of this many parts.
+    fn new(stage: &str, parts: u64) -> Self {
         let bar = match io::stderr().is_terminal() {
             true => visible(stage, parts),
             false => {
@@ -35,9 +45,10 @@ impl Progress {
         };
         Self { bar, stage: stage.to_owned(), said: Cell::new(Instant::now()) }
     }
+}
 
-    /// One more part is done.
-    pub fn advance(&self) {
+impl Stage for Progress {
+    fn advance(&self) {
         self.bar.inc(1);
         if self.bar.is_hidden() && self.said.get().elapsed() >= SILENCE {
             let (done, parts) = (self.bar.position(), self.bar.length().unwrap_or_default());

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use distorch_bench::random::PublishedModel;
 
 use super::LayoutArg;
 use super::make::DtypeArg;
@@ -182,4 +183,16 @@ pub enum RandomModel {
     Sd35Medium,
     /// Flux dev cut to 6 blocks of full width, and the VAE, without text encoders.
     FluxSmall,
+}
+
+impl From<RandomModel> for PublishedModel {
+    fn from(model: RandomModel) -> Self {
+        match model {
+            RandomModel::Sd15 => PublishedModel::Sd15,
+            RandomModel::Sd21 => PublishedModel::Sd21,
+            RandomModel::Sdxl => PublishedModel::Sdxl,
+            RandomModel::Sd35Medium => PublishedModel::Sd35Medium,
+            RandomModel::FluxSmall => PublishedModel::FluxSmall,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What can be asked of the benchmarks of parts: a link, single operators, a patch.
 
 use clap::{Args, ValueEnum};
+use distorch_bench::operators;
 
 use super::RandomModel;
 use super::make::DtypeArg;
@@ -84,6 +85,17 @@ pub enum OperatorSet {
     Flux,
     /// No model's: small and odd shapes, to see that it works
     Tiny,
+}
+
+impl From<OperatorSet> for operators::OperatorSet {
+    fn from(set: OperatorSet) -> Self {
+        match set {
+            OperatorSet::Sd15 => operators::OperatorSet::Sd15,
+            OperatorSet::Sdxl => operators::OperatorSet::Sdxl,
+            OperatorSet::Flux => operators::OperatorSet::Flux,
+            OperatorSet::Tiny => operators::OperatorSet::Tiny,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,38 +1,33 @@
 //! `distorch bench`: how fast this machine runs a model, and with how much memory.
 //!
-//! [`model`] opens a checkpoint or makes up one, [`stages`] runs and times the stages of a picture,
-//! [`network`] is what a call of a diffusion network takes; [`report`] prints. [`offload`], [`link`], [`operators`] and [`lora`] are benchmarks of their own.
+//! What is measured is `distorch-bench`'s. This names the device and the model, and prints; [`offload`], [`link`],
+//! [`operators`] and [`lora`] are benchmarks of their own.
 
 mod link;
 mod lora;
-mod model;
-mod network;
 mod offload;
 mod operators;
-mod random;
 mod report;
-mod stages;
 
 use std::time::Instant;
 
 use distorch_allocation::{DeviceId, DeviceIdError, DeviceInfo, Topology};
+use distorch_bench::Subject;
+use distorch_bench::stages::Stages;
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::family::Model;
+use distorch_checkpoint::folders::ModelKind;
 use distorch_models::estimate::Workload;
-use distorch_runtime::offload::LoadError;
 use distorch_runtime::{DType, Device, devices, usage};
 
-use super::{native, print_json, print_text};
+use super::{native, print_json, print_text, recognise};
 use crate::args::{BenchArgs, BenchCommand, Shared};
 use crate::failure::Failure;
 use crate::machine;
+use crate::model_file;
+use crate::progress::Terminal;
 use crate::threads;
-use model::Subject;
 use report::Report;
-use stages::Stages;
-
-/// Pixels of the picture to one of the latent.
-const LATENT_CELL: u32 = 8;
 
 /// Times text encoding, steps of the diffusion model and decoding.
 pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
@@ -46,14 +41,14 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
     let device = open(&listed(shared, &args.device)?.0)?;
     let threads = set_threads(args.threads)?;
     let start = Instant::now();
-    let subject = Subject::open(shared, args)?;
+    let subject = subject(shared, args)?;
     let size = [args.width, args.height];
     let picture = picture(size, args.batch, &subject.checkpoint, &subject.model);
     let dtype = DType::from(args.dtype);
-    let stages = Stages::load(&subject, &device, dtype, picture)?;
+    let stages = Stages::load(&subject, &device, dtype, picture, &Terminal)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let loaded_peak = usage::peak_memory();
-    let stages = stages.run(args.steps)?;
+    let stages = stages.run(args.steps, &Terminal)?;
     let report = Report {
         model: subject.label(),
         weights: subject.weights(),
@@ -69,6 +64,18 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
         peak_bytes: usage::peak_memory(),
     };
     if args.json { print_json(&report) } else { print_text(&report.text()) }
+}
+
+/// Opens the checkpoint that the arguments name, or lists the tensors of a random one.
+fn subject(shared: &Shared, args: &BenchArgs) -> Result<Subject, Failure> {
+    if let Some(random) = args.random {
+        return Ok(Subject::random(random.into())?);
+    }
+    let folders = machine::folders(shared)?;
+    let name = args.ckpt.as_deref().unwrap_or_default();
+    let path = model_file::path(&folders, ModelKind::Checkpoints, name)?;
+    let (checkpoint, model) = recognise(&path)?;
+    Ok(Subject::opened(checkpoint, model))
 }
 
 /// The device of this name, with the machine that has it.
@@ -104,13 +111,4 @@ fn picture(
     let native = native(checkpoint, model);
     let (width, height) = (width.unwrap_or(native.width), height.unwrap_or(native.height));
     Workload { width, height, batch, ..native }
-}
-
-/// A model that could not be loaded, with what would help where a device is too small.
-fn load_failure(error: LoadError) -> Failure {
-    let remedy = match &error {
-        LoadError::Memory { shortage, .. } => Some(shortage.remedy.to_string()),
-        _ => None,
-    };
-    Failure::machine(error).maybe_hint(remedy)
 }

@@ -1,9 +1,9 @@
 //! What `distorch bench` prints.
 
 use distorch_allocation::ByteSize;
+use distorch_bench::stages::Stage;
 use serde::Serialize;
 
-use super::stages::Stage;
 use crate::commands::Table;
 
 /// All figures of a run.

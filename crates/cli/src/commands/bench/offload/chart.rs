@@ -3,8 +3,7 @@
 use std::fmt::Write;
 
 use distorch_allocation::{Layout, LayoutChoice};
-
-use super::{Point, Sweep};
+use distorch_bench::offload::{Point, Sweep};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;

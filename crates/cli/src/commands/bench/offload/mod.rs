@@ -1,135 +1,69 @@
 //! `distorch bench offload`: what it costs to keep a part of the diffusion model elsewhere.
-//!
-//! The model computes on a simulated device, `cuda:0`, whose link to the host has a bandwidth, or on a
-//! real one whose link is measured, and a share of it lives in the file on the host. For each share,
-//! bandwidth and layout a step is held against the roofline: the longer of computing (a step with
-//! everything on the device) and of moving the bytes over the link. Steps of both take turns and the best
-//! count, so that what else the machine does matters less.
 
 mod chart;
-mod device;
-pub(super) mod file;
-mod paced;
-mod subject;
 
 use std::fs;
 use std::path::PathBuf;
 
-use distorch_allocation::{
-    ByteSize, DeviceId, DeviceInfo, Layout, LayoutChoice, LayoutReason, Topology,
-};
+use distorch_allocation::{ByteSize, DeviceId, DeviceInfo, Layout, LayoutChoice, Topology};
+use distorch_bench::offload::{ComputeDevice, Options, Sweep, sweep};
+use distorch_bench::random_file;
 use distorch_checkpoint::folders::ModelKind;
-use serde::Serialize;
+use distorch_runtime::{DType, tensor};
 
-use self::device::ComputeDevice;
-use self::subject::{Subject, Times};
-use super::{picture, set_threads};
+use super::{listed, open, picture, set_threads};
 use crate::args::{OffloadArgs, Shared};
 use crate::commands::{Table, print_json, print_text, recognise};
 use crate::failure::Failure;
 use crate::machine;
 use crate::model_file;
-use crate::progress::Progress;
-
-/// Link seconds in parts of compute seconds, of the bandwidths that are tried when none is named.
-const BALANCES: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
-
-/// All figures of a sweep.
-#[derive(Debug, Serialize)]
-pub struct Sweep {
-    model: String,
-    /// What computes: a name, or that it is simulated.
-    device: String,
-    dtype: &'static str,
-    threads: usize,
-    width: u32,
-    height: u32,
-    batch: u32,
-    /// Whether computing is a clock.
-    paced: bool,
-    /// Bytes of the diffusion model as stored.
-    bytes: u64,
-    points: Vec<Point>,
-}
-
-/// One share of the model elsewhere, one bandwidth, one layout.
-#[derive(Debug, Serialize)]
-pub struct Point {
-    /// The layout that was asked for.
-    asked: LayoutChoice,
-    layout: Layout,
-    layout_reason: LayoutReason,
-    /// The part of the model that lives on the host, in per cent.
-    share_percent: u32,
-    /// Of the link, in bytes per second.
-    bandwidth: u64,
-    /// The best step.
-    step_seconds: f64,
-    /// Those of the best step with everything on the device.
-    compute_seconds: f64,
-    /// Bytes over the bandwidth.
-    link_seconds: f64,
-    /// The longer of the two.
-    roofline_seconds: f64,
-    /// The step in parts of the roofline.
-    ratio: f64,
-    /// Seconds that all threads computed in a step.
-    cpu_seconds: f64,
-    /// Those with everything on the device.
-    compute_cpu_seconds: f64,
-    /// Over the link in a step.
-    bytes_moved: u64,
-    /// In which computing waited for weights, in a step.
-    stall_seconds: f64,
-    window_bytes: u64,
-}
+use crate::progress::Terminal;
 
 /// Sweeps shares, bandwidths and layouts.
 pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
-    let (mut bandwidths, window) = (bandwidths(args)?, window(args)?);
-    let device = ComputeDevice::new(shared, args)?;
-    let (label, dtype) = (device.label(), device.dtype().name());
-    bandwidths.extend(device.measured_bandwidth());
+    let (bandwidths, window) = (bandwidths(args)?, window(args)?);
+    let device = compute_device(shared, args)?;
     let threads = set_threads(args.threads)?;
     let (path, file) = path(shared, args)?;
     let (checkpoint, model) = recognise(&path)?;
     let picture = picture([args.width, args.height], args.batch, &checkpoint, &model);
-    let times = Times { steps: args.steps, window, pin: args.pin };
-    let mut subject = Subject::new((checkpoint, &model), picture, device, times, file)?;
-    if args.paced {
-        subject.pace()?;
-    }
-    let bytes = subject.bytes();
-    if bandwidths.is_empty() {
-        // Around that with which moving all of the model takes as long as a step computes.
-        let compute = subject.compute()?;
-        let balance = bytes as f64 / compute;
-        bandwidths = BALANCES.iter().map(|part| (balance / part) as u64).collect();
-    }
     let layouts: Vec<LayoutChoice> = match args.layout {
         Some(layout) => vec![layout.into()],
         None => vec![Layout::Distorch2.into(), Layout::Interleave.into()],
     };
-    let count = layouts.len() * args.shares.len() * bandwidths.len();
-    let progress = Progress::new("shares, bandwidths and layouts", count as u64);
-    let mut points = Vec::with_capacity(count);
-    for &layout in &layouts {
-        for &share in &args.shares {
-            for &bandwidth in &bandwidths {
-                points.push(subject.point(layout, share, bandwidth)?);
-                progress.advance();
-            }
-        }
-    }
-    let (width, height, batch) = (picture.width, picture.height, picture.batch);
-    let (model, paced) = (subject.label, args.paced);
-    let device = label;
-    let sweep = Sweep { model, device, dtype, threads, width, height, batch, paced, bytes, points };
-    drop(progress);
+    let options = Options {
+        shares: args.shares.clone(),
+        bandwidths,
+        layouts,
+        steps: args.steps,
+        window,
+        pin: args.pin,
+        paced: args.paced,
+        threads,
+    };
+    let sweep = sweep((checkpoint, &model, file), picture, device, options, &Terminal)?;
     if let Some(svg) = &args.svg {
         fs::write(svg, chart::svg(&sweep))?;
     }
     if args.json { print_json(&sweep) } else { print_text(&text(&sweep)) }
+}
+
+/// The device that the arguments name.
+fn compute_device(shared: &Shared, args: &OffloadArgs) -> Result<ComputeDevice, Failure> {
+    let Some(name) = &args.device else { return Ok(ComputeDevice::Simulated) };
+    let (info, machine) = listed(shared, name)?;
+    if info.id.is_cpu() || info.simulated {
+        return Err(Failure::input(format!(
+            "`--device {name}`: its weights would come from where they are used; name an \
+             accelerator, or leave `--device` out for a simulated one"
+        )));
+    }
+    let device = open(&info)?;
+    let dtype = args.dtype.map_or(DType::F16, DType::from);
+    if !tensor::supports(&device, dtype) {
+        return Err(Failure::input(format!("`--dtype`: {name} does not compute in {dtype:?}")));
+    }
+    Ok(ComputeDevice::Real { id: info.id, device, machine, dtype, pin: args.pin })
 }
 
 /// The checkpoint, or a file of random weights.
@@ -138,7 +72,7 @@ fn path(
     args: &OffloadArgs,
 ) -> Result<(PathBuf, Option<tempfile::NamedTempFile>), Failure> {
     if let Some(random) = args.random {
-        let file = file::random_file(random)?;
+        let file = random_file(random.into(), &Terminal)?;
         return Ok((file.path().to_owned(), Some(file)));
     }
     let folders = machine::folders(shared)?;

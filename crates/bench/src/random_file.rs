@@ -7,18 +7,21 @@ use distorch_checkpoint::family::{Configs, blank};
 use distorch_runtime::DType;
 use distorch_runtime::tensor::TensorData;
 
-use super::super::random;
-use crate::args::RandomModel;
-use crate::failure::Failure;
-use crate::progress::Progress;
+use crate::error::BenchError;
+use crate::progress::Reporter;
+use crate::random::{self, PublishedModel};
 
-/// A diffusion model of random weights in f16.
-pub(in super::super) fn random_file(
-    model: RandomModel,
-) -> Result<tempfile::NamedTempFile, Failure> {
+/// Writes a diffusion model of random weights in f16 to a temporary file, which is removed where it is dropped.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn random_file(
+    model: PublishedModel,
+    reporter: &dyn Reporter,
+) -> Result<tempfile::NamedTempFile, BenchError> {
     let diffusion = random::configs(model).diffusion;
     let configs = Configs { diffusion, ..Configs::default() };
-    let blank = blank("random weights", &configs, Dtype::F16).map_err(Failure::machine)?;
+    let blank = blank("random weights", &configs, Dtype::F16).map_err(BenchError::failed)?;
     let (mut header, mut end) = (serde_json::Map::new(), 0);
     for (key, info) in blank.tensors() {
         let start = end;
@@ -28,12 +31,12 @@ pub(in super::super) fn random_file(
         });
         header.insert(key.to_owned(), entry);
     }
-    let header = serde_json::to_vec(&header).map_err(Failure::machine)?;
+    let header = serde_json::to_vec(&header).map_err(BenchError::failed)?;
     let mut file = tempfile::NamedTempFile::new()?;
     let mut to = BufWriter::new(file.as_file_mut());
     to.write_all(&(header.len() as u64).to_le_bytes())?;
     to.write_all(&header)?;
-    let progress = Progress::new("writing random weights", blank.len() as u64);
+    let progress = reporter.stage("writing random weights", blank.len() as u64);
     for (seed, (_, info)) in (0..).zip(blank.tensors()) {
         let inputs: usize = info.shape.iter().skip(1).product();
         let scale = (3.0 / inputs.max(1) as f32).sqrt();

@@ -14,11 +14,11 @@ use distorch_models::network::Network;
 use distorch_runtime::offload::{OffloadedWeights, Options, StreamStats};
 use distorch_runtime::{LayerSource, Machine, Scope, placement, usage};
 
-use super::super::{load_failure, network};
 use super::Point;
 use super::device::ComputeDevice;
 use super::paced::{Recorder, Score};
-use crate::failure::Failure;
+use crate::error::BenchError;
+use crate::network;
 
 /// What is timed.
 pub(super) struct Subject {
@@ -100,12 +100,12 @@ impl Subject {
         device: ComputeDevice,
         times: Times,
         file: Option<tempfile::NamedTempFile>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, BenchError> {
         let component = model.component(ComponentKind::DiffusionModel);
         let (Some(diffusion), Some(component)) = (&model.diffusion, component) else {
             let label = model.label();
             let what = "has no diffusion model, which is what is timed";
-            return Err(Failure::input(format!("{label} {what}")));
+            return Err(BenchError::input(format!("{label} {what}")));
         };
         let picture = picture.as_usual(model);
         Ok(Self {
@@ -129,14 +129,14 @@ impl Subject {
     }
 
     /// Seconds of a step with everything on the device.
-    pub(super) fn compute(&self) -> Result<f64, Failure> {
+    pub(super) fn compute(&self) -> Result<f64, BenchError> {
         match &self.score {
             Some(score) => Ok(score.length().as_secs_f64()),
             None => Ok(self.best(&self.resident()?)?.seconds),
         }
     }
 
-    fn resident(&self) -> Result<Laid, Failure> {
+    fn resident(&self) -> Result<Laid, BenchError> {
         self.lay(0, u64::MAX, Layout::Distorch2.into())
     }
 
@@ -146,7 +146,7 @@ impl Subject {
         asked: LayoutChoice,
         share: u32,
         bandwidth: u64,
-    ) -> Result<Point, Failure> {
+    ) -> Result<Point, BenchError> {
         // A device of its own may have no room for both at once.
         let (resident, mut compute) = match &self.score {
             Some(score) => (None, Best { seconds: score.length().as_secs_f64(), cpu: 0.0 }),
@@ -186,7 +186,7 @@ impl Subject {
         laid: &Laid,
         resident: Option<&Laid>,
         compute: &mut Best,
-    ) -> Result<(Best, Passed), Failure> {
+    ) -> Result<(Best, Passed), BenchError> {
         let (mut best, mut passed) = (Best::none(), Passed::default());
         for round in 0..self.times.steps {
             if let Some(resident) = resident {
@@ -207,7 +207,7 @@ impl Subject {
     }
 
     /// The best of some steps, after one that isn't counted.
-    fn best(&self, laid: &Laid) -> Result<Best, Failure> {
+    fn best(&self, laid: &Laid) -> Result<Best, BenchError> {
         self.step(laid, &mut Best::none())?;
         let mut best = Best::none();
         for _ in 0..self.times.steps {
@@ -216,7 +216,7 @@ impl Subject {
         Ok(best)
     }
 
-    fn lay(&self, share: u32, bandwidth: u64, layout: LayoutChoice) -> Result<Laid, Failure> {
+    fn lay(&self, share: u32, bandwidth: u64, layout: LayoutChoice) -> Result<Laid, BenchError> {
         let placed = Arc::new(self.place(share, bandwidth, layout)?);
         let plan = placed.plan();
         let network = self.network(Arc::clone(&placed) as Arc<dyn LayerSource>)?;
@@ -224,10 +224,10 @@ impl Subject {
     }
 
     /// A step, computed or played.
-    fn step(&self, laid: &Laid, best: &mut Best) -> Result<(), Failure> {
+    fn step(&self, laid: &Laid, best: &mut Best) -> Result<(), BenchError> {
         let cpu = usage::cpu_time();
         let took = match &self.score {
-            Some(score) => score.play(&laid.placed).map_err(Failure::machine)?,
+            Some(score) => score.play(&laid.placed).map_err(BenchError::failed)?,
             None => self.compute_step(&*laid.network)?,
         };
         best.seconds = best.seconds.min(took.as_secs_f64());
@@ -235,19 +235,19 @@ impl Subject {
         Ok(())
     }
 
-    fn network(&self, source: Arc<dyn LayerSource>) -> Result<Box<dyn Network>, Failure> {
+    fn network(&self, source: Arc<dyn LayerSource>) -> Result<Box<dyn Network>, BenchError> {
         let patches = NetworkPatches::default();
         let network = family::of(self.diffusion.family).network(
             &Scope::new(source),
             &self.diffusion,
             &patches,
         );
-        network.map_err(Failure::input)
+        network.map_err(BenchError::input)
     }
 
     /// Lets computing be a clock from now on: computes a step with everything on the device and
     /// writes down when it uses what.
-    pub(super) fn pace(&mut self) -> Result<(), Failure> {
+    pub(super) fn pace(&mut self) -> Result<(), BenchError> {
         let placed = Arc::new(self.place(0, u64::MAX, Layout::Distorch2.into())?);
         let recorder = Arc::new(Recorder::new(placed));
         let network = self.network(Arc::clone(&recorder) as Arc<dyn LayerSource>)?;
@@ -263,40 +263,40 @@ impl Subject {
         share: u32,
         bandwidth: u64,
         layout: LayoutChoice,
-    ) -> Result<OffloadedWeights, Failure> {
+    ) -> Result<OffloadedWeights, BenchError> {
         // Room for everything: what is measured is the link.
         let room = 4 * (self.component.bytes() + self.activations) + (4 << 30);
         let (device, topology) = self.device.machine(bandwidth, room)?;
         let mut settings = ComponentSettings::new(device);
         if share > 0 {
             let allocation = format!("{device},{}%;cpu,{share}%", 100 - share);
-            settings.expert = Allocation::parse(&allocation).map_err(Failure::machine)?;
+            settings.expert = Allocation::parse(&allocation).map_err(BenchError::failed)?;
         }
         settings.layout = layout;
         settings.most_window = self.times.window;
-        let blocks =
-            placement::blocks(&self.component, self.activations, None).map_err(Failure::machine)?;
+        let blocks = placement::blocks(&self.component, self.activations, None)
+            .map_err(BenchError::failed)?;
         let blocks = match &self.costs {
             Some(costs) => blocks.with_costs(costs.iter().copied()),
             None => blocks,
         };
         let ledger = Ledger::new(topology.clone());
-        let plan = plan(&blocks, &settings, &ledger).map_err(Failure::machine)?;
+        let plan = plan(&blocks, &settings, &ledger).map_err(BenchError::failed)?;
         let machine = Machine::new(topology);
         let options =
             Options { pin: self.times.pin, window: self.times.window, ..Options::default() };
         let (file, dtype) = (Arc::clone(&self.checkpoint), self.device.dtype());
         let go_on = |_: distorch_runtime::offload::Progress<'_>| ControlFlow::Continue(());
         OffloadedWeights::load(file, &self.component, &plan, machine, dtype, options, go_on)
-            .map_err(load_failure)
+            .map_err(BenchError::Load)
     }
 
     /// Computes a step, and gives the time that it took.
-    fn compute_step(&self, network: &dyn Network) -> Result<Duration, Failure> {
+    fn compute_step(&self, network: &dyn Network) -> Result<Duration, BenchError> {
         let start = Instant::now();
         let (device, dtype) = (self.device.tensors(), self.device.dtype());
         let input = network::input(&self.diffusion, self.workload, None, &device, dtype);
-        let output = network.forward(input).map_err(Failure::machine)?;
+        let output = network.forward(input).map_err(BenchError::failed)?;
         // Waits for a device that works off a queue.
         drop(output.into_data());
         Ok(start.elapsed())

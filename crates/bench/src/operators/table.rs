@@ -5,23 +5,25 @@
 
 use serde::Serialize;
 
-use crate::args::OperatorSet;
+use super::OperatorSet;
 
 /// One operator in one shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Operator {
+pub struct Operator {
     /// Unique, made of the model, the kind and the shape.
-    pub(super) name: String,
+    pub name: String,
     /// Whose shape it is: `sd15`, `sdxl`, `flux`, `tiny`.
-    pub(super) model: &'static str,
+    pub model: &'static str,
+    /// What is computed, on what.
     #[serde(flatten)]
-    pub(super) shape: Shape,
+    pub shape: Shape,
 }
 
 /// A kind of operator with its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(super) enum Shape {
+#[allow(missing_docs)] // sizes, by their names
+pub enum Shape {
     /// `[batch, inputs, height, width]` by a square kernel, padded to keep the picture's size, with
     /// a bias.
     Conv {
@@ -45,7 +47,7 @@ pub(super) enum Shape {
 
 impl Shape {
     /// The kind's name, as in JSON.
-    pub(super) fn kind(self) -> &'static str {
+    pub fn kind(self) -> &'static str {
         match self {
             Self::Conv { .. } => "conv",
             Self::Linear { .. } => "linear",
@@ -76,7 +78,7 @@ impl Shape {
     }
 
     /// Values that come out.
-    pub(super) fn values(self) -> usize {
+    pub fn values(self) -> usize {
         match self {
             Self::Conv { batch, outputs, height, width, stride, .. } => {
                 batch * outputs * height.div_ceil(stride) * width.div_ceil(stride)
@@ -91,7 +93,7 @@ impl Shape {
     }
 
     /// Multiplications and additions of the products in it; norms have none.
-    pub(super) fn flops(self) -> u64 {
+    pub fn flops(self) -> u64 {
         let values = self.values() as u64;
         match self {
             Self::Conv { inputs, kernel, .. } => 2 * values * (inputs * kernel * kernel) as u64,
@@ -123,7 +125,7 @@ fn layer_norm(batch: usize, rows: usize, features: usize) -> Shape {
 }
 
 /// The operators of a set.
-pub(super) fn operators(set: OperatorSet) -> Vec<Operator> {
+pub fn operators(set: OperatorSet) -> Vec<Operator> {
     let (model, shapes) = match set {
         OperatorSet::Sd15 => ("sd15", sd15()),
         OperatorSet::Sdxl => ("sdxl", sdxl()),

@@ -9,7 +9,7 @@ use distorch_models::text::TextStates;
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Device, Tensor};
 
-use super::random;
+use crate::random;
 
 /// The timestep of every timed call, in parts of the largest.
 const TIMESTEP: f32 = 0.5;

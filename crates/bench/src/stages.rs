@@ -15,10 +15,9 @@ use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Device, Tensor, kernels, tensor, usage};
 use serde::Serialize;
 
-use super::model::Subject;
-use super::{LATENT_CELL, network, random};
-use crate::failure::Failure;
-use crate::progress::Progress;
+use crate::error::BenchError;
+use crate::progress::Reporter;
+use crate::{LATENT_CELL, Subject, network, random};
 
 /// Prompt and negative prompt: of a usual length, one chunk each, without weights, which would have the
 /// empty prompt encoded too.
@@ -62,14 +61,18 @@ pub struct Stages {
 
 impl Stages {
     /// Loads what the model has of text encoders, diffusion model and VAE.
+    ///
+    /// # Errors
+    /// When its diffusion model cannot run, or weights cannot be loaded.
     pub fn load(
         subject: &Subject,
         device: &Device,
         dtype: DType,
         picture: Workload,
-    ) -> Result<Self, Failure> {
+        reporter: &dyn Reporter,
+    ) -> Result<Self, BenchError> {
         let model = &subject.model;
-        let load = |kind| subject.load(kind, device, dtype);
+        let load = |kind| subject.load(kind, device, dtype, reporter);
         let estimate = |component: &Component| {
             let element = kernels::activation_dtype(device, dtype).size() as u64;
             let compute = Compute { element, host: tensor::is_host(device) };
@@ -89,36 +92,39 @@ impl Stages {
             && let Some(scope) = load(ComponentKind::TextEncoders)?
         {
             let text = family::of(family).text(&scope, &model.text_encoders);
-            stages.text = Some(text.map_err(Failure::input)?);
+            stages.text = Some(text.map_err(BenchError::input)?);
         }
         if let (Some(diffusion), Some(scope)) =
             (&model.diffusion, load(ComponentKind::DiffusionModel)?)
         {
             let family = family::of(diffusion.family);
             let network = family.network(&scope, diffusion, &NetworkPatches::default());
-            stages.network = Some((network.map_err(Failure::input)?, diffusion.clone()));
+            stages.network = Some((network.map_err(BenchError::input)?, diffusion.clone()));
         }
         if let (Some(config), Some(scope)) = (&model.vae, load(ComponentKind::Vae)?) {
-            stages.vae = Some(Vae::load(&scope, config).map_err(Failure::input)?);
+            stages.vae = Some(Vae::load(&scope, config).map_err(BenchError::input)?);
         }
         Ok(stages)
     }
 
-    /// Runs each stage once and then so often again, timed.
-    pub fn run(&self, steps: u32) -> Result<Vec<Stage>, Failure> {
+    /// Runs each stage once, and then this many times again, timed.
+    ///
+    /// # Errors
+    /// When a stage fails.
+    pub fn run(&self, steps: u32, reporter: &dyn Reporter) -> Result<Vec<Stage>, BenchError> {
         let mut timed = Vec::new();
         let mut conditioning = None;
         if let Some(encoder) = &self.text {
             timed.push(self.time(
                 ComponentKind::TextEncoders,
                 "encoding the prompts",
-                steps,
+                (steps, reporter),
                 || {
                     for prompt in PROMPTS {
                         let (prompt, options) =
                             (Prompt::Same(prompt.into()), TextOptions::default());
                         let encoded = encoder.encode(&prompt, &Embeddings::default(), &options);
-                        let states = encoded.map_err(Failure::input)?.states;
+                        let states = encoded.map_err(BenchError::input)?.states;
                         finish(states.context.clone());
                         conditioning.get_or_insert(states);
                     }
@@ -132,19 +138,19 @@ impl Stages {
             timed.push(self.time(
                 ComponentKind::DiffusionModel,
                 "steps of the diffusion model",
-                steps,
+                (steps, reporter),
                 || {
                     let out = network.forward(input.clone());
-                    finish(out.map_err(Failure::input)?);
+                    finish(out.map_err(BenchError::input)?);
                     Ok(())
                 },
             )?);
         }
         if let Some(vae) = &self.vae {
             let latent = self.latent(1, vae.config().latent_channels);
-            timed.push(self.time(ComponentKind::Vae, "decoding", steps, || {
+            timed.push(self.time(ComponentKind::Vae, "decoding", (steps, reporter), || {
                 for _ in 0..self.picture.batch {
-                    finish(vae.decode(latent.clone()).map_err(Failure::input)?);
+                    finish(vae.decode(latent.clone()).map_err(BenchError::input)?);
                 }
                 Ok(())
             })?);
@@ -157,17 +163,17 @@ impl Stages {
         &self,
         kind: ComponentKind,
         doing: &str,
-        count: u32,
-        mut call: impl FnMut() -> Result<(), Failure>,
-    ) -> Result<Stage, Failure> {
-        let progress = Progress::new(doing, u64::from(count) + 1);
+        (count, reporter): (u32, &dyn Reporter),
+        mut call: impl FnMut() -> Result<(), BenchError>,
+    ) -> Result<Stage, BenchError> {
+        let progress = reporter.stage(doing, u64::from(count) + 1);
         let meter = PeakMeter::begin().filter(|_| tensor::is_host(&self.device));
         let mut once = || {
             let (start, cpu) = (Instant::now(), usage::cpu_time());
             call()?;
             progress.advance();
             let cpu = usage::cpu_time().saturating_sub(cpu);
-            Ok::<_, Failure>((start.elapsed().as_secs_f64(), cpu.as_secs_f64()))
+            Ok::<_, BenchError>((start.elapsed().as_secs_f64(), cpu.as_secs_f64()))
         };
         let (first_seconds, _) = once()?;
         let timed = (0..count).map(|_| once()).collect::<Result<Vec<_>, _>>()?;

@@ -1,7 +1,6 @@
-//! `distorch bench operators`: single operators in the shapes that models have.
+//! Single operators in the shapes that models have.
 //!
-//! [`table`] says which, this file times them with the kernels that models call. Programs get the
-//! table with `--list --json`, so that another library can be timed in the same shapes.
+//! [`operators`] lists them, [`time`] times one with the kernels that models call.
 
 mod table;
 
@@ -14,12 +13,21 @@ use distorch_runtime::tensor::{self, AnyTensor, TensorData};
 use distorch_runtime::{DType, Device, Tensor, kernels};
 use serde::Serialize;
 
-use self::table::{Operator, Shape};
-use super::{listed, open, random, set_threads};
-use crate::args::{OperatorSet, OperatorsArgs, Shared};
-use crate::commands::{Table, print_text};
-use crate::failure::Failure;
-use crate::progress::Progress;
+pub use self::table::{Operator, Shape, operators};
+use crate::random;
+
+/// Whose shapes operators have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorSet {
+    /// SD 1.5 at 512×512, both halves of the guidance.
+    Sd15,
+    /// SDXL at 1024×1024, both halves of the guidance.
+    Sdxl,
+    /// Flux at 1024×1024.
+    Flux,
+    /// No model's: small and odd shapes, to see that it works.
+    Tiny,
+}
 
 /// Calls are timed together until they take this long, which waiting for the device is little of.
 const LONG_ENOUGH: f64 = 0.005;
@@ -27,139 +35,45 @@ const LONG_ENOUGH: f64 = 0.005;
 const MOST_CALLS: usize = 64;
 const MOST_BYTES: usize = 1 << 30;
 
-/// An operator and how long it took.
-#[derive(Debug, Serialize)]
-struct Timed<'a> {
-    #[serde(flatten)]
-    operator: &'a Operator,
-    /// Of the products in a call.
-    flops: u64,
-    #[serde(flatten)]
-    outcome: Option<Outcome>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Outcome {
-    Times(Times),
-    Failed { device: String, dtype: &'static str, error: String },
-}
-
-#[derive(Debug, Serialize)]
-struct Times {
-    device: String,
-    dtype: &'static str,
-    threads: usize,
+/// How long an operator took.
+#[derive(Clone, Debug, Serialize)]
+pub struct Times {
     /// Seconds of the first call, which tunes and compiles kernels.
-    first_seconds: f64,
+    pub first_seconds: f64,
     /// Calls that are timed together.
-    calls: usize,
+    pub calls: usize,
     /// Seconds of one call, each time.
-    seconds: Vec<f64>,
-    min_seconds: f64,
-    median_seconds: f64,
+    pub seconds: Vec<f64>,
+    /// Seconds of the fastest.
+    pub min_seconds: f64,
+    /// Seconds of the one in the middle.
+    pub median_seconds: f64,
 }
 
-/// Times operators, or lists them.
-pub fn run(shared: &Shared, args: &OperatorsArgs) -> Result<(), Failure> {
-    let sets = match args.set.as_slice() {
-        [] => &[OperatorSet::Sd15, OperatorSet::Sdxl, OperatorSet::Flux],
-        sets => sets,
-    };
-    let only = args.only.as_deref().unwrap_or_default();
-    let chosen: Vec<Operator> = sets
-        .iter()
-        .flat_map(|set| table::operators(*set))
-        .filter(|operator| operator.name.contains(only))
-        .collect();
-    if chosen.is_empty() {
-        return Err(Failure::input(format!("`--only {only}`: no operator has that in its name"))
-            .hint("`distorch bench operators --list` shows them"));
-    }
-    let show = |operator: &Operator, outcome: Option<Outcome>| {
-        let line = Timed { operator, flops: operator.shape.flops(), outcome };
-        match args.json {
-            true => print_text(&serde_json::to_string(&line).map_err(Failure::machine)?),
-            false => Ok(()),
-        }
-    };
-    if args.list {
-        for operator in &chosen {
-            show(operator, None)?;
-        }
-        let names: Vec<&str> = chosen.iter().map(|operator| operator.name.as_str()).collect();
-        return if args.json { Ok(()) } else { print_text(&names.join("\n")) };
-    }
-    let device = open(&listed(shared, &args.device)?.0)?;
-    let dtype = DType::from(args.dtype);
-    if !tensor::supports(&device, dtype) {
-        return Err(Failure::input(format!("`--dtype`: {} does not compute in it", args.device)));
-    }
-    let threads = set_threads(args.threads)?;
-    let mut rows = Table::new(["Operator", "First", "Best", "Median", "TFLOP/s"], &[1, 2, 3, 4]);
-    let progress = Progress::new("operators", chosen.len() as u64);
-    let mut failed = 0;
-    for operator in &chosen {
-        let timed = time(operator.shape, &device, dtype, args.rounds as usize);
-        progress.advance();
-        rows.add_row(row(operator, &timed));
-        failed += usize::from(timed.is_err());
-        let (device, dtype) = (args.device.clone(), dtype.name());
-        let outcome = match timed {
-            Ok((first_seconds, calls, seconds)) => {
-                let mut sorted = seconds.clone();
-                sorted.sort_by(f64::total_cmp);
-                let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-                Outcome::Times(Times {
-                    device,
-                    dtype,
-                    threads,
-                    first_seconds,
-                    calls,
-                    min_seconds: sorted[0],
-                    median_seconds: median,
-                    seconds,
-                })
-            }
-            Err(error) => Outcome::Failed { device, dtype, error },
-        };
-        show(operator, Some(outcome))?;
-    }
-    drop(progress);
-    if !args.json {
-        let head = format!("{} in {}, {threads} threads", args.device, dtype.name());
-        print_text(&format!("{head}\n{rows}"))?;
-    }
-    match failed {
-        0 => Ok(()),
-        _ => Err(Failure::machine(format!("{failed} of {} operators failed", chosen.len()))),
-    }
-}
-
-fn row(operator: &Operator, timed: &Result<(f64, usize, Vec<f64>), String>) -> [String; 5] {
-    let milliseconds = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
-    match timed {
-        Err(error) => {
-            [operator.name.clone(), error.clone(), String::new(), String::new(), String::new()]
-        }
-        Ok((first, _, seconds)) => {
-            let mut sorted = seconds.clone();
-            sorted.sort_by(f64::total_cmp);
-            let rate = match operator.shape.flops() {
-                0 => String::new(),
-                flops => format!("{:.2}", flops as f64 / sorted[0] / 1e12),
-            };
-            let median = milliseconds(sorted[sorted.len() / 2]);
-            [operator.name.clone(), milliseconds(*first), milliseconds(sorted[0]), median, rate]
-        }
-    }
-}
-
-/// Times one operator: the first call, the calls of a round, and each round's seconds of a call.
+/// Times an operator.
 ///
 /// # Errors
 /// With what Burn or a driver panicked with: other operators can be timed all the same.
-fn time(
+pub fn time(
+    operator: &Operator,
+    device: &Device,
+    dtype: DType,
+    rounds: usize,
+) -> Result<Times, String> {
+    let (first_seconds, calls, seconds) = calls(operator.shape, device, dtype, rounds)?;
+    let mut sorted = seconds.clone();
+    sorted.sort_by(f64::total_cmp);
+    let (low, high) =
+        (sorted.get((sorted.len().saturating_sub(1)) / 2), sorted.get(sorted.len() / 2));
+    let (Some(least), Some(low), Some(high)) = (sorted.first(), low, high) else {
+        return Err("it was timed in no round".to_owned());
+    };
+    let (min_seconds, median_seconds) = (*least, (low + high) / 2.0);
+    Ok(Times { first_seconds, calls, min_seconds, median_seconds, seconds })
+}
+
+/// The first call, the calls of a round, and each round's seconds of a call.
+fn calls(
     shape: Shape,
     device: &Device,
     dtype: DType,

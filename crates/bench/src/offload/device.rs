@@ -2,12 +2,10 @@
 
 use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind, Topology};
 use distorch_models::estimate::Compute;
-use distorch_runtime::tensor;
-use distorch_runtime::{DType, Device};
+use distorch_runtime::{DType, Device, tensor};
 
-use super::super::{link, listed, open};
-use crate::args::{OffloadArgs, Shared};
-use crate::failure::Failure;
+use crate::error::BenchError;
+use crate::link;
 
 /// Bytes of a copy that measures a link.
 const SAMPLE: usize = 64 << 20;
@@ -15,35 +13,25 @@ const SAMPLE: usize = 64 << 20;
 const SAMPLES: usize = 5;
 
 /// A device that computes, with its link to the host.
-pub(super) enum ComputeDevice {
+pub enum ComputeDevice {
     /// Computes as the host does, over a link of whatever speed.
     Simulated,
     /// Is what it is, and its link too.
-    Real { id: DeviceId, device: Device, machine: Topology, dtype: DType, pin: bool },
+    Real {
+        /// Its name.
+        id: DeviceId,
+        /// The device, to compute on.
+        device: Device,
+        /// The machine that has it.
+        machine: Topology,
+        /// What it computes in.
+        dtype: DType,
+        /// Whether what comes to it lies in page-locked memory.
+        pin: bool,
+    },
 }
 
 impl ComputeDevice {
-    /// The one that the arguments name.
-    ///
-    /// # Errors
-    /// When this machine or this build does not have it, or it is the host itself.
-    pub(super) fn new(shared: &Shared, args: &OffloadArgs) -> Result<Self, Failure> {
-        let Some(name) = &args.device else { return Ok(Self::Simulated) };
-        let (info, machine) = listed(shared, name)?;
-        if info.id.is_cpu() || info.simulated {
-            return Err(Failure::input(format!(
-                "`--device {name}`: its weights would come from where they are used; name an \
-                 accelerator, or leave `--device` out for a simulated one"
-            )));
-        }
-        let device = open(&info)?;
-        let dtype = args.dtype.map_or(DType::F16, DType::from);
-        if !tensor::supports(&device, dtype) {
-            return Err(Failure::input(format!("`--dtype`: {name} does not compute in {dtype:?}")));
-        }
-        Ok(Self::Real { id: info.id, device, machine, dtype, pin: args.pin })
-    }
-
     /// What the report calls it.
     pub(super) fn label(&self) -> String {
         match self {
@@ -91,7 +79,7 @@ impl ComputeDevice {
         &self,
         bandwidth: u64,
         room: u64,
-    ) -> Result<(DeviceId, Topology), Failure> {
+    ) -> Result<(DeviceId, Topology), BenchError> {
         if let Self::Real { id, machine, .. } = self {
             return Ok((*id, machine.clone()));
         }
@@ -102,6 +90,6 @@ impl ComputeDevice {
             ..DeviceInfo::new(id, "simulated device", room)
         };
         let host = DeviceInfo::new(DeviceId::CPU, "host", 1 << 50);
-        Ok((id, Topology::new(vec![simulated, host]).map_err(Failure::machine)?))
+        Ok((id, Topology::new(vec![simulated, host]).map_err(BenchError::failed)?))
     }
 }

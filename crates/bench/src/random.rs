@@ -10,10 +10,23 @@ use distorch_checkpoint::config::{
 use distorch_checkpoint::family::Configs;
 use distorch_runtime::tensor::TensorData;
 
-use crate::args::RandomModel;
+/// A published model whose sizes are built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishedModel {
+    /// Stable Diffusion 1.5.
+    Sd15,
+    /// Stable Diffusion 2.1.
+    Sd21,
+    /// Stable Diffusion XL, the base model.
+    Sdxl,
+    /// The transformer and the VAE of Stable Diffusion 3.5 medium.
+    Sd35Medium,
+    /// Flux dev cut to 6 blocks of full width, and its VAE.
+    FluxSmall,
+}
 
 /// The configurations that were published with the weights.
-pub fn configs(model: RandomModel) -> Configs {
+pub fn configs(model: PublishedModel) -> Configs {
     let unet = |config, encoders, scaling_factor| Configs {
         diffusion: Some(DiffusionConfig::Unet(config)),
         text_encoders: encoders,
@@ -33,20 +46,20 @@ pub fn configs(model: RandomModel) -> Configs {
         }),
     };
     match model {
-        RandomModel::Sd15 => {
+        PublishedModel::Sd15 => {
             unet(UnetConfig::sd(768, Heads::Count(8)), vec![clip("clip_l", clip_l())], 0.18215)
         }
-        RandomModel::Sd21 => {
+        PublishedModel::Sd21 => {
             unet(UnetConfig::sd(1024, Heads::Width(64)), vec![clip("clip_h", clip_h())], 0.18215)
         }
-        RandomModel::Sdxl => {
+        PublishedModel::Sdxl => {
             let encoders = vec![clip("clip_l", clip_l()), clip("clip_g", clip_g())];
             unet(UnetConfig::sdxl(), encoders, 0.13025)
         }
-        RandomModel::Sd35Medium => {
+        PublishedModel::Sd35Medium => {
             transformer(DiffusionConfig::Mmdit(sd35_medium()), [1.5305, 0.0609])
         }
-        RandomModel::FluxSmall => {
+        PublishedModel::FluxSmall => {
             transformer(DiffusionConfig::Flux(flux_small()), [0.3611, 0.1159])
         }
     }
@@ -172,12 +185,12 @@ mod tests {
     #[test]
     fn the_sizes_are_the_published_ones() {
         for (model, family, network, clip, vae) in [
-            (RandomModel::Sd15, Family::Sd1, 859_520_964, 123_060_480, 83_653_863),
-            (RandomModel::Sd21, Family::Sd2, 865_910_724, 354_032_640, 83_653_863),
-            (RandomModel::Sdxl, Family::SdxlBase, 2_567_463_684, 817_720_320, 83_653_863),
+            (PublishedModel::Sd15, Family::Sd1, 859_520_964, 123_060_480, 83_653_863),
+            (PublishedModel::Sd21, Family::Sd2, 865_910_724, 354_032_640, 83_653_863),
+            (PublishedModel::Sdxl, Family::SdxlBase, 2_567_463_684, 817_720_320, 83_653_863),
             // diffusers' class with these sizes, and its table of positions, which it keeps apart.
-            (RandomModel::Sd35Medium, Family::Sd3, 2_243_171_520 + 226_492_416, 0, 83_819_683),
-            (RandomModel::FluxSmall, Family::Flux, 1_310_154_816, 0, 83_819_683),
+            (PublishedModel::Sd35Medium, Family::Sd3, 2_243_171_520 + 226_492_416, 0, 83_819_683),
+            (PublishedModel::FluxSmall, Family::Flux, 1_310_154_816, 0, 83_819_683),
         ] {
             let checkpoint = blank("random", &configs(model), Dtype::F32).unwrap();
             let model = recognise(&checkpoint).unwrap();
