@@ -36,7 +36,7 @@ fn every_stage_of_a_checkpoint_is_timed() {
         ("tiny-sd1", "SD 1.x", ALL),
         ("tiny-sdxl", "SDXL base", ALL),
         // A transformer alone.
-        ("tiny-flux", "Flux dev", &["step"]),
+        ("tiny-flux", "Flux dev", &["step"][..]),
     ] {
         let dir = base_with(list, Dtype::F16);
         let base = ["--base-dir", dir.path().to_str().unwrap()];
