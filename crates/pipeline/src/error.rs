@@ -41,6 +41,34 @@ pub enum Argument {
     Tiling,
     /// The model file.
     Model,
+    /// A LoRA.
+    Lora,
+    /// Where components live and compute.
+    Placement,
+    /// The width in pixels.
+    Width,
+    /// The height in pixels.
+    Height,
+    /// How many pictures are made at once.
+    Batch,
+    /// The number of steps.
+    Steps,
+    /// The scale of the guidance.
+    Cfg,
+    /// The strength of a distilled guidance.
+    Guidance,
+    /// The sampler's name.
+    Sampler,
+    /// The scheduler's name.
+    Scheduler,
+    /// How much of the latent is replaced.
+    Denoise,
+    /// The layer of the text encoders that is read.
+    ClipSkip,
+    /// The picture to start from.
+    Image,
+    /// Where the picture is to change.
+    Mask,
 }
 
 impl fmt::Display for Argument {
@@ -53,6 +81,20 @@ impl fmt::Display for Argument {
             Argument::Pictures => "pictures",
             Argument::Tiling => "tiles",
             Argument::Model => "model",
+            Argument::Lora => "LoRA",
+            Argument::Placement => "placement",
+            Argument::Width => "width",
+            Argument::Height => "height",
+            Argument::Batch => "batch",
+            Argument::Steps => "steps",
+            Argument::Cfg => "cfg",
+            Argument::Guidance => "guidance",
+            Argument::Sampler => "sampler",
+            Argument::Scheduler => "scheduler",
+            Argument::Denoise => "denoise",
+            Argument::ClipSkip => "clip skip",
+            Argument::Image => "image",
+            Argument::Mask => "mask",
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What a run reports while it goes on. Events are owned, so that they can be sent, kept and serialised.
 
+use std::fmt;
+
 use distorch_allocation::Plan;
 use distorch_runtime::machine::Remedy;
 use serde::Serialize;
@@ -12,13 +14,19 @@ use crate::preview::Preview;
 #[serde(transparent)]
 pub struct RunId(pub(crate) u64);
 
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {}", self.0)
+    }
+}
+
 /// What a run is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Opening and planning the model file.
     Load,
-    /// Encoding prompts.
+    /// Encoding prompts, and pictures to start from.
     Encode,
     /// Going from noise to a latent.
     Sample,
@@ -76,6 +84,18 @@ pub enum Event {
         /// What.
         text: String,
     },
+}
+
+/// An event with its run, as one value: to be sent, kept, or serialised.
+///
+/// In JSON: `{"run": 1, "event": "step", "done": 3, "total": 20}`.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunEvent {
+    /// The run.
+    pub run: RunId,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
 }
 
 /// Who is told of events. Called from the thread that computes: be quick.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use distorch_runtime::Tensor;
+use distorch_runtime::tensor::{DType, cpu};
 
-use crate::image::Mask;
+use crate::image::{Mask, TooLarge, room};
 
 /// Latents, as an autoencoder gives them, before a model's scaling.
 #[derive(Clone, Debug)]
@@ -21,6 +22,33 @@ impl Latent {
     /// Samples with nothing else.
     pub fn new(samples: Tensor<4>) -> Self {
         Self { samples, noise_mask: None, batch_index: None }
+    }
+
+    /// Zeros, which stand for no picture: of these channels, `[height, width]` in the latent's own pixels.
+    pub fn empty(batch: usize, channels: usize, [height, width]: [usize; 2]) -> Self {
+        Self::new(Tensor::zeros([batch, channels, height, width], (&cpu(), DType::F32)))
+    }
+
+    /// The batch so many times, each time with other noise.
+    ///
+    /// # Errors
+    /// When no memory holds it.
+    pub fn repeated(&self, amount: usize) -> Result<Self, TooLarge> {
+        let [batch, channels, height, width] = self.samples.dims();
+        room([batch.saturating_mul(amount), height, width, channels])?;
+        let noise_mask = self.noise_mask.as_ref().map(|mask| match mask.shape()[0] {
+            1 => mask.clone(),
+            _ => mask.select((0..batch * amount).map(|place| place % batch)),
+        });
+        let batch_index = self.batch_index.as_ref().map(|index| {
+            let highest = index.iter().max().copied().unwrap_or(0);
+            let lowest = index.iter().min().copied().unwrap_or(0);
+            let span = highest - lowest + 1;
+            let repeated = (0..amount).flat_map(|time| index.iter().map(move |i| i + time * span));
+            repeated.collect::<Arc<[usize]>>()
+        });
+        let samples = self.samples.clone().repeat_dim(0, amount);
+        Ok(Self { samples, noise_mask, batch_index })
     }
 
     /// The same but for the samples.

@@ -22,6 +22,13 @@ const LOOK: Duration = Duration::from_millis(50);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static TURN: Turn = Turn { taken: Mutex::new(false), free: Condvar::new() };
 
+impl RunId {
+    /// A number that no other run of this process has.
+    pub(crate) fn next() -> Self {
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// Cancels one run, from any thread, before it starts or while it goes on. Copies cancel the same run.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<Inner>);
@@ -86,7 +93,7 @@ impl Session {
     /// # Errors
     /// [`PipelineError::Cancelled`] where the token was used before the run starts.
     pub fn begin<'a>(&'a self, cancel: &'a CancelToken) -> Result<ActiveRun<'a>, PipelineError> {
-        ActiveRun::begin(self, cancel)
+        ActiveRun::begin(self, RunId::next(), cancel)
     }
 }
 
@@ -95,10 +102,14 @@ impl<'a> ActiveRun<'a> {
     ///
     /// # Errors
     /// [`PipelineError::Cancelled`] where the token is or was used meanwhile.
-    fn begin(session: &'a Session, cancel: &'a CancelToken) -> Result<Self, PipelineError> {
+    pub(crate) fn begin(
+        session: &'a Session,
+        id: RunId,
+        cancel: &'a CancelToken,
+    ) -> Result<Self, PipelineError> {
         TURN.take(|| cancel.is_cancelled())?;
         cancel.attach(session.interrupt());
-        Ok(Self { session, id: RunId(NEXT.fetch_add(1, Ordering::Relaxed)), cancel })
+        Ok(Self { session, id, cancel })
     }
 
     /// Its number.

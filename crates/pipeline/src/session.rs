@@ -1,6 +1,8 @@
 //! What runs share: devices, model folders, the models that stay loaded, and defaults.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use distorch_allocation::{LayoutChoice, Topology, TopologyError};
 use distorch_checkpoint::folders::{FolderError, ModelFolders};
@@ -9,7 +11,8 @@ use distorch_runtime::offload::Interrupt;
 use thiserror::Error;
 
 use crate::diffusion::noise::NoiseChoice;
-use crate::models::store::ModelStore;
+use crate::error::PipelineError;
+use crate::models::store::{Loader, ModelStore, Parts};
 
 /// Why there is no session.
 #[derive(Debug, Error)]
@@ -22,7 +25,8 @@ pub enum SessionError {
     Topology(#[from] TopologyError),
 }
 
-/// What runs share. Lives as long as the program, and keeps its models.
+/// What runs share. Lives as long as the program, and keeps its models. Threads may share it: their runs compute one
+/// after the other.
 pub struct Session {
     /// Where models are found.
     pub folders: ModelFolders,
@@ -36,6 +40,8 @@ pub struct Session {
     pub models: ModelStore,
     topology: Topology,
     interrupt: Interrupt,
+    /// Checkpoints that requests loaded, by path: nothing else holds them between runs.
+    kept: Mutex<HashMap<PathBuf, Parts>>,
 }
 
 impl Session {
@@ -59,6 +65,7 @@ impl Session {
             interrupt,
             folders,
             topology,
+            kept: Mutex::default(),
         }
     }
 
@@ -71,6 +78,27 @@ impl Session {
     /// The devices.
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// Drops the checkpoints that the session keeps, and the weights of all models.
+    pub fn unload(&self) {
+        self.kept().clear();
+        self.models.unload_all();
+    }
+
+    /// Plans a file's components, promises their memory, and keeps them for later runs.
+    pub(crate) fn place(&self, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
+        let mut kept = self.kept();
+        if loader.eject_models {
+            kept.retain(|path, _| path == loader.path);
+        }
+        let parts = self.models.place(loader)?;
+        kept.insert(loader.path.to_owned(), parts.clone());
+        Ok(parts)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<PathBuf, Parts>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What ends waits for weights.

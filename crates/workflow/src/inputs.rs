@@ -59,6 +59,20 @@ const fn input_of(argument: Argument) -> &'static str {
         Argument::Pictures => "pixels",
         Argument::Tiling => "tile_size",
         Argument::Model => "model",
+        Argument::Lora => "lora_name",
+        Argument::Placement => "compute_device",
+        Argument::Width => "width",
+        Argument::Height => "height",
+        Argument::Batch => "batch_size",
+        Argument::Steps => "steps",
+        Argument::Cfg => "cfg",
+        Argument::Guidance => "guidance",
+        Argument::Sampler => "sampler_name",
+        Argument::Scheduler => "scheduler",
+        Argument::Denoise => "denoise",
+        Argument::ClipSkip => "stop_at_clip_layer",
+        Argument::Image => "image",
+        Argument::Mask => "mask",
     }
 }
 

@@ -6,6 +6,7 @@ pub mod denoise;
 pub mod evaluations;
 pub mod fit;
 pub mod guider;
+pub mod inpaint;
 pub mod noise;
 pub mod region;
 pub mod sample;

@@ -1,6 +1,10 @@
 //! Pictures to PNG files that carry what made them.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use super::Pictures;
 
 /// One picture with 8 bits a channel.
 #[derive(Clone, Debug)]
@@ -71,6 +75,29 @@ pub fn ascii_json(value: &serde_json::Value) -> String {
         }
     }
     ascii
+}
+
+impl Pictures {
+    /// Saves one of the pictures, counted from 0, as a PNG of 8 bits a channel that carries these texts, each with its
+    /// keyword. A file of that name is replaced.
+    ///
+    /// # Errors
+    /// When there is no such picture, or the file cannot be written.
+    pub fn save_png(
+        &self,
+        picture: usize,
+        path: &Path,
+        texts: &[(String, String)],
+    ) -> io::Result<()> {
+        let [batch, height, width, channels] = self.shape();
+        let values = self.each().nth(picture).ok_or_else(|| {
+            let problem = format!("there is no picture {picture} in a batch of {batch}");
+            io::Error::new(io::ErrorKind::InvalidInput, problem)
+        })?;
+        let mut file = BufWriter::new(File::create(path)?);
+        Picture8::new(values, [height, width, channels]).write(&mut file, texts)?;
+        file.flush()
+    }
 }
 
 #[cfg(test)]

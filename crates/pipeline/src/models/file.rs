@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use distorch_checkpoint::family::{self, FamilyError, Model};
 use distorch_checkpoint::file::{Checkpoint, OpenError};
+use distorch_models::estimate::Workload;
 use thiserror::Error;
 
 /// Why a model file cannot be used.
@@ -60,6 +61,15 @@ impl Identity {
     }
 }
 
+/// One picture of the size that a model was trained on: what its file says, else its family's.
+pub fn native(checkpoint: &Checkpoint, model: &Model) -> Workload {
+    let native = Workload::native(model);
+    match family::trained_resolution(checkpoint.metadata()) {
+        Some([width, height]) => Workload { width, height, ..native },
+        None => native,
+    }
+}
+
 impl ModelFile {
     /// Opens and recognises a file.
     ///
@@ -70,5 +80,10 @@ impl ModelFile {
         let model = family::recognise(&checkpoint)
             .map_err(|error| OpenFailure::Family { name: name.to_owned(), error })?;
         Ok(Self { name: name.to_owned(), checkpoint: Arc::new(checkpoint), model })
+    }
+
+    /// One picture of the size that the model was trained on: what its file says, else its family's.
+    pub fn native(&self) -> Workload {
+        native(&self.checkpoint, &self.model)
     }
 }

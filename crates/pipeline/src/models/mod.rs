@@ -19,9 +19,9 @@ pub(crate) mod tasks;
 mod vae;
 
 pub use clip::Clip;
-pub use file::{ModelFile, OpenFailure};
+pub use file::{ModelFile, OpenFailure, native};
 pub use fit::CannotFit;
-pub use model::{Model, ModelOptions};
+pub use model::{Model, ModelOptions, trained_sampling};
 pub use part::{Part, PartError, PartOptions, in_words};
 pub use pinning::{Pin, Pinning};
 pub use shortage::shortage_in;

@@ -104,20 +104,7 @@ impl Model {
         if let Some(sampling) = &self.options.sampling {
             return sampling.clone();
         }
-        match self.family().noise_levels(&self.diffusion) {
-            NoiseLevels::ScaledLinear { prediction, zero_terminal_snr } => {
-                let prediction = match prediction {
-                    Stored::Epsilon => Prediction::Eps,
-                    Stored::V => Prediction::V,
-                    Stored::X0 => Prediction::X0,
-                    Stored::Flow => Prediction::Flow,
-                };
-                let sampling = ModelSampling::stable_diffusion(prediction);
-                if zero_terminal_snr { sampling.zero_terminal_snr() } else { sampling }
-            }
-            NoiseLevels::Flow { shift, multiplier } => ModelSampling::flow(shift, multiplier),
-            NoiseLevels::ExponentialFlow { mu } => ModelSampling::flux(mu),
-        }
+        trained_sampling(&self.diffusion)
     }
 
     /// What tells its family from others.
@@ -150,6 +137,24 @@ impl Model {
         let scope = Scope::new(Arc::clone(&steps) as Arc<dyn LayerSource>);
         let network = self.family().network(&scope, &self.diffusion, &self.options.patches);
         Ok((network.map_err(PipelineError::failed)?, steps))
+    }
+}
+
+/// How a diffusion model was trained to see noise.
+pub fn trained_sampling(diffusion: &DiffusionModel) -> ModelSampling {
+    match family::of(diffusion.family).noise_levels(diffusion) {
+        NoiseLevels::ScaledLinear { prediction, zero_terminal_snr } => {
+            let prediction = match prediction {
+                Stored::Epsilon => Prediction::Eps,
+                Stored::V => Prediction::V,
+                Stored::X0 => Prediction::X0,
+                Stored::Flow => Prediction::Flow,
+            };
+            let sampling = ModelSampling::stable_diffusion(prediction);
+            if zero_terminal_snr { sampling.zero_terminal_snr() } else { sampling }
+        }
+        NoiseLevels::Flow { shift, multiplier } => ModelSampling::flow(shift, multiplier),
+        NoiseLevels::ExponentialFlow { mu } => ModelSampling::flux(mu),
     }
 }
 

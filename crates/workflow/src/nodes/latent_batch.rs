@@ -1,13 +1,10 @@
 //! Batches of latents.
 
-use std::sync::Arc;
-
 use crate::forecast::{Extent, Known};
 use crate::inputs::NodeError;
 use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 use distorch_pipeline::Latent;
-use distorch_pipeline::image::room;
 
 const SAMPLES: Input = Input::link("samples", Type::Latent).tooltip("The latents.");
 
@@ -27,8 +24,8 @@ pub const REPEAT_LATENT_BATCH: Node = Node {
         Ok(vec![Known::latent(repeated)])
     }),
     run: |_, inputs| {
-        let latent = repeat(&inputs.latent("samples")?, inputs.count("amount")?)?;
-        Ok(vec![Value::Latent(latent)])
+        let repeated = inputs.latent("samples")?.repeated(inputs.count("amount")?);
+        Ok(vec![Value::Latent(repeated.map_err(|error| NodeError::input("amount", error))?)])
     },
     ..Node::EMPTY
 };
@@ -60,25 +57,6 @@ pub const LATENT_FROM_BATCH: Node = Node {
     },
     ..Node::EMPTY
 };
-
-fn repeat(latent: &Latent, amount: usize) -> Result<Latent, NodeError> {
-    let [batch, channels, height, width] = latent.samples.dims();
-    let too_large = |error| NodeError::input("amount", error);
-    room([batch.saturating_mul(amount), height, width, channels]).map_err(too_large)?;
-    let noise_mask = latent.noise_mask.as_ref().map(|mask| match mask.shape()[0] {
-        1 => mask.clone(),
-        _ => mask.select((0..batch * amount).map(|place| place % batch)),
-    });
-    let batch_index = latent.batch_index.as_ref().map(|index| {
-        let highest = index.iter().max().copied().unwrap_or(0);
-        let lowest = index.iter().min().copied().unwrap_or(0);
-        let span = highest - lowest + 1;
-        let repeated = (0..amount).flat_map(|time| index.iter().map(move |i| i + time * span));
-        repeated.collect::<Arc<[usize]>>()
-    });
-    let samples = latent.samples.clone().repeat_dim(0, amount);
-    Ok(Latent { samples, noise_mask, batch_index })
-}
 
 /// The latents from `first` on, which counts from the end where it is negative. Where that is outside of
 /// the batch, the nearest.

@@ -21,7 +21,7 @@ use std::path::Path;
 
 pub use self::frames::Loaded;
 pub use self::problem::{LoadError, Problem};
-use super::regular_file;
+use super::{Pictures, regular_file};
 
 /// Endings of the names of files that can be read.
 pub const ENDINGS: &[&str] =
@@ -66,6 +66,17 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let wrong = |problem| LoadError { path: path.to_owned(), problem };
     let file: File = regular_file::open(path).map_err(|error| wrong(error.into()))?;
     decode(&mut BufReader::new(file), MOST_PIXELS).map_err(wrong)
+}
+
+impl Pictures {
+    /// The picture of a file, without its transparency: PNG, JPEG, WebP, GIF, BMP or TIFF. The frames of an animation
+    /// are a batch.
+    ///
+    /// # Errors
+    /// When the file is not there, is none of these, or is broken.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        Ok(load(path)?.colours)
+    }
 }
 
 /// Decodes a picture of at most so many pixels in all frames together.
