@@ -72,3 +72,8 @@ pub use topology::{
 };
 pub use virtual_vram::{DonorOrder, Donors, VirtualVram, VirtualVramError, VirtualVramText};
 pub use warning::PlanWarning;
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

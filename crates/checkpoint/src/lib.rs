@@ -21,3 +21,8 @@ pub use dtype::Dtype;
 pub use encoding::{Companion, Encoding};
 pub use file::{Checkpoint, OpenError, TensorInfo, View};
 pub use layer::{Component, ComponentKind, Layer, LayerKind, Param};
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

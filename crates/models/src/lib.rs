@@ -33,3 +33,8 @@ pub mod vae_tiled;
 mod weighted;
 
 pub use error::ModelError;
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -36,3 +36,8 @@ pub use patch::Patch;
 pub use resident::Resident;
 pub use tensor::{BoolTensor, DType, Device, IntTensor, Tensor};
 pub use weights::{LayerHandle, LayerParams, LayerSource, Scope, WeightError};
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -21,3 +21,8 @@ pub mod schedule;
 
 pub use names::UnknownName;
 pub use process::NoiseProcess;
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -57,3 +57,8 @@ pub use environment::Environment;
 pub use execute::{ExecutionError, Executor};
 pub use inputs::{Inputs, NodeError};
 pub use registry::Registry;
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
