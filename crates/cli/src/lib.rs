@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub use distorch_pipeline::diffusion::conditioning::Guidance;
 pub use distorch_pipeline::error::{Argument, PipelineError};
 pub use distorch_pipeline::events::{Event, EventSink, Phase, RunEvent, RunId, Silent};
 pub use distorch_pipeline::image::{Mask, Pictures};
