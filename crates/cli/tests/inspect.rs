@@ -137,6 +137,8 @@ fn flux_in_one_file_keeps_t5s_table_on_the_compute_device() {
     }
     let machine = ["--simulate", "cuda:0=24GiB,cuda:1=8GiB,cpu=64GiB"];
     let inputs = [
+        "--clip-compute-device",
+        "cuda:0",
         "--clip-expert-mode-allocations",
         "cuda:1,50%;cpu,50%",
         "--unet-expert-mode-allocations",
