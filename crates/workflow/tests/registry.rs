@@ -73,7 +73,7 @@ fn inverted_ramp(by: f64) -> Json {
 
 #[test]
 fn an_own_node_runs_before_a_shipped_one() {
-    let mut program = Program::new(nodes::all().with(&RAMP));
+    let mut program = Program::new(nodes::all().with(RAMP));
     let mut report = program.run(&inverted_ramp(0.25), "2").unwrap();
     let values = report.values.remove("2").unwrap();
     let [Value::Image(picture)] = values.as_slice() else { panic!("{values:?}") };
