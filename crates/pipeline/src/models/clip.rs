@@ -15,7 +15,7 @@ use distorch_runtime::tensor::cpu;
 use crate::diffusion::conditioning::Cond;
 use crate::error::PipelineError;
 use crate::finite;
-use crate::models::Part;
+use crate::models::part::Part;
 use crate::run::Run;
 
 /// The text encoders of a file.

@@ -17,7 +17,7 @@ use distorch_sampling::guidance::Correction;
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
 use crate::error::PipelineError;
-use crate::models::Part;
+use crate::models::part::Part;
 use crate::run::Run;
 
 /// A diffusion model: weights, and how they are to be used.

@@ -16,8 +16,8 @@ use distorch_runtime::tensor::{DType, cpu};
 use crate::error::{Argument, PipelineError};
 use crate::finite::{self, NotFinite};
 use crate::image::Pictures;
-use crate::models::shortage::TilesHelp;
-use crate::models::{Part, shortage_in};
+use crate::models::part::Part;
+use crate::models::shortage::{TilesHelp, shortage_in};
 use crate::run::Run;
 
 /// An autoencoder.
