@@ -9,17 +9,17 @@ use distorch_runtime::caches;
 use distorch_runtime::devices::{self, Hardware, Survey};
 
 use crate::args::Shared;
-use crate::failure::{Failure, cut};
+use crate::error::{CliError, cut};
 
 /// The devices that are really there, and those that `--simulate` declares.
-pub fn survey(shared: &Shared) -> Result<Survey, Failure> {
+pub fn survey(shared: &Shared) -> Result<Survey, CliError> {
     let mut survey = devices::survey();
     if shared.simulate.trim().is_empty() {
         return Ok(survey);
     }
     let topology = topology(&survey)?
         .simulate(&shared.simulate)
-        .map_err(|error| Failure::input(format!("`--simulate`, {error}")))?;
+        .map_err(|error| CliError::usage(format!("`--simulate`, {error}")))?;
     let hardware = |info: &DeviceInfo| {
         let real = survey.devices.iter().find(|device| device.info == *info);
         real.cloned().unwrap_or_else(|| simulated(info.clone()))
@@ -29,16 +29,16 @@ pub fn survey(shared: &Shared) -> Result<Survey, Failure> {
 }
 
 /// As [`survey`], for commands that compute: what accelerators learn from now on is kept for the next run.
-pub fn survey_to_compute(shared: &Shared) -> Result<Survey, Failure> {
+pub fn survey_to_compute(shared: &Shared) -> Result<Survey, CliError> {
     let found = survey(shared)?;
     caches::keep(&found);
     Ok(found)
 }
 
 /// The planner's view of the devices.
-pub fn topology(survey: &Survey) -> Result<Topology, Failure> {
+pub fn topology(survey: &Survey) -> Result<Topology, CliError> {
     let devices = survey.devices.iter().map(|device| device.info.clone()).collect();
-    Topology::new(devices).map_err(Failure::machine)
+    Topology::new(devices).map_err(CliError::internal)
 }
 
 /// A simulated device computes on the host, whatever it is called.
@@ -63,10 +63,10 @@ pub fn advice(absent: &[DeviceId]) -> String {
 }
 
 /// The model folders below the base folder and those of the extra files.
-pub fn folders(shared: &Shared) -> Result<ModelFolders, Failure> {
+pub fn folders(shared: &Shared) -> Result<ModelFolders, CliError> {
     let base = match &shared.base_dir {
         Some(dir) if !dir.is_dir() => {
-            return Err(Failure::input(format!("`--base-dir {}` is not a folder", dir.display()))
+            return Err(CliError::usage(format!("`--base-dir {}` is not a folder", dir.display()))
                 .hint("name the folder that holds `models/`"));
         }
         Some(dir) => dir.clone(),
@@ -75,7 +75,7 @@ pub fn folders(shared: &Shared) -> Result<ModelFolders, Failure> {
             default_base_dir(&env::current_dir()?, comfyui.as_deref())
         }
     };
-    ModelFolders::new(&base, &shared.extra_model_paths).map_err(Failure::input)
+    ModelFolders::new(&base, &shared.extra_model_paths).map_err(CliError::usage)
 }
 
 /// Prints what was noticed while looking for models.

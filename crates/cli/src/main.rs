@@ -1,7 +1,7 @@
 //! `distorch`: runs diffusion checkpoints that do not fit on one device.
 //!
 //! The binary is a thin shell: [`args`] says what can be asked, a file in [`commands`] answers one
-//! question each, [`failure`] turns what went wrong into a message and an exit code.
+//! question each, [`error`] turns what went wrong into a message and an exit code.
 
 #[macro_use]
 mod print;
@@ -9,15 +9,15 @@ mod print;
 mod args;
 mod commands;
 mod ending;
-mod failure;
+mod error;
 mod given_file;
 mod machine;
 mod model_file;
 mod progress;
-mod studio;
+mod progress_reporter;
+mod session;
 mod terminal;
 mod threads;
-mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Arguments, Command};
-use failure::Failure;
+use error::CliError;
 
 /// Counts memory, so that what a model needs while it runs is measured, and ends the program with a
 /// sentence where there is no more.
@@ -39,17 +39,17 @@ fn main() -> ExitCode {
     let as_json = std::env::args_os().any(|argument| argument == "--json");
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return failure::usage(error, as_json),
+        Err(error) => return error::usage(error, as_json),
     };
     let result = catch_unwind(AssertUnwindSafe(|| run(&arguments)));
     distorch_runtime::caches::seal();
-    match result.unwrap_or_else(|panic| Err(Failure::machine(ending::panic_message(&*panic)))) {
+    match result.unwrap_or_else(|panic| Err(CliError::internal(ending::panic_message(&*panic)))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(as_json),
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Failure> {
+fn run(arguments: &Arguments) -> Result<(), CliError> {
     let shared = &arguments.shared;
     let (name, computes) = match &arguments.command {
         Command::Devices(_) => ("devices", false),

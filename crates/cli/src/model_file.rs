@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use distorch_checkpoint::folders::{FolderError, ModelFolders, ModelKind, near_names};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// A model file and the name that nodes find it by.
 pub struct ModelFile {
@@ -20,18 +20,18 @@ pub struct ModelFile {
 ///
 /// What looks like a path (`./model.ckpt`, `/mnt/model.ckpt`) is one. Anything else is a name in the model
 /// folders first, and a path where no model has that name.
-pub fn find(folders: &ModelFolders, kind: ModelKind, given: &str) -> Result<ModelFile, Failure> {
+pub fn find(folders: &ModelFolders, kind: ModelKind, given: &str) -> Result<ModelFile, CliError> {
     let path = path(folders, kind, given)?;
     let by_name = !is_path(given) && folders.resolve(kind, given).is_ok_and(|found| found == path);
     let name = match by_name {
         true => given.to_owned(),
-        false => folders.add_file(kind, &path).map_err(Failure::input)?,
+        false => folders.add_file(kind, &path).map_err(CliError::usage)?,
     };
     Ok(ModelFile { name, path })
 }
 
 /// The path of the file that `given` means.
-pub fn path(folders: &ModelFolders, kind: ModelKind, given: &str) -> Result<PathBuf, Failure> {
+pub fn path(folders: &ModelFolders, kind: ModelKind, given: &str) -> Result<PathBuf, CliError> {
     let by_name = match is_path(given) {
         true => None,
         false => match folders.resolve(kind, given) {
@@ -43,7 +43,7 @@ pub fn path(folders: &ModelFolders, kind: ModelKind, given: &str) -> Result<Path
     match (fs::metadata(path), by_name) {
         (Ok(found), _) if found.is_file() => Ok(path.to_owned()),
         (Ok(found), _) if found.is_dir() => Err(a_folder(path)),
-        (Ok(_), _) => Err(Failure::input(format!("`{given}` is a device or a pipe, not a file"))),
+        (Ok(_), _) => Err(CliError::usage(format!("`{given}` is a device or a pipe, not a file"))),
         (Err(_), Some(error)) => Err(no_model(error)),
         (Err(error), None) => Err(no_file(path, &error)),
     }
@@ -58,19 +58,19 @@ fn is_path(given: &str) -> bool {
 }
 
 /// A name that no model has.
-fn no_model(error: FolderError) -> Failure {
+fn no_model(error: FolderError) -> CliError {
     match error {
         FolderError::NotFound { kind, name, near, searched, broken_link } => {
             let message = format!("there is no {} `{name}`{}", kind.singular(), or_near(&near));
             let searched: Vec<_> = searched.iter().map(|path| shown(path)).collect();
             let link = broken_link.map(|link| format!("the link {} leads nowhere", shown(&link)));
-            Failure::input(message).maybe_hint(link).hint(format!(
+            CliError::usage(message).maybe_hint(link).hint(format!(
                 "put the file into {}, name its folder in an extra_model_paths.yaml, or give its \
                  path",
                 searched.join(" or ")
             ))
         }
-        other => Failure::input(other),
+        other => CliError::usage(other),
     }
 }
 
@@ -80,9 +80,9 @@ fn shown(path: &Path) -> String {
     format!("`{}`{missing}", path.display())
 }
 
-fn a_folder(path: &Path) -> Failure {
+fn a_folder(path: &Path) -> CliError {
     let models = listed(path, ModelKind::has_model_extension);
-    let failure = Failure::input(format!("`{}` is a folder; name a model file", path.display()));
+    let failure = CliError::usage(format!("`{}` is a folder; name a model file", path.display()));
     let few = models.iter().take(5).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     match models.len() {
         0 => failure,
@@ -92,13 +92,13 @@ fn a_folder(path: &Path) -> Failure {
 }
 
 /// A path that leads nowhere: says how far it leads, and what is there.
-fn no_file(path: &Path, error: &io::Error) -> Failure {
+fn no_file(path: &Path, error: &io::Error) -> CliError {
     let given = path.display();
     if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
-        return Failure::input(format!("cannot open `{given}`: {error}"));
+        return CliError::usage(format!("cannot open `{given}`: {error}"));
     }
     if path.is_symlink() {
-        return Failure::input(format!("the link `{given}` leads nowhere"));
+        return CliError::usage(format!("the link `{given}` leads nowhere"));
     }
     let there = path.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok());
     let there = there.unwrap_or(Path::new("."));
@@ -111,14 +111,14 @@ fn no_file(path: &Path, error: &io::Error) -> Failure {
         .collect();
     let message = format!("there is no file `{given}`");
     if !there.is_dir() {
-        return Failure::input(format!("{message}: `{}` is not a folder", there.display()));
+        return CliError::usage(format!("{message}: `{}` is not a folder", there.display()));
     }
     if there == parent {
-        return Failure::input(format!("{message}{}", or_near(&near)));
+        return CliError::usage(format!("{message}{}", or_near(&near)));
     }
     let missing = there.join(next);
     let missing = format!("there is no folder `{}`{}", missing.display(), or_near(&near));
-    Failure::input(format!("{message}: {missing}"))
+    CliError::usage(format!("{message}: {missing}"))
 }
 
 /// `; did you mean a or b?`

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use rayon::{ThreadBuilder, ThreadPoolBuilder};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// So many threads may be asked for on every machine, and [`EACH`] for each of its processors.
 const ANYWHERE: usize = 64;
@@ -18,7 +18,7 @@ const EACH: usize = 4;
 ///
 /// # Errors
 /// When it gives none.
-pub fn start(count: Option<usize>) -> Result<(), Failure> {
+pub fn start(count: Option<usize>) -> Result<(), CliError> {
     let named = || std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
     let wanted = count.or_else(named);
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
@@ -36,7 +36,7 @@ pub fn start(count: Option<usize>) -> Result<(), Failure> {
         match thread::Builder::new().name("compute".to_owned()).spawn(work) {
             Ok(thread) => waiting.push_back((sender, thread)),
             Err(error) if waiting.is_empty() => {
-                return Err(Failure::machine(format!(
+                return Err(CliError::internal(format!(
                     "no thread can be started ({error}): raise the limit of memory or of threads"
                 )));
             }
@@ -56,5 +56,5 @@ pub fn start(count: Option<usize>) -> Result<(), Failure> {
         let (sender, _) = waiting.pop_front().ok_or_else(gone)?;
         sender.send(worker).map_err(|_| gone())
     });
-    pool.build_global().map_err(Failure::machine)
+    pool.build_global().map_err(CliError::internal)
 }

@@ -4,11 +4,11 @@ use distorch_allocation::{ByteSize, report};
 
 use super::{Table, print_json, print_text};
 use crate::args::{DevicesArgs, Shared};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 
 /// Prints the devices as a table or as JSON, and notes on what keeps others away.
-pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), CliError> {
     let survey = machine::survey(shared)?;
     if args.json {
         return print_json(&survey);

@@ -18,29 +18,29 @@ use distorch_workflow::value::Value;
 
 use super::print_text;
 use crate::args::{GenerateArgs, SeedArg, Shared};
-use crate::failure::Failure;
-use crate::studio;
-use crate::watch::Watch;
+use crate::error::CliError;
+use crate::progress_reporter::ProgressReporter;
+use crate::session;
 use options::Meaning;
 use target::Target;
 use workflow::DECODE;
 
 /// Makes pictures.
-pub fn run(shared: &Shared, args: &GenerateArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &GenerateArgs) -> Result<(), CliError> {
     let target = Target::new(args)?;
-    let (mut executor, cancel) = studio::executor(shared, &args.compute)?;
+    let (mut executor, cancel) = session::executor(shared, &args.compute)?;
     let meaning = Meaning::new(executor.environment(), args)?;
     let prompt = workflow::workflow(&mut executor, args, &meaning)?;
-    let watch = Watch::new(false);
-    let result = executor.run_nodes_with(&prompt, &[DECODE], &watch, &cancel);
-    watch.finish();
+    let reporter = ProgressReporter::new(false);
+    let result = executor.run_nodes_with(&prompt, &[DECODE], &reporter, &cancel);
+    reporter.finish();
     let report = result.map_err(options::failure)?;
     let values = report.values.get(DECODE).map_or(&[][..], Vec::as_slice);
     let Some(Value::Image(pictures)) = values.first() else {
-        return Err(Failure::machine("the workflow gave no picture"));
+        return Err(CliError::internal("the workflow gave no picture"));
     };
     let saved = save(pictures, &target, &prompt, args, &meaning)?;
-    let mut text = studio::memory(&executor);
+    let mut text = session::memory(&executor);
     if args.seed == SeedArg::Random {
         text += &format!("\nseed {}", meaning.seed);
     }
@@ -56,7 +56,7 @@ fn save(
     prompt: &Prompt,
     args: &GenerateArgs,
     meaning: &Meaning,
-) -> Result<Vec<PathBuf>, Failure> {
+) -> Result<Vec<PathBuf>, CliError> {
     let texts = [
         ("parameters".to_owned(), parameters(args, meaning, pictures)),
         ("prompt".to_owned(), ascii_json(&prompt.to_json())),
@@ -64,7 +64,7 @@ fn save(
     let save = |(place, picture): (usize, Picture8)| {
         let write = |file: &mut dyn Write| picture.write(file, &texts);
         target.save(args, place, write).map_err(|error| {
-            Failure::machine(format!("cannot save `{}`: {error}", args.output.display()))
+            CliError::internal(format!("cannot save `{}`: {error}", args.output.display()))
         })
     };
     eight_bit(pictures).enumerate().map(save).collect()

@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use super::{Table, print_json, print_text, recognise};
 use crate::args::{InspectArgs, Shared};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 use crate::model_file;
 
 /// Prints what a checkpoint is and what is in it.
-pub fn run(shared: &Shared, args: &InspectArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &InspectArgs) -> Result<(), CliError> {
     let folders = machine::folders(shared)?;
     let path = model_file::path(&folders, ModelKind::Checkpoints, &args.checkpoint)?;
     let (checkpoint, model) = recognise(&path)?;
@@ -92,8 +92,8 @@ impl<'a> Report<'a> {
     }
 
     /// The layers are most of the JSON and seldom wanted: only `--layers` prints them.
-    fn for_json(&self, layers: bool) -> Result<serde_json::Value, Failure> {
-        let mut json = serde_json::to_value(self).map_err(Failure::machine)?;
+    fn for_json(&self, layers: bool) -> Result<serde_json::Value, CliError> {
+        let mut json = serde_json::to_value(self).map_err(CliError::internal)?;
         if !layers && let Some(model) = json.get_mut("model").and_then(|m| m.as_object_mut()) {
             model.remove("components");
         }

@@ -19,18 +19,18 @@ use distorch_checkpoint::family::{self, Model, trained_resolution};
 use distorch_models::estimate::Workload;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 pub use table::Table;
 
 /// Writes a value to standard output as JSON for people and programs.
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(Failure::machine)?;
+fn print_json(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(CliError::internal)?;
     print_text(&text)
 }
 
 /// Writes text to standard output, colours only on a terminal. A closed pipe is an error here,
 /// not a panic.
-fn print_text(text: &str) -> Result<(), Failure> {
+fn print_text(text: &str) -> Result<(), CliError> {
     let mut stdout = anstream::stdout().lock();
     writeln!(stdout, "{}", text.trim_end_matches('\n'))?;
     stdout.flush()?;
@@ -47,9 +47,9 @@ fn native(checkpoint: &Checkpoint, model: &Model) -> Workload {
 }
 
 /// Opens a model file and recognises what it holds.
-fn recognise(path: &Path) -> Result<(Checkpoint, Model), Failure> {
-    let checkpoint = Checkpoint::open(path).map_err(Failure::input)?;
+fn recognise(path: &Path) -> Result<(Checkpoint, Model), CliError> {
+    let checkpoint = Checkpoint::open(path).map_err(CliError::usage)?;
     let model = family::recognise(&checkpoint)
-        .map_err(|error| Failure::input(format!("`{}`: {error}", path.display())))?;
+        .map_err(|error| CliError::usage(format!("`{}`: {error}", path.display())))?;
     Ok((checkpoint, model))
 }

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::{Table, print_json, print_text};
 use crate::args::{ModelsArgs, Shared};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 
 /// The files of one kind, as `--json` prints them.
@@ -28,18 +28,18 @@ fn as_texts<S: Serializer>(values: &[impl ToString], to: S) -> Result<S::Ok, S::
 }
 
 /// Lists the model files of one kind, or of all.
-pub fn run(shared: &Shared, args: &ModelsArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &ModelsArgs) -> Result<(), CliError> {
     let folders = machine::folders(shared)?;
     let kinds = match &args.kind {
-        Some(kind) => vec![kind.parse::<ModelKind>().map_err(Failure::input)?],
+        Some(kind) => vec![kind.parse::<ModelKind>().map_err(CliError::usage)?],
         None => ModelKind::ALL.to_vec(),
     };
     let list = |kind: ModelKind| {
-        let listing = folders.list(kind).map_err(Failure::input)?;
+        let listing = folders.list(kind).map_err(CliError::usage)?;
         Ok(Models { kind, entries: listing.entries, warnings: listing.warnings })
     };
-    let found = kinds.into_iter().map(list).collect::<Result<Vec<_>, Failure>>()?;
-    machine::print_warnings(&folders.config_warnings().map_err(Failure::input)?);
+    let found = kinds.into_iter().map(list).collect::<Result<Vec<_>, CliError>>()?;
+    machine::print_warnings(&folders.config_warnings().map_err(CliError::usage)?);
     for models in &found {
         machine::print_warnings(&models.warnings);
     }
@@ -65,10 +65,10 @@ pub fn run(shared: &Shared, args: &ModelsArgs) -> Result<(), Failure> {
 }
 
 /// Nothing found: says where it was looked for.
-fn nothing(folders: &ModelFolders, looked_for: &[Models]) -> Result<(), Failure> {
+fn nothing(folders: &ModelFolders, looked_for: &[Models]) -> Result<(), CliError> {
     let mut text = "no models found; searched:\n".to_owned();
     for models in looked_for {
-        for root in folders.roots(models.kind).map_err(Failure::input)? {
+        for root in folders.roots(models.kind).map_err(CliError::usage)? {
             let missing = if root.path.is_dir() { "" } else { " (not there)" };
             text += &format!("  {}: {}{missing}\n", models.kind, root.path.display());
         }

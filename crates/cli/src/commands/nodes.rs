@@ -5,12 +5,12 @@ use distorch_workflow::{Environment, Registry, describe, nodes};
 
 use super::{Table, print_json, print_text};
 use crate::args::{NodesArgs, Shared};
-use crate::failure::{Failure, shortened};
+use crate::error::{CliError, shortened};
 use crate::machine;
 use crate::terminal::{self, wrap};
 
 /// Lists the nodes, or describes one.
-pub fn run(shared: &Shared, args: &NodesArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &NodesArgs) -> Result<(), CliError> {
     let topology = machine::topology(&machine::survey(shared)?)?;
     let environment = Environment::on(machine::folders(shared)?, topology);
     let registry = nodes::all();
@@ -25,7 +25,7 @@ pub fn run(shared: &Shared, args: &NodesArgs) -> Result<(), Failure> {
             || "`distorch nodes` lists them".to_owned(),
             |name| format!("did you mean `{name}`?"),
         );
-        Failure::input(format!("there is no node `{class}`")).hint(hint)
+        CliError::usage(format!("there is no node `{class}`")).hint(hint)
     })?;
     match args.json {
         true => print_json(&describe::describe(node, &environment)),

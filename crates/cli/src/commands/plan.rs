@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 
 use super::{native, print_json, print_text, recognise};
 use crate::args::{LoaderArgs, PlanArgs, Shared};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::given_file;
 use crate::machine;
 use crate::model_file;
@@ -33,7 +33,7 @@ struct PlanOutput<'a> {
 }
 
 /// Prints what goes where. With `--check`, what does not fit is a failure.
-pub fn run(shared: &Shared, args: &PlanArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &PlanArgs) -> Result<(), CliError> {
     let topology = machine::topology(&machine::survey(shared)?)?;
     // Wrong inputs are told before a file is opened.
     let settings = settings(&args.loader, &topology)?;
@@ -62,20 +62,20 @@ pub fn run(shared: &Shared, args: &PlanArgs) -> Result<(), Failure> {
 }
 
 /// What does not fit, with what it needs and what there is.
-fn too_large(plan: &Plan) -> Failure {
+fn too_large(plan: &Plan) -> CliError {
     let told = plan.warnings.iter().filter(|warning| {
         matches!(warning, PlanWarning::DoesNotFit { .. } | PlanWarning::RoomFromAnother { .. })
     });
     let told: Vec<String> = told.map(ToString::to_string).collect();
-    Failure::machine(format!("`{}` does not fit: {}", plan.component, told.join("; ")))
+    CliError::internal(format!("`{}` does not fit: {}", plan.component, told.join("; ")))
 }
 
 /// The loader's inputs on this machine.
-fn settings(args: &LoaderArgs, topology: &Topology) -> Result<LoaderSettings, Failure> {
+fn settings(args: &LoaderArgs, topology: &Topology) -> Result<LoaderSettings, CliError> {
     let virtual_vram = |component: &str, text: &str| {
         text.parse::<VirtualVram>().map_err(|error| {
             let name = remedy::input_name(component, Setting::VirtualVram);
-            Failure::input(format!("`{name}`: {error}"))
+            CliError::usage(format!("`{name}`: {error}"))
         })
     };
     let inputs = LoaderInputs {
@@ -97,7 +97,7 @@ fn settings(args: &LoaderArgs, topology: &Topology) -> Result<LoaderSettings, Fa
     inputs.settings(topology).map_err(|error| {
         let hint = error.unknown_device.as_ref();
         let hint = hint.map(|unknown| machine::advice(&[unknown.device]));
-        Failure::input(remedy::input_error(&error)).maybe_hint(hint)
+        CliError::usage(remedy::input_error(&error)).maybe_hint(hint)
     })
 }
 
@@ -118,7 +118,7 @@ fn plans(
     args: &PlanArgs,
     settings: &LoaderSettings,
     topology: &Topology,
-) -> Result<(String, Vec<Plan>), Failure> {
+) -> Result<(String, Vec<Plan>), CliError> {
     let mut ledger = Ledger::new(topology.clone());
     match (&args.ckpt_name, &args.blocks) {
         (Some(name), _) => {
@@ -128,25 +128,25 @@ fn plans(
             let tasks = Tasks::picture(picture(args, &checkpoint, &model));
             let subject = Subject { name, model: &model, kinds: &kinds, settings, tasks: &tasks };
             let planning = Planning { topology, dtype: None };
-            let plans = planning.plans(&subject, &mut ledger, |_| None).map_err(Failure::input)?;
+            let plans = planning.plans(&subject, &mut ledger, |_| None).map_err(CliError::usage)?;
             Ok((name.clone(), plans))
         }
         (None, Some(path)) => {
             let name = path.display().to_string();
             let text = given_file::read(path)
                 .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
-                .map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
+                .map_err(|error| CliError::usage(format!("cannot read `{name}`: {error}")))?;
             let file = BlockFile::from_json(&text)
-                .map_err(|error| Failure::input(format!("`{name}`: {error}")))?;
+                .map_err(|error| CliError::usage(format!("`{name}`: {error}")))?;
             let settings_for = |component: ComponentBlocks| {
                 let settings = settings_for(component.name(), settings);
                 (component, settings)
             };
             let parts: Vec<_> = file.components.into_iter().map(settings_for).collect();
-            let plans = plan_model(&name, &parts, &mut ledger).map_err(Failure::input)?;
+            let plans = plan_model(&name, &parts, &mut ledger).map_err(CliError::usage)?;
             Ok((name, plans))
         }
-        (None, None) => Err(Failure::input("name a checkpoint, or a file with `--blocks`")),
+        (None, None) => Err(CliError::usage("name a checkpoint, or a file with `--blocks`")),
     }
 }
 

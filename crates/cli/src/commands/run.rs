@@ -12,16 +12,16 @@ use serde_json::{Value as Json, json};
 
 use super::{print_json, print_text};
 use crate::args::{RunArgs, Shared};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::given_file;
 use crate::machine;
-use crate::studio;
-use crate::watch::Watch;
+use crate::progress_reporter::ProgressReporter;
+use crate::session;
 
 /// Runs a workflow, or tells what it would do. Outputs that cannot be run do not stop the others.
-pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), CliError> {
     let forms = read(args, &nodes::all())?;
-    let (mut executor, cancel) = studio::executor(shared, &args.compute)?;
+    let (mut executor, cancel) = session::executor(shared, &args.compute)?;
     let environment = executor.environment_mut();
     environment.save_metadata = !args.disable_metadata;
     if let Some(dir) = &args.output_dir {
@@ -33,26 +33,26 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
     let (prompt, validated) = choose(forms, &executor);
     prompt.notes.iter().for_each(|note| machine::warn(note));
     let topology = executor.environment().session.topology().clone();
-    let valid = validated.map_err(|invalid| studio::invalid(&invalid, &topology))?;
-    let hint = studio::absent_devices(&valid.node_errors, &topology);
+    let valid = validated.map_err(|invalid| session::invalid(&invalid, &topology))?;
+    let hint = session::absent_devices(&valid.node_errors, &topology);
     let broken = broken(&valid);
     if let Some(broken) = &broken {
         let lines = validate::lines(&valid.node_errors);
         machine::warn(&format!("{broken}; the others run{lines}"));
     }
-    let watch = Watch::new(args.json);
+    let reporter = ProgressReporter::new(args.json);
     if args.dry_run {
-        executor.dry_run(&prompt, &valid.outputs, &watch).map_err(studio::failure)?;
+        executor.dry_run(&prompt, &valid.outputs, &reporter).map_err(session::failure)?;
         let sound = match valid.node_errors.is_empty() {
             true => "the workflow is sound",
             false => "the rest of the workflow is sound",
         };
         print_text(&format!("{sound}; nothing was loaded"))?;
-        return broken.map_or(Ok(()), |broken| Err(Failure::input(broken).maybe_hint(hint)));
+        return broken.map_or(Ok(()), |broken| Err(CliError::usage(broken).maybe_hint(hint)));
     }
-    let result = executor.run_nodes_with(&prompt, &valid.outputs, &watch, &cancel);
-    watch.finish();
-    let report = result.map_err(studio::failure)?;
+    let result = executor.run_nodes_with(&prompt, &valid.outputs, &reporter, &cancel);
+    reporter.finish();
+    let report = result.map_err(session::failure)?;
     if args.json {
         let mut shown = json!(report.outputs);
         if broken.is_some() {
@@ -60,7 +60,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
         }
         print_json(&shown)?;
     } else {
-        let mut text = studio::memory(&executor);
+        let mut text = session::memory(&executor);
         for ui in report.outputs.values() {
             for path in saved(&executor, ui) {
                 text += &format!("\nsaved {path}");
@@ -69,7 +69,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), Failure> {
         print_text(text.trim_start_matches('\n'))?;
     }
     // What is wrong is in the JSON already.
-    let failure = |broken| Failure::input(broken).maybe_hint(hint).with_json(&Json::Null);
+    let failure = |broken| CliError::usage(broken).maybe_hint(hint).with_json(&Json::Null);
     broken.map_or(Ok(()), |broken| Err(failure(broken)))
 }
 
@@ -116,16 +116,16 @@ fn choose(forms: Vec<Prompt>, executor: &Executor) -> (Prompt, Result<Valid, Inv
 
 /// The forms of the workflow that a file has, with the overrides, the one that is meant first: one
 /// form, or of a picture the prompt that was run and the workflow as the editor had it.
-fn read(args: &RunArgs, registry: &Registry) -> Result<Vec<Prompt>, Failure> {
+fn read(args: &RunArgs, registry: &Registry) -> Result<Vec<Prompt>, CliError> {
     let path = &args.workflow;
     let name = path.display();
-    let wrong = |problem: String| Failure::input(format!("`{name}`: {problem}"));
+    let wrong = |problem: String| CliError::usage(format!("`{name}`: {problem}"));
     let options = ReadOptions { prompt_seed: args.prompt_seed };
     let read = match path.to_str() {
         Some("-") => given_file::all_of(std::io::stdin()),
         _ => given_file::read(path),
     };
-    let bytes = read.map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
+    let bytes = read.map_err(|error| CliError::usage(format!("cannot read `{name}`: {error}")))?;
     let (texts, missing) = match in_picture(&bytes).map_err(wrong)? {
         Some(texts) => (texts, Missing::Any),
         None => {
@@ -152,7 +152,7 @@ fn read(args: &RunArgs, registry: &Registry) -> Result<Vec<Prompt>, Failure> {
         match overrides.find_map(Result::err) {
             None => forms.push(prompt),
             Some(error) if forms.is_empty() => {
-                return Err(Failure::input(format!("`--set` {error}")));
+                return Err(CliError::usage(format!("`--set` {error}")));
             }
             Some(_) => {}
         }
@@ -187,7 +187,7 @@ fn saved(executor: &Executor, ui: &Json) -> Vec<String> {
         let subfolder = file.get("subfolder").and_then(Json::as_str).unwrap_or_default();
         let name = file.get("filename")?.as_str()?;
         let folder = if subfolder.is_empty() { folder.clone() } else { folder.join(subfolder) };
-        Some(studio::shown(&folder.join(name)))
+        Some(session::shown(&folder.join(name)))
     };
     let lists = ui.as_object().into_iter().flat_map(|ui| ui.values()).filter_map(Json::as_array);
     lists.flatten().filter_map(path).collect()

@@ -5,13 +5,13 @@ use distorch_bench::link::{self, Link};
 use super::{listed, open};
 use crate::args::{LinkArgs, Shared};
 use crate::commands::{Table, print_json, print_text};
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Times copies in both directions.
-pub fn run(shared: &Shared, args: &LinkArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &LinkArgs) -> Result<(), CliError> {
     let (info, _) = listed(shared, &args.device)?;
     if info.simulated {
-        return Err(Failure::input(format!(
+        return Err(CliError::usage(format!(
             "`--device {}` is simulated: its link is as fast as it was declared to be",
             args.device
         )));

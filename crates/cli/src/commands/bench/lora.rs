@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{listed, open, set_threads};
 use crate::args::{LoraBenchArgs, Shared};
 use crate::commands::{print_json, print_text, recognise};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 use crate::model_file;
 use crate::progress::Terminal;
@@ -28,12 +28,12 @@ struct Report {
 }
 
 /// Times patching.
-pub fn run(shared: &Shared, args: &LoraBenchArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &LoraBenchArgs) -> Result<(), CliError> {
     let (info, topology) = listed(shared, &args.device)?;
     let device = open(&info)?;
     let dtype = DType::from(args.dtype);
     if !tensor::supports(&device, dtype) {
-        return Err(Failure::input(format!("`--dtype`: {} does not hold it", args.device)));
+        return Err(CliError::usage(format!("`--dtype`: {} does not hold it", args.device)));
     }
     let threads = set_threads(args.threads)?;
     let (path, _file) = path(shared, args)?;
@@ -49,7 +49,7 @@ pub fn run(shared: &Shared, args: &LoraBenchArgs) -> Result<(), Failure> {
 fn path(
     shared: &Shared,
     args: &LoraBenchArgs,
-) -> Result<(PathBuf, Option<tempfile::NamedTempFile>), Failure> {
+) -> Result<(PathBuf, Option<tempfile::NamedTempFile>), CliError> {
     if let Some(random) = args.random {
         let file = random_file(random.into(), &Terminal)?;
         return Ok((file.path().to_owned(), Some(file)));

@@ -22,7 +22,7 @@ use distorch_runtime::{DType, Device, devices, usage};
 
 use super::{native, print_json, print_text, recognise};
 use crate::args::{BenchArgs, BenchCommand, Shared};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 use crate::model_file;
 use crate::progress::Terminal;
@@ -30,7 +30,7 @@ use crate::threads;
 use report::Report;
 
 /// Times text encoding, steps of the diffusion model and decoding.
-pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), CliError> {
     match &args.command {
         Some(BenchCommand::Offload(args)) => return offload::run(shared, args),
         Some(BenchCommand::Link(args)) => return link::run(shared, args),
@@ -67,7 +67,7 @@ pub fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
 }
 
 /// Opens the checkpoint that the arguments name, or lists the tensors of a random one.
-fn subject(shared: &Shared, args: &BenchArgs) -> Result<Subject, Failure> {
+fn subject(shared: &Shared, args: &BenchArgs) -> Result<Subject, CliError> {
     if let Some(random) = args.random {
         return Ok(Subject::random(random.into())?);
     }
@@ -79,9 +79,9 @@ fn subject(shared: &Shared, args: &BenchArgs) -> Result<Subject, Failure> {
 }
 
 /// The device of this name, with the machine that has it.
-fn listed(shared: &Shared, name: &str) -> Result<(DeviceInfo, Topology), Failure> {
+fn listed(shared: &Shared, name: &str) -> Result<(DeviceInfo, Topology), CliError> {
     let topology = machine::topology(&machine::survey_to_compute(shared)?)?;
-    let wrong = |error| Failure::input(format!("`--device {name}`: {error}"));
+    let wrong = |error| CliError::usage(format!("`--device {name}`: {error}"));
     let id: DeviceId = name.parse().map_err(|error: DeviceIdError| wrong(error.to_string()))?;
     let info = topology
         .get(id)
@@ -91,12 +91,12 @@ fn listed(shared: &Shared, name: &str) -> Result<(DeviceInfo, Topology), Failure
 }
 
 /// The device, to compute on.
-fn open(info: &DeviceInfo) -> Result<Device, Failure> {
-    devices::open(info).map_err(|error| Failure::input(format!("`--device`: {error}")))
+fn open(info: &DeviceInfo) -> Result<Device, CliError> {
+    devices::open(info).map_err(|error| CliError::usage(format!("`--device`: {error}")))
 }
 
 /// Limits the CPU's kernels to so many threads, and tells how many there are.
-fn set_threads(count: Option<u32>) -> Result<usize, Failure> {
+fn set_threads(count: Option<u32>) -> Result<usize, CliError> {
     threads::start(count.map(|count| count as usize))?;
     Ok(rayon::current_num_threads())
 }

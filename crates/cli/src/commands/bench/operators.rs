@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{listed, open, set_threads};
 use crate::args::{OperatorSet, OperatorsArgs, Shared};
 use crate::commands::{Table, print_text};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::progress::Terminal;
 
 /// An operator and how long it took.
@@ -42,7 +42,7 @@ enum Outcome {
 }
 
 /// Times operators, or lists them.
-pub fn run(shared: &Shared, args: &OperatorsArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &OperatorsArgs) -> Result<(), CliError> {
     let sets = match args.set.as_slice() {
         [] => &[OperatorSet::Sd15, OperatorSet::Sdxl, OperatorSet::Flux],
         sets => sets,
@@ -54,13 +54,13 @@ pub fn run(shared: &Shared, args: &OperatorsArgs) -> Result<(), Failure> {
         .filter(|operator| operator.name.contains(only))
         .collect();
     if chosen.is_empty() {
-        return Err(Failure::input(format!("`--only {only}`: no operator has that in its name"))
+        return Err(CliError::usage(format!("`--only {only}`: no operator has that in its name"))
             .hint("`distorch bench operators --list` shows them"));
     }
     let show = |operator: &Operator, outcome: Option<Outcome>| {
         let line = Timed { operator, flops: operator.shape.flops(), outcome };
         match args.json {
-            true => print_text(&serde_json::to_string(&line).map_err(Failure::machine)?),
+            true => print_text(&serde_json::to_string(&line).map_err(CliError::internal)?),
             false => Ok(()),
         }
     };
@@ -74,7 +74,7 @@ pub fn run(shared: &Shared, args: &OperatorsArgs) -> Result<(), Failure> {
     let device = open(&listed(shared, &args.device)?.0)?;
     let dtype = DType::from(args.dtype);
     if !tensor::supports(&device, dtype) {
-        return Err(Failure::input(format!("`--dtype`: {} does not compute in it", args.device)));
+        return Err(CliError::usage(format!("`--dtype`: {} does not compute in it", args.device)));
     }
     let threads = set_threads(args.threads)?;
     let mut rows = Table::new(["Operator", "First", "Best", "Median", "TFLOP/s"], &[1, 2, 3, 4]);
@@ -99,7 +99,7 @@ pub fn run(shared: &Shared, args: &OperatorsArgs) -> Result<(), Failure> {
     }
     match failed {
         0 => Ok(()),
-        _ => Err(Failure::machine(format!("{failed} of {} operators failed", chosen.len()))),
+        _ => Err(CliError::internal(format!("{failed} of {} operators failed", chosen.len()))),
     }
 }
 

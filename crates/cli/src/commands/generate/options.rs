@@ -13,10 +13,10 @@ use distorch_workflow::{Environment, ExecutionError};
 use super::workflow::{FIRST_LORA, LOADER, SAMPLER};
 use crate::args::{GenerateArgs, SeedArg};
 use crate::commands::{native, recognise};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 use crate::model_file;
-use crate::studio;
+use crate::session;
 
 /// What the options mean on this machine.
 pub struct Meaning {
@@ -35,7 +35,7 @@ pub struct Meaning {
 impl Meaning {
     /// Finds the files, reads the checkpoint's header for the size of its pictures, and draws a seed
     /// where none is given.
-    pub fn new(environment: &Environment, args: &GenerateArgs) -> Result<Self, Failure> {
+    pub fn new(environment: &Environment, args: &GenerateArgs) -> Result<Self, CliError> {
         let device = check_devices(args, environment.session.topology())?;
         let folders = &environment.session.folders;
         let checkpoint = model_file::find(folders, ModelKind::Checkpoints, &args.ckpt)?;
@@ -43,7 +43,7 @@ impl Meaning {
             let file = model_file::find(folders, ModelKind::Loras, &lora.name)?;
             Ok((file.name, lora.strength))
         });
-        let loras = loras.collect::<Result<_, Failure>>()?;
+        let loras = loras.collect::<Result<_, CliError>>()?;
         let (file, model) = recognise(&checkpoint.path)?;
         let Workload { width, height, .. } = native(&file, &model);
         Ok(Self {
@@ -66,12 +66,12 @@ fn random_seed() -> u64 {
 }
 
 /// Checks what says where weights go, and returns the device that computes.
-fn check_devices(args: &GenerateArgs, topology: &Topology) -> Result<DeviceId, Failure> {
+fn check_devices(args: &GenerateArgs, topology: &Topology) -> Result<DeviceId, CliError> {
     let whole = ComponentInputs::whole_on(args.device.clone());
     let gigabytes = VirtualVram::gigabytes(args.virtual_vram_gb.unwrap_or(0.0));
     let inputs = LoaderInputs {
         unet: ComponentInputs {
-            virtual_vram: gigabytes.map_err(Failure::input)?,
+            virtual_vram: gigabytes.map_err(CliError::usage)?,
             donors: args.donor_device.clone().unwrap_or(whole.donors),
             allocation: args.expert_mode_allocations.clone().unwrap_or_default(),
             compute_device: whole.compute_device,
@@ -87,7 +87,7 @@ fn check_devices(args: &GenerateArgs, topology: &Topology) -> Result<DeviceId, F
             Setting::Donors => "--donor-device",
             Setting::Allocation => "--expert-mode-allocations",
         };
-        Failure::input(error.named(option)).maybe_hint(hint)
+        CliError::usage(error.named(option)).maybe_hint(hint)
     })?;
     Ok(settings.unet.compute_device)
 }
@@ -129,10 +129,10 @@ fn in_options(message: &str) -> String {
 }
 
 /// A failed run, with what is wrong told by option: the user wrote no workflow.
-pub fn failure(error: ExecutionError) -> Failure {
+pub fn failure(error: ExecutionError) -> CliError {
     match error {
-        ExecutionError::Invalid(invalid) => Failure::input(lines(&invalid)),
-        other => studio::failure(other),
+        ExecutionError::Invalid(invalid) => CliError::usage(lines(&invalid)),
+        other => session::failure(other),
     }
 }
 

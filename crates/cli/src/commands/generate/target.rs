@@ -7,7 +7,7 @@ use distorch_pipeline::image::output_file::{self, Unfinished};
 use distorch_workflow::files::file_name::next_number;
 
 use crate::args::GenerateArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Where the pictures go.
 pub struct Target {
@@ -19,10 +19,10 @@ pub struct Target {
 impl Target {
     /// Checks that a picture could be saved: better now than after the last step. Folders that are
     /// missing are made when it is.
-    pub fn new(args: &GenerateArgs) -> Result<Self, Failure> {
+    pub fn new(args: &GenerateArgs) -> Result<Self, CliError> {
         let output = &args.output;
         let wrong =
-            |problem: &str| Failure::input(format!("`--output {}`: {problem}", output.display()));
+            |problem: &str| CliError::usage(format!("`--output {}`: {problem}", output.display()));
         if output.is_dir() {
             return Err(wrong("this is a folder; name a file in it, such as `out.png`"));
         }

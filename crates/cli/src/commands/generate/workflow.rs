@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::options::Meaning;
 use crate::args::GenerateArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// The node whose pictures are saved.
 pub const DECODE: &str = "8";
@@ -26,7 +26,7 @@ pub fn workflow(
     executor: &mut Executor,
     args: &GenerateArgs,
     meaning: &Meaning,
-) -> Result<Prompt, Failure> {
+) -> Result<Prompt, CliError> {
     let mut nodes = json!({
         LOADER: loader(args, meaning),
         "6": node("CLIPTextEncode", json!({ "text": args.prompt, "clip": [LOADER, 1] })),
@@ -56,7 +56,7 @@ pub fn workflow(
             nodes[encode]["inputs"]["clip"] = json!(["11", 0]);
         }
     }
-    Prompt::from_json(&nodes.to_string(), executor.registry()).map_err(Failure::machine)
+    Prompt::from_json(&nodes.to_string(), executor.registry()).map_err(CliError::internal)
 }
 
 fn node(class: &str, inputs: Json) -> Json {
@@ -86,9 +86,9 @@ fn from_picture(
     args: &GenerateArgs,
     image: &Path,
     nodes: &mut Json,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let wrong =
-        |problem: String| Failure::input(format!("`--image {}`: {problem}", image.display()));
+        |problem: String| CliError::usage(format!("`--image {}`: {problem}", image.display()));
     let path = fs::canonicalize(image).map_err(|error| wrong(error.to_string()))?;
     if path.is_dir() {
         return Err(wrong("this is a folder; name a picture in it".to_owned()));

@@ -14,13 +14,13 @@ use distorch_runtime::{DType, tensor};
 use super::{listed, open, picture, set_threads};
 use crate::args::{OffloadArgs, Shared};
 use crate::commands::{Table, print_json, print_text, recognise};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 use crate::model_file;
 use crate::progress::Terminal;
 
 /// Sweeps shares, bandwidths and layouts.
-pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
+pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), CliError> {
     let (bandwidths, window) = (bandwidths(args)?, window(args)?);
     let device = compute_device(shared, args)?;
     let threads = set_threads(args.threads)?;
@@ -49,11 +49,11 @@ pub fn run(shared: &Shared, args: &OffloadArgs) -> Result<(), Failure> {
 }
 
 /// The device that the arguments name.
-fn compute_device(shared: &Shared, args: &OffloadArgs) -> Result<ComputeDevice, Failure> {
+fn compute_device(shared: &Shared, args: &OffloadArgs) -> Result<ComputeDevice, CliError> {
     let Some(name) = &args.device else { return Ok(ComputeDevice::Simulated) };
     let (info, machine) = listed(shared, name)?;
     if info.id.is_cpu() || info.simulated {
-        return Err(Failure::input(format!(
+        return Err(CliError::usage(format!(
             "`--device {name}`: its weights would come from where they are used; name an \
              accelerator, or leave `--device` out for a simulated one"
         )));
@@ -61,7 +61,7 @@ fn compute_device(shared: &Shared, args: &OffloadArgs) -> Result<ComputeDevice, 
     let device = open(&info)?;
     let dtype = args.dtype.map_or(DType::F16, DType::from);
     if !tensor::supports(&device, dtype) {
-        return Err(Failure::input(format!("`--dtype`: {name} does not compute in {dtype:?}")));
+        return Err(CliError::usage(format!("`--dtype`: {name} does not compute in {dtype:?}")));
     }
     Ok(ComputeDevice::Real { id: info.id, device, machine, dtype, pin: args.pin })
 }
@@ -70,7 +70,7 @@ fn compute_device(shared: &Shared, args: &OffloadArgs) -> Result<ComputeDevice, 
 fn path(
     shared: &Shared,
     args: &OffloadArgs,
-) -> Result<(PathBuf, Option<tempfile::NamedTempFile>), Failure> {
+) -> Result<(PathBuf, Option<tempfile::NamedTempFile>), CliError> {
     if let Some(random) = args.random {
         let file = random_file(random.into(), &Terminal)?;
         return Ok((file.path().to_owned(), Some(file)));
@@ -81,19 +81,19 @@ fn path(
 }
 
 /// The bandwidths that are asked for.
-fn bandwidths(args: &OffloadArgs) -> Result<Vec<u64>, Failure> {
+fn bandwidths(args: &OffloadArgs) -> Result<Vec<u64>, CliError> {
     let parse = |text: &String| {
         let form =
-            || Failure::input(format!("`--bandwidth {text}`: write a speed such as `4GB/s`"));
+            || CliError::usage(format!("`--bandwidth {text}`: write a speed such as `4GB/s`"));
         declared(&format!("1B@{text}")).and_then(|device| device.bandwidth).ok_or_else(form)
     };
     args.bandwidth.iter().map(parse).collect()
 }
 
 /// The bytes of the window, where they are asked for.
-fn window(args: &OffloadArgs) -> Result<Option<u64>, Failure> {
+fn window(args: &OffloadArgs) -> Result<Option<u64>, CliError> {
     let parse = |text: &String| {
-        let form = || Failure::input(format!("`--window {text}`: write a size such as `512MiB`"));
+        let form = || CliError::usage(format!("`--window {text}`: write a size such as `512MiB`"));
         declared(text).filter(|device| device.bandwidth.is_none()).ok_or_else(form)
     };
     args.window.as_ref().map(parse).transpose().map(|device| device.map(|device| device.total))

@@ -16,7 +16,7 @@ use crate::terminal;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Tells a run's events: tables on standard output, progress on standard error.
-pub struct Watch {
+pub struct ProgressReporter {
     quiet: bool,
     terminal: bool,
     state: Mutex<State>,
@@ -31,7 +31,7 @@ struct State {
     told: Option<Instant>,
 }
 
-impl Watch {
+impl ProgressReporter {
     /// `quiet` leaves the tables out.
     pub fn new(quiet: bool) -> Self {
         Self { quiet, terminal: io::stderr().is_terminal(), state: Mutex::default() }
@@ -127,7 +127,7 @@ impl State {
     }
 }
 
-impl Observer for Watch {
+impl Observer for ProgressReporter {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Node { class, .. } => class.clone_into(&mut self.state().class),

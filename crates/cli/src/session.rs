@@ -16,7 +16,7 @@ use indexmap::IndexMap;
 use crate::args::{ComputeArgs, Shared};
 use crate::commands::Table;
 use crate::ending;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine;
 
 /// An executor on the machine's devices and folders, and what cancels its run: Ctrl-C does so at the next step, also
@@ -24,7 +24,7 @@ use crate::machine;
 pub fn executor(
     shared: &Shared,
     compute: &ComputeArgs,
-) -> Result<(Executor, CancelToken), Failure> {
+) -> Result<(Executor, CancelToken), CliError> {
     let topology = machine::topology(&machine::survey_to_compute(shared)?)?;
     let dtype = compute.dtype.map(DType::from);
     let mut environment =
@@ -50,7 +50,7 @@ pub fn executor(
         cancel.cancel();
         tell!("stopping after this step; again to end at once");
     };
-    ctrlc::set_handler(stop).map_err(Failure::machine)?;
+    ctrlc::set_handler(stop).map_err(CliError::internal)?;
     Ok((Executor::new(environment, nodes::all()), token))
 }
 
@@ -75,22 +75,22 @@ pub fn absent_devices(
 }
 
 /// A workflow that cannot be run, as a failure of the command.
-pub fn invalid(invalid: &Invalid, topology: &Topology) -> Failure {
+pub fn invalid(invalid: &Invalid, topology: &Topology) -> CliError {
     let hint = absent_devices(&invalid.node_errors, topology);
-    Failure::input(invalid.to_string()).maybe_hint(hint).with_json(invalid)
+    CliError::usage(invalid.to_string()).maybe_hint(hint).with_json(invalid)
 }
 
 /// A failed run as a failure of the command.
-pub fn failure(error: ExecutionError) -> Failure {
+pub fn failure(error: ExecutionError) -> CliError {
     match error {
-        ExecutionError::Interrupted { .. } => Failure::interrupted(error),
+        ExecutionError::Interrupted { .. } => CliError::interrupted(error),
         ExecutionError::Invalid(ref invalid) => {
-            Failure::input(invalid.to_string()).with_json(invalid)
+            CliError::usage(invalid.to_string()).with_json(invalid)
         }
-        ExecutionError::Node { error: NodeError::Input { .. }, .. } => Failure::input(error),
+        ExecutionError::Node { error: NodeError::Input { .. }, .. } => CliError::usage(error),
         ExecutionError::Node { .. } => match ending::raised() {
-            Some(place) => Failure::machine(format!("{error} ({place})")),
-            None => Failure::machine(error),
+            Some(place) => CliError::internal(format!("{error} ({place})")),
+            None => CliError::internal(error),
         },
     }
 }

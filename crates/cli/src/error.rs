@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 /// Why a command ended early.
 #[derive(Debug)]
-pub struct Failure {
+pub struct CliError {
     message: String,
     hints: Vec<String>,
     kind: Kind,
@@ -24,24 +24,24 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// The user can put it right: a wrong name, a broken file, a plan that cannot be.
-    Input,
+    Usage,
     /// The machine failed.
-    Machine,
+    Internal,
     /// The user stopped it.
     Interrupted,
     /// The reader of our output went away, as `head` does. Nothing to tell.
     ClosedPipe,
 }
 
-impl Failure {
+impl CliError {
     /// Bad usage or bad input: exit code 2.
-    pub fn input(error: impl Into<Box<dyn Error>>) -> Self {
-        Self::new(chain(&*error.into()), Kind::Input)
+    pub fn usage(error: impl Into<Box<dyn Error>>) -> Self {
+        Self::new(chain(&*error.into()), Kind::Usage)
     }
 
     /// A failure that is not the user's: exit code 1.
-    pub fn machine(error: impl Into<Box<dyn Error>>) -> Self {
-        Self::new(chain(&*error.into()), Kind::Machine)
+    pub fn internal(error: impl Into<Box<dyn Error>>) -> Self {
+        Self::new(chain(&*error.into()), Kind::Internal)
     }
 
     /// The user stopped it: exit code 130.
@@ -94,18 +94,18 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Input => 2,
+            Kind::Usage => 2,
             Kind::Interrupted => 130,
-            Kind::Machine => 1,
+            Kind::Internal => 1,
             Kind::ClosedPipe => 0,
         }
     }
 
     fn kind(&self) -> &'static str {
         match self.kind {
-            Kind::Input => "bad_input",
+            Kind::Usage => "bad_input",
             Kind::Interrupted => "interrupted",
-            Kind::Machine | Kind::ClosedPipe => "failure",
+            Kind::Internal | Kind::ClosedPipe => "failure",
         }
     }
 }
@@ -147,7 +147,7 @@ pub fn usage(mut error: clap::Error, as_json: bool) -> ExitCode {
 }
 
 /// With what would help where a device is too small.
-impl From<BenchError> for Failure {
+impl From<BenchError> for CliError {
     fn from(error: BenchError) -> Self {
         let remedy = match &error {
             BenchError::Load(LoadError::Memory { shortage, .. }) => {
@@ -156,18 +156,18 @@ impl From<BenchError> for Failure {
             _ => None,
         };
         let failure = match error {
-            BenchError::Input(_) => Self::input(error),
-            BenchError::Load(_) | BenchError::Failed(_) => Self::machine(error),
+            BenchError::Input(_) => Self::usage(error),
+            BenchError::Load(_) | BenchError::Failed(_) => Self::internal(error),
         };
         failure.maybe_hint(remedy)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::BrokenPipe => Kind::ClosedPipe,
-            _ => Kind::Machine,
+            _ => Kind::Internal,
         };
         Self::new(error.to_string(), kind)
     }
@@ -222,19 +222,19 @@ mod tests {
 
     #[test]
     fn causes_are_told_once() {
-        let failure = Failure::input(Outer(std::fmt::Error));
+        let failure = CliError::usage(Outer(std::fmt::Error));
         assert_eq!(failure.message, format!("outer: {}", std::fmt::Error));
     }
 
     #[test]
     fn a_closed_pipe_is_no_failure() {
-        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        let failure = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(failure.kind, Kind::ClosedPipe);
     }
 
     #[test]
     fn exit_codes() {
-        let codes = [Failure::machine("x"), Failure::input("x"), Failure::interrupted("x")];
+        let codes = [CliError::internal("x"), CliError::usage("x"), CliError::interrupted("x")];
         assert_eq!(codes.map(|failure| failure.exit_code()), [1, 2, 130]);
     }
 
