@@ -175,6 +175,31 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_tenths_of_a_unit_rounded_up() {
+        const GIB: u64 = 1 << 30;
+        for (bytes, printed) in [(0, "0"), (1, "0.1"), (GIB, "1"), (GIB + 1, "1.1"), (3 * GIB, "3")]
+        {
+            assert_eq!(Number::tenths_of(bytes, GIB).to_string(), printed, "{bytes}");
+        }
+        assert_eq!(Number::tenths_of(u64::MAX, 0).to_string(), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn floats_are_the_nearest_billionth() {
+        for (value, printed) in [(0.1 + 0.2, "0.3"), (128.0, "128"), (2.5, "2.5"), (1e-10, "0")] {
+            assert_eq!(Number::from_f64(value).unwrap().to_string(), printed, "{value}");
+        }
+        for (value, error) in [
+            (-0.5, NumberError::Negative),
+            (f64::NAN, NumberError::NotFinite),
+            (f64::INFINITY, NumberError::NotFinite),
+            (1e21, NumberError::TooLarge),
+        ] {
+            assert_eq!(Number::from_f64(value), Err(error), "{value}");
+        }
+    }
+
+    #[test]
     fn refuses_what_is_no_amount() {
         for (text, error) in [
             ("", NumberError::Missing),
