@@ -1,33 +1,27 @@
 //! The pipeline's requests make the pictures that workflows make, bit for bit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod shipped;
-
 use distorch_allocation::{Allocation, VirtualVram};
 use distorch_pipeline::image::decode::load;
 use distorch_pipeline::image::{Mask, Pictures};
 use distorch_pipeline::request::{ComponentPlacement, Placement};
 use distorch_pipeline::{ImageToImage, Lora, TextToImage};
-use distorch_workflow::graph::Prompt;
-use distorch_workflow::nodes;
-use distorch_workflow::observe::Silent;
+use distorch_test_support::repository;
+use distorch_test_support::runs::Harness;
 use distorch_workflow::value::Value;
 use serde_json::{Value as Json, json};
-use shipped::{Bench, root};
 
 const CKPT: &str = "tiny-shapes.safetensors";
 
 /// The pictures that a workflow decodes at node 8.
-fn by_workflow(bench: &mut Bench, workflow: &Json) -> Pictures {
-    let prompt = Prompt::from_json(&workflow.to_string(), &nodes::all()).unwrap();
-    let report = bench.executor.run_nodes(&prompt, &["8"], &Silent).unwrap();
-    let Value::Image(pictures) = &report.values["8"][0] else { panic!("no picture") };
-    pictures.clone()
+fn by_workflow(harness: &mut Harness, workflow: &Json) -> Pictures {
+    let Value::Image(pictures) = harness.run(workflow, "8").remove(0) else { panic!("no picture") };
+    pictures
 }
 
 /// An example with changed inputs.
 fn example(name: &str, changes: &[(&str, &str, Json)]) -> Json {
-    let path = root().join("examples").join(format!("{name}.json"));
+    let path = repository().join("examples").join(format!("{name}.json"));
     let mut workflow: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     for (node, input, value) in changes {
         workflow[node]["inputs"][input] = value.clone();
@@ -35,8 +29,8 @@ fn example(name: &str, changes: &[(&str, &str, Json)]) -> Json {
     workflow
 }
 
-fn request(bench: &Bench, request: TextToImage) -> Pictures {
-    let session = &bench.executor.environment().session;
+fn request(harness: &Harness, request: TextToImage) -> Pictures {
+    let session = &harness.environment().session;
     session.text_to_image(request).unwrap().run().unwrap().pictures
 }
 
@@ -52,16 +46,16 @@ fn quick() -> Vec<(&'static str, &'static str, Json)> {
 
 #[test]
 fn text_to_image() {
-    let mut bench = Bench::new();
-    let made = by_workflow(&mut bench, &example("txt2img_distorch2", &quick()));
+    let mut harness = Harness::shipped();
+    let made = by_workflow(&mut harness, &example("txt2img_distorch2", &quick()));
     assert_eq!(made.shape(), [1, 96, 64, 3]);
     let prompt = "a red circle on a white background";
-    assert_eq!(request(&bench, small(prompt, 6)), made);
+    assert_eq!(request(&harness, small(prompt, 6)), made);
     // As the example's loader has it.
     let mut placement = Placement::on("cpu".parse().unwrap());
     placement.diffusion_model.virtual_vram = VirtualVram::gigabytes(4.0).unwrap();
     placement.text_encoders.virtual_vram = VirtualVram::gigabytes(2.0).unwrap();
-    assert_eq!(request(&bench, TextToImage { placement, ..small(prompt, 6) }), made);
+    assert_eq!(request(&harness, TextToImage { placement, ..small(prompt, 6) }), made);
 
     // Every other option, in both ways.
     let mut changes = quick();
@@ -79,7 +73,7 @@ fn text_to_image() {
     for encode in ["6", "7"] {
         workflow[encode]["inputs"]["clip"] = json!(["11", 0]);
     }
-    let made = by_workflow(&mut bench, &workflow);
+    let made = by_workflow(&mut harness, &workflow);
     let wanted = TextToImage {
         negative_prompt: "a (blue:1.2) square".to_owned(),
         sampler: "dpmpp_2m_sde".to_owned(),
@@ -89,14 +83,14 @@ fn text_to_image() {
         clip_skip: Some(2),
         ..small(prompt, 6)
     };
-    let of_request = request(&bench, wanted);
+    let of_request = request(&harness, wanted);
     assert_eq!(of_request.shape(), [2, 96, 64, 3]);
     assert_eq!(of_request, made);
 }
 
 #[test]
 fn two_simulated_gpus_and_a_lora() {
-    let mut bench = Bench::simulating("cuda:0=1GiB,cuda:1=600MiB");
+    let mut harness = Harness::shipped_on("cuda:0=1GiB,cuda:1=600MiB");
     let expert = "cuda:0,60%;cuda:1,40%";
     let mut changes = quick();
     changes.extend([
@@ -106,7 +100,7 @@ fn two_simulated_gpus_and_a_lora() {
         ("10", "strength_model", json!(0.7)),
         ("10", "strength_clip", json!(-0.4)),
     ]);
-    let made = by_workflow(&mut bench, &example("lora", &changes));
+    let made = by_workflow(&mut harness, &example("lora", &changes));
     let cuda = |name: &str| ComponentPlacement::on(name.parse().unwrap());
     let placement = Placement {
         diffusion_model: ComponentPlacement {
@@ -120,16 +114,15 @@ fn two_simulated_gpus_and_a_lora() {
     let loras = vec![lora];
     let wanted =
         TextToImage { loras, placement, ..small("a blue square on a yellow background", 7) };
-    let of_request = request(&bench, wanted.clone());
+    let of_request = request(&harness, wanted.clone());
     assert_eq!(of_request, made);
     let without = TextToImage { loras: Vec::new(), ..wanted };
-    assert_ne!(request(&bench, without), made, "the LoRA counts");
+    assert_ne!(request(&harness, without), made, "the LoRA counts");
 }
 
 #[test]
 fn image_to_image_of_a_batch_at_another_size() {
-    let mut bench = Bench::new();
-    bench.executor.environment_mut().input_dir = root().join("input");
+    let mut harness = Harness::shipped();
     let mut workflow = example("img2img", &[("3", "steps", json!(3))]);
     workflow["12"] = json!({ "class_type": "ImageScale", "inputs": {
         "image": ["10", 0], "upscale_method": "lanczos", "width": 64, "height": 96,
@@ -140,31 +133,30 @@ fn image_to_image_of_a_batch_at_another_size() {
         "samples": ["5", 0], "amount": 2,
     }});
     workflow["3"]["inputs"]["latent_image"] = json!(["13", 0]);
-    let made = by_workflow(&mut bench, &workflow);
+    let made = by_workflow(&mut harness, &workflow);
     assert_eq!(made.shape(), [2, 96, 64, 3]);
-    let image = Pictures::open(&root().join("input/blue_square.png")).unwrap();
+    let image = Pictures::open(&repository().join("input/blue_square.png")).unwrap();
     let request = TextToImage {
         denoise: 0.75,
         batch: 2,
         ..small("a green triangle on a white background", 7)
     };
-    let session = &bench.executor.environment().session;
+    let session = &harness.environment().session;
     let generation = session.image_to_image(ImageToImage::new(request, image)).unwrap();
     assert_eq!(generation.run().unwrap().pictures, made);
 }
 
 #[test]
 fn inpainting() {
-    let mut bench = Bench::new();
-    bench.executor.environment_mut().input_dir = root().join("input");
+    let mut harness = Harness::shipped();
     let mut workflow = example("inpaint", &[("3", "steps", json!(3))]);
     workflow["12"] =
         json!({ "class_type": "VAEEncode", "inputs": { "pixels": ["10", 0], "vae": ["4", 2] } });
     workflow["5"] = json!({ "class_type": "SetLatentNoiseMask", "inputs": {
         "samples": ["12", 0], "mask": ["10", 1],
     }});
-    let made = by_workflow(&mut bench, &workflow);
-    let loaded = load(&root().join("input/blue_square_masked.png")).unwrap();
+    let made = by_workflow(&mut harness, &workflow);
+    let loaded = load(&repository().join("input/blue_square_masked.png")).unwrap();
     let mask = loaded.mask();
     let request = TextToImage {
         width: None,
@@ -174,7 +166,7 @@ fn inpainting() {
     let inpaint = |mask: Option<Mask>| {
         let image = loaded.colours.clone();
         let request = ImageToImage { mask, ..ImageToImage::new(request.clone(), image) };
-        let session = &bench.executor.environment().session;
+        let session = &harness.environment().session;
         session.image_to_image(request).unwrap().run().unwrap().pictures
     };
     assert_eq!(inpaint(Some(mask)), made);
