@@ -105,7 +105,7 @@ fn size(picture: Option<Workload>) -> Option<(u32, u32, u32)> {
 fn models_are_planned_for_what_the_workflow_makes() {
     let mut harness = Harness::sd1();
     let input = harness.folder.path().join("input");
-    fs::create_dir(&input).unwrap();
+    fs::create_dir_all(&input).unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     for name in ["pictures/kept.gif", "pictures/rgb.png", "latents/new.latent"] {
         let from = fixtures.join(name);
