@@ -39,13 +39,13 @@ pub enum ConditioningError {
     },
     /// The file's own vocabulary is of no use.
     #[error(
-        "the tokenizer that the file holds for {encoder} (`spiece_model`) cannot be used: {source}"
+        "the tokenizer that the file holds for {encoder} (`spiece_model`) cannot be used: {problem}"
     )]
     Vocabulary {
         /// The text encoder.
         encoder: &'static str,
         /// What is wrong with it.
-        source: TokenizerError,
+        problem: TokenizerError,
     },
     /// A tokenizer has ids that the text encoder has no vectors for.
     #[error("{encoder} has vectors for {rows} tokens, and its tokenizer has {ids}")]

@@ -53,8 +53,8 @@ impl T5Part {
             Some(bytes) => T5Tokenizer::from_spiece(bytes, config.vocab_size).map(Arc::new),
             None => T5Tokenizer::standard(),
         };
-        let tokenizer =
-            tokenizer.map_err(|source| ConditioningError::Vocabulary { encoder: NAME, source })?;
+        let tokenizer = tokenizer
+            .map_err(|problem| ConditioningError::Vocabulary { encoder: NAME, problem })?;
         let (ids, rows) = (tokenizer.ids(), config.vocab_size);
         if ids > rows {
             return Err(ConditioningError::Tokens { encoder: NAME, rows, ids });

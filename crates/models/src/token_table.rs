@@ -20,7 +20,7 @@ pub(crate) struct TokenTable {
 }
 
 impl TokenTable {
-    /// The layer `name` of the scope with so many rows of so many values, for texts of at most `longest` tokens.
+    /// The layer `name` of the scope with `rows` rows of `width` values, for texts of at most `longest` tokens.
     pub fn load(
         scope: &Scope,
         name: &str,

@@ -9,8 +9,8 @@ use crate::prompt::token::{Token, WeightedToken};
 /// Encodes chunks of equally many tokens and applies the weights: hidden states `[1, all tokens, width]`.
 ///
 /// A token of weight w ends up at `e + (z - e) w`, where z is its encoding and e that of the empty
-/// text at the same position; tokens of weight 1 stay as they are. `empty` makes the empty text of so many tokens.
-/// It is encoded where a weight is not 1; where there are no chunks, its encoding is the result. `encode` gives
+/// text at the same position; tokens of weight 1 stay as they are. `empty` makes the empty text of a number of tokens.
+/// It is encoded where a weight is not 1; where there are no chunks, its encoding is the result. `encode` returns
 /// the hidden states of texts, `[texts, tokens, width]`.
 pub(crate) fn encode(
     chunks: &[Vec<WeightedToken>],

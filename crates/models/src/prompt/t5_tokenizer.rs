@@ -68,8 +68,8 @@ impl T5Tokenizer {
         STANDARD.clone()
     }
 
-    /// The tokenizer of a SentencePiece model, such as model files hold under `spiece_model`, for a token table of so
-    /// many rows: `<extra_id_…>` are tokens where it has room for them.
+    /// The tokenizer of a SentencePiece model, such as model files hold under `spiece_model`, for a token table of
+    /// `rows` rows: `<extra_id_…>` are tokens where it has room for them.
     ///
     /// # Errors
     /// When the bytes are no Unigram model of T5's kind with an end token.
