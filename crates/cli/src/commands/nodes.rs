@@ -47,7 +47,10 @@ const FILES: usize = 12;
 
 /// A node as lines of at most `columns`.
 fn whole(node: &Node, environment: &Environment, columns: usize) -> String {
-    let mut text = format!("{BOLD}{}{BOLD:#} ({})\n", node.class, node.category);
+    // Together where the line has room for both: a category is a path, which does not wrap.
+    let together = node.class.chars().count() + node.category.chars().count() + 3 <= columns;
+    let between = if together { " " } else { "\n" };
+    let mut text = format!("{BOLD}{}{BOLD:#}{between}({})\n", node.class, node.category);
     text += &format!("{}\n", wrap(node.about, columns, 0));
     if !node.inputs.is_empty() {
         text += &format!("\n{BOLD}Inputs{BOLD:#}\n");
