@@ -15,6 +15,7 @@ mod machine;
 mod model_file;
 mod progress;
 mod progress_reporter;
+mod remedy;
 mod session;
 mod terminal;
 mod threads;

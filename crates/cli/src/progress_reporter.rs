@@ -4,12 +4,16 @@ use std::io::{self, IsTerminal};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use distorch_allocation::report;
+use distorch_allocation::{Plan, report};
+use distorch_pipeline::events::{Event as RunEvent, EventSink};
+use distorch_pipeline::models::Tasks;
+use distorch_pipeline::{Phase, RunId};
 use distorch_workflow::observe::{Event, Observer};
 use indicatif::ProgressBar;
 
 use crate::machine;
 use crate::progress::bar_style;
+use crate::remedy;
 use crate::terminal;
 
 /// Lines in a pipe come no more often than this, but for the last of each stage.
@@ -127,33 +131,82 @@ impl State {
     }
 }
 
+impl ProgressReporter {
+    /// What the work is at now: a node's class, or a phase.
+    fn begin(&self, stage: &str) {
+        stage.clone_into(&mut self.state().class);
+    }
+
+    fn step(&self, done: usize, total: Option<usize>) {
+        let class = self.state().class.clone();
+        self.advance(&class, Unit::Steps, done as u64, total.map(|total| total as u64));
+    }
+
+    fn loading(&self, what: &str, done: u64, total: u64) {
+        self.advance(&format!("loading the {what}"), Unit::Bytes, done, Some(total));
+    }
+
+    fn planned(&self, model: &str, tasks: &Tasks, plans: &[Plan]) {
+        if self.quiet {
+            return;
+        }
+        self.state().end();
+        let tasks = tasks.to_string();
+        let made_for = if tasks.is_empty() { tasks } else { format!(", planned for {tasks}") };
+        show!("{model}{made_for}\n");
+        for plan in plans {
+            show!("{}", report::component(plan, terminal::columns()));
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        match &self.state().bar {
+            Some(bar) => bar.suspend(|| machine::warn(text)),
+            None => machine::warn(text),
+        }
+    }
+}
+
+/// A run of a workflow, which is at one node after the other.
 impl Observer for ProgressReporter {
     fn event(&self, event: Event<'_>) {
         match event {
-            Event::Node { class, .. } => class.clone_into(&mut self.state().class),
-            Event::Step { done, total, .. } => {
-                let class = self.state().class.clone();
-                self.advance(&class, Unit::Steps, done as u64, total.map(|total| total as u64));
-            }
-            Event::Loading { what, done, total, .. } => {
-                self.advance(&format!("loading the {what}"), Unit::Bytes, done, Some(total));
-            }
+            Event::Node { class, .. } => self.begin(class),
+            Event::Step { done, total, .. } => self.step(done, total),
+            Event::Loading { what, done, total, .. } => self.loading(what, done, total),
             Event::Done { .. } => self.state().end(),
-            Event::Planned { model, tasks, plans, .. } if !self.quiet => {
-                self.state().end();
-                let tasks = tasks.to_string();
-                let made_for =
-                    if tasks.is_empty() { tasks } else { format!(", planned for {tasks}") };
-                show!("{model}{made_for}\n");
-                for plan in plans {
-                    show!("{}", report::component(plan, terminal::columns()));
-                }
-            }
-            Event::Warning { text, .. } => match &self.state().bar {
-                Some(bar) => bar.suspend(|| machine::warn(text)),
-                None => machine::warn(text),
-            },
-            Event::Started { .. } | Event::Cached { .. } | Event::Planned { .. } => {}
+            Event::Planned { model, tasks, plans, .. } => self.planned(model, tasks, plans),
+            Event::Warning { text, .. } => self.warn(text),
+            Event::Started { .. } | Event::Cached { .. } => {}
         }
+    }
+}
+
+/// A run of the pipeline, which goes from phase to phase.
+impl EventSink for ProgressReporter {
+    fn event(&self, _: RunId, event: RunEvent) {
+        match event {
+            RunEvent::Phase { phase } => {
+                self.state().end();
+                self.begin(in_words(phase));
+            }
+            RunEvent::Step { done, total, .. } => self.step(done, total),
+            RunEvent::Loading { what, done, total } => self.loading(&what, done, total),
+            RunEvent::Planned { model, tasks, plans } => self.planned(&model, &tasks, &plans),
+            RunEvent::Adopted { shortage, remedy } => {
+                let setting = remedy::option(&remedy).unwrap_or_else(|| remedy.to_string());
+                self.warn(&format!("{shortage}; going on with {setting}"));
+            }
+            RunEvent::Warning { text } => self.warn(&text),
+        }
+    }
+}
+
+fn in_words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Load => "loading",
+        Phase::Encode => "encoding",
+        Phase::Sample => "sampling",
+        Phase::Decode => "decoding",
     }
 }

@@ -1,12 +1,12 @@
-//! An executor as the shared options describe it, and its failures as a user reads them.
+//! A session or an executor as the shared options describe it, and its failures as a user reads them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use distorch_allocation::{ByteSize, DeviceId, Topology, report};
-use distorch_pipeline::CancelToken;
 use distorch_pipeline::diffusion::noise::NoiseChoice;
 use distorch_pipeline::models::Pinning;
+use distorch_pipeline::{CancelToken, Session};
 use distorch_runtime::DType;
 use distorch_runtime::offload::StreamStats;
 use distorch_workflow::validate::{Invalid, NodeProblems};
@@ -19,27 +19,20 @@ use crate::ending;
 use crate::error::CliError;
 use crate::machine;
 
-/// An executor on the machine's devices and folders, and what cancels its run: Ctrl-C does so at the next step, also
+/// A session on the machine's devices and folders, and what cancels its run: Ctrl-C does so at the next step, also
 /// before the run starts; a second one ends the program.
-pub fn executor(
-    shared: &Shared,
-    compute: &ComputeArgs,
-) -> Result<(Executor, CancelToken), CliError> {
+pub fn session(shared: &Shared, compute: &ComputeArgs) -> Result<(Session, CancelToken), CliError> {
     let topology = machine::topology(&machine::survey_to_compute(shared)?)?;
     let dtype = compute.dtype.map(DType::from);
-    let mut environment =
-        Environment::on(machine::folders(shared)?, topology).with_models(|models| {
-            models
-                .with_dtype(dtype)
-                .with_pin(compute.pin.choice())
-                .with_auto_retry(compute.auto_retry)
-        });
-    environment.session.allow_nan = compute.allow_nan;
+    let mut session = Session::on(machine::folders(shared)?, topology).with_models(|models| {
+        models.with_dtype(dtype).with_pin(compute.pin.choice()).with_auto_retry(compute.auto_retry)
+    });
+    session.allow_nan = compute.allow_nan;
     if let Some(layout) = compute.layout {
-        environment.session.layout = layout.into();
+        session.layout = layout.into();
     }
     if let Some(noise) = compute.noise {
-        environment.session.noise = NoiseChoice::Always(noise.0);
+        session.noise = NoiseChoice::Always(noise.0);
     }
     let token = CancelToken::new();
     let cancel = token.clone();
@@ -51,7 +44,16 @@ pub fn executor(
         tell!("stopping after this step; again to end at once");
     };
     ctrlc::set_handler(stop).map_err(CliError::internal)?;
-    Ok((Executor::new(environment, nodes::all()), token))
+    Ok((session, token))
+}
+
+/// An executor of workflows in such a session, and what cancels its run.
+pub fn executor(
+    shared: &Shared,
+    compute: &ComputeArgs,
+) -> Result<(Executor, CancelToken), CliError> {
+    let (session, token) = session(shared, compute)?;
+    Ok((Executor::new(Environment::of(session), nodes::all()), token))
 }
 
 /// What to do about devices that a workflow names and this machine does not have.
@@ -88,16 +90,21 @@ pub fn failure(error: ExecutionError) -> CliError {
             CliError::usage(invalid.to_string()).with_json(invalid)
         }
         ExecutionError::Node { error: NodeError::Input { .. }, .. } => CliError::usage(error),
-        ExecutionError::Node { .. } => match ending::raised() {
-            Some(place) => CliError::internal(format!("{error} ({place})")),
-            None => CliError::internal(error),
-        },
+        ExecutionError::Node { .. } => failed(error.into()),
+    }
+}
+
+/// A run that came to no end, with the place where a panic was raised, if one was.
+pub fn failed(error: Box<dyn std::error::Error>) -> CliError {
+    match ending::raised() {
+        Some(place) => CliError::internal(format!("{error} ({place})")),
+        None => CliError::internal(error),
     }
 }
 
 /// What each device was to hold for each model and what it held at most; empty where nothing is
 /// loaded.
-pub fn memory(executor: &Executor) -> String {
+pub fn memory(session: &Session) -> String {
     let header = [
         "component",
         "device",
@@ -111,7 +118,7 @@ pub fn memory(executor: &Executor) -> String {
     ];
     let mut table = Table::new(header, &[2, 3, 4, 5, 6, 7, 8]).optional(&[5, 6, 4, 8, 7]);
     let (mut rows, mut estimated, mut notes) = (0, false, String::new());
-    for (part, stats) in executor.environment().session.models.stats() {
+    for (part, stats) in session.models.stats() {
         notes += &pinned(&part.plan().component, part.pinning(), &stats);
         for held in &stats.devices {
             let compute = held.device == part.compute_device();

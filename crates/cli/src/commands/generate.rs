@@ -1,7 +1,6 @@
 //! `distorch generate`: a picture from a checkpoint and a prompt.
 //!
-//! The options make a workflow, and the workflow makes the picture: what is saved in it can be
-//! opened in ComfyUI, or run again.
+//! The picture carries the workflow that its options stand for, which can be opened in ComfyUI, or run again.
 
 mod options;
 mod target;
@@ -10,11 +9,10 @@ mod workflow;
 use std::io::Write;
 use std::path::PathBuf;
 
+use distorch_pipeline::ImageToImage;
 use distorch_pipeline::image::Pictures;
 use distorch_pipeline::image::png_file::{Picture8, ascii_json};
-use distorch_workflow::graph::Prompt;
 use distorch_workflow::nodes::eight_bit;
-use distorch_workflow::value::Value;
 
 use super::print_text;
 use crate::args::{GenerateArgs, SeedArg, Shared};
@@ -23,24 +21,24 @@ use crate::progress_reporter::ProgressReporter;
 use crate::session;
 use options::Meaning;
 use target::Target;
-use workflow::DECODE;
 
 /// Makes pictures.
 pub fn run(shared: &Shared, args: &GenerateArgs) -> Result<(), CliError> {
     let target = Target::new(args)?;
-    let (mut executor, cancel) = session::executor(shared, &args.compute)?;
-    let meaning = Meaning::new(executor.environment(), args)?;
-    let prompt = workflow::workflow(&mut executor, args, &meaning)?;
-    let reporter = ProgressReporter::new(false);
-    let result = executor.run_nodes_with(&prompt, &[DECODE], &reporter, &cancel);
-    reporter.finish();
-    let report = result.map_err(options::failure)?;
-    let values = report.values.get(DECODE).map_or(&[][..], Vec::as_slice);
-    let Some(Value::Image(pictures)) = values.first() else {
-        return Err(CliError::internal("the workflow gave no picture"));
+    let (session, cancel) = session::session(shared, &args.compute)?;
+    let meaning = Meaning::new(&session, args)?;
+    let request = meaning.request(args);
+    let generation = match &meaning.image {
+        None => session.text_to_image(request),
+        Some(image) => session.image_to_image(ImageToImage::new(request, image.pictures.clone())),
     };
-    let saved = save(pictures, &target, &prompt, args, &meaning)?;
-    let mut text = session::memory(&executor);
+    let generation = generation.map_err(options::failure)?.cancelled_by(cancel);
+    let reporter = ProgressReporter::new(false);
+    let result = generation.run_with(&reporter);
+    reporter.finish();
+    let made = result.map_err(options::failure)?;
+    let saved = save(&made.pictures, &target, args, &meaning)?;
+    let mut text = session::memory(&session);
     if args.seed == SeedArg::Random {
         text += &format!("\nseed {}", meaning.seed);
     }
@@ -53,10 +51,10 @@ pub fn run(shared: &Shared, args: &GenerateArgs) -> Result<(), CliError> {
 fn save(
     pictures: &Pictures,
     target: &Target,
-    prompt: &Prompt,
     args: &GenerateArgs,
     meaning: &Meaning,
 ) -> Result<Vec<PathBuf>, CliError> {
+    let prompt = workflow::workflow(args, meaning)?;
     let texts = [
         ("parameters".to_owned(), parameters(args, meaning, pictures)),
         ("prompt".to_owned(), ascii_json(&prompt.to_json())),

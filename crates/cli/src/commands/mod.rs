@@ -15,8 +15,8 @@ use std::io::Write;
 use std::path::Path;
 
 use distorch_checkpoint::Checkpoint;
-use distorch_checkpoint::family::{self, Model, trained_resolution};
-use distorch_models::estimate::Workload;
+use distorch_checkpoint::family::{self, Model};
+use distorch_pipeline::models::native;
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -35,15 +35,6 @@ fn print_text(text: &str) -> Result<(), CliError> {
     writeln!(stdout, "{}", text.trim_end_matches('\n'))?;
     stdout.flush()?;
     Ok(())
-}
-
-/// One picture of the size that a model was made for: what its file says, else its family's.
-fn native(checkpoint: &Checkpoint, model: &Model) -> Workload {
-    let native = Workload::native(model);
-    match trained_resolution(checkpoint.metadata()) {
-        Some([width, height]) => Workload { width, height, ..native },
-        None => native,
-    }
 }
 
 /// Opens a model file and recognises what it holds.

@@ -60,7 +60,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), CliError> {
         }
         print_json(&shown)?;
     } else {
-        let mut text = session::memory(&executor);
+        let mut text = session::memory(&executor.environment().session);
         for ui in report.outputs.values() {
             for path in saved(&executor, ui) {
                 text += &format!("\nsaved {path}");

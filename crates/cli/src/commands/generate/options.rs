@@ -1,21 +1,25 @@
 //! What the options of `distorch generate` mean on this machine, and what is wrong with them.
 
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 
 use distorch_allocation::{
     ComponentInputs, DeviceId, LoaderInputs, Setting, Topology, VirtualVram,
 };
 use distorch_checkpoint::folders::ModelKind;
 use distorch_models::estimate::Workload;
-use distorch_workflow::validate::{Invalid, Problem};
-use distorch_workflow::{Environment, ExecutionError};
+use distorch_pipeline::error::{Argument, chain};
+use distorch_pipeline::image::Pictures;
+use distorch_pipeline::request::{ComponentPlacement, Placement};
+use distorch_pipeline::{Lora, PipelineError, Session, TextToImage};
 
-use super::workflow::{FIRST_LORA, LOADER, SAMPLER};
 use crate::args::{GenerateArgs, SeedArg};
 use crate::commands::{native, recognise};
 use crate::error::CliError;
 use crate::machine;
 use crate::model_file;
+use crate::remedy;
 use crate::session;
 
 /// What the options mean on this machine.
@@ -30,14 +34,26 @@ pub struct Meaning {
     pub seed: u64,
     /// The device that computes.
     pub device: String,
+    /// Where the components go.
+    pub placement: Placement,
+    /// The picture to start from.
+    pub image: Option<Image>,
+}
+
+/// A picture to start from.
+pub struct Image {
+    /// Its file's name.
+    pub name: String,
+    /// The picture, or the frames of an animation.
+    pub pictures: Pictures,
 }
 
 impl Meaning {
     /// Finds the files, reads the checkpoint's header for the size of its pictures, and draws a seed
     /// where none is given.
-    pub fn new(environment: &Environment, args: &GenerateArgs) -> Result<Self, CliError> {
-        let device = check_devices(args, environment.session.topology())?;
-        let folders = &environment.session.folders;
+    pub fn new(session: &Session, args: &GenerateArgs) -> Result<Self, CliError> {
+        let (placement, device) = place(args, session.topology())?;
+        let folders = &session.folders;
         let checkpoint = model_file::find(folders, ModelKind::Checkpoints, &args.ckpt)?;
         let loras = args.lora.iter().map(|lora| {
             let file = model_file::find(folders, ModelKind::Loras, &lora.name)?;
@@ -55,7 +71,30 @@ impl Meaning {
                 SeedArg::Random => random_seed(),
             },
             device: device.to_string(),
+            placement,
+            image: args.image.as_deref().map(open_image).transpose()?,
         })
+    }
+
+    /// What is asked of the pipeline.
+    pub fn request(&self, args: &GenerateArgs) -> TextToImage {
+        let loras = self.loras.iter();
+        TextToImage {
+            negative_prompt: args.negative.clone(),
+            width: args.width,
+            height: args.height,
+            batch: args.batch,
+            seed: self.seed,
+            steps: args.steps as usize,
+            cfg: args.cfg,
+            sampler: args.sampler.clone(),
+            scheduler: args.scheduler.clone(),
+            denoise: args.denoise,
+            loras: loras.map(|(name, strength)| Lora::new(name.as_str(), *strength)).collect(),
+            clip_skip: args.clip_skip.map(|layer| layer as usize),
+            placement: self.placement.clone(),
+            ..TextToImage::new(self.checkpoint.as_str(), args.prompt.as_str())
+        }
     }
 }
 
@@ -65,13 +104,18 @@ fn random_seed() -> u64 {
     RandomState::new().hash_one(()) >> 14
 }
 
-/// Checks what says where weights go, and returns the device that computes.
-fn check_devices(args: &GenerateArgs, topology: &Topology) -> Result<DeviceId, CliError> {
+/// Where the components go, and the device that computes.
+fn place(args: &GenerateArgs, topology: &Topology) -> Result<(Placement, DeviceId), CliError> {
     let whole = ComponentInputs::whole_on(args.device.clone());
-    let gigabytes = VirtualVram::gigabytes(args.virtual_vram_gb.unwrap_or(0.0));
+    let virtual_vram = match (args.virtual_vram_gb, &args.donor_device) {
+        (Some(gigabytes), _) => VirtualVram::gigabytes(gigabytes).map_err(CliError::usage)?,
+        // Gigabytes are the loader's own where only a donor is named.
+        (None, Some(_)) => LoaderInputs::default().unet.virtual_vram,
+        (None, None) => whole.virtual_vram,
+    };
     let inputs = LoaderInputs {
         unet: ComponentInputs {
-            virtual_vram: gigabytes.map_err(CliError::usage)?,
+            virtual_vram,
             donors: args.donor_device.clone().unwrap_or(whole.donors),
             allocation: args.expert_mode_allocations.clone().unwrap_or_default(),
             compute_device: whole.compute_device,
@@ -89,78 +133,62 @@ fn check_devices(args: &GenerateArgs, topology: &Topology) -> Result<DeviceId, C
         };
         CliError::usage(error.named(option)).maybe_hint(hint)
     })?;
-    Ok(settings.unet.compute_device)
+    let device = settings.unet.compute_device;
+    let diffusion_model = ComponentPlacement::from(settings.unet);
+    Ok((Placement { diffusion_model, ..Placement::on(device) }, device))
 }
 
-/// Inputs of loaders, and the options that stand for them.
-const LOADER_OPTIONS: [(&str, &str); 9] = [
-    ("unet_compute_device", "--device"),
-    ("clip_compute_device", "--device"),
-    ("vae_device", "--device"),
-    ("compute_device", "--device"),
-    ("unet_virtual_vram_gb", "--virtual-vram-gb"),
-    ("unet_donor_device", "--donor-device"),
-    ("donor_device", "--donor-device"),
-    ("unet_expert_mode_allocations", "--expert-mode-allocations"),
-    ("ckpt_name", "--ckpt"),
-];
-
-/// Inputs of other nodes, and the options that stand for them.
-const OPTIONS: [(&str, &str, &str); 12] = [
-    (SAMPLER, "sampler_name", "--sampler"),
-    (SAMPLER, "scheduler", "--scheduler"),
-    (SAMPLER, "cfg", "--cfg"),
-    (SAMPLER, "steps", "--steps"),
-    (SAMPLER, "seed", "--seed"),
-    (SAMPLER, "denoise", "--denoise"),
-    ("5", "width", "--width"),
-    ("5", "height", "--height"),
-    ("5", "batch_size", "--batch"),
-    ("10", "image", "--image"),
-    ("11", "stop_at_clip_layer", "--clip-skip"),
-    ("13", "amount", "--batch"),
-];
-
-/// A loader's message, with the options in the place of its inputs.
-fn in_options(message: &str) -> String {
-    LOADER_OPTIONS.iter().fold(message.to_owned(), |message, (input, option)| {
-        message.replace(&format!("`{input}`"), &format!("`{option}`"))
-    })
+/// The picture to start from.
+fn open_image(path: &Path) -> Result<Image, CliError> {
+    let wrong =
+        |problem: String| CliError::usage(format!("`--image {}`: {problem}", path.display()));
+    let found = fs::canonicalize(path).map_err(|error| wrong(error.to_string()))?;
+    if found.is_dir() {
+        return Err(wrong("this is a folder; name a picture in it".to_owned()));
+    }
+    let name = found.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| wrong("its name is not Unicode".to_owned()))?.to_owned();
+    let pictures = Pictures::open(&found).map_err(|error| wrong(error.to_string()))?;
+    Ok(Image { name, pictures })
 }
 
-/// A failed run, with what is wrong told by option: the user wrote no workflow.
-pub fn failure(error: ExecutionError) -> CliError {
+/// A run that made no picture, with what is wrong told by option.
+pub fn failure(error: PipelineError) -> CliError {
+    if let Some(helps) = error.remedy() {
+        return CliError::internal(format!("{}; {}", chain(&error), remedy::in_options(&helps)));
+    }
     match error {
-        ExecutionError::Invalid(invalid) => CliError::usage(lines(&invalid)),
-        other => session::failure(other),
+        PipelineError::Cancelled => CliError::interrupted("stopped"),
+        PipelineError::Argument { argument, problem } => CliError::usage(match option(argument) {
+            Some(option) => format!("`{option}`: {problem}"),
+            None => format!("the {argument}: {problem}"),
+        }),
+        PipelineError::Failed(error) => session::failed(error),
     }
 }
 
-fn lines(invalid: &Invalid) -> String {
-    let mut lines = Vec::new();
-    for (id, node) in &invalid.node_errors {
-        for problem in &node.errors {
-            lines.push(match option(id, problem) {
-                Some(option) => {
-                    let input = problem.extra_info["input_name"].as_str().unwrap_or_default();
-                    let details = problem.details.strip_prefix(input).unwrap_or(&problem.details);
-                    let details = details.trim_start_matches([':', ' ']);
-                    let colon = if details.is_empty() { "" } else { ": " };
-                    format!("`{option}`: {}{colon}{details}", problem.message)
-                }
-                None if problem.kind == "custom_validation_failed" => in_options(&problem.details),
-                None => format!("{} ({}): {}", node.class_type, problem.message, problem.details),
-            });
-        }
-    }
-    lines.join("\n")
-}
-
-/// The option that a node's input stands for.
-fn option(id: &str, problem: &Problem) -> Option<&'static str> {
-    let input = problem.extra_info["input_name"].as_str()?;
-    let loader = LOADER_OPTIONS.iter().find(|(name, _)| id == LOADER && *name == input);
-    let lora = id.parse().is_ok_and(|id: usize| id >= FIRST_LORA).then_some("--lora");
-    let other = OPTIONS.iter().find(|(node, name, _)| *node == id && *name == input);
-    loader.map(|(_, option)| *option).or(other.map(|(.., option)| *option)).or(lora)
+/// The option that says what a run is given.
+const fn option(argument: Argument) -> Option<&'static str> {
+    Some(match argument {
+        Argument::Model => "--ckpt",
+        Argument::Lora => "--lora",
+        Argument::Placement => "--device",
+        Argument::Width => "--width",
+        Argument::Height => "--height",
+        Argument::Batch => "--batch",
+        Argument::Steps => "--steps",
+        Argument::Cfg => "--cfg",
+        Argument::Sampler => "--sampler",
+        Argument::Scheduler => "--scheduler",
+        Argument::Denoise => "--denoise",
+        Argument::ClipSkip => "--clip-skip",
+        Argument::Image | Argument::Pictures => "--image",
+        Argument::Positive => "--prompt",
+        Argument::Negative => "--negative",
+        Argument::Guidance
+        | Argument::Mask
+        | Argument::Latent
+        | Argument::Latents
+        | Argument::Tiling => return None,
+    })
 }

@@ -1,32 +1,23 @@
-//! The workflow that the options of `distorch generate` stand for.
-
-use std::fs;
-use std::path::Path;
+//! The workflow that the options of `distorch generate` stand for, which pictures carry: nothing runs it here.
 
 use distorch_allocation::LoaderInputs;
-use distorch_workflow::Executor;
 use distorch_workflow::graph::Prompt;
+use distorch_workflow::nodes;
 use serde_json::{Value as Json, json};
 
 use super::options::Meaning;
 use crate::args::GenerateArgs;
 use crate::error::CliError;
 
-/// The node whose pictures are saved.
-pub const DECODE: &str = "8";
 /// The node that loads the checkpoint.
-pub const LOADER: &str = "4";
+const LOADER: &str = "4";
 /// The node that samples.
-pub const SAMPLER: &str = "3";
+const SAMPLER: &str = "3";
 /// The node that loads the first LoRA; those of others count on.
-pub const FIRST_LORA: usize = 20;
+const FIRST_LORA: usize = 20;
 
-/// The workflow that the options mean. A picture to start from makes its folder the input folder.
-pub fn workflow(
-    executor: &mut Executor,
-    args: &GenerateArgs,
-    meaning: &Meaning,
-) -> Result<Prompt, CliError> {
+/// The workflow that makes the same picture in ComfyUI: what pictures carry.
+pub fn workflow(args: &GenerateArgs, meaning: &Meaning) -> Result<Prompt, CliError> {
     let mut nodes = json!({
         LOADER: loader(args, meaning),
         "6": node("CLIPTextEncode", json!({ "text": args.prompt, "clip": [LOADER, 1] })),
@@ -36,16 +27,16 @@ pub fn workflow(
             "latent_image": ["5", 0], "seed": meaning.seed, "steps": args.steps, "cfg": args.cfg,
             "denoise": args.denoise, "sampler_name": args.sampler, "scheduler": args.scheduler,
         })),
-        DECODE: node("VAEDecode", json!({ "samples": [SAMPLER, 0], "vae": [LOADER, 2] })),
-        "9": node("SaveImage", json!({ "images": [DECODE, 0], "filename_prefix": "ComfyUI" })),
+        "8": node("VAEDecode", json!({ "samples": [SAMPLER, 0], "vae": [LOADER, 2] })),
+        "9": node("SaveImage", json!({ "images": ["8", 0], "filename_prefix": "ComfyUI" })),
     });
-    match &args.image {
+    match &meaning.image {
         None => {
             let [width, height] = meaning.size;
             let inputs = json!({ "width": width, "height": height, "batch_size": args.batch });
             nodes["5"] = node("EmptyLatentImage", inputs);
         }
-        Some(image) => from_picture(executor, args, image, &mut nodes)?,
+        Some(image) => from_picture(args, &image.name, &mut nodes),
     }
     with_loras(&meaning.loras, &mut nodes);
     if let Some(skip) = args.clip_skip {
@@ -56,7 +47,7 @@ pub fn workflow(
             nodes[encode]["inputs"]["clip"] = json!(["11", 0]);
         }
     }
-    Prompt::from_json(&nodes.to_string(), executor.registry()).map_err(CliError::internal)
+    Prompt::from_json(&nodes.to_string(), &nodes::all()).map_err(CliError::internal)
 }
 
 fn node(class: &str, inputs: Json) -> Json {
@@ -80,24 +71,8 @@ fn with_loras(loras: &[(String, f64)], nodes: &mut Json) {
     }
 }
 
-/// Starts from a picture, whose folder becomes the input folder.
-fn from_picture(
-    executor: &mut Executor,
-    args: &GenerateArgs,
-    image: &Path,
-    nodes: &mut Json,
-) -> Result<(), CliError> {
-    let wrong =
-        |problem: String| CliError::usage(format!("`--image {}`: {problem}", image.display()));
-    let path = fs::canonicalize(image).map_err(|error| wrong(error.to_string()))?;
-    if path.is_dir() {
-        return Err(wrong("this is a folder; name a picture in it".to_owned()));
-    }
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
-    else {
-        return Err(wrong("its name is not Unicode".to_owned()));
-    };
-    executor.environment_mut().input_dir = folder.to_owned();
+/// Starts from a picture of the input folder.
+fn from_picture(args: &GenerateArgs, name: &str, nodes: &mut Json) {
     nodes["10"] = node("LoadImage", json!({ "image": name }));
     let mut pixels = json!(["10", 0]);
     if args.width.is_some() || args.height.is_some() {
@@ -116,7 +91,6 @@ fn from_picture(
             node("RepeatLatentBatch", json!({ "samples": ["5", 0], "amount": args.batch }));
         nodes[SAMPLER]["inputs"]["latent_image"] = json!(["13", 0]);
     }
-    Ok(())
 }
 
 /// The loader: the plainest of ComfyUI's that takes what is asked for.
