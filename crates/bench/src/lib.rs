@@ -22,3 +22,8 @@ pub use subject::Subject;
 
 /// Pixels of the picture to one of the latent.
 const LATENT_CELL: u32 = 8;
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -19,10 +19,11 @@ use distorch_checkpoint::Dtype;
 use documents::{Shown, documents, shown_by, shown_in, subcommands};
 
 /// What is not a command line of this program, by how it begins, and why it is not run here.
-const OTHERS: [(&str, &str); 17] = [
+const OTHERS: [(&str, &str); 18] = [
     ("cargo test", "runs these tests"),
     ("cargo build", "builds"),
     ("cargo bench", "measures, for minutes"),
+    ("cargo run --release -p", "builds, and measures beside PyTorch"),
     ("cargo install", "installs"),
     ("cargo fmt", "CI runs it"),
     ("cargo clippy", "CI runs it"),
