@@ -2,9 +2,9 @@
 //! Canny and Depth, Kontext.
 //!
 //! Patches of 2×2 latent pixels and the text's states are tokens of one attention. The first blocks have weights for
-//! either stream ([`double`]), the later ones weights for both together ([`single`]). A vector of the
+//! either stream (`double`), the later ones weights for both together (`single`). A vector of the
 //! time, the pooled text and, in distilled models, the guidance modulates every block. Places are told by
-//! rotations ([`rope`]).
+//! rotations (`rope`).
 
 mod double;
 mod modulation;

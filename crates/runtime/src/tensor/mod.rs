@@ -1,7 +1,7 @@
 //! Burn behind aliases, so that a later Burn is a change in this folder.
 //!
-//! [`device`] has what devices do beside operators, [`fp8`] what holds 8-bit floats, [`piece`] bytes of the host on
-//! their way, [`uploads`] copies beside kernels, [`host`] tensors in this process's memory.
+//! [`device`] has what devices do beside operators, `fp8` what holds 8-bit floats, `piece` bytes of the host on
+//! their way, `uploads` copies beside kernels, `host` tensors in this process's memory.
 
 // Named for its features: Burn's own `flex` feature leaves the CPU backend on one thread.
 use burn_flex as _;
