@@ -1,5 +1,7 @@
 //! Bytes of the host on their way to a device.
 
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan"))]
+use burn::tensor::backend::Backend as _;
 use cubecl_common::bytes::{AllocationProperty, Bytes};
 
 use super::{DType, Device, TensorData};
