@@ -61,7 +61,7 @@ impl Unet {
         // the resolution.
         let levels = || (0_u32..).zip(&config.num_res_blocks);
         let blocks = |(level, &count): (u32, &usize)| std::iter::repeat_n(level, count + 1);
-        let rows = u64::from(workload.batch).saturating_mul(u64::from(workload.cfg_batch));
+        let rows = workload.rows();
         let down: Vec<u32> = levels().flat_map(blocks).collect();
         let up = down.iter().rev().copied().collect();
         Unet { workload, rows, down, up }

@@ -49,3 +49,23 @@ pub enum ModelError {
         reason: String,
     },
 }
+
+impl ModelError {
+    /// An error unless an input of a model is what the model takes.
+    pub(crate) fn expect<T: PartialEq + std::fmt::Debug>(
+        model: &'static str,
+        input: &'static str,
+        expected: &T,
+        found: &T,
+    ) -> Result<(), Self> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(Self::Input {
+            model,
+            input,
+            expected: format!("{expected:?}"),
+            found: format!("{found:?}"),
+        })
+    }
+}

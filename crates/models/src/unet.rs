@@ -118,12 +118,17 @@ impl Unet {
         let [batch, channels, height, width] = x.dims();
         let UnetConfig { in_channels, context_dim, adm_in_channels, .. } = self.config;
         let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-        expect("latent", &(in_channels, "pixels"), &(channels, pixels))?;
-        expect("timesteps", &[batch], &timesteps.dims())?;
+        ModelError::expect("UNet", "latent", &(in_channels, "pixels"), &(channels, pixels))?;
+        ModelError::expect("UNet", "timesteps", &[batch], &timesteps.dims())?;
         let [rows, tokens, dim] = context.dims();
-        expect("context", &[batch, tokens.max(1), context_dim], &[rows, tokens, dim])?;
+        ModelError::expect(
+            "UNet",
+            "context",
+            &[batch, tokens.max(1), context_dim],
+            &[rows, tokens, dim],
+        )?;
         let expected = adm_in_channels.map(|width| [batch, width]);
-        expect("class vector", &expected, &y.map(|y| y.dims()))
+        ModelError::expect("UNet", "class vector", &expected, &y.map(|y| y.dims()))
     }
 }
 
@@ -131,22 +136,6 @@ impl Network for Unet {
     fn forward(&self, input: NetworkInput) -> Result<Tensor<4>, ModelError> {
         self.forward(input.x, input.timesteps, input.context, input.vector)
     }
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(
-    input: &'static str,
-    expected: &T,
-    found: &T,
-) -> Result<(), ModelError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(ModelError::Input {
-        model: "UNet",
-        input,
-        expected: format!("{expected:?}"),
-        found: format!("{found:?}"),
-    })
 }
 
 fn check(config: &UnetConfig) -> Result<(), ModelError> {

@@ -26,7 +26,7 @@ impl Mmdit {
         Self {
             width: config.width as u64,
             heads: config.heads as u64,
-            rows: u64::from(workload.batch).saturating_mul(u64::from(workload.cfg_batch)),
+            rows: workload.rows(),
             patches: side(workload.width).saturating_mul(side(workload.height)),
         }
     }

@@ -94,21 +94,31 @@ impl FluxTransformer {
         let channels = in_channels / AREA;
         let [batch, found, height, width] = input.x.dims();
         let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-        expect("latent", &(channels, "pixels"), &(found, pixels))?;
-        expect("timesteps", &[batch], &input.timesteps.dims())?;
+        ModelError::expect(MODEL, "latent", &(channels, "pixels"), &(found, pixels))?;
+        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
         let [rows, tokens, dim] = input.context.dims();
-        expect("context", &[batch, tokens.max(1), context_dim], &[rows, tokens, dim])?;
+        ModelError::expect(
+            MODEL,
+            "context",
+            &[batch, tokens.max(1), context_dim],
+            &[rows, tokens, dim],
+        )?;
         if let Some(vector) = &input.vector {
-            expect("pooled vector", &[batch, vec_dim], &vector.dims())?;
+            ModelError::expect(MODEL, "pooled vector", &[batch, vec_dim], &vector.dims())?;
         }
         if let Some(guidance) = &input.guidance {
-            expect("guidance", &[batch], &guidance.dims())?;
+            ModelError::expect(MODEL, "guidance", &[batch], &guidance.dims())?;
         }
         for reference in &input.reference_latents {
             let [rows, found, height, width] = reference.dims();
             let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
             let rows = if rows == 1 { batch } else { rows };
-            expect("reference latent", &(batch, channels, "pixels"), &(rows, found, pixels))?;
+            ModelError::expect(
+                MODEL,
+                "reference latent",
+                &(batch, channels, "pixels"),
+                &(rows, found, pixels),
+            )?;
         }
         Ok(())
     }
@@ -160,22 +170,6 @@ impl Network for FluxTransformer {
         let x = last_norm(&self.last_modulation, x.narrow(1, words, patches), &vector)?;
         Ok(unpack(self.last.tokens(x)?, height, width))
     }
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(
-    input: &'static str,
-    expected: &T,
-    found: &T,
-) -> Result<(), ModelError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(ModelError::Input {
-        model: MODEL,
-        input,
-        expected: format!("{expected:?}"),
-        found: format!("{found:?}"),
-    })
 }
 
 fn check(config: &FluxConfig) -> Result<Axes, ModelError> {

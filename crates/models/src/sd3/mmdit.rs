@@ -61,12 +61,17 @@ impl Mmdit {
         let [batch, channels, height, width] = input.x.dims();
         let MmditConfig { in_channels, context_dim, adm_in_channels, .. } = self.config;
         let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-        expect("latent", &(in_channels, "pixels"), &(channels, pixels))?;
-        expect("timesteps", &[batch], &input.timesteps.dims())?;
+        ModelError::expect(MODEL, "latent", &(in_channels, "pixels"), &(channels, pixels))?;
+        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
         let [rows, tokens, dim] = input.context.dims();
-        expect("context", &[batch, tokens.max(1), context_dim], &[rows, tokens, dim])?;
+        ModelError::expect(
+            MODEL,
+            "context",
+            &[batch, tokens.max(1), context_dim],
+            &[rows, tokens, dim],
+        )?;
         let vector = input.vector.as_ref().map(Tensor::dims);
-        expect("pooled text", &Some([batch, adm_in_channels]), &vector)
+        ModelError::expect(MODEL, "pooled text", &Some([batch, adm_in_channels]), &vector)
     }
 }
 
@@ -101,22 +106,6 @@ impl Network for Mmdit {
         let picture = self.last.tokens_to(picture, features)?;
         Ok(self.patches.picture(picture, height, width))
     }
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(
-    input: &'static str,
-    expected: &T,
-    found: &T,
-) -> Result<(), ModelError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(ModelError::Input {
-        model: MODEL,
-        input,
-        expected: format!("{expected:?}"),
-        found: format!("{found:?}"),
-    })
 }
 
 fn check(config: &MmditConfig) -> Result<(), ModelError> {
