@@ -1,0 +1,1 @@
+//! ComfyUI's interface over HTTP and WebSocket.
