@@ -205,3 +205,20 @@ fn weights_elsewhere_without_naming_the_device_that_computes() {
         assert_eq!(pixels(dir.path()), alone, "{spread:?}");
     }
 }
+
+#[test]
+fn a_distilled_guidance_stands_in_the_workflow() {
+    let dir = tempfile::tempdir().unwrap();
+    let ckpt = shipped();
+    let base = ["--ckpt", ckpt.to_str().unwrap()];
+    generate(dir.path(), &base);
+    let plain = pixels(dir.path());
+    generate(dir.path(), &[&base[..], &["--guidance", "2.5"]].concat());
+    // The shipped checkpoint reads none: the picture is the same.
+    assert_eq!(pixels(dir.path()), plain);
+    for (input, node, prompt) in [("positive", "14", "6"), ("negative", "15", "7")] {
+        assert_eq!(inputs(dir.path(), "3")[input], json!([node, 0]));
+        let expected = json!({ "conditioning": [prompt, 0], "guidance": 2.5 });
+        assert_eq!(inputs(dir.path(), node), expected);
+    }
+}

@@ -49,6 +49,7 @@ fn numbers_are_checked_before_anything_is_opened() {
         (["--width", "-64"], "a multiple of 8 from 16 to 16384"),
         (["--height", "99999"], "a multiple of 8 from 16 to 16384"),
         (["--batch", "0"], "a whole number from 1 to 4096"),
+        (["--guidance", "-1"], "a number from 0 to 100"),
         (["--clip-skip", "-1"], "a whole number from 1 to 24"),
         (["--virtual-vram-gb", "-1"], "a number from 0 to 128"),
         (["--virtual-vram-gb", "nan"], "a number from 0 to 128"),

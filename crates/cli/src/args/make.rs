@@ -220,6 +220,16 @@ pub struct GenerateArgs {
     )]
     pub cfg: f64,
 
+    /// Strength of the guidance that a model was distilled with (Flux.1 dev), 0 to 100; other models do not read it
+    /// [default: the model's own, 3.5]
+    #[arg(
+        long,
+        value_name = "STRENGTH",
+        value_parser = within(0.0..=100.0),
+        allow_hyphen_values = true
+    )]
+    pub guidance: Option<f64>,
+
     /// Seed of the noise, a whole number: the same one gives the same picture. `random`, or -1, draws
     /// another one each time and prints it
     #[arg(long, default_value = "0", allow_hyphen_values = true)]

@@ -12,7 +12,7 @@ use distorch_models::estimate::Workload;
 use distorch_pipeline::error::{Argument, chain};
 use distorch_pipeline::image::Pictures;
 use distorch_pipeline::request::{ComponentPlacement, Placement};
-use distorch_pipeline::{Lora, PipelineError, Session, TextToImage};
+use distorch_pipeline::{Guidance, Lora, PipelineError, Session, TextToImage};
 
 use crate::args::{GenerateArgs, SeedArg};
 use crate::commands::{native, recognise};
@@ -87,6 +87,7 @@ impl Meaning {
             seed: self.seed,
             steps: args.steps as usize,
             cfg: args.cfg,
+            guidance: args.guidance.map_or(Guidance::Usual, Guidance::Strength),
             sampler: args.sampler.clone(),
             scheduler: args.scheduler.clone(),
             denoise: args.denoise,
@@ -185,8 +186,8 @@ const fn option(argument: Argument) -> Option<&'static str> {
         Argument::Image | Argument::Pictures => "--image",
         Argument::Positive => "--prompt",
         Argument::Negative => "--negative",
-        Argument::Guidance
-        | Argument::Mask
+        Argument::Guidance => "--guidance",
+        Argument::Mask
         | Argument::Latent
         | Argument::Latents
         | Argument::Tiling => return None,

@@ -38,6 +38,13 @@ pub fn workflow(args: &GenerateArgs, meaning: &Meaning) -> Result<Prompt, CliErr
         }
         Some(image) => from_picture(args, &image.name, &mut nodes),
     }
+    if let Some(guidance) = args.guidance {
+        for (id, encode, input) in [("14", "6", "positive"), ("15", "7", "negative")] {
+            let inputs = json!({ "conditioning": [encode, 0], "guidance": guidance });
+            nodes[id] = node("FluxGuidance", inputs);
+            nodes[SAMPLER]["inputs"][input] = json!([id, 0]);
+        }
+    }
     with_loras(&meaning.loras, &mut nodes);
     if let Some(skip) = args.clip_skip {
         let clip = nodes["6"]["inputs"]["clip"].take();
