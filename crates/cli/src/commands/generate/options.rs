@@ -187,9 +187,6 @@ const fn option(argument: Argument) -> Option<&'static str> {
         Argument::Positive => "--prompt",
         Argument::Negative => "--negative",
         Argument::Guidance => "--guidance",
-        Argument::Mask
-        | Argument::Latent
-        | Argument::Latents
-        | Argument::Tiling => return None,
+        Argument::Mask | Argument::Latent | Argument::Latents | Argument::Tiling => return None,
     })
 }
