@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use distorch_checkpoint::family::DiffusionModel;
 use distorch_checkpoint::{Component, ComponentKind};
-use distorch_models::estimate::{self, Compute, Workload};
+use distorch_models::estimate::{Compute, Workload};
 use distorch_models::family::{self, NetworkPatches};
 use distorch_models::network::Network;
 use distorch_models::prompt::embedding::Embeddings;
@@ -76,7 +76,7 @@ impl Stages {
         let estimate = |component: &Component| {
             let element = kernels::activation_dtype(device, dtype).size() as u64;
             let compute = Compute { element, host: tensor::is_host(device) };
-            (component.kind, estimate::activation_bytes(model, component, picture, compute))
+            (component.kind, family::activation_bytes(model, component, picture, compute))
         };
         let mut stages = Self {
             device: device.clone(),

@@ -1,7 +1,6 @@
 //! Prompts for CLIP text encoders, and [`ClipText`]: those of SD 1.x, SD 2.x and SDXL.
 //!
-//! Families differ in their text encoders, the layer that is read, and the padding; [`recipe`] is the
-//! table.
+//! Families differ in their text encoders, the layer that is read, and the padding: [`EncoderUse`].
 
 use distorch_checkpoint::config::{ClipConfig, TextEncoderConfig};
 use distorch_checkpoint::family::{Family, TextEncoder};
@@ -51,18 +50,6 @@ impl EncoderUse {
     pub const H: Self = Self { name: "clip_h", layer_from_end: 2, pad: 0, ..Self::L };
     /// CLIP-G's layer before the last, as it is, and its pooled output.
     pub const G: Self = Self { name: "clip_g", final_layer_norm: false, ..Self::H };
-}
-
-/// The text encoders of a family, in the order in which their hidden states are joined; none for
-/// the families that are not encoded here.
-pub const fn recipe(family: Family) -> &'static [EncoderUse] {
-    match family {
-        Family::Sd1 => &[EncoderUse::L],
-        Family::Sd2 => &[EncoderUse::H],
-        Family::SdxlBase => &[EncoderUse::L_PENULTIMATE, EncoderUse::G],
-        Family::SdxlRefiner => &[EncoderUse::G],
-        Family::Sd3 | Family::Flux => &[],
-    }
 }
 
 /// A CLIP text encoder as a family uses it.
@@ -201,20 +188,17 @@ pub struct ClipText {
 }
 
 impl ClipText {
-    /// Takes the family's text encoders from a scope whose layers' names start with the encoders'
-    /// (`clip_l.text_model.…`).
+    /// Takes a family's text encoders, in the order in which their hidden states are joined, from a scope whose layers'
+    /// names start with the encoders' (`clip_l.text_model.…`).
     ///
     /// # Errors
-    /// When the family is not encoded here, or a text encoder or a layer of it is missing.
+    /// When a text encoder or a layer of it is missing.
     pub fn load(
         family: Family,
+        uses: &[EncoderUse],
         text_encoders: &[TextEncoder],
         scope: &Scope,
     ) -> Result<Self, ConditioningError> {
-        let uses = recipe(family);
-        if uses.is_empty() {
-            return Err(ConditioningError::Family { family });
-        }
         let each: Vec<_> =
             text_encoders.iter().map(|encoder| (encoder, scope.at(encoder.name))).collect();
         let encoders = uses.iter().map(|usage| {

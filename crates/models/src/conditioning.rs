@@ -57,14 +57,6 @@ pub enum ConditioningError {
         /// Ids of the tokenizer.
         ids: usize,
     },
-    /// The family's prompts are encoded by another conditioner.
-    #[error(
-        "prompts for {family} are not encoded by CLIP alone: SD 1.x's, SD 2.x's and SDXL's are"
-    )]
-    Family {
-        /// The family.
-        family: Family,
-    },
     /// Clip skip counts layers from the last, which is 1.
     #[error("a clip skip of 0 is no layer: 1 is the last layer, 2 the one before")]
     ClipSkip,

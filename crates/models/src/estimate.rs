@@ -4,16 +4,12 @@
 //! transformer or a change of resolution, with the skip connections that wait meanwhile, and what
 //! the CPU's kernels work in. Held against what is measured (docs/measurements.md), the estimate is the
 //! larger, by less than half. What an accelerator's kernels work in is not known; there a fixed sum
-//! stands for it. The planner adds the estimate to the weights on the compute device.
+//! stands for it. The planner adds the estimate to the weights on the compute device;
+//! [`activation_bytes`](crate::family::activation_bytes) makes it for a component.
 
 use distorch_checkpoint::config::{
     ClipConfig, FluxConfig, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeConfig,
 };
-use distorch_checkpoint::family::{DiffusionModel, Model};
-use distorch_checkpoint::{Component, ComponentKind, Layer, Param};
-
-use crate::family;
-
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
@@ -29,25 +25,9 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// One picture of the size that the model was trained on.
-    pub fn native(model: &Model) -> Workload {
-        let family = model.family().map(family::of);
-        let side = family.map_or(512, |family| family.native_side());
-        Workload { width: side, height: side, batch: 1, cfg_batch: 2 }.as_usual(model)
-    }
-
     /// The same workload, one half of the guidance after the other.
     pub fn sequential_cfg(self) -> Workload {
         Workload { cfg_batch: 1, ..self }
-    }
-
-    /// The same workload as models of this kind have it as a rule: without a negative half where guidance was distilled.
-    #[must_use]
-    pub fn as_usual(self, model: &Model) -> Workload {
-        match model.family().is_none_or(|family| family::of(family).is_guided()) {
-            true => self,
-            false => self.sequential_cfg(),
-        }
     }
 
     /// Latents that go through a diffusion network at once.
@@ -70,55 +50,9 @@ pub struct Compute {
     pub host: bool,
 }
 
-/// What an accelerator's kernels work in, attention's scores above all.
-const ACCELERATOR_BYTES: u64 = 256 << 20;
-
-/// What the CPU's kernels work in at least: unrolled patches and attention's scores.
-const HOST_BYTES: u64 = 4 << 20;
-
 /// Text chunks that are encoded together: the prompt and the empty one that weights are
 /// interpolated against.
 const TEXT_CHUNKS: u64 = 2;
-
-/// Bytes of activations at the peak of a forward pass of this component.
-pub fn activation_bytes(
-    model: &Model,
-    component: &Component,
-    workload: Workload,
-    compute: Compute,
-) -> u64 {
-    let need = match component.kind {
-        ComponentKind::DiffusionModel => {
-            let of = |m: &DiffusionModel| family::of(m.family).activations(m, workload, compute);
-            model.diffusion.as_ref().map(of)
-        }
-        ComponentKind::TextEncoders => {
-            let most = model.text_encoders.iter().map(|encoder| text(&encoder.config)).max();
-            most.map(|elements| Need { elements, workspace: 0 })
-        }
-        // Latents are decoded one by one.
-        ComponentKind::Vae => model.vae.as_ref().map(|config| vae(config, workload)),
-    };
-    let need = need.unwrap_or_default();
-    let workspace = match (compute.host, component.kind) {
-        (true, _) => HOST_BYTES.saturating_add(need.workspace),
-        (false, ComponentKind::TextEncoders) => 0,
-        (false, _) => ACCELERATOR_BYTES,
-    };
-    let elements = need.elements.saturating_mul(compute.element);
-    elements.saturating_add(workspace).saturating_add(converted_bytes(component, compute.element))
-}
-
-/// The largest layer in the compute dtype, where it is stored in another: it is converted when it is
-/// used.
-fn converted_bytes(component: &Component, element: u64) -> u64 {
-    let other = |layer: &&Layer| layer.params.iter().any(|p| p.dtype.size() as u64 != element);
-    let converted = |layer: &Layer| {
-        let elements = layer.params.iter().map(Param::elements).sum::<u64>();
-        elements.saturating_mul(element)
-    };
-    component.layers.iter().filter(other).map(converted).max().unwrap_or(0)
-}
 
 /// What is needed at once at most.
 #[derive(Clone, Copy, Default)]
@@ -273,7 +207,7 @@ pub(crate) fn flux(config: &FluxConfig, workload: Workload, compute: Compute) ->
 }
 
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.
-fn vae(config: &VaeConfig, workload: Workload) -> Need {
+pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
     let mut walk = Walk::default();
     let level = |level: usize| {
         let mult = config.channel_mult.get(level).copied().unwrap_or(1);
@@ -296,7 +230,8 @@ fn vae(config: &VaeConfig, workload: Workload) -> Need {
     walk.most
 }
 
-fn text(config: &TextEncoderConfig) -> u64 {
+/// Elements that a text encoder has at once at most.
+pub(crate) fn text(config: &TextEncoderConfig) -> u64 {
     match config {
         TextEncoderConfig::Clip(ClipConfig {
             max_positions, width, intermediate, heads, ..

@@ -12,7 +12,7 @@ pub mod attention;
 pub mod clip;
 pub mod clip_text;
 pub mod conditioning;
-pub mod cost;
+mod cost;
 pub mod estimate;
 pub mod family;
 pub mod flux;

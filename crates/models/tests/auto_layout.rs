@@ -9,8 +9,8 @@ use distorch_allocation::{
 use distorch_checkpoint::config::{DiffusionConfig, Heads, UnetConfig};
 use distorch_checkpoint::family::{Configs, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
-use distorch_models::cost::layer_costs;
 use distorch_models::estimate::Workload;
+use distorch_models::family::layer_costs;
 use distorch_runtime::placement;
 
 const MIB: u64 = 1 << 20;

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use distorch_allocation::{Allocation, ComponentSettings, Layout, LayoutChoice, Ledger, plan};
 use distorch_checkpoint::family::{DiffusionModel, Model};
 use distorch_checkpoint::{Checkpoint, Component, ComponentKind};
-use distorch_models::cost::layer_costs;
-use distorch_models::estimate::{self, Workload};
+use distorch_models::estimate::Workload;
 use distorch_models::family::{self, NetworkPatches};
 use distorch_models::network::Network;
 use distorch_runtime::offload::{OffloadedWeights, Options, StreamStats};
@@ -113,8 +112,8 @@ impl Subject {
             checkpoint: Arc::new(checkpoint),
             component: component.clone(),
             diffusion: diffusion.clone(),
-            activations: estimate::activation_bytes(model, component, picture, device.compute()),
-            costs: layer_costs(model, component, picture),
+            activations: family::activation_bytes(model, component, picture, device.compute()),
+            costs: family::layer_costs(model, component, picture),
             workload: picture,
             device,
             times,

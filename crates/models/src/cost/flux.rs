@@ -9,8 +9,14 @@ use crate::estimate::Workload;
 /// Tokens of T5 that a prompt has at least.
 const WORDS: u64 = 256;
 
+/// The cost of each of these layers in one forward pass.
+pub(crate) fn costs(config: &FluxConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+    let flux = Flux::new(config, workload);
+    layers.iter().map(|layer| flux.cost(layer)).collect()
+}
+
 /// A Flux transformer's tokens.
-pub(super) struct Flux {
+struct Flux {
     width: u64,
     heads: u64,
     /// Latents at once.
@@ -20,7 +26,7 @@ pub(super) struct Flux {
 }
 
 impl Flux {
-    pub(super) fn new(config: &FluxConfig, workload: Workload) -> Self {
+    fn new(config: &FluxConfig, workload: Workload) -> Self {
         let side = |pixels: u32| u64::from(pixels).div_ceil(16);
         Self {
             width: config.width as u64,
@@ -30,7 +36,7 @@ impl Flux {
         }
     }
 
-    pub(super) fn cost(&self, layer: &Layer) -> u64 {
+    fn cost(&self, layer: &Layer) -> u64 {
         let elements: u64 = layer.params.iter().map(Param::elements).sum();
         let read = match layer.kind {
             // Each token's heads, too.
@@ -44,7 +50,7 @@ impl Flux {
     }
 
     /// Multiplications of matrices.
-    pub(super) fn products(&self, layer: &Layer) -> u64 {
+    fn products(&self, layer: &Layer) -> u64 {
         if layer.kind != LayerKind::Linear {
             return 0;
         }
@@ -89,8 +95,8 @@ mod tests {
     use distorch_checkpoint::family::{Configs, blank, recognise};
     use distorch_checkpoint::{ComponentKind, Dtype};
 
-    use super::super::layer_costs;
     use super::*;
+    use crate::family::layer_costs;
 
     /// The sums are PyTorch's, of `tools/reference/flux_products.py`.
     #[test]

@@ -9,8 +9,14 @@ use crate::estimate::Workload;
 /// Tokens of a text: 77 of both CLIPs side by side and the 77 that T5 has at least.
 const TEXT: u64 = 154;
 
+/// The cost of each of these layers in one forward pass.
+pub(crate) fn costs(config: &MmditConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+    let mmdit = Mmdit::new(config, workload);
+    layers.iter().map(|layer| mmdit.cost(layer)).collect()
+}
+
 /// An MMDiT's tokens.
-pub(super) struct Mmdit {
+struct Mmdit {
     width: u64,
     heads: u64,
     /// Latents at once.
@@ -20,7 +26,7 @@ pub(super) struct Mmdit {
 }
 
 impl Mmdit {
-    pub(super) fn new(config: &MmditConfig, workload: Workload) -> Self {
+    fn new(config: &MmditConfig, workload: Workload) -> Self {
         let cell = (config.patch_size as u64).saturating_mul(8).max(1);
         let side = |pixels: u32| u64::from(pixels).div_ceil(cell);
         Self {
@@ -31,7 +37,7 @@ impl Mmdit {
         }
     }
 
-    pub(super) fn cost(&self, layer: &Layer) -> u64 {
+    fn cost(&self, layer: &Layer) -> u64 {
         let read = match layer.kind {
             // Each token's heads, too.
             LayerKind::Norm => weight(layer)
@@ -84,8 +90,8 @@ mod tests {
     use distorch_checkpoint::family::{Configs, blank, recognise};
     use distorch_checkpoint::{ComponentKind, Dtype};
 
-    use super::super::layer_costs;
     use super::*;
+    use crate::family::layer_costs;
 
     /// The sums are PyTorch's, of `tools/reference/mmdit_products.py`.
     #[test]

@@ -1,5 +1,6 @@
 //! Flux.1 dev, schnell, Fill, Canny, Depth and Kontext: a transformer with CLIP-L and T5-XXL.
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, FluxConfig};
 use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
 use distorch_runtime::{Scope, Tensor};
@@ -7,6 +8,7 @@ use distorch_runtime::{Scope, Tensor};
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
 use crate::conditioning::ConditioningError;
+use crate::cost;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::flux::FluxTransformer;
 use crate::flux::text::FluxText;
@@ -68,6 +70,10 @@ impl DiffusionFamily for Flux {
         false
     }
 
+    fn encoders(&self) -> Vec<&'static str> {
+        vec!["clip_l", "t5xxl"]
+    }
+
     fn reads(&self, model: &DiffusionModel) -> Reads {
         let config = config(model);
         let guided = config.is_some_and(|config| config.guidance_embed);
@@ -114,6 +120,15 @@ impl DiffusionFamily for Flux {
 
     fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {
         config(model).map_or_else(Need::default, |config| estimate::flux(config, workload, compute))
+    }
+
+    fn layer_costs(
+        &self,
+        model: &DiffusionModel,
+        layers: &[Layer],
+        workload: Workload,
+    ) -> Option<Vec<u64>> {
+        Some(cost::flux::costs(config(model)?, layers, workload))
     }
 }
 

@@ -3,9 +3,11 @@
 //! Nothing else in the program asks which family a model is of.
 
 mod flux;
+mod planning;
 mod sd3;
 mod stable_diffusion;
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::family::{DiffusionModel, Family, TextEncoder};
 use distorch_runtime::{Scope, Tensor};
 
@@ -16,6 +18,8 @@ use crate::freeu::FreeU;
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
+
+pub use planning::{activation_bytes, layer_costs};
 
 /// What a family of diffusion models is: its networks, its latents, and what it reads of a request.
 pub trait DiffusionFamily: Sync {
@@ -32,6 +36,9 @@ pub trait DiffusionFamily: Sync {
     fn is_guided(&self) -> bool {
         true
     }
+
+    /// The names of the text encoders that read its prompts, in the order in which their states are joined.
+    fn encoders(&self) -> Vec<&'static str>;
 
     /// What it reads of a conditioning.
     fn reads(&self, model: &DiffusionModel) -> Reads;
@@ -66,6 +73,15 @@ pub trait DiffusionFamily: Sync {
 
     /// What one evaluation needs besides weights.
     fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need;
+
+    /// What computing with each of these layers of its network costs in one evaluation, in multiplications; `None` where
+    /// the configuration is that of another network.
+    fn layer_costs(
+        &self,
+        model: &DiffusionModel,
+        layers: &[Layer],
+        workload: Workload,
+    ) -> Option<Vec<u64>>;
 }
 
 /// The family's description.

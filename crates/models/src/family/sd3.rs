@@ -1,5 +1,6 @@
 //! SD3 and SD3.5: the MMDiT with CLIP-L, CLIP-G and T5-XXL.
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, MmditConfig};
 use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
 use distorch_runtime::{Scope, Tensor};
@@ -7,6 +8,7 @@ use distorch_runtime::{Scope, Tensor};
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
 use crate::conditioning::ConditioningError;
+use crate::cost;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
@@ -57,6 +59,10 @@ impl DiffusionFamily for Sd3 {
         1024
     }
 
+    fn encoders(&self) -> Vec<&'static str> {
+        vec!["clip_l", "clip_g", "t5xxl"]
+    }
+
     fn reads(&self, model: &DiffusionModel) -> Reads {
         let config = config(model);
         Reads {
@@ -101,6 +107,15 @@ impl DiffusionFamily for Sd3 {
     fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {
         let need = |config| estimate::mmdit(config, workload, compute);
         config(model).map_or_else(Need::default, need)
+    }
+
+    fn layer_costs(
+        &self,
+        model: &DiffusionModel,
+        layers: &[Layer],
+        workload: Workload,
+    ) -> Option<Vec<u64>> {
+        Some(cost::mmdit::costs(config(model)?, layers, workload))
     }
 }
 

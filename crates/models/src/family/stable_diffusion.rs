@@ -1,15 +1,17 @@
 //! SD 1.x, SD 2.x, SDXL and its refiner: UNets with CLIP text encoders.
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
 use distorch_checkpoint::family::{DiffusionModel, Family, TextEncoder, Variant};
 use distorch_runtime::{Scope, Tensor};
 
 use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
-use crate::clip_text::ClipText;
+use crate::clip_text::{ClipText, EncoderUse};
 use crate::conditioning::{
     AESTHETIC_SCORE, ConditioningError, NEGATIVE_AESTHETIC_SCORE, refiner_vector, sdxl_vector,
 };
+use crate::cost;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
@@ -19,6 +21,8 @@ use crate::unet::Unet;
 /// One of the families with a UNet.
 pub(super) struct StableDiffusion {
     family: Family,
+    /// In the order in which their hidden states are joined.
+    encoders: &'static [EncoderUse],
     native_side: u32,
     scale: f64,
     rgb_factors: &'static [[f32; 3]],
@@ -45,6 +49,7 @@ const GREY: &[f32] = &[0.8223, -0.6876, 0.6364, 0.1380];
 
 pub(super) const SD1: StableDiffusion = StableDiffusion {
     family: Family::Sd1,
+    encoders: &[EncoderUse::L],
     native_side: 512,
     scale: 0.18215,
     rgb_factors: &[
@@ -58,10 +63,11 @@ pub(super) const SD1: StableDiffusion = StableDiffusion {
 };
 
 pub(super) const SD2: StableDiffusion =
-    StableDiffusion { family: Family::Sd2, native_side: 768, ..SD1 };
+    StableDiffusion { family: Family::Sd2, encoders: &[EncoderUse::H], native_side: 768, ..SD1 };
 
 pub(super) const SDXL: StableDiffusion = StableDiffusion {
     family: Family::SdxlBase,
+    encoders: &[EncoderUse::L_PENULTIMATE, EncoderUse::G],
     native_side: 1024,
     scale: 0.13025,
     rgb_factors: &[
@@ -74,8 +80,12 @@ pub(super) const SDXL: StableDiffusion = StableDiffusion {
     vector: ClassVector::Size,
 };
 
-pub(super) const REFINER: StableDiffusion =
-    StableDiffusion { family: Family::SdxlRefiner, vector: ClassVector::Score, ..SDXL };
+pub(super) const REFINER: StableDiffusion = StableDiffusion {
+    family: Family::SdxlRefiner,
+    encoders: &[EncoderUse::G],
+    vector: ClassVector::Score,
+    ..SDXL
+};
 
 impl DiffusionFamily for StableDiffusion {
     fn latent_format(&self, model: &DiffusionModel) -> LatentFormat {
@@ -96,6 +106,10 @@ impl DiffusionFamily for StableDiffusion {
 
     fn native_side(&self) -> u32 {
         self.native_side
+    }
+
+    fn encoders(&self) -> Vec<&'static str> {
+        self.encoders.iter().map(|usage| usage.name).collect()
     }
 
     fn reads(&self, model: &DiffusionModel) -> Reads {
@@ -158,11 +172,20 @@ impl DiffusionFamily for StableDiffusion {
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
-        Ok(Box::new(ClipText::load(self.family, encoders, scope)?))
+        Ok(Box::new(ClipText::load(self.family, self.encoders, encoders, scope)?))
     }
 
     fn activations(&self, model: &DiffusionModel, workload: Workload, _: Compute) -> Need {
         config(model).map_or_else(Need::default, |config| estimate::unet(config, workload))
+    }
+
+    fn layer_costs(
+        &self,
+        model: &DiffusionModel,
+        layers: &[Layer],
+        workload: Workload,
+    ) -> Option<Vec<u64>> {
+        Some(cost::unet::costs(config(model)?, layers, workload))
     }
 }
 

@@ -4,14 +4,13 @@ use distorch_checkpoint::config::MmditConfig;
 use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{Scope, Tensor, kernels};
 
+use super::MODEL;
 use super::block::{EPSILON, JointBlock, Modulation};
 use super::patches::Patches;
 use crate::ModelError;
 use crate::layers::Linear;
 use crate::network::{Network, NetworkInput};
 use crate::timestep::{Mlp, timestep_embedding};
-
-pub(super) const MODEL: &str = "MMDiT";
 
 /// Width of the sinusoidal embedding of the timestep.
 const TIME_FREQUENCIES: usize = 256;

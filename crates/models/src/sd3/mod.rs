@@ -6,3 +6,6 @@ mod patches;
 pub mod text;
 
 pub use mmdit::Mmdit;
+
+/// The network's name in errors.
+const MODEL: &str = "MMDiT";

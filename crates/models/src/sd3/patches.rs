@@ -3,7 +3,7 @@
 use distorch_checkpoint::config::MmditConfig;
 use distorch_runtime::{LayerHandle, Scope, Tensor};
 
-use super::mmdit::MODEL;
+use super::MODEL;
 use crate::ModelError;
 use crate::layers::Linear;
 

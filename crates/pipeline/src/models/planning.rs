@@ -6,8 +6,8 @@ use distorch_allocation::{
 };
 use distorch_checkpoint::family::Model;
 use distorch_checkpoint::{Component, ComponentKind};
-use distorch_models::cost::layer_costs;
-use distorch_models::estimate::{self, Compute, Workload};
+use distorch_models::estimate::{Compute, Workload};
+use distorch_models::family;
 use distorch_runtime::{DType, placement};
 use thiserror::Error;
 
@@ -85,7 +85,7 @@ impl Planning<'_> {
             dtype => dtype,
         };
         let compute = Compute { element: element.size() as u64, host };
-        estimate::activation_bytes(model, component, picture, compute)
+        family::activation_bytes(model, component, picture, compute)
     }
 
     /// Plans components and promises their memory on the ledger. `known` says what activations are
@@ -136,7 +136,7 @@ impl Planning<'_> {
             // A simulated device keeps layers as stored; the host in what it computes in.
             let host_dtype = (device.is_cpu() && !self.is_simulated(device)).then_some(dtype);
             let blocks = placement::blocks(component, bytes, host_dtype)?;
-            let blocks = match layer_costs(model, component, picture) {
+            let blocks = match family::layer_costs(model, component, picture) {
                 Some(costs) => blocks.with_costs(costs),
                 None => blocks,
             };

@@ -1,7 +1,7 @@
 //! Prompts.
 
-use distorch_checkpoint::family::Family;
 use distorch_models::conditioning::PictureSize;
+use distorch_models::family;
 use distorch_models::text::{Prompt, TextOptions};
 
 use crate::context::Context;
@@ -86,7 +86,7 @@ pub const CLIP_TEXT_ENCODE_SDXL: Node = Node {
     }),
     run: |context, inputs| {
         let clip = inputs.clip("clip")?;
-        if clip.family() != Family::SdxlBase {
+        if family::of(clip.family()).encoders() != ["clip_l", "clip_g"] {
             let problem = format!(
                 "these text encoders are those of {}, which do not read two prompts: take those of \
                  an SDXL base checkpoint, or CLIPTextEncode",
@@ -133,7 +133,7 @@ pub const CLIP_TEXT_ENCODE_SD3: Node = Node {
     }),
     run: |context, inputs| {
         let clip = inputs.clip("clip")?;
-        if clip.family() != Family::Sd3 {
+        if family::of(clip.family()).encoders() != ["clip_l", "clip_g", "t5xxl"] {
             let problem = format!(
                 "these text encoders are those of {}, which do not read SD3's three prompts: take \
                  those of an SD3 checkpoint, or CLIPTextEncode",

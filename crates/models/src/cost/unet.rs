@@ -1,47 +1,18 @@
-//! What computing with each layer costs, before anything is loaded.
-//!
-//! The planner asks for this to see how long a step would wait for weights that live elsewhere. Only how the
-//! layers compare matters, so the estimate is coarse: multiplications and, where a layer meets few pixels,
-//! the reading of its weights.
+//! What a UNet's layers cost.
 
-mod flux;
-mod mmdit;
+use distorch_checkpoint::config::UnetConfig;
+use distorch_checkpoint::{Layer, LayerKind, Param};
 
-use distorch_checkpoint::config::{DiffusionConfig, UnetConfig};
-use distorch_checkpoint::family::Model;
-use distorch_checkpoint::{Component, ComponentKind, Layer, LayerKind, Param};
-
-use self::flux::Flux;
-use self::mmdit::Mmdit;
+use super::{READING, weight};
 use crate::estimate::Workload;
-
-/// Multiplications that take as long as reading a value from memory, and converting it. Processors and
-/// accelerators alike compute about a hundred times as many as they read.
-const READING: u64 = 96;
 
 /// Tokens of a chunk of text.
 const CONTEXT: u64 = 77;
 
-/// The cost of each layer of a component in one forward pass for such a workload, in the order of
-/// [`Component::layers`]; `None` where layers meet about as many tokens each, so that their bytes say it.
-pub fn layer_costs(model: &Model, component: &Component, workload: Workload) -> Option<Vec<u64>> {
-    let config = model.diffusion.as_ref().map(|diffusion| &diffusion.config);
-    let layers = component.layers.iter();
-    match (component.kind, config?) {
-        (ComponentKind::DiffusionModel, DiffusionConfig::Unet(config)) => {
-            let unet = Unet::new(config, workload);
-            Some(layers.map(|layer| unet.cost(layer)).collect())
-        }
-        (ComponentKind::DiffusionModel, DiffusionConfig::Mmdit(config)) => {
-            let mmdit = Mmdit::new(config, workload);
-            Some(layers.map(|layer| mmdit.cost(layer)).collect())
-        }
-        (ComponentKind::DiffusionModel, DiffusionConfig::Flux(config)) => {
-            let flux = Flux::new(config, workload);
-            Some(layers.map(|layer| flux.cost(layer)).collect())
-        }
-        _ => None,
-    }
+/// The cost of each of these layers in one forward pass.
+pub(crate) fn costs(config: &UnetConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+    let unet = Unet::new(config, workload);
+    layers.iter().map(|layer| unet.cost(layer)).collect()
 }
 
 /// A UNet's blocks with the resolutions that they compute at.
@@ -142,18 +113,14 @@ impl Unet {
     }
 }
 
-/// Elements of a layer's weight.
-fn weight(layer: &Layer) -> u64 {
-    layer.param("weight").map_or(0, Param::elements)
-}
-
 #[cfg(test)]
 mod tests {
-    use distorch_checkpoint::Dtype;
-    use distorch_checkpoint::config::Heads;
-    use distorch_checkpoint::family::{Configs, blank, recognise};
+    use distorch_checkpoint::config::{DiffusionConfig, Heads};
+    use distorch_checkpoint::family::{Configs, Model, blank, recognise};
+    use distorch_checkpoint::{Component, ComponentKind, Dtype};
 
     use super::*;
+    use crate::family::layer_costs;
 
     fn model(config: UnetConfig) -> Model {
         let diffusion = Some(DiffusionConfig::Unet(config));
