@@ -94,6 +94,51 @@ fn diffusers_names_are_the_rows_that_its_converter_says() {
     }
 }
 
+/// XLabs' names beside what diffusers' `_convert_xlabs_flux_lora_to_diffusers` makes of them: the same modules' rows.
+#[test]
+fn x_labs_names_are_what_its_conversion_says() {
+    let model = model("tiny-flux");
+    let names = names();
+    let double = ["to_q", "to_k", "to_v"].map(|name| format!("transformer_blocks.0.attn.{name}"));
+    let added = ["add_q_proj", "add_k_proj", "add_v_proj"];
+    let added = added.map(|name| format!("transformer_blocks.0.attn.{name}"));
+    let single =
+        ["to_q", "to_k", "to_v"].map(|name| format!("single_transformer_blocks.0.attn.{name}"));
+    let one = |name: &str| vec![name.to_owned()];
+    let transformer = model.component(ComponentKind::DiffusionModel).unwrap();
+    let shape_of = |layer: &str| {
+        let found = transformer.layers.iter().find(|found| found.name == layer).unwrap();
+        found.params[0].shape.clone()
+    };
+    for (module, parts) in [
+        ("double_blocks.0.processor.qkv_lora1", double.to_vec()),
+        ("double_blocks.0.processor.qkv_lora2", added.to_vec()),
+        ("double_blocks.0.processor.proj_lora1", one("transformer_blocks.0.attn.to_out.0")),
+        ("double_blocks.0.processor.proj_lora2", one("transformer_blocks.0.attn.to_add_out")),
+        ("single_blocks.0.processor.qkv_lora", single.to_vec()),
+        ("single_blocks.0.processor.proj_lora", one("single_transformer_blocks.0.proj_out")),
+    ] {
+        let (layer, first) = &names[&parts[0]];
+        let shape = shape_of(layer);
+        let width = shape_of("double_blocks.0.img_attn.proj")[0];
+        let rows = parts.len() * width;
+        assert!(parts.iter().all(|part| names[part].0 == *layer), "{module}");
+        let starts: Vec<usize> = parts.iter().flat_map(|part| names[part].1.clone()).collect();
+        let expected: Vec<usize> = (0..parts.len()).map(|part| first[0] + part * width).collect();
+        assert_eq!(starts, expected, "{module}");
+        let tensors = |prefix: &str| {
+            let [up, down] = [("up", vec![rows, 2]), ("down", vec![2, shape[1]])];
+            [up, down].map(|(end, shape)| (format!("{prefix}{module}.{end}.weight"), shape))
+        };
+        for prefix in ["", "diffusion_model."] {
+            let lora = lora(tensors(prefix), &model);
+            let [adapter] = &lora.adapters[..] else { panic!("{module}: {:?}", lora.adapters) };
+            let span = RowSpan { adapter: 0, layer: first[0], count: rows };
+            assert_eq!((&adapter.layer, &adapter.rows[..]), (layer, &[span][..]), "{module}");
+        }
+    }
+}
+
 #[test]
 fn the_first_text_encoder_is_clip_and_the_second_t5() {
     let model = model("flux-dev");

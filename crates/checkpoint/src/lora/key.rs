@@ -118,12 +118,21 @@ const NAMED: &[(&str, &str, Role)] = &[
 /// The module's name and the tensor's role; `None` for a key that is not a LoRA's.
 pub(super) fn split(key: &str) -> Option<(&str, Role)> {
     let plain = ENDINGS.iter().find_map(|(ending, role)| Some((key.strip_suffix(ending)?, *role)));
-    plain.or_else(|| {
+    plain.or_else(|| x_labs(key)).or_else(|| {
         NAMED.iter().find_map(|(infix, ending, role)| {
             let (module, name) = key.strip_suffix(ending)?.rsplit_once(infix)?;
             (!name.is_empty() && !name.contains('.')).then_some((module, *role))
         })
     })
+}
+
+/// XLabs' LoRAs for Flux number those of a block with two streams: `….processor.qkv_lora1.down.weight` is the picture's,
+/// `….processor.qkv_lora2.down.weight` the text's. The number belongs to the module's name.
+fn x_labs(key: &str) -> Option<(&str, Role)> {
+    let ends = [(".up.weight", Role::Up), (".down.weight", Role::Down)];
+    let (module, role) =
+        ends.iter().find_map(|(ending, role)| Some((key.strip_suffix(ending)?, *role)))?;
+    (module.ends_with("_lora1") || module.ends_with("_lora2")).then_some((module, role))
 }
 
 #[cfg(test)]
@@ -136,6 +145,8 @@ mod tests {
             ("lora_unet_mid.lora_up.weight", "lora_unet_mid", Role::Up),
             ("unet.a.to_q.lora.down.weight", "unet.a.to_q", Role::Down),
             ("a.attn1.processor.to_q_lora.up.weight", "a.attn1.processor.to_q", Role::Up),
+            ("b.0.processor.qkv_lora2.up.weight", "b.0.processor.qkv_lora2", Role::Up),
+            ("b.0.processor.proj_lora.down.weight", "b.0.processor.proj", Role::Down),
             ("te.q_proj.lora_linear_layer.up.weight", "te.q_proj", Role::Up),
             ("x.lora_A.weight", "x", Role::Down),
             ("x.lora_A.default.weight", "x", Role::Down),

@@ -1,5 +1,6 @@
 //! The names of a Flux transformer's layers in diffusers' `FluxTransformer2DModel`, which splits what
-//! the original fuses and swaps the halves of the last modulation.
+//! the original fuses and swaps the halves of the last modulation; and in XLabs' LoRAs, which are named after diffusers'
+//! first attention processors in blocks that are named as the original's.
 
 use super::{Slice, renamed, stacked, whole};
 use crate::config::FluxConfig;
@@ -36,8 +37,38 @@ const SINGLE: &[(&str, &str)] = &[
     ("norm.key_norm", "attn.norm_k"),
 ];
 
-/// Diffusers' names of a layer.
+/// XLabs' names of the layers of a double block, whose picture is 1 and whose text is 2; `.processor` is left out.
+const X_LABS: &[(&str, &str)] = &[
+    ("img_attn.qkv", "qkv_lora1"),
+    ("img_attn.proj", "proj_lora1"),
+    ("txt_attn.qkv", "qkv_lora2"),
+    ("txt_attn.proj", "proj_lora2"),
+];
+
+/// The other names of a layer: diffusers' and XLabs'.
 pub(super) fn names(config: &FluxConfig, layer: &str) -> Vec<(String, Slice)> {
+    let mut names = diffusers(config, layer);
+    names.extend(x_labs(config, layer));
+    names
+}
+
+fn x_labs(config: &FluxConfig, layer: &str) -> Option<(String, Slice)> {
+    let in_block = |list: &str| layer.strip_prefix(list)?.split_once('.');
+    if let Some((n, module)) = in_block("double_blocks.") {
+        let name = renamed(module, X_LABS)?;
+        return Some((format!("double_blocks.{n}.{name}"), Slice::Whole));
+    }
+    let (n, module) = in_block("single_blocks.")?;
+    let (name, slice) = match module {
+        "linear1" => ("qkv", Slice::Rows(0, 3 * config.width)),
+        "linear2" => ("proj", Slice::Whole),
+        _ => return None,
+    };
+    Some((format!("single_blocks.{n}.{name}"), slice))
+}
+
+/// Diffusers' names of a layer.
+fn diffusers(config: &FluxConfig, layer: &str) -> Vec<(String, Slice)> {
     if layer == "final_layer.adaLN_modulation.1" {
         return vec![("norm_out.linear".to_owned(), Slice::SwappedHalves)];
     }
