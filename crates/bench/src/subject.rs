@@ -59,13 +59,8 @@ impl Subject {
         reporter: &dyn Reporter,
     ) -> Result<Option<Scope>, BenchError> {
         let Some(component) = self.model.component(kind) else { return Ok(None) };
-        let name = match kind {
-            ComponentKind::DiffusionModel => "diffusion model",
-            ComponentKind::TextEncoders => "text encoders",
-            ComponentKind::Vae => "VAE",
-        };
         let progress =
-            reporter.stage(&format!("loading the {name}"), component.layers.len() as u64);
+            reporter.stage(&format!("loading the {}", kind.title()), component.layers.len() as u64);
         let resident = match self.is_random {
             true => {
                 let mut resident = Resident::new(device.clone(), dtype);

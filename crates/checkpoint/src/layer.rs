@@ -120,6 +120,27 @@ pub enum ComponentKind {
 }
 
 impl ComponentKind {
+    /// All of them, in the order in which a checkpoint's components are listed.
+    pub const ALL: [Self; 3] = [Self::DiffusionModel, Self::TextEncoders, Self::Vae];
+
+    /// The name for people, of one: "text encoder" for all text encoders together.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ComponentKind::DiffusionModel => "diffusion model",
+            ComponentKind::TextEncoders => "text encoder",
+            ComponentKind::Vae => "VAE",
+        }
+    }
+
+    /// The name for people, of all that a file holds of the kind: "text encoders".
+    pub const fn title(self) -> &'static str {
+        match self {
+            ComponentKind::DiffusionModel => "diffusion model",
+            ComponentKind::TextEncoders => "text encoders",
+            ComponentKind::Vae => "VAE",
+        }
+    }
+
     /// The short name that the node's inputs use: `unet`, `clip` or `vae`.
     pub const fn short_name(self) -> &'static str {
         match self {

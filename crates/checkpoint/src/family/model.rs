@@ -159,10 +159,7 @@ impl Model {
 
     /// The components that the file does not hold.
     pub fn missing(&self) -> Vec<ComponentKind> {
-        [ComponentKind::DiffusionModel, ComponentKind::TextEncoders, ComponentKind::Vae]
-            .into_iter()
-            .filter(|kind| self.component(*kind).is_none())
-            .collect()
+        ComponentKind::ALL.into_iter().filter(|kind| self.component(*kind).is_none()).collect()
     }
 
     /// What the file is, for people: "SDXL base", "SD 2.x v-prediction", "Flux schnell", "VAE".

@@ -126,7 +126,7 @@ impl<'a> Report<'a> {
         }
         text += &format!("{rows}\n");
         for kind in &self.missing {
-            text += &format!("not in this file: {}\n", kind_name(*kind));
+            text += &format!("not in this file: {}\n", kind.title());
         }
         for (reason, count) in reasons(&self.model.ignored) {
             text += &format!("ignored: {count} tensors ({reason})\n");
@@ -178,17 +178,9 @@ fn component_name(kind: ComponentKind, model: &Model) -> String {
     match kind {
         ComponentKind::TextEncoders => {
             let names: Vec<_> = model.text_encoders.iter().map(|encoder| encoder.name).collect();
-            format!("{} ({})", kind_name(kind), names.join(", "))
+            format!("{} ({})", kind.title(), names.join(", "))
         }
-        _ => kind_name(kind).to_owned(),
-    }
-}
-
-fn kind_name(kind: ComponentKind) -> &'static str {
-    match kind {
-        ComponentKind::DiffusionModel => "diffusion model",
-        ComponentKind::TextEncoders => "text encoders",
-        ComponentKind::Vae => "VAE",
+        _ => kind.title().to_owned(),
     }
 }
 
@@ -219,7 +211,7 @@ fn layers(components: &[Component]) -> String {
                 layer.bytes().to_string(),
             ]);
         }
-        text += &format!("\n{}\n{rows}\n", kind_name(component.kind));
+        text += &format!("\n{}\n{rows}\n", component.kind.title());
     }
     text
 }

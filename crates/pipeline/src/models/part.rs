@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use distorch_allocation::{DeviceId, Plan};
 use distorch_checkpoint::{Component, ComponentKind, OpenError};
-use distorch_models::estimate::{self, Compute, Workload};
+use distorch_models::estimate::{Compute, Workload};
+use distorch_models::family;
 use distorch_runtime::machine::Shortage;
 use distorch_runtime::offload::{Interrupt, LoadError, OffloadedWeights, Options, StreamStats};
 use distorch_runtime::patch::Patch;
@@ -138,7 +139,7 @@ impl Part {
         let component = self.component().ok()?;
         let element = self.activation_dtype().size() as u64;
         let compute = Compute { element, host: tensor::is_host(self.device()) };
-        Some(estimate::activation_bytes(&self.file.model, component, picture, compute))
+        Some(family::activation_bytes(&self.file.model, component, picture, compute))
     }
 
     /// Plans for a picture's activations, as estimated or as learned.
@@ -330,9 +331,5 @@ impl fmt::Debug for Part {
 
 /// A component's name for people.
 pub fn in_words(kind: ComponentKind) -> &'static str {
-    match kind {
-        ComponentKind::DiffusionModel => "diffusion model",
-        ComponentKind::TextEncoders => "text encoder",
-        ComponentKind::Vae => "VAE",
-    }
+    kind.label()
 }

@@ -496,7 +496,5 @@ fn set(kind: ComponentKind, all: &mut LoaderSettings, settings: ComponentSetting
 }
 
 fn kind_of(name: &str) -> Option<ComponentKind> {
-    [ComponentKind::DiffusionModel, ComponentKind::TextEncoders, ComponentKind::Vae]
-        .into_iter()
-        .find(|kind| kind.short_name() == name)
+    ComponentKind::ALL.into_iter().find(|kind| kind.short_name() == name)
 }
