@@ -4,6 +4,7 @@ mod bench;
 mod make;
 mod number;
 mod parts;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub use bench::{BenchArgs, BenchCommand, OffloadArgs, RandomModel};
 pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
 pub use number::SeedArg;
 pub use parts::{LinkArgs, LoraBenchArgs, OperatorSet, OperatorsArgs};
+pub use serve::{LogFormat, ServeArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.
 #[derive(Debug, Parser)]
@@ -78,6 +80,8 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Run a ComfyUI workflow
     Run(Box<RunArgs>),
+    /// Serve ComfyUI's API: a queue of prompts, their progress and their pictures
+    Serve(Box<ServeArgs>),
     /// List the nodes that workflows may use
     Nodes(NodesArgs),
     /// Time a model on this machine

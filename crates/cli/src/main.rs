@@ -59,6 +59,7 @@ fn run(arguments: &Arguments) -> Result<(), CliError> {
         Command::Plan(_) => ("plan", true),
         Command::Generate(_) => ("generate", true),
         Command::Run(_) => ("run", true),
+        Command::Serve(_) => ("serve", true),
         Command::Nodes(_) => ("nodes", false),
         // It starts as many threads as it is told to.
         Command::Bench(_) => ("bench", false),
@@ -75,6 +76,7 @@ fn run(arguments: &Arguments) -> Result<(), CliError> {
         Command::Plan(args) => commands::plan::run(shared, args),
         Command::Generate(args) => commands::generate::run(shared, args),
         Command::Run(args) => commands::run::run(shared, args),
+        Command::Serve(args) => commands::serve::run(shared, args),
         Command::Nodes(args) => commands::nodes::run(shared, args),
         Command::Bench(args) => commands::bench::run(shared, args),
         Command::Completions(args) => commands::completions::run(args),

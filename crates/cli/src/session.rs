@@ -10,7 +10,7 @@ use distorch_pipeline::{CancelToken, Session};
 use distorch_runtime::DType;
 use distorch_runtime::offload::StreamStats;
 use distorch_workflow::validate::{Invalid, NodeProblems};
-use distorch_workflow::{Environment, ExecutionError, Executor, NodeError, nodes};
+use distorch_workflow::{ExecutionError, NodeError};
 use indexmap::IndexMap;
 
 use crate::args::{ComputeArgs, Shared};
@@ -19,10 +19,13 @@ use crate::ending;
 use crate::error::CliError;
 use crate::machine;
 
-/// A session on the machine's devices and folders, and what cancels its run: Ctrl-C does so at the next step, also
-/// before the run starts; a second one ends the program.
-pub fn session(shared: &Shared, compute: &ComputeArgs) -> Result<(Session, CancelToken), CliError> {
-    let topology = machine::topology(&machine::survey_to_compute(shared)?)?;
+/// A session on the machine's devices and folders.
+pub fn open(shared: &Shared, compute: &ComputeArgs) -> Result<Session, CliError> {
+    on(machine::topology(&machine::survey_to_compute(shared)?)?, shared, compute)
+}
+
+/// A session on these devices and the folders.
+pub fn on(topology: Topology, shared: &Shared, compute: &ComputeArgs) -> Result<Session, CliError> {
     let dtype = compute.dtype.map(DType::from);
     let mut session = Session::on(machine::folders(shared)?, topology).with_models(|models| {
         models.with_dtype(dtype).with_pin(compute.pin.choice()).with_auto_retry(compute.auto_retry)
@@ -34,6 +37,13 @@ pub fn session(shared: &Shared, compute: &ComputeArgs) -> Result<(Session, Cance
     if let Some(noise) = compute.noise {
         session.noise = NoiseChoice::Always(noise.0);
     }
+    Ok(session)
+}
+
+/// A session on the machine's devices and folders, and what cancels its run: Ctrl-C does so at the next step, also
+/// before the run starts; a second one ends the program.
+pub fn session(shared: &Shared, compute: &ComputeArgs) -> Result<(Session, CancelToken), CliError> {
+    let session = open(shared, compute)?;
     let token = CancelToken::new();
     let cancel = token.clone();
     let stop = move || {
@@ -45,15 +55,6 @@ pub fn session(shared: &Shared, compute: &ComputeArgs) -> Result<(Session, Cance
     };
     ctrlc::set_handler(stop).map_err(CliError::internal)?;
     Ok((session, token))
-}
-
-/// An executor of workflows in such a session, and what cancels its run.
-pub fn executor(
-    shared: &Shared,
-    compute: &ComputeArgs,
-) -> Result<(Executor, CancelToken), CliError> {
-    let (session, token) = session(shared, compute)?;
-    Ok((Executor::new(Environment::of(session), nodes::all()), token))
 }
 
 /// What to do about devices that a workflow names and this machine does not have.

@@ -207,6 +207,7 @@ fn run_all(shown: &[Shown], used: &mut BTreeSet<&'static str>) {
                 used.insert(written);
                 form(&folder, line)
             }
+            None if serves(line) => form(&folder, line),
             None => {
                 ran += 1;
                 let start = std::time::Instant::now();
@@ -238,6 +239,11 @@ fn as_run(line: &str) -> String {
         true => format!("{line} --simulate '{DEVICES}'"),
         false => line,
     }
+}
+
+/// Whether a line starts a server, which does not end by itself: its own tests run it.
+fn serves(line: &str) -> bool {
+    line.starts_with("distorch serve")
 }
 
 /// Whether the program takes such arguments: with a mistake added that is found after they are read.

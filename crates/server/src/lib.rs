@@ -1,1 +1,28 @@
-//! ComfyUI's interface over HTTP and WebSocket.
+//! ComfyUI's interface over HTTP and WebSocket, over distorch's workflows.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`config`] | what a server is started with: address, limits, who may come in |
+//! | [`error`] | what is answered where something is wrong |
+//! | [`logs`] | the last lines of the log, for clients |
+//! | [`socket`] | the clients of `/ws`, and the messages to them |
+//! | [`state`] | what the routes share |
+//! | [`request`] | reading bodies and queries, with errors as JSON |
+//! | [`routes`] | one file a topic; each route with and without `/api` |
+//! | [`safety`] | hosts, origins, tokens, and names of files that stay in their folders |
+//! | [`serve`] | listening, TLS, ending |
+
+pub mod config;
+pub mod error;
+pub mod logs;
+pub mod request;
+pub mod routes;
+pub mod safety;
+pub mod serve;
+pub mod socket;
+pub mod state;
+
+pub use config::Config;
+pub use error::ApiError;
+pub use serve::Server;
+pub use state::AppState;

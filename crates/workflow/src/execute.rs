@@ -78,14 +78,18 @@ pub struct Report {
 
 /// Runs prompts, one after the other, and keeps results between them.
 pub struct Executor {
-    environment: Environment,
-    registry: Registry,
+    environment: Arc<Environment>,
+    registry: Arc<Registry>,
     cache: Cache,
 }
 
 impl Executor {
-    /// An executor of these nodes with an empty cache.
-    pub fn new(environment: Environment, registry: Registry) -> Self {
+    /// An executor of these nodes with an empty cache. Several may share an environment.
+    pub fn new(
+        environment: impl Into<Arc<Environment>>,
+        registry: impl Into<Arc<Registry>>,
+    ) -> Self {
+        let (environment, registry) = (environment.into(), registry.into());
         Self { environment, registry, cache: Cache::new(CACHE_BYTES) }
     }
 
@@ -99,9 +103,9 @@ impl Executor {
         &self.environment
     }
 
-    /// What runs are given, to be changed between two of them.
-    pub fn environment_mut(&mut self) -> &mut Environment {
-        &mut self.environment
+    /// What runs are given, to be changed between two of them; `None` where others share it.
+    pub fn environment_mut(&mut self) -> Option<&mut Environment> {
+        Arc::get_mut(&mut self.environment)
     }
 
     /// The results that are kept.

@@ -208,7 +208,7 @@ fn noise_between_steps_is_chosen_in_the_environment() {
     let mut picture = |noise: NoiseChoice, simulate: bool, sampler: &str| {
         let harness = if simulate { &mut simulating } else { &mut on_host };
         // Between two runs of one executor: the results that it keeps are of the other noise.
-        harness.executor.environment_mut().session.noise = noise;
+        harness.executor.environment_mut().unwrap().session.noise = noise;
         made(harness, &Run { sampler, steps: 3, size: 64, ..TRIANGLE }.prompt(), "8")
     };
     let cuda = NoiseChoice::Always(NoiseDevice::Cuda { blocks: NoiseDevice::BLOCKS });

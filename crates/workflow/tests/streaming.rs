@@ -232,7 +232,7 @@ fn a_picture_has_the_same_bits_wherever_the_weights_live() {
             for layout in LAYOUTS {
                 // One executor: the weights move from plan to plan.
                 let mut executor = executor(folder.path(), "cuda:0=1GiB,cuda:1=1GiB", false);
-                executor.environment_mut().session.layout = layout;
+                executor.environment_mut().unwrap().session.layout = layout;
                 for placing in places {
                     let wanted = Wanted { lora, high_precision, ..Wanted::new(file, placing) };
                     let picture = wanted.make(&mut executor);

@@ -9,6 +9,7 @@ pub mod models;
 pub mod nodes;
 pub mod plan;
 pub mod run;
+pub mod serve;
 mod table;
 
 use std::io::Write;

@@ -7,7 +7,7 @@ use distorch_workflow::amend::Missing;
 use distorch_workflow::graph::{Prompt, ReadOptions};
 use distorch_workflow::json_text;
 use distorch_workflow::validate::{Invalid, Valid};
-use distorch_workflow::{Executor, Registry, nodes, validate};
+use distorch_workflow::{Environment, Executor, Registry, nodes, validate};
 use serde_json::{Value as Json, json};
 
 use super::{print_json, print_text};
@@ -21,8 +21,8 @@ use crate::session;
 /// Runs a workflow, or tells what it would do. Outputs that cannot be run do not stop the others.
 pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), CliError> {
     let forms = read(args, &nodes::all())?;
-    let (mut executor, cancel) = session::executor(shared, &args.compute)?;
-    let environment = executor.environment_mut();
+    let (session, cancel) = session::session(shared, &args.compute)?;
+    let mut environment = Environment::of(session);
     environment.save_metadata = !args.disable_metadata;
     if let Some(dir) = &args.output_dir {
         environment.output_dir.clone_from(dir);
@@ -30,6 +30,7 @@ pub fn run(shared: &Shared, args: &RunArgs) -> Result<(), CliError> {
     if let Some(dir) = &args.input_dir {
         environment.input_dir.clone_from(dir);
     }
+    let mut executor = Executor::new(environment, nodes::all());
     let (prompt, validated) = choose(forms, &executor);
     prompt.notes.iter().for_each(|note| machine::warn(note));
     let topology = executor.environment().session.topology().clone();

@@ -345,6 +345,15 @@ impl ModelStore {
         self.state().unload(|_| true);
     }
 
+    /// Bytes that are free on a device now; `None` where there is no such device.
+    pub fn free_bytes(&self, device: DeviceId) -> Option<u64> {
+        let pool = self.machine.pool(device).ok()?;
+        match pool.is_simulated() || !device.is_cpu() {
+            true => Some(pool.free()),
+            false => Some(devices::host_memory().free),
+        }
+    }
+
     /// Every loaded part with what it holds where, and what passed.
     pub fn stats(&self) -> Vec<(Arc<Part>, StreamStats)> {
         let parts = self.loaded().into_iter();

@@ -1,0 +1,120 @@
+//! What a server is started with.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address to listen on.
+    pub listen: IpAddr,
+    /// The port; 0 for one that is free.
+    pub port: u16,
+    /// Who may come in.
+    pub access: Access,
+    /// How much is taken.
+    pub limits: Limits,
+    /// Previews while sampling.
+    pub previews: PreviewMethod,
+    /// How long a prompt that runs may go on when the server is to end.
+    pub grace: Duration,
+    /// Certificate and key, both PEM, for HTTPS.
+    pub tls: Option<Tls>,
+    /// Names by which the server may be called beside `localhost`, its address and the names of `Origin` headers.
+    pub allowed_hosts: Vec<String>,
+    /// The name among the workers of a queue. One process has it at a time: what one of this name left unfinished is run
+    /// again.
+    pub worker_name: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 8188,
+            access: Access::Loopback,
+            limits: Limits::default(),
+            previews: PreviewMethod::Auto,
+            grace: Duration::from_secs(30),
+            tls: None,
+            allowed_hosts: Vec::new(),
+            worker_name: "distorch".to_owned(),
+        }
+    }
+}
+
+/// Who may come in.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever is on this machine: the address is a loopback one.
+    Loopback,
+    /// Whoever has the token.
+    Token(String),
+    /// Everybody who reaches the address.
+    Insecure,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A token does not belong into logs.
+        f.write_str(match self {
+            Self::Loopback => "Loopback",
+            Self::Token(_) => "Token(…)",
+            Self::Insecure => "Insecure",
+        })
+    }
+}
+
+/// How much is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request's body, uploads aside.
+    pub body_bytes: usize,
+    /// Bytes of an upload.
+    pub upload_bytes: usize,
+    /// Prompts that wait.
+    pub queue_length: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// WebSocket clients at once.
+    pub clients: usize,
+    /// Finished prompts that are kept.
+    pub history: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 << 20,
+            upload_bytes: 100 << 20,
+            queue_length: 1000,
+            connections: 512,
+            clients: 128,
+            history: 10_000,
+        }
+    }
+}
+
+/// What previews are made with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PreviewMethod {
+    /// There are none.
+    None,
+    /// A table of colours for each family of models.
+    Latent2Rgb,
+    /// A small decoder in `models/vae_approx`.
+    Taesd,
+    /// The decoder where it is there, else the table.
+    #[default]
+    Auto,
+}
+
+/// Files of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The chain of certificates, PEM.
+    pub certificate: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
+}
