@@ -20,8 +20,11 @@ pub struct LogBuffer(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     lines: VecDeque<(String, String)>,
-    listener: Option<Box<dyn Fn(&str, &str) + Send + Sync>>,
+    listener: Option<Listener>,
 }
+
+/// Who is told of a line: of its time and its text.
+type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 impl std::fmt::Debug for LogBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,8 +115,9 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_calendar() {
-        let at =
-            |seconds: u64| timestamp(UNIX_EPOCH + Duration::from_micros(seconds * 1_000_000 + 250_000));
+        let at = |seconds: u64| {
+            timestamp(UNIX_EPOCH + Duration::from_micros(seconds * 1_000_000 + 250_000))
+        };
         // From Python's `datetime.fromtimestamp(…, timezone.utc)`.
         assert_eq!(at(0), "1970-01-01T00:00:00.250000");
         assert_eq!(at(951_782_399), "2000-02-28T23:59:59.250000");

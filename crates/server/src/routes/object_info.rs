@@ -4,6 +4,8 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use distorch_workflow::describe;
+use indexmap::IndexMap;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::OpenApi;
 
@@ -23,11 +25,10 @@ pub fn routes() -> Router<AppState> {
 
 /// All nodes by class, with their inputs and outputs. Lists of files are read afresh.
 #[utoipa::path(get, path = "/object_info", responses((status = 200, description = "Nodes by class")))]
-async fn all(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
+async fn all(State(state): State<AppState>) -> Result<Json<Nodes>, ApiError> {
     blocking(move || {
         let nodes = describe::object_info(&state.registry, &state.environment);
-        let nodes = nodes.into_iter().map(|(class, node)| (class.to_owned(), complete(node)));
-        Value::Object(nodes.collect())
+        nodes.into_iter().map(|(class, node)| (class.to_owned(), Described::of(node))).collect()
     })
     .await
     .map(Json)
@@ -39,27 +40,50 @@ async fn all(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
 async fn one(
     State(state): State<AppState>,
     Path(class): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Nodes>, ApiError> {
     blocking(move || {
-        let mut nodes = Map::new();
-        if let Some(node) = state.registry.find(&class) {
-            let described = complete(describe::describe(node, &state.environment));
-            nodes.insert(node.class.to_owned(), described);
-        }
-        Value::Object(nodes)
+        let node = state.registry.find(&class);
+        let described = node.map(|node| {
+            let described = describe::describe(node, &state.environment);
+            (node.class.to_owned(), Described::of(described))
+        });
+        described.into_iter().collect()
     })
     .await
     .map(Json)
 }
 
-/// Adds what ComfyUI says of every node though it is the same for all of ours.
-fn complete(mut node: Value) -> Value {
-    if let Some(node) = node.as_object_mut() {
-        node.insert("is_input_list".to_owned(), Value::Bool(false));
-        node.insert("has_intermediate_output".to_owned(), Value::Bool(false));
-        node.insert("search_aliases".to_owned(), Value::Array(Vec::new()));
+type Nodes = IndexMap<String, Described>;
+
+/// A node with its inputs in their order, which clients draw them in.
+#[derive(Serialize)]
+struct Described {
+    input: IndexMap<String, IndexMap<String, Value>>,
+    /// What ComfyUI says of every node though it is the same for all of ours.
+    is_input_list: bool,
+    has_intermediate_output: bool,
+    search_aliases: [&'static str; 0],
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl Described {
+    fn of(node: Value) -> Self {
+        let mut rest = match node {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        let mut inputs = rest.remove("input").unwrap_or_default();
+        let mut section = |name: &&str| {
+            let order = rest.get("input_order")?[*name].as_array()?;
+            let named = order.iter().filter_map(Value::as_str);
+            let inputs = named.map(|input| (input.to_owned(), inputs[*name][input].take()));
+            Some(((*name).to_owned(), inputs.collect()))
+        };
+        let input = ["required", "optional", "hidden"].iter().filter_map(&mut section).collect();
+        let (is_input_list, has_intermediate_output) = (false, false);
+        Self { input, is_input_list, has_intermediate_output, search_aliases: [], rest }
     }
-    node
 }
 
 /// Work that reads folders, on a thread for such.
