@@ -156,6 +156,25 @@ pub struct T5Config {
     pub relative_buckets: usize,
 }
 
+/// A decoder-only language model that is read as a text encoder (Qwen3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecoderConfig {
+    /// Rows of the token table (151936).
+    pub vocab_size: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Attention heads of queries.
+    pub heads: usize,
+    /// Attention heads of keys and values, which several heads of queries share.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate: usize,
+}
+
 /// The autoencoder of latent diffusion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VaeConfig {
@@ -236,6 +255,33 @@ pub struct FluxConfig {
     pub guidance_embed: bool,
 }
 
+/// Z-Image's transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZImageConfig {
+    /// Channels of the latent.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Latent pixels of one patch, along a side.
+    pub patch_size: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the text conditioning.
+    pub context_dim: usize,
+    /// Width of the feed-forward layers.
+    pub mlp_width: usize,
+    /// Width of the layer between the embedding of the time and the vector that modulates.
+    pub time_width: usize,
+    /// Width of the vector that modulates.
+    pub modulation_width: usize,
+    /// Blocks for the picture alone, and as many for the text alone.
+    pub refiner_depth: usize,
+    /// Blocks for both together.
+    pub depth: usize,
+}
+
 /// A diffusion model of any family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "architecture")]
@@ -246,6 +292,8 @@ pub enum DiffusionConfig {
     Mmdit(MmditConfig),
     /// Flux.
     Flux(FluxConfig),
+    /// Z-Image.
+    ZImage(ZImageConfig),
 }
 
 /// A text encoder of any family.
@@ -256,4 +304,17 @@ pub enum TextEncoderConfig {
     Clip(ClipConfig),
     /// T5-XXL.
     T5(T5Config),
+    /// Qwen3.
+    Decoder(DecoderConfig),
+}
+
+impl TextEncoderConfig {
+    /// Width of the hidden states.
+    pub fn width(&self) -> usize {
+        match self {
+            TextEncoderConfig::Clip(config) => config.width,
+            TextEncoderConfig::T5(config) => config.width,
+            TextEncoderConfig::Decoder(config) => config.width,
+        }
+    }
 }

@@ -168,7 +168,7 @@ pub(crate) fn check_clip_skip(options: &TextOptions) -> Result<(), ConditioningE
 fn clip_config(encoder: &TextEncoder) -> Option<&ClipConfig> {
     match &encoder.config {
         TextEncoderConfig::Clip(config) => Some(config),
-        TextEncoderConfig::T5(_) => None,
+        _ => None,
     }
 }
 

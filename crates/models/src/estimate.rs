@@ -8,7 +8,8 @@
 //! [`activation_bytes`](crate::family::activation_bytes) makes it for a component.
 
 use distorch_checkpoint::config::{
-    ClipConfig, FluxConfig, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeConfig,
+    ClipConfig, DecoderConfig, FluxConfig, MmditConfig, T5Config, TextEncoderConfig, UnetConfig,
+    VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +207,17 @@ pub(crate) fn flux(config: &FluxConfig, workload: Workload, compute: Compute) ->
     Need { elements, workspace: PACKED }
 }
 
+/// A block for all tokens, as its feed-forward layer computes: its input, the normalised one, and three times the
+/// features within. Elsewhere than on the CPU attention computes with copies in f32.
+pub(crate) fn z_image(config: &ZImageConfig, workload: Workload, compute: Compute) -> Need {
+    const TEXT_TOKENS: u64 = 512;
+    let tokens = workload.positions(8 * config.patch_size.max(1) as u64) + TEXT_TOKENS;
+    let attention = if compute.host { 9 } else { 14 } * config.width;
+    let features = attention.max(3 * config.width + 3 * config.mlp_width) as u64;
+    let elements = workload.rows().saturating_mul(tokens).saturating_mul(features);
+    Need { elements, workspace: 0 }
+}
+
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.
 pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
     let mut walk = Walk::default();
@@ -242,6 +254,12 @@ pub(crate) fn text(config: &TextEncoderConfig) -> u64 {
         TextEncoderConfig::T5(T5Config { width, intermediate, heads, .. }) => {
             const TOKENS: usize = 512;
             (TOKENS * (6 * width + 3 * intermediate + heads * TOKENS)) as u64
+        }
+        TextEncoderConfig::Decoder(DecoderConfig {
+            width, intermediate, heads, head_dim, ..
+        }) => {
+            const TOKENS: usize = 512;
+            (TOKENS * (3 * width + (3 * intermediate).max(7 * heads * head_dim))) as u64
         }
     }
 }

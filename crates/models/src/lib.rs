@@ -13,6 +13,8 @@ pub mod clip;
 pub mod clip_text;
 pub mod conditioning;
 mod cost;
+pub mod decoder;
+mod decoder_text;
 pub mod estimate;
 pub mod family;
 pub mod flux;
@@ -21,6 +23,7 @@ pub mod latent_format;
 pub mod layers;
 pub mod network;
 pub mod prompt;
+mod rope;
 pub mod sd3;
 pub mod t5;
 mod t5_text;
@@ -31,6 +34,7 @@ pub mod unet;
 pub mod vae;
 pub mod vae_tiled;
 mod weighted;
+pub mod z_image;
 
 pub use error::ModelError;
 

@@ -6,10 +6,11 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use common::fixture::Fixture;
 use common::flux_case::{config, errors, input, shape};
+use common::recording::Recording;
 use common::{max_error, values};
 use distorch_checkpoint::config::{DiffusionConfig, FluxConfig};
 use distorch_checkpoint::family::{Configs, blank, recognise};
@@ -18,7 +19,7 @@ use distorch_models::ModelError;
 use distorch_models::flux::FluxTransformer;
 use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_runtime::tensor::cpu;
-use distorch_runtime::{DType, Device, LayerParams, LayerSource, Scope, Tensor, WeightError};
+use distorch_runtime::{DType, LayerSource, Scope, Tensor};
 
 const TOLERANCE: f32 = 2e-4;
 
@@ -185,36 +186,6 @@ fn a_configuration_that_contradicts_itself_is_an_error() {
     assert!(error.contains("double_blocks.1.img_mod.lin"), "{error}");
 }
 
-/// Layers, and the order in which they were fetched.
-struct Recording {
-    inner: Arc<dyn LayerSource>,
-    fetched: Mutex<Vec<String>>,
-}
-
-impl LayerSource for Recording {
-    fn find(&self, name: &str) -> Option<usize> {
-        self.inner.find(name)
-    }
-
-    fn has_prefix(&self, prefix: &str) -> bool {
-        self.inner.has_prefix(prefix)
-    }
-
-    fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
-        let params = self.inner.fetch(index)?;
-        self.fetched.lock().unwrap().push(params.layer().to_owned());
-        Ok(params)
-    }
-
-    fn device(&self) -> &Device {
-        self.inner.device()
-    }
-
-    fn dtype(&self) -> DType {
-        self.inner.dtype()
-    }
-}
-
 /// Plans and prefetching count with the order that the checkpoint crate states.
 #[test]
 fn layers_are_used_in_the_stated_order() {
@@ -229,10 +200,10 @@ fn layers_are_used_in_the_stated_order() {
         let stated: Vec<_> = stated.into_iter().map(|layer| layer.name.clone()).collect();
 
         let inner = Arc::clone(fixture.component(DType::F32).source());
-        let recording = Arc::new(Recording { inner, fetched: Mutex::default() });
+        let recording = Arc::new(Recording::new(inner));
         let scope = Scope::new(Arc::clone(&recording) as Arc<dyn LayerSource>);
         let flux = FluxTransformer::load(&scope, &config(&fixture)).unwrap();
         flux.forward(input(&fixture, 0)).unwrap();
-        assert_eq!(*recording.fetched.lock().unwrap(), stated);
+        assert_eq!(recording.fetched(), stated);
     }
 }

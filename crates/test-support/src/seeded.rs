@@ -1,15 +1,16 @@
 //! Weights that need no file: see `tools/reference/seeded.py`, which states the rule and makes the
 //! same bits.
 
-fn fnv1a64(name: &str) -> u64 {
-    name.bytes().fold(0xCBF2_9CE4_8422_2325, |state, byte| {
-        (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+/// The 64-bit FNV-1a hash of bytes.
+pub fn fnv1a64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |state, byte| {
+        (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
     })
 }
 
 /// Values in [-1, 1).
 pub fn uniform(name: &str, count: usize, seed: u64) -> Vec<f32> {
-    let state = fnv1a64(name) ^ seed;
+    let state = fnv1a64(name.as_bytes()) ^ seed;
     let value = |i: u64| {
         let z = state.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

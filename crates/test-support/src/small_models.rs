@@ -4,8 +4,8 @@ use std::path::Path;
 
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DiffusionConfig, Heads, MmditConfig, T5Config, TextEncoderConfig,
-    UnetConfig, VaeConfig,
+    ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Heads, MmditConfig, T5Config,
+    TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -94,6 +94,38 @@ pub fn sd3() -> Configs {
             ("clip_g", clip(24, ClipActivation::Gelu, Some(20))),
             ("t5xxl", TextEncoderConfig::T5(t5)),
         ],
+        vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
+    }
+}
+
+/// Z-Image with a Qwen3 of its whole vocabulary, and a VAE of 16 channels; the sizes are those of
+/// `tools/reference/make_z_image_pipeline.py`.
+pub fn z_image() -> Configs {
+    let transformer = ZImageConfig {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 96,
+        heads: 3,
+        context_dim: 24,
+        mlp_width: 256,
+        time_width: 1024,
+        modulation_width: 96,
+        refiner_depth: 1,
+        depth: 2,
+    };
+    let qwen3 = DecoderConfig {
+        vocab_size: 151_936,
+        width: 24,
+        layers: 3,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 10,
+        intermediate: 56,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::ZImage(transformer)),
+        text_encoders: vec![("qwen3", TextEncoderConfig::Decoder(qwen3))],
         vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
     }
 }

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 
 use super::layout::Module;
-use super::{clip, flux, mmdit, t5, unet, vae};
+use super::{clip, decoder, diffusion, t5, vae};
 use crate::config::{DiffusionConfig, TextEncoderConfig, VaeConfig};
 use crate::dtype::Dtype;
 use crate::file::{Checkpoint, OpenError};
@@ -13,7 +13,7 @@ use crate::file::{Checkpoint, OpenError};
 pub struct Configs {
     /// The diffusion model.
     pub diffusion: Option<DiffusionConfig>,
-    /// The text encoders, each with its name: `clip_l`, `clip_h`, `clip_g` or `t5xxl`.
+    /// The text encoders, each with its name: `clip_l`, `clip_h`, `clip_g`, `t5xxl` or `qwen3`.
     pub text_encoders: Vec<(&'static str, TextEncoderConfig)>,
     /// The autoencoder.
     pub vae: Option<VaeConfig>,
@@ -36,17 +36,13 @@ pub fn blank(name: &str, configs: &Configs, dtype: Dtype) -> Result<Checkpoint, 
         }
     };
     if let Some(config) = &configs.diffusion {
-        let module = match config {
-            DiffusionConfig::Unet(config) => unet::layout(config),
-            DiffusionConfig::Mmdit(config) => mmdit::layout(config),
-            DiffusionConfig::Flux(config) => flux::layout(config),
-        };
-        add("model.diffusion_model.", module);
+        add("model.diffusion_model.", diffusion::layout(config));
     }
     for (name, config) in &configs.text_encoders {
         let module = match config {
             TextEncoderConfig::Clip(config) => clip::layout(config),
             TextEncoderConfig::T5(config) => t5::layout(config),
+            TextEncoderConfig::Decoder(config) => decoder::layout(config),
         };
         add(&format!("text_encoders.{name}.transformer."), module);
     }

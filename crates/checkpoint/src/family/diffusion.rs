@@ -2,11 +2,11 @@
 
 use super::error::FamilyError;
 use super::inventory::{Inventory, Scope};
-use super::layout::LayerSpec;
+use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{flux, mmdit, prediction, unet};
-use crate::config::{DiffusionConfig, FluxConfig, MmditConfig, UnetConfig};
+use super::{flux, mmdit, prediction, unet, z_image};
+use crate::config::{DiffusionConfig, FluxConfig, MmditConfig, UnetConfig, ZImageConfig};
 use crate::layer::Layer;
 
 /// Where diffusion models are found: in checkpoints, in other tools' exports, in files of their
@@ -17,11 +17,81 @@ const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", ""];
 /// five, <https://arxiv.org/abs/2307.01952>.
 const REFINER_NUMBERS_WIDTH: usize = 5 * 256;
 
-#[derive(Clone, Copy)]
-enum Architecture {
-    Unet,
-    Mmdit,
-    Flux,
+/// What a network's file says about it.
+type Inferred = (Family, Variant, DiffusionConfig);
+
+/// One architecture of diffusion networks: how its files are known and read.
+struct Architecture {
+    /// A tensor that every such network has, under its prefix.
+    anchor: &'static str,
+    /// A tensor that it does not have, by which another one is told from it.
+    without: Option<&'static str>,
+    /// The list of blocks by which it is known where the anchor is missing.
+    blocks: &'static str,
+    /// Reads the configuration off the tensors under a prefix.
+    infer: fn(&Inventory<'_>, Scope<'_>) -> Result<Inferred, FamilyError>,
+    /// Where the parameter of a layer is under a prefix.
+    stored: fn(&Inventory<'_>, &str, &LayerSpec, &ParamSpec) -> Stored,
+}
+
+/// All architectures; the first that fits counts.
+const ARCHITECTURES: [Architecture; 4] = [
+    Architecture {
+        anchor: mmdit::ANCHOR,
+        without: None,
+        blocks: "joint_blocks",
+        infer: |_, scope| {
+            let config = mmdit::infer(scope)?;
+            Ok((Family::Sd3, mmdit_variant(&config)?, DiffusionConfig::Mmdit(config)))
+        },
+        stored: as_named,
+    },
+    Architecture {
+        anchor: flux::ANCHOR,
+        without: None,
+        blocks: "double_blocks",
+        infer: |_, scope| {
+            let config = flux::infer(scope)?;
+            Ok((Family::Flux, flux_variant(&config)?, DiffusionConfig::Flux(config)))
+        },
+        stored: flux::stored,
+    },
+    Architecture {
+        anchor: z_image::ANCHOR,
+        without: None,
+        blocks: z_image::BLOCKS,
+        infer: |_, scope| {
+            let config = z_image::infer(scope)?;
+            Ok((Family::ZImage, z_image_variant(&config)?, DiffusionConfig::ZImage(config)))
+        },
+        stored: as_named,
+    },
+    Architecture {
+        anchor: unet::ANCHOR,
+        without: Some(unet::CONTROLNET_ANCHOR),
+        blocks: "output_blocks",
+        infer: |inventory, scope| {
+            let config = unet::infer(scope)?;
+            let family = unet_family(inventory, &config)?;
+            Ok((family, unet_variant(&config)?, DiffusionConfig::Unet(config)))
+        },
+        stored: as_named,
+    },
+];
+
+/// The modules of a network of this configuration.
+pub(super) fn layout(config: &DiffusionConfig) -> Module {
+    match config {
+        DiffusionConfig::Unet(config) => unet::layout(config),
+        DiffusionConfig::Mmdit(config) => mmdit::layout(config),
+        DiffusionConfig::Flux(config) => flux::layout(config),
+        DiffusionConfig::ZImage(config) => z_image::layout(config),
+    }
+}
+
+/// Under the layer's own name.
+fn as_named(_: &Inventory<'_>, prefix: &str, layer: &LayerSpec, param: &ParamSpec) -> Stored {
+    Stored::whole(plain_key(prefix, &layer.name, param), param)
 }
 
 /// Recognises the diffusion model in a file and takes its tensors; `None` where there is none.
@@ -35,26 +105,13 @@ pub(super) fn split(
     else {
         return Ok(None);
     };
-    let scope = Scope::new(inventory, prefix);
-    let (family, variant, config, layout) = match architecture {
-        Architecture::Unet => {
-            let config = unet::infer(scope)?;
-            let layout = unet::layout(&config).layers();
-            let family = unet_family(inventory, &config)?;
-            (family, unet_variant(&config)?, DiffusionConfig::Unet(config), layout)
-        }
-        Architecture::Mmdit => {
-            let config = mmdit::infer(scope)?;
-            let layout = mmdit::layout(&config).layers();
-            (Family::Sd3, mmdit_variant(&config)?, DiffusionConfig::Mmdit(config), layout)
-        }
-        Architecture::Flux => {
-            let config = flux::infer(scope)?;
-            let layout = flux::layout(&config).layers();
-            (Family::Flux, flux_variant(&config)?, DiffusionConfig::Flux(config), layout)
-        }
-    };
-    let layers = take(inventory, architecture, prefix, family, layout)?;
+    let (family, variant, config) = (architecture.infer)(inventory, Scope::new(inventory, prefix))?;
+    let label = format!("{family} diffusion model");
+    let part = Part { label: &label, root: "", use_start: 0 };
+    let layers = layout(&config).layers();
+    let layers = match_layers(inventory, &part, layers, |inventory, layer, param| {
+        (architecture.stored)(inventory, prefix, layer, param)
+    })?;
     let found = prediction::tell(inventory, prefix, family, variant);
     let model = DiffusionModel {
         family,
@@ -66,51 +123,22 @@ pub(super) fn split(
     Ok(Some((model, layers, found.note)))
 }
 
-fn find(inventory: &Inventory<'_>) -> Option<(Architecture, &'static str)> {
+fn find(inventory: &Inventory<'_>) -> Option<(&'static Architecture, &'static str)> {
     PREFIXES.into_iter().find_map(|prefix| {
         let has = |name: &str| inventory.has(&format!("{prefix}{name}"));
-        let architecture = if has(mmdit::ANCHOR) {
-            Architecture::Mmdit
-        } else if has(flux::ANCHOR) {
-            Architecture::Flux
-        } else if has(unet::ANCHOR) && !has(unet::CONTROLNET_ANCHOR) {
-            Architecture::Unet
-        } else {
-            return None;
+        let fits = |architecture: &&Architecture| {
+            has(architecture.anchor) && !architecture.without.is_some_and(has)
         };
-        Some((architecture, prefix))
+        Some((ARCHITECTURES.iter().find(fits)?, prefix))
     })
 }
 
 /// What is left of a diffusion model that lacks the tensor it is known by.
-fn find_incomplete(inventory: &Inventory<'_>) -> Option<(Architecture, &'static str)> {
+fn find_incomplete(inventory: &Inventory<'_>) -> Option<(&'static Architecture, &'static str)> {
     PREFIXES.into_iter().find_map(|prefix| {
         let scope = Scope::new(inventory, prefix);
-        let architecture = if scope.count("joint_blocks") > 0 {
-            Architecture::Mmdit
-        } else if scope.count("double_blocks") > 0 {
-            Architecture::Flux
-        } else if scope.count("output_blocks") > 0 {
-            Architecture::Unet
-        } else {
-            return None;
-        };
-        Some((architecture, prefix))
-    })
-}
-
-fn take(
-    inventory: &mut Inventory<'_>,
-    architecture: Architecture,
-    prefix: &str,
-    family: Family,
-    layout: Vec<LayerSpec>,
-) -> Result<Vec<Layer>, FamilyError> {
-    let label = format!("{family} diffusion model");
-    let part = Part { label: &label, root: "", use_start: 0 };
-    match_layers(inventory, &part, layout, |inventory, layer, param| match architecture {
-        Architecture::Flux => flux::stored(inventory, prefix, layer, param),
-        _ => Stored::whole(plain_key(prefix, &layer.name, param), param),
+        let fits = |architecture: &&Architecture| scope.count(architecture.blocks) > 0;
+        Some((ARCHITECTURES.iter().find(fits)?, prefix))
     })
 }
 
@@ -166,6 +194,13 @@ fn flux_variant(config: &FluxConfig) -> Result<Variant, FamilyError> {
         // which is four times the 16 × 2 × 2 channels of a patch.
         n if n == 6 * latent => Ok(Variant::Inpaint),
         n => Err(odd_input("a Flux transformer", n, latent)),
+    }
+}
+
+fn z_image_variant(config: &ZImageConfig) -> Result<Variant, FamilyError> {
+    match (config.in_channels, config.out_channels) {
+        (input, output) if input == output => Ok(Variant::Base),
+        (input, output) => Err(odd_input("a Z-Image transformer", input, output)),
     }
 }
 

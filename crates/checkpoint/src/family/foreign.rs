@@ -79,7 +79,6 @@ const OTHERS: &[(Sign, &str)] = &[
     (Key("double_layers.0.attn.w1q.weight"), "AuraFlow"),
     (Key("txt_in.individual_token_refiner.blocks.0.norm1.weight"), "Hunyuan Video"),
     (Key("joint_transformer_blocks.0.ff_context.net.0.proj.weight"), "an MMDiT of another layout"),
-    (Key("layers.0.adaLN_modulation.0.weight"), "Z-Image"),
     (Key("cap_embedder.0.weight"), "Lumina 2"),
     (Key("head.modulation"), "Wan"),
     (Key("patchify_proj.weight"), "LTX Video"),

@@ -26,6 +26,9 @@ fn whole_key(key: &str) -> Option<&'static str> {
         | "model_sampling.log_sigmas" => "the noise schedule, which is computed",
         "lvlb_weights" | "logvar" => "weights of the training loss",
         "scale_factor" => "the latent's scale, which the family gives",
+        "norm_final.weight" | "model.diffusion_model.norm_final.weight" => {
+            "a norm that Z-Image does not use"
+        }
         "v_pred" => "marks v-prediction",
         "ztsnr" => "marks a zero-terminal-SNR schedule",
         _ => return None,
@@ -67,6 +70,8 @@ fn beginning(key: &str) -> Option<&'static str> {
 pub(super) fn reason_beside_text_encoder(name: &str) -> Option<&'static str> {
     if name == "encoder.embed_tokens.weight" || name == "shared.weight" {
         Some("the token table again")
+    } else if name == "lm_head.weight" {
+        Some("the layer that writes text")
     } else if ["vision_model.", "visual.", "visual_projection."]
         .iter()
         .any(|prefix| name.starts_with(prefix))

@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `clip`, `t5`, `vae` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `z_image`, `clip`, `t5`, `decoder`, `vae` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `vae_names` | where diffusers keeps an autoencoder's layers |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
@@ -17,6 +17,7 @@
 
 mod blank;
 mod clip;
+mod decoder;
 mod diffusion;
 mod error;
 mod flux;
@@ -36,13 +37,14 @@ mod text;
 mod unet;
 mod vae;
 mod vae_names;
+mod z_image;
 
 pub use blank::{Configs, blank};
 pub use error::FamilyError;
 pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant, Vocabulary};
 pub use resolution::trained_resolution;
 
-use crate::config::{DiffusionConfig, TextEncoderConfig, VaeConfig};
+use crate::config::{DiffusionConfig, VaeConfig};
 use crate::file::Checkpoint;
 use crate::layer::{Component, ComponentKind, Layer};
 use inventory::{Inventory, Scope};
@@ -136,13 +138,7 @@ fn split_vae(
 /// Warns of text encoders whose output does not fit the diffusion model of the same file.
 fn conditioning_note(model: &DiffusionModel, encoders: &[TextEncoder]) -> Option<String> {
     let DiffusionConfig::Unet(config) = &model.config else { return None };
-    let width = encoders
-        .iter()
-        .map(|encoder| match &encoder.config {
-            TextEncoderConfig::Clip(clip) => clip.width,
-            TextEncoderConfig::T5(t5) => t5.width,
-        })
-        .sum::<usize>();
+    let width = encoders.iter().map(|encoder| encoder.config.width()).sum::<usize>();
     (!encoders.is_empty() && width != config.context_dim).then(|| {
         format!(
             "the text encoders give {width} values per token where the diffusion model reads {}",

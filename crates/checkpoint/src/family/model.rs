@@ -48,7 +48,7 @@ pub struct DiffusionModel {
 /// A recognised text encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TextEncoder {
-    /// `clip_l`, `clip_h`, `clip_g` or `t5xxl`: what its layers' names start with.
+    /// `clip_l`, `clip_h`, `clip_g`, `t5xxl` or `qwen3`: what its layers' names start with.
     pub name: &'static str,
     /// Its architecture and sizes.
     pub config: TextEncoderConfig,
@@ -108,6 +108,8 @@ pub enum Family {
     Sd3,
     /// Flux.1.
     Flux,
+    /// Z-Image, turbo and base.
+    ZImage,
 }
 
 impl Family {
@@ -120,7 +122,13 @@ impl Family {
             Family::SdxlRefiner => "SDXL refiner",
             Family::Sd3 => "SD3",
             Family::Flux => "Flux",
+            Family::ZImage => "Z-Image",
         }
+    }
+
+    /// Whether its models are rectified flows.
+    pub const fn is_flow(self) -> bool {
+        matches!(self, Family::Sd3 | Family::Flux | Family::ZImage)
     }
 }
 
@@ -180,7 +188,7 @@ impl DiffusionModel {
     /// What the model is, for people.
     pub fn label(&self) -> String {
         let mut label = match &self.config {
-            DiffusionConfig::Unet(_) => self.family.to_string(),
+            DiffusionConfig::Unet(_) | DiffusionConfig::ZImage(_) => self.family.to_string(),
             DiffusionConfig::Mmdit(config) => match config.qk_norm {
                 false => "SD3".to_owned(),
                 true if config.dual_attention_layers.is_empty() => "SD3.5 large".to_owned(),

@@ -23,7 +23,7 @@ pub(super) fn tell(
     family: Family,
     variant: Variant,
 ) -> Found {
-    let flow = matches!(family, Family::Sd3 | Family::Flux);
+    let flow = family.is_flow();
     let marked = inventory.has("v_pred").then_some(Prediction::V);
     let (prediction, note) = if flow {
         (Prediction::Flow, None)

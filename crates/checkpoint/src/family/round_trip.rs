@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::{Configs, blank, recognise, vae};
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::config::{
-    DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig, UnetConfig, VaeConfig,
+    DecoderConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig, UnetConfig,
+    VaeConfig, ZImageConfig,
 };
 use crate::dtype::Dtype;
 use crate::family::Model;
@@ -97,6 +98,24 @@ fn flux() -> impl Strategy<Value = FluxConfig> {
     )
 }
 
+fn z_image() -> impl Strategy<Value = ZImageConfig> {
+    (0usize..4, 1usize..4, 1usize..4, 1usize..300).prop_map(
+        |(depth, refiner_depth, heads, mlp_width)| ZImageConfig {
+            in_channels: 16,
+            out_channels: 16,
+            patch_size: 2,
+            width: 32 * heads,
+            heads,
+            context_dim: 96,
+            mlp_width,
+            time_width: 40,
+            modulation_width: 24,
+            refiner_depth,
+            depth: depth + 1,
+        },
+    )
+}
+
 fn autoencoder() -> impl Strategy<Value = VaeConfig> {
     (prop::collection::vec(1usize..5, 1..5), 1usize..4, 1usize..17, any::<bool>()).prop_map(
         |(channel_mult, num_res_blocks, latent_channels, quant_conv)| {
@@ -137,6 +156,12 @@ proptest! {
     }
 
     #[test]
+    fn of_z_image(config in z_image()) {
+        let config = DiffusionConfig::ZImage(config);
+        prop_assert_eq!(of_diffusion(&config), config);
+    }
+
+    #[test]
     fn of_autoencoders(config in autoencoder()) {
         let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
         prop_assert_eq!(recognised(configs).vae.unwrap(), config);
@@ -171,5 +196,17 @@ proptest! {
         };
         let t5 = TextEncoderConfig::T5(t5);
         prop_assert_eq!(of_text_encoder("t5xxl", &t5), t5);
+
+        let decoder = DecoderConfig {
+            vocab_size: 99,
+            width: 40,
+            layers,
+            heads: 2 * heads,
+            kv_heads: heads,
+            head_dim: 8,
+            intermediate: feed_forward,
+        };
+        let decoder = TextEncoderConfig::Decoder(decoder);
+        prop_assert_eq!(of_text_encoder("qwen3", &decoder), decoder);
     }
 }

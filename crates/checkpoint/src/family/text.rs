@@ -1,6 +1,7 @@
 //! Finding the text encoders in a file.
 
 use super::clip;
+use super::decoder;
 use super::error::FamilyError;
 use super::inventory::{Inventory, Scope, Tensor};
 use super::matching::{Part, match_layers};
@@ -14,7 +15,7 @@ use crate::layer::Layer;
 ///
 /// `cond_stage_model` is CompVis' name, `conditioner.embedders` that of generative-models,
 /// `text_encoders` that of files with several encoders (SD3, Flux).
-const PLACES: [(&str, Option<&str>); 15] = [
+const PLACES: [(&str, Option<&str>); 17] = [
     ("cond_stage_model.transformer.", Some("clip_l")),
     ("cond_stage_model.model.", None),
     ("conditioner.embedders.0.transformer.", Some("clip_l")),
@@ -24,6 +25,8 @@ const PLACES: [(&str, Option<&str>); 15] = [
     ("text_encoders.clip_h.transformer.", Some("clip_h")),
     ("text_encoders.clip_g.transformer.", Some("clip_g")),
     ("text_encoders.t5xxl.transformer.", Some("t5xxl")),
+    ("text_encoders.qwen3_4b.transformer.", Some("qwen3")),
+    ("text_encoders.qwen3.transformer.", Some("qwen3")),
     ("clip_l.transformer.", Some("clip_l")),
     ("clip_h.transformer.", Some("clip_h")),
     ("clip_g.transformer.", Some("clip_g")),
@@ -33,7 +36,7 @@ const PLACES: [(&str, Option<&str>); 15] = [
 ];
 
 /// All encoders' names, in the order in which their outputs are joined.
-const NAMES: [&str; 4] = ["clip_l", "clip_h", "clip_g", "t5xxl"];
+const NAMES: [&str; 5] = ["clip_l", "clip_h", "clip_g", "t5xxl", "qwen3"];
 
 /// Bytes of a tokenizer's vocabulary at most; the largest in use have 5 MB.
 const LARGEST_VOCABULARY: usize = 16 << 20;
@@ -51,6 +54,7 @@ pub(super) struct TextEncoders {
 enum Form {
     Clip(clip::Layout),
     T5,
+    Decoder,
 }
 
 /// A text encoder that is there and not yet matched.
@@ -71,7 +75,7 @@ pub(super) fn split(
         all.layers.extend(layers);
         let vocabulary = match found.form {
             Form::T5 => vocabulary(inventory, found.prefix)?,
-            Form::Clip(_) => None,
+            Form::Clip(_) | Form::Decoder => None,
         };
         all.encoders.push(TextEncoder { name: found.name, config, vocabulary });
         all.prefixes.push(found.prefix);
@@ -88,11 +92,13 @@ fn find(inventory: &Inventory<'_>, family: Option<Family>) -> Result<Vec<Found>,
         let form = match clip {
             Some(layout) => Form::Clip(layout),
             None if scope.count(t5::BLOCKS) > 0 => Form::T5,
+            None if decoder::detect(scope) => Form::Decoder,
             None => continue,
         };
         let name = match (name, form) {
             (Some(name), _) => name,
             (None, Form::T5) => "t5xxl",
+            (None, Form::Decoder) => "qwen3",
             (None, Form::Clip(layout)) => clip_name(layout, layout.width(scope)?, family),
         };
         if all.iter().all(|found| found.name != name) {
@@ -140,6 +146,14 @@ fn take(
                 t5::stored(inventory, prefix, layer, param)
             })?;
             Ok((TextEncoderConfig::T5(config), layers))
+        }
+        Form::Decoder => {
+            let config = decoder::infer(scope)?;
+            let layers = decoder::layout(&config).layers();
+            let layers = match_layers(inventory, &part, layers, |inventory, layer, param| {
+                decoder::stored(inventory, prefix, layer, param)
+            })?;
+            Ok((TextEncoderConfig::Decoder(config), layers))
         }
     }
 }

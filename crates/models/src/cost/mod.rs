@@ -7,6 +7,7 @@
 pub(crate) mod flux;
 pub(crate) mod mmdit;
 pub(crate) mod unet;
+pub(crate) mod z_image;
 
 use distorch_checkpoint::{Layer, Param};
 

@@ -42,16 +42,20 @@ const RGB_FACTORS: &[[f32; 3]] = &[
     [-0.1262, -0.0982, -0.0778],
 ];
 
+/// Latents of Flux's autoencoder.
+pub(super) const LATENT_FORMAT: LatentFormat = LatentFormat {
+    channels: 16,
+    downscale: 8,
+    scale: 0.3611,
+    shift: 0.1159,
+    rgb_factors: RGB_FACTORS,
+    rgb_bias: [-0.0329, -0.0718, -0.0851],
+};
+
 impl DiffusionFamily for Flux {
     fn latent_format(&self, model: &DiffusionModel) -> LatentFormat {
-        LatentFormat {
-            channels: config(model).map_or(16, |config| config.out_channels / PATCH),
-            downscale: 8,
-            scale: 0.3611,
-            shift: 0.1159,
-            rgb_factors: RGB_FACTORS,
-            rgb_bias: [-0.0329, -0.0718, -0.0851],
-        }
+        let channels = config(model).map_or(16, |config| config.out_channels / PATCH);
+        LatentFormat { channels, ..LATENT_FORMAT }
     }
 
     /// Schnell was distilled without a shift.

@@ -6,6 +6,7 @@ mod flux;
 mod planning;
 mod sd3;
 mod stable_diffusion;
+mod z_image;
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::family::{DiffusionModel, Family, TextEncoder};
@@ -93,6 +94,7 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::SdxlRefiner => &stable_diffusion::REFINER,
         Family::Sd3 => &sd3::Sd3,
         Family::Flux => &flux::Flux,
+        Family::ZImage => &z_image::ZImage,
     }
 }
 

@@ -8,6 +8,7 @@ use distorch_runtime::kernels::Rotation;
 use super::patches::{SIDE, grid};
 use crate::ModelError;
 use crate::network::ReferenceMethod;
+use crate::rope;
 
 /// The longest period.
 const THETA: f64 = 10_000.0;
@@ -36,18 +37,7 @@ impl Axes {
 
     /// The angles of all tokens, `features / 2` each.
     pub(super) fn rotation(self, ids: &[Ids]) -> Rotation {
-        let axes = || self.0.into_iter().enumerate();
-        let frequencies = axes().flat_map(|(axis, features)| {
-            let frequency = move |at| THETA.powf(-(at as f64) / features as f64);
-            (0..features).step_by(2).map(move |at| (axis, frequency(at)))
-        });
-        let frequencies: Vec<(usize, f64)> = frequencies.collect();
-        let angles = |ids: &Ids| {
-            let ids = ids.map(|id| id as f64);
-            frequencies.iter().map(|(axis, frequency)| ids[*axis] * frequency).collect::<Vec<_>>()
-        };
-        let angles: Vec<f64> = ids.iter().flat_map(angles).collect();
-        Rotation::new(self.0.iter().sum(), &angles)
+        rope::rotation(self.0, THETA, ids)
     }
 }
 

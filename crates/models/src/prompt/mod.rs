@@ -3,11 +3,13 @@
 //! The way: [`syntax`] cuts the text by weight, [`embedding`] finds the textual inversions that it
 //! names, [`tokenizer`] or [`t5_tokenizer`] turns the rest into ids, [`chunk`] lays the tokens out.
 
+mod byte_bpe;
 mod charsmap;
 pub mod chunk;
 pub mod embedding;
 mod number;
 mod protobuf;
+pub mod qwen_tokenizer;
 pub mod spiece;
 pub mod syntax;
 pub mod t5_tokenizer;

@@ -38,6 +38,12 @@ pub enum TokenizerError {
     /// The vocabulary is not T5's.
     #[error(transparent)]
     Vocabulary(#[from] SpieceError),
+    /// The vocabulary of Qwen that comes with the program is of no use.
+    #[error("the vocabulary of Qwen that comes with the program is damaged: {problem}")]
+    Damaged {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The program's own vocabulary could not be unpacked.
     #[error("the vocabulary of T5 that comes with the program cannot be unpacked: {0}")]
     Unpack(Arc<std::io::Error>),

@@ -6,6 +6,7 @@ pub mod clip_case;
 pub mod fixture;
 pub mod flux_case;
 pub mod mmdit_case;
+pub mod recording;
 pub mod seeded;
 pub mod text_case;
 pub mod unet_case;

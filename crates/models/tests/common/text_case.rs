@@ -38,14 +38,14 @@ impl Case {
     pub fn clip(&self, name: &str) -> ClipConfig {
         match self.only(&[name]).remove(0).config {
             TextEncoderConfig::Clip(config) => config,
-            TextEncoderConfig::T5(_) => unreachable!("{name} is T5"),
+            _ => unreachable!("{name} is no CLIP"),
         }
     }
 
     pub fn t5(&self) -> T5Config {
         match self.only(&["t5xxl"]).remove(0).config {
             TextEncoderConfig::T5(config) => config,
-            TextEncoderConfig::Clip(_) => unreachable!("T5 is CLIP"),
+            _ => unreachable!("T5 is another"),
         }
     }
 

@@ -10,6 +10,7 @@ mod clip;
 mod flux;
 mod mmdit;
 mod unet;
+mod z_image;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -174,6 +175,7 @@ fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
         }
         DiffusionConfig::Mmdit(config) => Box::new(|layer| mmdit::names(config, layer)),
         DiffusionConfig::Flux(config) => Box::new(|layer| flux::names(config, layer)),
+        DiffusionConfig::ZImage(config) => Box::new(|layer| z_image::names(config, layer)),
     }
 }
 

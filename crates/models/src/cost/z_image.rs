@@ -1,0 +1,133 @@
+//! What Z-Image's layers cost.
+
+use distorch_checkpoint::config::ZImageConfig;
+use distorch_checkpoint::{Layer, LayerKind, Param};
+
+use super::{READING, weight};
+use crate::estimate::Workload;
+
+/// Tokens of a prompt, in a chat's turn and padded.
+const WORDS: u64 = 64;
+
+/// The cost of each of these layers in one forward pass.
+pub(crate) fn costs(config: &ZImageConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+    let network = ZImage::new(config, workload);
+    layers.iter().map(|layer| network.cost(layer)).collect()
+}
+
+/// A transformer's tokens.
+struct ZImage {
+    width: u64,
+    heads: u64,
+    /// Latents at once.
+    rows: u64,
+    /// Of each latent, with their padding.
+    patches: u64,
+}
+
+impl ZImage {
+    fn new(config: &ZImageConfig, workload: Workload) -> Self {
+        let cell = (config.patch_size as u64).saturating_mul(8).max(1);
+        let side = |pixels: u32| u64::from(pixels).div_ceil(cell);
+        Self {
+            width: config.width as u64,
+            heads: config.heads as u64,
+            rows: workload.rows(),
+            patches: side(workload.width).saturating_mul(side(workload.height)),
+        }
+    }
+
+    fn cost(&self, layer: &Layer) -> u64 {
+        let elements: u64 = layer.params.iter().map(Param::elements).sum();
+        let read = match layer.kind {
+            LayerKind::Norm => {
+                let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
+                let heads = if layer.name.contains(".attention.") { self.heads } else { 1 };
+                elements.saturating_mul(heads).saturating_mul(tokens)
+            }
+            _ => elements,
+        };
+        self.products(layer).saturating_add(read.saturating_mul(READING))
+    }
+
+    /// Multiplications of matrices.
+    fn products(&self, layer: &Layer) -> u64 {
+        if layer.kind != LayerKind::Linear {
+            return 0;
+        }
+        let tokens = self.tokens(&layer.name);
+        let products = weight(layer).saturating_mul(self.rows.saturating_mul(tokens));
+        products.saturating_add(self.attention(&layer.name, tokens))
+    }
+
+    /// How many tokens of a latent a layer meets.
+    fn tokens(&self, name: &str) -> u64 {
+        if name.contains("adaLN_modulation") || name.starts_with("t_embedder.") {
+            1
+        } else if name.starts_with("cap_embedder.") || name.starts_with("context_refiner.") {
+            WORDS
+        } else if name.starts_with("layers.") {
+            self.patches.saturating_add(WORDS)
+        } else {
+            self.patches
+        }
+    }
+
+    /// The products of attention, which are made once the projection of what is attended to is there: queries with keys,
+    /// and what comes of it with values.
+    fn attention(&self, name: &str, tokens: u64) -> u64 {
+        if !name.ends_with(".attention.qkv") {
+            return 0;
+        }
+        let products = self.rows.saturating_mul(2).saturating_mul(self.width);
+        products.saturating_mul(tokens).saturating_mul(tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use distorch_checkpoint::config::DiffusionConfig;
+    use distorch_checkpoint::family::{Configs, blank, recognise};
+    use distorch_checkpoint::{ComponentKind, Dtype};
+
+    use super::*;
+    use crate::family::layer_costs;
+
+    /// By hand: each matrix by its tokens, and attention in the blocks of each list.
+    #[test]
+    fn products_are_matrices_times_tokens() {
+        let config = ZImageConfig {
+            in_channels: 16,
+            out_channels: 16,
+            patch_size: 2,
+            width: 3840,
+            heads: 30,
+            context_dim: 2560,
+            mlp_width: 10_240,
+            time_width: 1024,
+            modulation_width: 256,
+            refiner_depth: 2,
+            depth: 30,
+        };
+        let diffusion = Some(DiffusionConfig::ZImage(config.clone()));
+        let configs = Configs { diffusion, ..Configs::default() };
+        let model = recognise(&blank("blank", &configs, Dtype::BF16).unwrap()).unwrap();
+        let component = model.component(ComponentKind::DiffusionModel).unwrap();
+        // Published: 6.15 billion parameters.
+        assert_eq!(component.parameters(), 6_154_908_736);
+        let (rows, patches, words) = (2, 64 * 64, 64);
+        let workload = Workload { width: 1024, height: 1024, batch: 1, cfg_batch: 2 };
+        let network = ZImage::new(&config, workload);
+        let sum: u64 = component.layers.iter().map(|layer| network.products(layer)).sum();
+        let block = 4 * 3840 * 3840 + 3 * 3840 * 10_240;
+        let blocks =
+            |count: u64, tokens: u64| count * (tokens * block + 2 * 3840 * tokens * tokens);
+        let modulations = 32 * 4 * 3840 * 256 + 3840 * 256;
+        let ends = 1024 * 256 + 256 * 1024 + words * 2560 * 3840 + 2 * patches * 64 * 3840;
+        let all = blocks(30, patches + words) + blocks(2, patches) + blocks(2, words);
+        assert_eq!(sum, rows * (all + modulations + ends));
+        let costs = layer_costs(&model, component, workload).unwrap();
+        assert_eq!(costs.len(), component.layers.len());
+        assert!(costs.iter().all(|&cost| cost > 0) && costs.iter().sum::<u64>() > sum);
+    }
+}

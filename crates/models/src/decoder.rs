@@ -1,0 +1,257 @@
+//! Decoder-only language models, whose hidden states diffusion models read: Qwen3 (Yang et al.,
+//! <https://arxiv.org/abs/2505.09388>).
+//!
+//! A pre-norm transformer without biases. A token sees those before it. Queries and keys are normalised by the root mean
+//! square of each head, and rotated by the token's place; several heads of queries share one of keys and values (Ainslie
+//! et al., <https://arxiv.org/abs/2305.13245>).
+
+use distorch_checkpoint::config::DecoderConfig;
+use distorch_runtime::tensor::{TensorData, ops};
+use distorch_runtime::{DType, Device, Scope, Tensor};
+
+use crate::ModelError;
+use crate::attention::{Mask, attention};
+use crate::layers::{Linear, RmsNorm};
+use crate::prompt::token::Token;
+use crate::token_table::TokenTable;
+
+const MODEL: &str = "Qwen3 text encoder";
+
+/// Of every norm.
+const EPSILON: f64 = 1e-6;
+
+/// The longest period of the rotation.
+const THETA: f64 = 1_000_000.0;
+
+/// Tokens of a text at most: what Qwen3 was trained on without an extension of its positions.
+const LONGEST: usize = 32_768;
+
+/// A language model without its output layer.
+pub struct Decoder {
+    config: DecoderConfig,
+    dtype: DType,
+    tokens: TokenTable,
+    blocks: Vec<Block>,
+}
+
+impl Decoder {
+    /// The model whose layers are below `scope` (`model.embed_tokens`, `model.layers.0.self_attn.q_proj`, …).
+    ///
+    /// # Errors
+    /// When a layer is missing, or the configuration has heads that cannot be.
+    pub fn load(config: &DecoderConfig, scope: &Scope) -> Result<Self, ModelError> {
+        let DecoderConfig { vocab_size, width, heads, kv_heads, head_dim, .. } = *config;
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || heads == 0 {
+            let reason = format!("{heads} heads of queries do not share {kv_heads} of keys");
+            return Err(ModelError::Config { model: MODEL, reason });
+        }
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            let reason = format!("heads of {head_dim} features cannot turn in pairs");
+            return Err(ModelError::Config { model: MODEL, reason });
+        }
+        let model = scope.at("model");
+        let layers = model.at("layers");
+        let blocks = (0..config.layers).map(|at| Block::load(config, &layers.at(at)));
+        let rows = [vocab_size, width];
+        Ok(Self {
+            config: config.clone(),
+            dtype: scope.activation_dtype(),
+            tokens: TokenTable::load(&model, "embed_tokens", MODEL, rows, LONGEST)?,
+            blocks: blocks.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Reads texts of equally many tokens: the hidden states behind each of these numbers of layers, which grow, each
+    /// `[texts, tokens, width]` in f32; behind 0 layers these are the tokens' vectors. Later layers are not computed, and
+    /// the final norm is not applied.
+    ///
+    /// The residual stream is f32 whatever the compute dtype.
+    ///
+    /// # Errors
+    /// When the texts do not fit the model, there are not so many layers, or weights cannot be fetched.
+    pub fn states(
+        &self,
+        texts: &[Vec<Token>],
+        layers: &[usize],
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
+        let last = layers.last().copied().unwrap_or(0);
+        if !layers.is_sorted() || last > self.blocks.len() {
+            return Err(ModelError::Input {
+                model: MODEL,
+                input: "list of layers",
+                expected: format!("0 to {} in order", self.blocks.len()),
+                found: format!("{layers:?}"),
+            });
+        }
+        let mut x = self.tokens.forward(texts)?;
+        let device = x.device();
+        let rotation = HalfRotation::new(x.dims()[1], self.config.head_dim, &device);
+        let mut states = Vec::with_capacity(layers.len());
+        let mut keep = |at: usize, x: &Tensor<3>| {
+            states.extend(layers.iter().filter(|layer| **layer == at).map(|_| x.clone()));
+        };
+        keep(0, &x);
+        for (at, block) in self.blocks.iter().enumerate().take(last) {
+            x = block.forward(x, &rotation, self.dtype)?;
+            keep(at + 1, &x);
+        }
+        Ok(states)
+    }
+}
+
+/// Self-attention and a feed-forward network, each behind a norm and around a residual.
+struct Block {
+    input_layernorm: RmsNorm,
+    attention: Attention,
+    post_attention_layernorm: RmsNorm,
+    feed_forward: FeedForward,
+}
+
+impl Block {
+    fn load(config: &DecoderConfig, scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self {
+            input_layernorm: RmsNorm::load(scope, "input_layernorm", EPSILON)?,
+            attention: Attention::load(config, &scope.at("self_attn"))?,
+            post_attention_layernorm: RmsNorm::load(scope, "post_attention_layernorm", EPSILON)?,
+            feed_forward: FeedForward::load(&scope.at("mlp"))?,
+        })
+    }
+
+    /// `x` in f32; matrix products in `dtype`.
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotation: &HalfRotation,
+        dtype: DType,
+    ) -> Result<Tensor<3>, ModelError> {
+        let h = self.input_layernorm.forward(x.clone())?.cast(dtype);
+        let x = x + self.attention.forward(h, rotation)?.cast(DType::F32);
+        let h = self.post_attention_layernorm.forward(x.clone())?.cast(dtype);
+        Ok(x + self.feed_forward.forward(h)?.cast(DType::F32))
+    }
+}
+
+struct Attention {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    o_proj: Linear,
+}
+
+impl Attention {
+    fn load(config: &DecoderConfig, scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            q_proj: Linear::load(scope, "q_proj")?,
+            k_proj: Linear::load(scope, "k_proj")?,
+            v_proj: Linear::load(scope, "v_proj")?,
+            q_norm: RmsNorm::load(scope, "q_norm", EPSILON)?,
+            k_norm: RmsNorm::load(scope, "k_norm", EPSILON)?,
+            o_proj: Linear::load(scope, "o_proj")?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>, rotation: &HalfRotation) -> Result<Tensor<3>, ModelError> {
+        let (inner, shared) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let q = self.split(self.q_proj.tokens_to(x.clone(), inner)?);
+        let k = self.split(self.k_proj.tokens_to(x.clone(), shared)?);
+        let v = self.split(self.v_proj.tokens_to(x, shared)?);
+        let q = join(rotation.turn(self.q_norm.forward(q)?));
+        let k = join(self.repeated(rotation.turn(self.k_norm.forward(k)?)));
+        let v = join(self.repeated(v));
+        self.o_proj.tokens(attention(q, k, v, self.heads, Mask::Causal, self.q_proj.precision()))
+    }
+
+    /// `[batch, tokens, heads × d]` to `[batch, tokens, heads, d]`.
+    fn split(&self, x: Tensor<3>) -> Tensor<4> {
+        let [batch, tokens, width] = x.dims();
+        x.reshape([batch, tokens, width / self.head_dim, self.head_dim])
+    }
+
+    /// Each head of keys or values as often as heads of queries share it.
+    fn repeated(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, tokens, heads, dim] = x.dims();
+        let times = self.heads / heads.max(1);
+        if times == 1 {
+            return x;
+        }
+        let x = x.reshape([batch, tokens, heads, 1, dim]);
+        x.expand([batch, tokens, heads, times, dim]).reshape([batch, tokens, heads * times, dim])
+    }
+}
+
+fn join(x: Tensor<4>) -> Tensor<3> {
+    let [batch, tokens, heads, dim] = x.dims();
+    x.reshape([batch, tokens, heads * dim])
+}
+
+/// `down · (silu(gate · x) ⊙ up · x)` (Shazeer, <https://arxiv.org/abs/2002.05202>).
+struct FeedForward {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl FeedForward {
+    fn load(scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self {
+            gate_proj: Linear::load(scope, "gate_proj")?,
+            up_proj: Linear::load(scope, "up_proj")?,
+            down_proj: Linear::load(scope, "down_proj")?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let gate = ops::activation::silu(self.gate_proj.tokens(x.clone())?);
+        let up = self.up_proj.tokens(x)?;
+        self.down_proj.tokens(gate * up)
+    }
+}
+
+/// The rotation of language models: a head's first half of features turns with its second.
+struct HalfRotation {
+    /// `[1, tokens, 1, d / 2]` each.
+    cosines: Tensor<4>,
+    sines: Tensor<4>,
+}
+
+impl HalfRotation {
+    fn new(tokens: usize, head_dim: usize, device: &Device) -> Self {
+        let half = head_dim / 2;
+        let angle = |token: usize, at: usize| {
+            token as f64 * THETA.powf(-((2 * at) as f64) / head_dim as f64)
+        };
+        let table = |f: fn(f64) -> f64| {
+            let values = (0..tokens)
+                .flat_map(|token| (0..half).map(move |at| f(angle(token, at)) as f32))
+                .collect::<Vec<f32>>();
+            let data = TensorData::new(values, [1, tokens, 1, half]);
+            Tensor::from_data(data, (device, DType::F32))
+        };
+        Self { cosines: table(f64::cos), sines: table(f64::sin) }
+    }
+
+    /// `[batch, tokens, heads, d]` to the same, in f32 between.
+    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        let (dtype, half) = (x.dtype(), x.dims()[3] / 2);
+        let x = x.cast(DType::F32);
+        let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+        let turned = vec![
+            first.clone() * self.cosines.clone() - second.clone() * self.sines.clone(),
+            second * self.cosines.clone() + first * self.sines.clone(),
+        ];
+        Tensor::cat(turned, 3).cast(dtype)
+    }
+}

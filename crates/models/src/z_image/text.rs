@@ -1,0 +1,53 @@
+//! Z-Image's text encoder: Qwen3's hidden states behind its last layer but one.
+
+use distorch_checkpoint::family::{Family, TextEncoder};
+use distorch_runtime::Scope;
+
+use crate::clip_text;
+use crate::conditioning::ConditioningError;
+use crate::decoder_text::{DecoderPart, NAME, stacked};
+use crate::prompt::embedding::Embeddings;
+use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
+
+/// Encodes prompts for Z-Image.
+///
+/// The context is what Qwen3-4B makes of the prompt as a user's turn of a chat, with the beginning of the answer:
+/// `[1, tokens, 2560]`, behind the last layer but one, without the final norm. [`TextOptions::clip_skip`] counts layers
+/// from the last, which is 1; more than there are is the family's own. Weights and textual inversions are read as text,
+/// as in ComfyUI.
+pub struct ZImageText {
+    part: DecoderPart,
+}
+
+impl ZImageText {
+    /// Takes the text encoder from a scope whose layers' names start with the encoder's (`qwen3.model.…`).
+    ///
+    /// # Errors
+    /// When the text encoder or a layer of it is missing.
+    pub fn load(scope: &Scope, encoders: &[TextEncoder]) -> Result<Self, ConditioningError> {
+        let each: Vec<_> =
+            encoders.iter().map(|encoder| (encoder, scope.at(encoder.name))).collect();
+        let part = DecoderPart::find(&each)?.ok_or_else(|| ConditioningError::NoEncoder {
+            family: Family::ZImage,
+            encoder: NAME,
+            present: clip_text::names(encoders),
+        })?;
+        Ok(Self { part })
+    }
+}
+
+impl TextConditioner for ZImageText {
+    fn encode(
+        &self,
+        prompt: &Prompt,
+        _: &Embeddings,
+        options: &TextOptions,
+    ) -> Result<EncodedText, ConditioningError> {
+        clip_text::check_clip_skip(options)?;
+        let layers = self.part.layers();
+        let skip = options.clip_skip.filter(|&skip| skip <= layers).unwrap_or(2);
+        let states = self.part.chat(prompt.of(NAME), &[(layers + 1).saturating_sub(skip)])?;
+        let context = stacked(states)?;
+        Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
+    }
+}

@@ -1,0 +1,162 @@
+//! What text encoders and Z-Image's transformer take on the CPU beside its weights, held against the estimate.
+//!
+//! In a process of its own: the allocator's count is of all threads.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::seeded;
+use distorch_checkpoint::config::{
+    DecoderConfig, DiffusionConfig, T5Config, TextEncoderConfig, ZImageConfig,
+};
+use distorch_checkpoint::family::{Configs, Model, blank, recognise};
+use distorch_checkpoint::{ComponentKind, Dtype};
+use distorch_models::decoder::Decoder;
+use distorch_models::estimate::{Compute, Workload};
+use distorch_models::family::activation_bytes;
+use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
+use distorch_models::prompt::token::Token;
+use distorch_models::t5::T5Encoder;
+use distorch_models::z_image::ZImageTransformer;
+use distorch_runtime::heap::{CountingAllocator, PeakMeter};
+use distorch_runtime::tensor::{TensorData, cpu};
+use distorch_runtime::{DType, Resident, Scope, Tensor};
+
+#[global_allocator]
+static COUNTING: CountingAllocator = CountingAllocator;
+
+/// A file with these alone, and the seeded weights of a component of it.
+fn load(configs: &Configs, kind: ComponentKind) -> (Model, Scope) {
+    let model = recognise(&blank("blank", configs, Dtype::F32).unwrap()).unwrap();
+    let mut resident = Resident::new(cpu(), DType::F32);
+    for layer in &model.component(kind).unwrap().layers {
+        let params = layer.params.iter().map(|param| {
+            let name = format!("{}.{}", layer.name, param.name);
+            let values = seeded::weight(&name, &param.shape, 3);
+            (param.name.clone(), TensorData::new(values, param.shape.clone()))
+        });
+        resident.insert(&layer.name, params.collect());
+    }
+    (model, Scope::new(Arc::new(resident)))
+}
+
+fn text_encoder(name: &'static str, config: TextEncoderConfig) -> (Model, Scope) {
+    let configs = Configs { text_encoders: vec![(name, config)], ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::TextEncoders);
+    (model, scope.at(name))
+}
+
+/// The estimate is the larger, by less than half.
+fn check(
+    name: &str,
+    model: &Model,
+    kind: ComponentKind,
+    workload: Workload,
+    mut compute: impl FnMut(),
+) {
+    // Threads take what they keep.
+    compute();
+    let meter = PeakMeter::begin().unwrap();
+    compute();
+    let taken = meter.most();
+    let host = Compute { element: 4, host: true };
+    let estimate = activation_bytes(model, model.component(kind).unwrap(), workload, host);
+    println!("{name}: {} of {} KiB", taken >> 10, estimate >> 10);
+    assert!(taken <= estimate, "{name}: {taken} of {estimate}");
+    assert!(estimate < taken * 3 / 2, "{name}: {taken} of {estimate}");
+}
+
+fn check_text(name: &str, model: &Model, encode: impl FnMut()) {
+    check(name, model, ComponentKind::TextEncoders, Workload::native(model), encode);
+}
+
+#[test]
+fn the_estimate_is_what_is_taken_and_a_little_more() {
+    t5();
+    qwen3();
+    z_image();
+}
+
+/// T5 reads 512 tokens in the estimate; XXL has 64 heads of 64 and a width of 4096.
+fn t5() {
+    let config = T5Config {
+        vocab_size: 64,
+        width: 1024,
+        layers: 3,
+        heads: 16,
+        head_dim: 64,
+        intermediate: 2560,
+        relative_buckets: 32,
+    };
+    let (model, scope) = text_encoder("t5xxl", TextEncoderConfig::T5(config.clone()));
+    let encoder = T5Encoder::load(&config, &scope).unwrap();
+    let text: Vec<Token> = (0..512).map(|at| Token::Id(at % 64)).collect();
+    check_text("T5", &model, || {
+        encoder.forward(std::slice::from_ref(&text), 1).unwrap();
+    });
+}
+
+/// 512 tokens; the 4B model has 32 heads of 128 on a width of 2560, and 9728 features within.
+fn qwen3() {
+    let config = DecoderConfig {
+        vocab_size: 64,
+        width: 640,
+        layers: 2,
+        heads: 8,
+        kv_heads: 2,
+        head_dim: 128,
+        intermediate: 2432,
+    };
+    let (model, scope) = text_encoder("qwen3", TextEncoderConfig::Decoder(config.clone()));
+    let decoder = Decoder::load(&config, &scope).unwrap();
+    let text: Vec<Token> = (0..512).map(|at| Token::Id(at % 64)).collect();
+    check_text("Qwen3", &model, || {
+        decoder.states(std::slice::from_ref(&text), &[2]).unwrap();
+    });
+}
+
+fn z_image() {
+    let config = ZImageConfig {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 512,
+        heads: 4,
+        context_dim: 96,
+        mlp_width: 1365,
+        time_width: 64,
+        modulation_width: 64,
+        refiner_depth: 1,
+        depth: 2,
+    };
+    let diffusion = Some(DiffusionConfig::ZImage(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = ZImageTransformer::load(&scope, &config).unwrap();
+    for (batch, side) in [(1, 512), (2, 384)] {
+        let input = |name: &str, shape: Vec<usize>| {
+            let values = seeded::uniform(name, shape.iter().product(), 0);
+            TensorData::new(values, shape)
+        };
+        let (latent, rows) = (side as usize / 8, batch as usize);
+        let x = input("x", vec![rows, 16, latent, latent]);
+        let context = input("context", vec![rows, 512, 96]);
+        let given = NetworkInput {
+            x: Tensor::from_data(x, &cpu()),
+            timesteps: Tensor::ones([rows], (&cpu(), DType::F32)) * 0.5,
+            context: Tensor::from_data(context, &cpu()),
+            vector: None,
+            guidance: None,
+            reference_latents: Vec::new(),
+            reference_method: ReferenceMethod::default(),
+            skip: SkipLayers::default(),
+        };
+        let workload = Workload { width: side, height: side, batch, cfg_batch: 1 };
+        check("Z-Image", &model, ComponentKind::DiffusionModel, workload, || {
+            network.forward(given.clone()).unwrap();
+        });
+    }
+}

@@ -1,0 +1,64 @@
+//! A small Z-Image checkpoint through this program and through diffusers' and transformers' classes: the same latents and
+//! pictures. `tools/reference/make_z_image_pipeline.py` made the reference.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::small_models::z_image;
+use distorch_test_support::tensors::max_error;
+use distorch_workflow::value::Value;
+use safetensors::SafeTensors;
+use serde_json::{Value as Json, json};
+
+/// Of the largest value of the reference: 8 evaluations in f32 in another order of additions.
+const TOLERANCE: f32 = 1e-3;
+
+fn workflow(prompts: &[String], run: &Json, cfg: f64) -> Json {
+    let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["file", 1], "text": text }));
+    let size = json!({ "width": run["width"], "height": run["height"], "batch_size": 1 });
+    let sampler = json!({
+        "model": ["file", 0], "seed": run["seed"], "steps": run["steps"], "cfg": cfg,
+        "sampler_name": "euler", "scheduler": "simple", "positive": ["positive", 0],
+        "negative": ["negative", 0], "latent_image": ["empty", 0], "denoise": 1.0,
+    });
+    prompt(&[
+        ("file", node("CheckpointLoaderSimple", json!({ "ckpt_name": "z_image.safetensors" }))),
+        ("positive", text(&prompts[0])),
+        ("negative", text(&prompts[1])),
+        ("empty", node("EmptySD3LatentImage", size)),
+        ("sampler", node("KSampler", sampler)),
+        ("picture", node("VAEDecode", json!({ "samples": ["sampler", 0], "vae": ["file", 2] }))),
+    ])
+}
+
+#[test]
+fn latents_and_pictures_are_diffusers() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/z_image.safetensors");
+    let bytes = std::fs::read(path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().as_ref().unwrap();
+    let prompts: Vec<String> = serde_json::from_str(&metadata["prompts"]).unwrap();
+    let run: Json = serde_json::from_str(&metadata["run"]).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
+    let mut harness = Harness::with("checkpoints/z_image.safetensors", &z_image());
+    for cfg in ["1.0", "3.0"] {
+        let workflow = workflow(&prompts, &run, cfg.parse().unwrap());
+        let latent = reference.tensor(&format!("latent.{cfg}")).unwrap();
+        let floats = latent.data().chunks_exact(4);
+        let expected: Vec<f32> =
+            floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let found = harness.latent(&workflow, "sampler", 0);
+        let error = max_error(&found, &expected);
+        println!("cfg {cfg}: {error:.1e}");
+        assert!(error < TOLERANCE, "cfg {cfg}: {error}");
+        let Value::Image(pictures) = &harness.run(&workflow, "picture")[0] else {
+            panic!("no picture")
+        };
+        // Bytes as ComfyUI's SaveImage makes them.
+        let found: Vec<u8> = pictures.values().iter().map(|value| (value * 255.0) as u8).collect();
+        let picture = reference.tensor(&format!("picture.{cfg}")).unwrap();
+        assert_eq!(found.len(), picture.data().len());
+        let pairs = found.iter().zip(picture.data());
+        let furthest = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(furthest <= 1, "cfg {cfg}: {furthest}");
+    }
+}
