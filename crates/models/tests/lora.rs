@@ -15,13 +15,10 @@ use std::sync::Arc;
 
 use common::fixture::{Fixture, tensor};
 use common::{flux_case, max_error, seeded, values};
-use distorch_checkpoint::config::DiffusionConfig;
-use distorch_checkpoint::family::{Model, recognise};
+use distorch_checkpoint::family::{Family, Model, recognise};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype, Layer};
-use distorch_models::flux::FluxTransformer;
-use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
-use distorch_models::sd3::Mmdit;
-use distorch_models::unet::Unet;
+use distorch_models::family::{self, NetworkPatches};
+use distorch_models::network::{NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Patch, Resident, Scope, Tensor};
@@ -163,15 +160,13 @@ impl Case {
     /// The network with merged weights makes the reference's output.
     fn check_output(&self) {
         let scope = self.scope();
-        let network: Box<dyn Network> = match &self.model.diffusion.as_ref().unwrap().config {
-            DiffusionConfig::Unet(config) => Box::new(Unet::load(&scope, config).unwrap()),
-            DiffusionConfig::Mmdit(config) => Box::new(Mmdit::load(&scope, config).unwrap()),
-            DiffusionConfig::Flux(config) => {
-                let flux = FluxTransformer::load(&scope, config).unwrap();
-                let input = flux_case::input(&self.fixture, None);
-                return self.check_close(&flux.forward(input).unwrap());
-            }
-        };
+        let diffusion = self.model.diffusion.as_ref().unwrap();
+        let family = family::of(diffusion.family);
+        let network = family.network(&scope, diffusion, &NetworkPatches::default()).unwrap();
+        if diffusion.family == Family::Flux {
+            let input = flux_case::input(&self.fixture, None);
+            return self.check_close(&network.forward(input).unwrap());
+        }
         let call = &self.fixture.json("calls")[0];
         let times: Vec<f32> = serde_json::from_value(call["timesteps"].clone()).unwrap();
         // SDXL's class vector has more than a seeded input.
