@@ -52,6 +52,24 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed; its log says why")
     }
 
+    /// What is wrong, in words.
+    pub fn message(&self) -> String {
+        let error = &self.body["error"];
+        let part = |name: &str| error[name].as_str().filter(|text| !text.is_empty());
+        let text = match (error.as_str(), part("message"), part("details")) {
+            (Some(text), ..) | (None, Some(text), None) => text.to_owned(),
+            (None, Some(message), Some(details)) => format!("{message}: {details}"),
+            (None, None, _) => self.status.to_string(),
+        };
+        let nodes =
+            self.body["node_errors"].as_object().into_iter().flat_map(|nodes| nodes.values());
+        let errors = nodes.flat_map(|node| node["errors"].as_array().into_iter().flatten());
+        let told = errors.filter_map(|error| {
+            Some(format!("{}: {}", error["message"].as_str()?, error["details"].as_str()?))
+        });
+        std::iter::once(text).chain(told).collect::<Vec<_>>().join("; ")
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`config`] | what a server is started with: address, limits, who may come in |
 //! | [`error`] | what is answered where something is wrong |
+//! | [`execution`] | prompts that run: who is told, and what is kept of them |
 //! | [`logs`] | the last lines of the log, for clients |
 //! | [`socket`] | the clients of `/ws`, and the messages to them |
 //! | [`state`] | what the routes share |
@@ -14,6 +15,7 @@
 
 pub mod config;
 pub mod error;
+pub mod execution;
 pub mod logs;
 pub mod request;
 pub mod routes;

@@ -11,12 +11,14 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::accept::{Accept, NoDelayAcceptor};
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use distorch_workflow::Executor;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service;
 
 use crate::config::{Access, Config};
+use crate::execution;
 use crate::routes;
 use crate::state::AppState;
 
@@ -129,7 +131,8 @@ impl Server {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Answers requests until `end` comes to its end; then no more are taken, and those under way get a moment.
+    /// Answers requests and runs prompts until `end` comes to its end. Then no further prompt begins, the one that runs
+    /// gets its grace, and the answers that are under way a moment.
     ///
     /// # Errors
     /// When connections can no longer be taken.
@@ -141,17 +144,26 @@ impl Server {
         let app = routes::router(state.clone());
         let handle = Handle::<SocketAddr>::new();
         let places = Arc::new(Semaphore::new(state.config.limits.connections));
-        let ending = handle.clone();
+        let (tell, told) = watch::channel(false);
+        let executor = Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry));
+        let worker = tokio::spawn(execution::work(state.clone(), executor, told));
+        let follower = tokio::spawn(execution::follow(state.clone()));
+        let (ending, clients) = (handle.clone(), state.clients.clone());
         tokio::spawn(async move {
             end.await;
-            state.clients.close();
+            tell.send_replace(true);
+            if let Err(error) = worker.await {
+                tracing::error!("the worker failed: {error}");
+            }
+            follower.abort();
+            clients.close();
             ending.graceful_shutdown(Some(ANSWERS));
         });
         let mut server = axum_server::Server::from_listener(listener)
             .handle(handle)
             .first_request_timeout(HEAD)
             .accept_error_handler(|_, error| {
-                tracing::debug!("a connection was not taken: {error}")
+                tracing::debug!("a connection was not taken: {error}");
             });
         server.http_builder().http1().header_read_timeout(HEAD);
         let plain = Places { inner: NoDelayAcceptor::new(), places };
@@ -162,6 +174,7 @@ impl Server {
                 server.acceptor(acceptor).serve(service(app)).await
             }
         };
+        state.queue.close().await;
         ended.map_err(ServeError::Accept)
     }
 }

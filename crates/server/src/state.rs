@@ -4,13 +4,16 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use distorch_queue::Queue;
 use distorch_runtime::devices::Hardware;
 use distorch_workflow::{Environment, Registry};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::config::Config;
+use crate::execution::{MemoryRequests, Running};
 use crate::logs::LogBuffer;
-use crate::socket::Clients;
+use crate::socket::{Clients, To};
 
 /// What the routes share. Copies are the same.
 #[derive(Clone)]
@@ -26,13 +29,24 @@ pub struct Inner {
     pub hardware: Vec<Hardware>,
     /// The nodes.
     pub registry: Arc<Registry>,
+    /// The prompts that wait, run and have ended.
+    pub queue: Queue,
+    /// The prompts that run in this process.
+    pub running: Running,
+    /// What is to be dropped from memory.
+    pub memory: MemoryRequests,
     /// Who listens on `/ws`.
     pub clients: Clients,
     /// The last lines of the log.
     pub logs: LogBuffer,
+    /// Pictures that are decoded for clients at once: each takes memory.
+    pub pictures: Semaphore,
     /// Prompts that wait or run, when that was last counted.
     remaining: AtomicU64,
 }
+
+/// Pictures that are decoded for clients at once.
+const PICTURES: usize = 2;
 
 /// What a state is made of.
 pub struct Parts {
@@ -44,6 +58,8 @@ pub struct Parts {
     pub hardware: Vec<Hardware>,
     /// The nodes.
     pub registry: Arc<Registry>,
+    /// The prompts that wait, run and have ended.
+    pub queue: Queue,
     /// The last lines of the log.
     pub logs: LogBuffer,
 }
@@ -51,7 +67,7 @@ pub struct Parts {
 impl AppState {
     /// A state without clients.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, environment, hardware, registry, logs } = parts;
+        let Parts { config, environment, hardware, registry, queue, logs } = parts;
         let clients = Clients::new(config.limits.clients);
         let told = clients.clone();
         logs.listen(move |time, text| told.tell_log(time, text));
@@ -60,8 +76,12 @@ impl AppState {
             environment,
             hardware,
             registry,
+            queue,
+            running: Running::default(),
+            memory: MemoryRequests::default(),
             clients,
             logs,
+            pictures: Semaphore::new(PICTURES),
             remaining: AtomicU64::new(0),
         }))
     }
@@ -69,6 +89,25 @@ impl AppState {
     /// How long the queue is: `{"exec_info": {"queue_remaining": n}}`.
     pub fn queue_status(&self) -> Value {
         json!({ "exec_info": { "queue_remaining": self.remaining.load(Ordering::Relaxed) } })
+    }
+
+    /// Counts the prompts that wait or run, and tells all clients.
+    pub(crate) async fn tell_queue_status(&self) {
+        match self.queue.remaining().await {
+            Ok(remaining) => self.remaining.store(remaining, Ordering::Relaxed),
+            Err(error) => tracing::warn!("the queue cannot be counted: {error}"),
+        }
+        self.clients.send_json(To::All, "status", &json!({ "status": self.queue_status() }));
+    }
+
+    /// The name that this process has among the workers of its queue.
+    pub fn worker_name(&self) -> &str {
+        &self.config.worker_name
+    }
+
+    /// Whether other processes may have clients of prompts that run here.
+    pub(crate) fn relays(&self) -> bool {
+        self.queue.address().starts_with("postgres")
     }
 }
 

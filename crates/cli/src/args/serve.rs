@@ -74,6 +74,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole(0..=86400), allow_hyphen_values = true, help_heading = "Limits")]
     pub grace: u32,
 
+    /// Database of the queue: `sqlite:PATH`, or `postgres://…` for several machines
+    /// [default: `user/distorch.sqlite` in the base folder]
+    #[arg(long, env = "DISTORCH_QUEUE", hide_env_values = true, value_name = "ADDRESS")]
+    pub queue: Option<String>,
+
     /// How pictures are shown while they are sampled
     #[arg(long, value_enum, value_name = "METHOD", default_value_t = PreviewArg::Auto)]
     pub preview_method: PreviewArg,

@@ -1,8 +1,10 @@
 //! `distorch serve`: ComfyUI's API.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 
+use distorch_queue::{Queue, QueueOptions};
 use distorch_server::logs::LogBuffer;
 use distorch_server::serve::{self, ServeError};
 use distorch_server::{AppState, Server, state};
@@ -37,21 +39,44 @@ pub fn run(shared: &Shared, args: &ServeArgs) -> Result<(), CliError> {
     log_to(args.log_format, &logs)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(CliError::internal)?;
+    let base = environment.session.folders.base_dir().to_owned();
+    let address = queue_address(args, &base)?;
+    let options = QueueOptions {
+        max_pending: args.max_queue.into(),
+        max_history: args.max_history.into(),
+        ..QueueOptions::default()
+    };
     let ended = runtime.block_on(async move {
+        let queue = Queue::open(&address, options).await.map_err(CliError::usage)?;
+        tracing::info!("the queue is at {}", queue.address());
         let parts = state::Parts {
             config,
             environment: Arc::new(environment),
             hardware: survey.devices,
             registry: Arc::new(nodes::all()),
+            queue,
             logs,
         };
-        let server = Server::bind(AppState::new(parts)).await?;
+        let server = Server::bind(AppState::new(parts)).await.map_err(failure)?;
         tracing::info!("listening on {}", server.url());
-        server.run(told_to_end()).await
+        server.run(told_to_end()).await.map_err(failure)
     });
     // Work that a thread is at does not hold the program.
     runtime.shutdown_background();
-    ended.map_err(failure)
+    ended
+}
+
+/// The database of the queue: a file in the base folder where none is named.
+fn queue_address(args: &ServeArgs, base: &Path) -> Result<String, CliError> {
+    if let Some(address) = &args.queue {
+        return Ok(address.clone());
+    }
+    let folder = base.join("user");
+    std::fs::create_dir_all(&folder).map_err(|error| {
+        let text = format!("`{}` cannot be made: {error}", folder.display());
+        CliError::usage(text).hint("name another place for the queue: `--queue sqlite:PATH`")
+    })?;
+    Ok(format!("sqlite:{}", folder.join("distorch.sqlite").display()))
 }
 
 fn failure(error: ServeError) -> CliError {
@@ -78,7 +103,15 @@ async fn told_to_end() {
         _ = interrupt => {}
         () = terminate => {}
     }
-    tracing::info!("ending");
+    tracing::info!(
+        "ending once the prompt that runs has ended or its time is up; again to end at once"
+    );
+    tokio::spawn(async {
+        // An error says that there is no second time.
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
 }
 
 /// Sends the log to standard error and to what clients read.

@@ -12,6 +12,7 @@ pub mod png_file;
 pub mod regular_file;
 pub mod resize;
 pub mod size;
+mod webp_file;
 
 use std::sync::Arc;
 

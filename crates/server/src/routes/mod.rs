@@ -3,13 +3,25 @@
 //! To add a topic, write a file with `pub fn routes() -> Router<AppState>` and a `#[derive(OpenApi)] struct Api`, and add
 //! a line to `api` and to `openapi` below.
 
+mod folders;
 pub mod health;
+pub mod history;
+pub mod internal;
+pub mod jobs;
+pub mod metrics;
 pub mod models;
 pub mod object_info;
+pub mod openai;
+mod picture;
+pub mod prompt;
+pub mod queue;
 pub mod system;
+pub mod upload;
+pub mod view;
 
-use axum::extract::DefaultBodyLimit;
-use axum::response::IntoResponse;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::{Method, StatusCode};
@@ -23,17 +35,28 @@ use crate::socket;
 use crate::state::AppState;
 
 /// The routes that are there with and without `/api`.
-fn api() -> Router<AppState> {
+fn api(state: &AppState) -> Router<AppState> {
     Router::new()
+        .merge(history::routes())
+        .merge(internal::routes())
+        .merge(jobs::routes())
         .merge(models::routes())
         .merge(object_info::routes())
+        .merge(prompt::routes())
+        .merge(queue::routes())
         .merge(socket::routes())
         .merge(system::routes())
+        .merge(upload::routes(state.config.limits.upload_bytes))
+        .merge(view::routes())
 }
 
 /// The routes that are there once.
 fn once() -> Router<AppState> {
-    Router::new().merge(health::routes()).route("/openapi.json", get(openapi_file))
+    Router::new()
+        .merge(health::routes())
+        .merge(metrics::routes())
+        .merge(openai::routes())
+        .route("/openapi.json", get(openapi_file))
 }
 
 /// The description of all routes.
@@ -41,11 +64,35 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut file = Description::openapi();
     for part in [
         health::Api::openapi(),
+        history::Api::openapi(),
+        internal::Api::openapi(),
+        jobs::Api::openapi(),
+        metrics::Api::openapi(),
         models::Api::openapi(),
         object_info::Api::openapi(),
+        openai::Api::openapi(),
+        prompt::Api::openapi(),
+        queue::Api::openapi(),
         system::Api::openapi(),
+        upload::Api::openapi(),
+        view::Api::openapi(),
     ] {
         file.merge(part);
+    }
+    // Handlers have short names, which are not the only ones of their kind.
+    for (path, item) in &mut file.paths.paths {
+        let operations = [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(format!("{method} {path}"));
+            }
+        }
     }
     file
 }
@@ -64,13 +111,24 @@ async fn openapi_file() -> impl IntoResponse {
 /// All routes with everything that stands before them: who may come in, limits, compression.
 pub fn router(state: AppState) -> Router {
     let limit = DefaultBodyLimit::max(state.config.limits.body_bytes);
-    let routes = Router::new().nest("/api", api()).merge(api()).merge(once());
+    let routes = Router::new().nest("/api", api(&state)).merge(api(&state)).merge(once());
     let routes = routes
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(limit)
         .layer(CompressionLayer::new());
-    safety::guard(routes, &state).layer(CatchPanicLayer::custom(panicked)).with_state(state)
+    safety::guard(routes, &state)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::from_fn(counted))
+        .with_state(state)
+}
+
+/// Counts requests by the status of their answers.
+async fn counted(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    ::metrics::counter!("distorch_requests_total", "status" => status).increment(1);
+    response
 }
 
 async fn nothing_here(uri: http::Uri) -> ApiError {
@@ -83,6 +141,6 @@ async fn wrong_method(method: Method, uri: http::Uri) -> ApiError {
 }
 
 /// A fault in a handler ends that request only.
-fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::internal("a handler panicked").into_response()
 }

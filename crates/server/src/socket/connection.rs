@@ -110,7 +110,10 @@ async fn serve(mut socket: WebSocket, state: AppState, entry: Entry) {
 fn greeting(state: &AppState, id: &str) -> Vec<Message> {
     let flags = Value::Object(system::flags(state));
     let status = json!({ "status": state.queue_status(), "sid": id });
-    vec![Message::json("feature_flags", &flags), Message::json("status", &status)]
+    let mut messages =
+        vec![Message::json("feature_flags", &flags), Message::json("status", &status)];
+    messages.extend(state.running.node_of(id).map(|node| Message::json("executing", &node)));
+    messages
 }
 
 /// What a client says: at first, what it can do.

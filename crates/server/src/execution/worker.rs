@@ -1,0 +1,362 @@
+//! What claims prompts from the queue and runs them, one at a time on an executor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use distorch_allocation::DeviceInfo;
+use distorch_checkpoint::folders::ModelKind;
+use distorch_pipeline::CancelToken;
+use distorch_queue::{
+    Attempt, Claimed, Job, Json, LeaseStatus, Notice, NoticeKind, Notices, Status, Worker,
+};
+use distorch_workflow::Executor;
+use distorch_workflow::execute::ExecutionError;
+use distorch_workflow::graph::Prompt;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::observer::{PromptObserver, Relayed};
+use super::outcome::{self, End};
+use super::requirements::model;
+use crate::config::PreviewMethod;
+use crate::socket::To;
+use crate::state::AppState;
+
+/// How long a prompt is this worker's without a sign of life.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// How often the queue is looked at where it does not say that there is something new.
+const POLL: Duration = Duration::from_secs(5);
+
+/// How long to wait after the queue failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// Runs prompts until `end` says so; the one that runs then gets its grace, and is put back after it.
+pub async fn work(state: AppState, mut executor: Executor, mut end: watch::Receiver<bool>) {
+    let name = state.worker_name().to_owned();
+    if let Err(error) = state.queue.release_worker(&name).await {
+        tracing::error!("prompts of an earlier run cannot be taken up again: {error}");
+    }
+    let mut notices = state.queue.subscribe();
+    while !*end.borrow() {
+        // What was queued meanwhile is found below.
+        let claimed = state.queue.claim(&describe(&state).await, LEASE).await;
+        let wait = match claimed {
+            Ok(Some(claimed)) => {
+                executor = match run(&state, executor, claimed, end.clone()).await {
+                    Some(executor) => executor,
+                    None => {
+                        Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry))
+                    }
+                };
+                continue;
+            }
+            Ok(None) => POLL,
+            Err(error) => {
+                tracing::error!("no prompt can be taken from the queue: {error}");
+                AFTER_FAILURE
+            }
+        };
+        tokio::select! {
+            _ = end.changed() => {}
+            () = state.memory.asked() => executor = free(&state, executor).await,
+            () = news(&mut notices) => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    // What was claimed in the moment of the end.
+    if let Err(error) = state.queue.release_worker(&name).await {
+        tracing::error!("a prompt could not be put back: {error}");
+    }
+}
+
+/// Waits until there may be something to run.
+async fn news(notices: &mut Notices) {
+    while let Some(Notice { kind, .. }) = notices.next().await {
+        if let NoticeKind::Submitted | NoticeKind::Requeued | NoticeKind::Missed = kind {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Drops what clients asked to be dropped.
+async fn free(state: &AppState, mut executor: Executor) -> Executor {
+    let asked = state.memory.take();
+    let (environment, registry) = (Arc::clone(&state.environment), Arc::clone(&state.registry));
+    let work = move || {
+        asked.apply(&mut executor);
+        executor
+    };
+    let freed = tokio::task::spawn_blocking(work).await;
+    freed.unwrap_or_else(|_| Executor::new(environment, registry))
+}
+
+/// Writes what a prompt's client is told into the queue, where other processes read it.
+async fn relay(state: AppState, attempt: Attempt, mut messages: UnboundedReceiver<Relayed>) {
+    while let Some(message) = messages.recv().await {
+        let Ok(body) = Json::of(&message) else { continue };
+        if let Err(error) = state.queue.event(attempt, &body).await {
+            tracing::warn!(prompt = %attempt.job, "a message could not be passed on: {error}");
+        }
+    }
+}
+
+/// Tells clients what happens in the queue: how long it is, and what prompts say that run elsewhere.
+pub async fn follow(state: AppState) {
+    let mut notices = state.queue.subscribe();
+    let mut expiry = tokio::time::interval(LEASE);
+    state.tell_queue_status().await;
+    loop {
+        let notice = tokio::select! {
+            notice = notices.next() => notice,
+            _ = expiry.tick() => {
+                // Workers that are gone do not do it themselves.
+                if let Err(error) = state.queue.expire().await {
+                    tracing::warn!("the queue cannot be looked through: {error}");
+                }
+                continue;
+            }
+        };
+        let Some(notice) = notice else { return };
+        match (notice.kind, notice.job) {
+            (NoticeKind::Event, Some(job)) if !state.running.has(job) => {
+                tell_from_elsewhere(&state, &notice, job).await;
+            }
+            (NoticeKind::Event | NoticeKind::Progress | NoticeKind::CancelRequested, _) => {}
+            _ => state.tell_queue_status().await,
+        }
+    }
+}
+
+/// Passes on a message of a prompt that runs in another process.
+async fn tell_from_elsewhere(state: &AppState, notice: &Notice, job: Uuid) {
+    let body = match (&notice.body, notice.event) {
+        (Some(body), _) => Some(body.clone()),
+        (None, Some(seq)) => {
+            let events = state.queue.events(job, seq.saturating_sub(1)).await.unwrap_or_default();
+            events.into_iter().find(|event| event.seq == seq).map(|event| event.body)
+        }
+        (None, None) => None,
+    };
+    let Some(Ok(Relayed { to, kind, data })) = body.map(|body| body.parse()) else { return };
+    state.clients.send_json(to.as_deref().map_or(To::All, To::One), &kind, &data);
+}
+
+/// Why a run was told to stop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Somebody cancelled it.
+    Cancelled,
+    /// It is not this worker's any more.
+    Lost,
+    /// The server ends.
+    Ending,
+}
+
+/// Runs a prompt, and returns the executor; `None` where its thread failed.
+async fn run(
+    state: &AppState,
+    mut executor: Executor,
+    claimed: Claimed,
+    mut end: watch::Receiver<bool>,
+) -> Option<Executor> {
+    let Claimed { attempt, record } = claimed;
+    let Job { id, client_id, .. } = record.job;
+    tracing::info!(prompt = %id, "prompt begins");
+    let started = std::time::Instant::now();
+    let mut hold = state.queue.hold(attempt, LEASE / 3);
+    state.running.begin(id, client_id.clone());
+    let previews = state.config.previews != PreviewMethod::None;
+    let (relay_to, relaying) = match state.relays() {
+        true => {
+            let (sender, messages) = mpsc::unbounded_channel();
+            (Some(sender), Some(tokio::spawn(relay(state.clone(), attempt, messages))))
+        }
+        false => (None, None),
+    };
+    let (clients, running) = (state.clients.clone(), state.running.clone());
+    let observer = PromptObserver::new(id, client_id, clients, running, previews, relay_to);
+    let observer = Arc::new(observer);
+    let cancel = CancelToken::new();
+    let work = {
+        let (observer, cancel) = (Arc::clone(&observer), cancel.clone());
+        let registry = Arc::clone(&state.registry);
+        let (payload, memory) = (record.payload, state.memory.take());
+        move || {
+            memory.apply(&mut executor);
+            let text = format!(
+                "{{\"prompt\":{},\"extra_data\":{}}}",
+                payload.prompt.as_str(),
+                payload.extra_data.as_str()
+            );
+            let (prompt, result) = match Prompt::from_json(&text, &registry) {
+                Ok(prompt) => {
+                    let outputs = &payload.outputs;
+                    let result = executor.run_nodes_with(&prompt, outputs, &*observer, &cancel);
+                    (prompt, result)
+                }
+                Err(error) => (Prompt::default(), Err(unreadable(&error))),
+            };
+            if let Ok(report) = &result {
+                for node in observer.cached() {
+                    if let Some(ui) = report.outputs.get(&node) {
+                        observer.tell_output(&node, ui);
+                    }
+                }
+            }
+            let end = outcome::end(result, &prompt, &observer);
+            (executor, end)
+        }
+    };
+    let mut working = tokio::task::spawn_blocking(work);
+    let mut stop = None;
+    let finished = loop {
+        let grace = async {
+            if end.wait_for(|end| *end).await.is_ok() {
+                tokio::time::sleep(state.config.grace).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            finished = &mut working => break finished,
+            status = hold.stopped(), if stop.is_none() => {
+                stop = Some(if status == LeaseStatus::Lost { Stop::Lost } else { Stop::Cancelled });
+                cancel.cancel();
+            }
+            () = grace, if stop.is_none() => {
+                stop = Some(Stop::Ending);
+                cancel.cancel();
+            }
+        }
+    };
+    let (executor, ended) = match finished {
+        Ok((executor, ended)) => (Some(executor), ended),
+        Err(error) => {
+            tracing::error!(prompt = %id, "the thread of a prompt failed: {error}");
+            (None, failed(&observer, "the thread of this prompt failed; the log says why"))
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    metrics::histogram!("distorch_prompt_seconds").record(seconds);
+    match stop {
+        Some(Stop::Lost) => tracing::warn!(prompt = %id, "prompt is not this worker's any more"),
+        Some(Stop::Ending) if ended.status == Status::Interrupted => {
+            if let Err(error) = state.queue.release(attempt).await {
+                tracing::error!(prompt = %id, "prompt could not be put back: {error}");
+            }
+            tracing::info!(prompt = %id, "prompt is put back: the server ends");
+            let text = "the server ends; the prompt runs again once it is back";
+            observer.tell("notification", json!({ "value": text }));
+        }
+        _ => finish(state, attempt, &observer, &ended, seconds).await,
+    }
+    drop(hold);
+    state.running.end(id);
+    drop(observer);
+    if let Some(task) = relaying {
+        // It ends with the observer, which the thread that worked has dropped.
+        drop(task.await);
+    }
+    executor
+}
+
+/// Stores what came of a prompt, and tells so.
+async fn finish(
+    state: &AppState,
+    attempt: Attempt,
+    observer: &PromptObserver,
+    ended: &End,
+    seconds: f64,
+) {
+    let id = attempt.job;
+    let (kind, data) = (ended.last.0, ended.last.1.clone());
+    let status = match ended.status {
+        Status::Success => "success",
+        Status::Error => "error",
+        Status::Interrupted => "interrupted",
+    };
+    metrics::counter!("distorch_prompts_total", "status" => status).increment(1);
+    match state.queue.finish(attempt, &ended.outcome(observer)).await {
+        Ok(true) => tracing::info!(prompt = %id, seconds, status, "prompt ended"),
+        Ok(false) => {
+            tracing::warn!(prompt = %id, "prompt ended, but is not this worker's any more");
+            return;
+        }
+        Err(error) => tracing::error!(prompt = %id, "a result could not be stored: {error}"),
+    }
+    if status == "error" {
+        tracing::warn!(prompt = %id, "{}", data["exception_message"].as_str().unwrap_or_default());
+    }
+    match kind {
+        // All see that it was stopped, as in ComfyUI.
+        "execution_interrupted" => state.clients.send_json(To::All, kind, &data),
+        _ => observer.tell(kind, data),
+    }
+    observer.tell_end();
+}
+
+/// A prompt in the queue that cannot be read: another version wrote it.
+fn unreadable(error: &dyn std::fmt::Display) -> ExecutionError {
+    let problem = distorch_workflow::validate::Problem::new(
+        "prompt_unreadable",
+        "The stored prompt cannot be read",
+        error.to_string(),
+    );
+    let node_errors = indexmap::IndexMap::new();
+    let invalid = distorch_workflow::validate::Invalid { error: problem, node_errors };
+    ExecutionError::Invalid(Box::new(invalid))
+}
+
+fn failed(observer: &PromptObserver, text: &str) -> End {
+    let mut data = Map::from_iter([
+        ("node_id".to_owned(), Value::Null),
+        ("node_type".to_owned(), Value::Null),
+        ("executed".to_owned(), json!([])),
+        ("exception_message".to_owned(), json!(text)),
+        ("exception_type".to_owned(), json!("RuntimeError")),
+        ("traceback".to_owned(), json!([])),
+        ("current_inputs".to_owned(), json!({})),
+        ("current_outputs".to_owned(), json!([])),
+    ]);
+    let data = observer.keep("execution_error", &mut data);
+    let outputs = indexmap::IndexMap::new();
+    End { status: Status::Error, outputs, last: ("execution_error", data) }
+}
+
+/// What this process has, for the queue to choose a prompt by.
+async fn describe(state: &AppState) -> Worker {
+    let devices: BTreeMap<String, u64> = state
+        .environment
+        .session
+        .topology()
+        .devices()
+        .iter()
+        .map(|DeviceInfo { id, total, .. }| (id.to_string(), *total))
+        .collect();
+    let (environment, registry) = (Arc::clone(&state.environment), Arc::clone(&state.registry));
+    let listed = tokio::task::spawn_blocking(move || {
+        let models: BTreeSet<String> = ModelKind::ALL
+            .into_iter()
+            .flat_map(|kind| {
+                let listing = environment.session.folders.list(kind).unwrap_or_default();
+                listing.entries.into_iter().map(move |entry| model(kind, &entry.name))
+            })
+            .collect();
+        let classes = registry.nodes().map(|node| node.class.to_owned()).collect();
+        (models, classes)
+    });
+    let (models, node_classes) = listed.await.unwrap_or_default();
+    Worker {
+        name: state.worker_name().to_owned(),
+        devices,
+        busy: BTreeSet::new(),
+        models,
+        node_classes,
+        loaded: BTreeSet::new(),
+    }
+}
