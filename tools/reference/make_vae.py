@@ -1,4 +1,4 @@
-"""Writes crates/models/tests/fixtures/vae_*.safetensors from diffusers' AutoencoderKL.
+"""Writes crates/models/tests/fixtures/vae_*.safetensors from diffusers' AutoencoderKL and AutoencoderKLFlux2.
 
     python tools/reference/make_vae.py
 
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2KleinPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import save_file
 
@@ -20,19 +20,26 @@ FIXTURES = Path(__file__).parents[2] / "crates/models/tests/fixtures"
 SEED = 30
 
 # Name: (multiples of 32 channels, residual blocks per level, latent channels, quant convolutions,
-# whether the attention's projections are 1x1 convolutions)
+# whether the attention's projections are 1x1 convolutions). Flux.2's latents are packed and normalised, as its
+# pipeline does it.
 CASES = {
     "sd": ([1, 2, 4, 4], 2, 4, True, True),
     "sd3": ([1, 2, 2], 1, 16, False, False),
+    "flux2": ([1, 2, 2], 1, 3, True, False),
 }
 # Pictures' and latents' batch, height and width.
 PICTURES = [(2, 32, 32), (1, 40, 64), (1, 37, 51)]
 LATENTS = [(1, 4, 4), (2, 3, 5)]
 
 
+def even(x):
+    return x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+
+
 def main():
     for case, (mults, layers, latent, quant, conv) in CASES.items():
-        module = AutoencoderKL(
+        packed = case == "flux2"
+        module = (AutoencoderKLFlux2 if packed else AutoencoderKL)(
             down_block_types=["DownEncoderBlock2D"] * len(mults),
             up_block_types=["UpDecoderBlock2D"] * len(mults),
             block_out_channels=[32 * mult for mult in mults],
@@ -42,6 +49,12 @@ def main():
             use_post_quant_conv=quant,
         ).eval()
         shapes = seeded.fill(module, lambda name: vae_name(name, module.config), SEED)
+        if packed:
+            for name in ("bn.running_mean", "bn.running_var"):
+                shapes[name] = [4 * latent]
+                module.bn.get_buffer(name[3:]).copy_(torch.from_numpy(seeded.weight(name, (4 * latent,), SEED)))
+            mean = module.bn.running_mean[:, None, None]
+            variance = module.bn.running_var[:, None, None] + module.config.batch_norm_eps
         if conv:
             for name, shape in shapes.items():
                 if "attn_1" in name and len(shape) == 2:
@@ -58,24 +71,30 @@ def main():
                 shape = (batch, 3, height, width)
                 picture = torch.from_numpy(seeded.uniform(f"picture.{i}", shape, SEED))
                 posterior = module.encode(picture).latent_dist
-                tensors[f"mean.{i}"] = posterior.mean.contiguous()
-                tensors[f"logvar.{i}"] = posterior.logvar.contiguous()
+                moments = [posterior.mean, posterior.logvar]
+                if packed:
+                    moments = [Flux2KleinPipeline._patchify_latents(even(moment)) for moment in moments]
+                    moments = [(moments[0] - mean) / variance.sqrt(), moments[1] - variance.log()]
+                tensors[f"mean.{i}"] = moments[0].contiguous()
+                tensors[f"logvar.{i}"] = moments[1].contiguous()
                 pictures.append(shape)
             for i, (batch, height, width) in enumerate(LATENTS):
-                shape = (batch, latent, height, width)
+                shape = (batch, 4 * latent if packed else latent, height, width)
                 z = torch.from_numpy(seeded.uniform(f"latent.{i}", shape, SEED))
-                tensors[f"decoded.{i}"] = module.decode(z).sample.contiguous()
                 latents.append(shape)
+                if packed:
+                    z = Flux2KleinPipeline._unpatchify_latents(z * variance.sqrt() + mean)
+                tensors[f"decoded.{i}"] = module.decode(z).sample.contiguous()
         config = {
             "in_channels": 3,
-            "latent_channels": latent,
+            "latent_channels": 4 * latent if packed else latent,
             "channels": 32,
             "channel_mult": mults,
             "num_res_blocks": layers,
             "quant_conv": quant,
             "scaling_factor": 0.18215,
             "shift_factor": 0.0,
-        }
+        } | ({"packed": True} if packed else {})
         metadata = {
             "config": config,
             "params": shapes,

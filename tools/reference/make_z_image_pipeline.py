@@ -1,5 +1,5 @@
 """Writes crates/workflow/tests/fixtures/z_image.safetensors: what diffusers' and transformers' classes make of a small
-Z-Image checkpoint, for crates/workflow/tests/z_image.rs.
+Z-Image checkpoint, for crates/workflow/tests/qwen3_pictures.rs.
 
     python tools/reference/make_z_image_pipeline.py FOLDER    # the folder of make_qwen_tokens.py
 
@@ -46,11 +46,11 @@ def transformer():
     return module
 
 
-def text_encoder():
+def text_encoder(layers=3):
     config = Qwen3Config(
         vocab_size=151_936,
         hidden_size=24,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=10,

@@ -75,6 +75,7 @@ fn vae() -> VaeConfig {
         quant_conv: true,
         scaling_factor: 1.0,
         shift_factor: 0.0,
+        packed: false,
     }
 }
 

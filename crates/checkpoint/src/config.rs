@@ -180,7 +180,7 @@ pub struct DecoderConfig {
 pub struct VaeConfig {
     /// Channels of the picture.
     pub in_channels: usize,
-    /// Channels of the latent.
+    /// Channels of the latent, packed where it is.
     pub latent_channels: usize,
     /// Channels of the first level.
     pub channels: usize,
@@ -194,12 +194,21 @@ pub struct VaeConfig {
     pub scaling_factor: f64,
     /// What is taken off a latent before scaling.
     pub shift_factor: f64,
+    /// Whether each 2×2 pixels of what the encoder makes are channels of one, which statistics of the file normalise
+    /// (Flux.2).
+    #[serde(default)]
+    pub packed: bool,
 }
 
 impl VaeConfig {
     /// Pixels of the picture to one of the latent, along a side.
     pub fn downscale(&self) -> usize {
-        1 << self.channel_mult.len().saturating_sub(1)
+        1 << (self.channel_mult.len().saturating_sub(1) + usize::from(self.packed))
+    }
+
+    /// Channels of the latent between encoder and decoder, before it is packed.
+    pub fn unpacked_channels(&self) -> usize {
+        if self.packed { self.latent_channels / 4 } else { self.latent_channels }
     }
 }
 
@@ -255,6 +264,29 @@ pub struct FluxConfig {
     pub guidance_embed: bool,
 }
 
+/// The Flux.2 transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flux2Config {
+    /// Channels of the packed latent (128 = 32 channels × 2 × 2).
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the text conditioning.
+    pub context_dim: usize,
+    /// Double-stream blocks.
+    pub depth: usize,
+    /// Single-stream blocks.
+    pub depth_single: usize,
+    /// Width of the feed-forward layers, behind their gate.
+    pub mlp_width: usize,
+    /// Whether the guidance strength is an input (dev) or not (Klein).
+    pub guidance_embed: bool,
+}
+
 /// Z-Image's transformer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZImageConfig {
@@ -294,6 +326,8 @@ pub enum DiffusionConfig {
     Flux(FluxConfig),
     /// Z-Image.
     ZImage(ZImageConfig),
+    /// Flux.2.
+    Flux2(Flux2Config),
 }
 
 /// A text encoder of any family.

@@ -79,6 +79,40 @@ impl Decoder {
         texts: &[Vec<Token>],
         layers: &[usize],
     ) -> Result<Vec<Tensor<3>>, ModelError> {
+        self.run(texts, layers, &Mask::Causal)
+    }
+
+    /// As [`states`](Self::states), of one text whose tokens behind the first `words` are padding: nothing sees them.
+    ///
+    /// # Errors
+    /// As [`states`](Self::states).
+    pub fn states_padded(
+        &self,
+        text: Vec<Token>,
+        words: usize,
+        layers: &[usize],
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
+        let tokens = text.len();
+        if words >= tokens || tokens > LONGEST {
+            return self.states(&[text], layers);
+        }
+        let device = self.tokens.device();
+        let sees = |query: usize, key: usize| key <= query && key < words.max(1);
+        let bias = |sees| if sees { 0.0 } else { f32::NEG_INFINITY };
+        let bias: Vec<f32> = (0..tokens)
+            .flat_map(|query| (0..tokens).map(move |key| bias(sees(query, key))))
+            .collect();
+        let bias = TensorData::new(bias, [1, 1, tokens, tokens]);
+        let mask = Mask::Bias(Tensor::from_data(bias, (device, DType::F32)));
+        self.run(&[text], layers, &mask)
+    }
+
+    fn run(
+        &self,
+        texts: &[Vec<Token>],
+        layers: &[usize],
+        mask: &Mask,
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
         let last = layers.last().copied().unwrap_or(0);
         if !layers.is_sorted() || last > self.blocks.len() {
             return Err(ModelError::Input {
@@ -97,7 +131,7 @@ impl Decoder {
         };
         keep(0, &x);
         for (at, block) in self.blocks.iter().enumerate().take(last) {
-            x = block.forward(x, &rotation, self.dtype)?;
+            x = block.forward(x, &rotation, mask, self.dtype)?;
             keep(at + 1, &x);
         }
         Ok(states)
@@ -127,10 +161,11 @@ impl Block {
         &self,
         x: Tensor<3>,
         rotation: &HalfRotation,
+        mask: &Mask,
         dtype: DType,
     ) -> Result<Tensor<3>, ModelError> {
         let h = self.input_layernorm.forward(x.clone())?.cast(dtype);
-        let x = x + self.attention.forward(h, rotation)?.cast(DType::F32);
+        let x = x + self.attention.forward(h, rotation, mask.clone())?.cast(DType::F32);
         let h = self.post_attention_layernorm.forward(x.clone())?.cast(dtype);
         Ok(x + self.feed_forward.forward(h)?.cast(DType::F32))
     }
@@ -163,7 +198,12 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, rotation: &HalfRotation) -> Result<Tensor<3>, ModelError> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotation: &HalfRotation,
+        mask: Mask,
+    ) -> Result<Tensor<3>, ModelError> {
         let (inner, shared) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let q = self.split(self.q_proj.tokens_to(x.clone(), inner)?);
         let k = self.split(self.k_proj.tokens_to(x.clone(), shared)?);
@@ -171,7 +211,7 @@ impl Attention {
         let q = join(rotation.turn(self.q_norm.forward(q)?));
         let k = join(self.repeated(rotation.turn(self.k_norm.forward(k)?)));
         let v = join(self.repeated(v));
-        self.o_proj.tokens(attention(q, k, v, self.heads, Mask::Causal, self.q_proj.precision()))
+        self.o_proj.tokens(attention(q, k, v, self.heads, mask, self.q_proj.precision()))
     }
 
     /// `[batch, tokens, heads × d]` to `[batch, tokens, heads, d]`.

@@ -19,6 +19,21 @@ pub(crate) const NAME: &str = "qwen3";
 const BEFORE: &str = "<|im_start|>user\n";
 const BEHIND: &str = "<|im_end|>\n<|im_start|>assistant\n";
 
+/// An answer that was not thought about.
+const WITHOUT_THOUGHT: &str = "<think>\n\n</think>\n\n";
+
+/// What fills texts up.
+const PAD: u32 = 151_643;
+
+/// How the answer to a prompt begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// With nothing yet.
+    Open,
+    /// Behind a thought of nothing.
+    WithoutThought,
+}
+
 /// A language model with its tokenizer.
 pub(crate) struct DecoderPart {
     decoder: Decoder,
@@ -47,11 +62,25 @@ impl DecoderPart {
         self.decoder.config().layers
     }
 
-    /// The hidden states of a prompt in a chat behind each of these numbers of layers, `[1, tokens, width]` in f32. No
-    /// token is dropped, and a prompt's weights are read as text, as in ComfyUI.
-    pub fn chat(&self, prompt: &str, layers: &[usize]) -> Result<Vec<Tensor<3>>, ModelError> {
-        let ids = self.tokenizer.tokenize(&format!("{BEFORE}{prompt}{BEHIND}"));
-        self.decoder.states(&[ids.into_iter().map(Token::Id).collect()], layers)
+    /// The hidden states of a prompt in a chat behind each of these numbers of layers, `[1, tokens, width]` in f32, with
+    /// padding up to so many tokens, which no other token sees. No token is dropped, and a prompt's weights are read as
+    /// text, as in ComfyUI.
+    pub fn chat(
+        &self,
+        prompt: &str,
+        answer: Answer,
+        layers: &[usize],
+        min_length: usize,
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
+        let answer = match answer {
+            Answer::Open => "",
+            Answer::WithoutThought => WITHOUT_THOUGHT,
+        };
+        let mut ids = self.tokenizer.tokenize(&format!("{BEFORE}{prompt}{BEHIND}{answer}"));
+        let words = ids.len();
+        ids.resize(words.max(min_length), PAD);
+        let text = ids.into_iter().map(Token::Id).collect();
+        self.decoder.states_padded(text, words, layers)
     }
 }
 

@@ -8,8 +8,8 @@
 //! [`activation_bytes`](crate::family::activation_bytes) makes it for a component.
 
 use distorch_checkpoint::config::{
-    ClipConfig, DecoderConfig, FluxConfig, MmditConfig, T5Config, TextEncoderConfig, UnetConfig,
-    VaeConfig, ZImageConfig,
+    ClipConfig, DecoderConfig, Flux2Config, FluxConfig, MmditConfig, T5Config, TextEncoderConfig,
+    UnetConfig, VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +205,17 @@ pub(crate) fn flux(config: &FluxConfig, workload: Workload, compute: Compute) ->
     let features = 8 * config.width + if compute.host { 1 } else { 3 } * config.mlp_width;
     let elements = workload.rows().saturating_mul(tokens).saturating_mul(features as u64);
     Need { elements, workspace: PACKED }
+}
+
+/// A single-stream block as its feed-forward features are gated: its input, the fused projection, what was attended to, and
+/// the gated features beside their factors.
+pub(crate) fn flux2(config: &Flux2Config, workload: Workload, compute: Compute) -> Need {
+    const TEXT_TOKENS: u64 = 512;
+    let tokens = workload.positions(16) + TEXT_TOKENS;
+    let attention = if compute.host { 8 } else { 14 } * config.width + 2 * config.mlp_width;
+    let features = attention.max(6 * config.width + 5 * config.mlp_width) as u64;
+    let elements = workload.rows().saturating_mul(tokens).saturating_mul(features);
+    Need { elements, workspace: 0 }
 }
 
 /// A block for all tokens, as its feed-forward layer computes: its input, the normalised one, and three times the

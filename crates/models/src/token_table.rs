@@ -32,6 +32,11 @@ impl TokenTable {
         Ok(Self { model, table, rows, width, longest, device: scope.device().clone() })
     }
 
+    /// Where the vectors are looked up.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The vectors of texts of equally many tokens, `[texts, tokens, width]` in f32.
     pub fn forward(&self, texts: &[Vec<Token>]) -> Result<Tensor<3>, ModelError> {
         let length = self.check(texts)?;

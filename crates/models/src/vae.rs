@@ -12,6 +12,7 @@ use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::{Conv2d, GroupNorm, Linear};
 use crate::unet::nearest;
+use crate::vae_packing::Packing;
 
 /// Groups of every group normalisation.
 const GROUPS: usize = 32;
@@ -26,6 +27,7 @@ pub struct Vae {
     quant: Option<Conv2d>,
     post_quant: Option<Conv2d>,
     decoder: Decoder,
+    packing: Option<Packing>,
 }
 
 impl Vae {
@@ -57,6 +59,10 @@ impl Vae {
             quant: quant("quant_conv")?,
             post_quant: quant("post_quant_conv")?,
             decoder: Decoder::load(&scope.at("decoder"), config)?,
+            packing: match config.packed {
+                true => Some(Packing::load(scope)?),
+                false => None,
+            },
             config: config.clone(),
         })
     }
@@ -95,7 +101,11 @@ impl Vae {
             Some(conv) => conv.forward(moments)?,
             None => moments,
         };
-        Posterior::from_moments(moments, self.config.latent_channels)
+        let posterior = Posterior::from_moments(moments, self.config.unpacked_channels())?;
+        match &self.packing {
+            Some(packing) => packing.pack(posterior),
+            None => Ok(posterior),
+        }
     }
 
     /// The picture of a latent `[batch, latent_channels, height, width]`, not scaled.
@@ -112,6 +122,10 @@ impl Vae {
                 found: format!("{channels} channels and {height}×{width} pixels"),
             });
         }
+        let latent = match &self.packing {
+            Some(packing) => packing.unpack(latent)?,
+            None => latent,
+        };
         let latent = match &self.post_quant {
             Some(conv) => conv.forward(latent)?,
             None => latent,

@@ -1,4 +1,4 @@
-//! What text encoders and Z-Image's transformer take on the CPU beside its weights, held against the estimate.
+//! What text encoders and the transformers of Z-Image and Flux.2 take on the CPU beside its weights, held against the estimate.
 //!
 //! In a process of its own: the allocator's count is of all threads.
 
@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use common::seeded;
 use distorch_checkpoint::config::{
-    DecoderConfig, DiffusionConfig, T5Config, TextEncoderConfig, ZImageConfig,
+    DecoderConfig, DiffusionConfig, Flux2Config, T5Config, TextEncoderConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
 use distorch_models::decoder::Decoder;
 use distorch_models::estimate::{Compute, Workload};
 use distorch_models::family::activation_bytes;
+use distorch_models::flux2::Flux2Transformer;
 use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::prompt::token::Token;
 use distorch_models::t5::T5Encoder;
@@ -78,6 +79,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
     t5();
     qwen3();
     z_image();
+    flux2();
 }
 
 /// T5 reads 512 tokens in the estimate; XXL has 64 heads of 64 and a width of 4096.
@@ -136,18 +138,45 @@ fn z_image() {
     let configs = Configs { diffusion, ..Configs::default() };
     let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
     let network = ZImageTransformer::load(&scope, &config).unwrap();
+    check_network("Z-Image", &model, &network, [16, 8, 96]);
+}
+
+fn flux2() {
+    let config = Flux2Config {
+        in_channels: 64,
+        out_channels: 64,
+        width: 512,
+        heads: 4,
+        context_dim: 96,
+        depth: 1,
+        depth_single: 2,
+        mlp_width: 1536,
+        guidance_embed: false,
+    };
+    let diffusion = Some(DiffusionConfig::Flux2(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = Flux2Transformer::load(&scope, &config).unwrap();
+    check_network("Flux.2", &model, &network, [64, 16, 96]);
+}
+
+/// Of latents of so many channels, each of whose pixels are so many of the picture, with 512 tokens of text of a width.
+fn check_network(
+    name: &str,
+    model: &Model,
+    network: &dyn Network,
+    [channels, downscale, context]: [usize; 3],
+) {
     for (batch, side) in [(1, 512), (2, 384)] {
         let input = |name: &str, shape: Vec<usize>| {
             let values = seeded::uniform(name, shape.iter().product(), 0);
             TensorData::new(values, shape)
         };
-        let (latent, rows) = (side as usize / 8, batch as usize);
-        let x = input("x", vec![rows, 16, latent, latent]);
-        let context = input("context", vec![rows, 512, 96]);
+        let (latent, rows) = (side as usize / downscale, batch as usize);
         let given = NetworkInput {
-            x: Tensor::from_data(x, &cpu()),
+            x: Tensor::from_data(input("x", vec![rows, channels, latent, latent]), &cpu()),
             timesteps: Tensor::ones([rows], (&cpu(), DType::F32)) * 0.5,
-            context: Tensor::from_data(context, &cpu()),
+            context: Tensor::from_data(input("context", vec![rows, 512, context]), &cpu()),
             vector: None,
             guidance: None,
             reference_latents: Vec::new(),
@@ -155,7 +184,7 @@ fn z_image() {
             skip: SkipLayers::default(),
         };
         let workload = Workload { width: side, height: side, batch, cfg_batch: 1 };
-        check("Z-Image", &model, ComponentKind::DiffusionModel, workload, || {
+        check(name, model, ComponentKind::DiffusionModel, workload, || {
             network.forward(given.clone()).unwrap();
         });
     }

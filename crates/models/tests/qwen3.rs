@@ -167,6 +167,34 @@ fn prompts_for_z_image_are_those_of_diffusers() {
     assert!(missing.contains("qwen3") && missing.contains("Z-Image"), "{missing}");
 }
 
+/// The states behind three layers, with padding that nothing sees.
+#[test]
+fn prompts_for_klein_are_those_of_diffusers() {
+    let case = Case::load();
+    let encoders = [TextEncoder {
+        name: "qwen3",
+        config: TextEncoderConfig::Decoder(case.config.clone()),
+        vocabulary: None,
+    }];
+    let scope = case.fixture.component(DType::F32);
+    let conditioner = family::of(Family::Flux2).text(&scope, &encoders).unwrap();
+    let prompts: Vec<String> = serde_json::from_value(case.fixture.json("prompts")).unwrap();
+    let encode = |prompt: &str| {
+        let prompt = Prompt::Same(prompt.into());
+        let options = TextOptions::default();
+        conditioner.encode(&prompt, &Embeddings::default(), &options).unwrap().states.context
+    };
+    for (number, prompt) in prompts.iter().enumerate() {
+        let (key, context) = (format!("klein.{number}"), encode(prompt));
+        assert_eq!(context.dims(), [1, 512, 3 * 24]);
+        let shown = case.fixture.tensor(&key).0[1];
+        let error = case.error(&context.narrow(1, 0, shown), &key);
+        assert!(error < TOLERANCE, "{prompt}: {error}");
+    }
+    // Longer ones are not cut.
+    assert!(encode(&"word ".repeat(600)).dims()[1] > 600);
+}
+
 #[test]
 fn token_ids_are_those_of_transformers() {
     let file = include_bytes!("fixtures/qwen_tokens.json.gz");

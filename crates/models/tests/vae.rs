@@ -53,6 +53,12 @@ fn sd3_without_quant_convolutions() {
     assert_equal("vae_sd3.safetensors");
 }
 
+/// Its latents are packed and normalised, and odd ones lose their last row or column.
+#[test]
+fn flux2_with_packed_latents() {
+    assert_equal("vae_flux2.safetensors");
+}
+
 #[test]
 fn a_sample_is_the_mean_and_noise_by_the_deviation() {
     let (fixture, vae) = load("vae_sd.safetensors");

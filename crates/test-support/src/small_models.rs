@@ -4,8 +4,8 @@ use std::path::Path;
 
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Heads, MmditConfig, T5Config,
-    TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
+    ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Flux2Config, Heads, MmditConfig,
+    T5Config, TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -114,20 +114,44 @@ pub fn z_image() -> Configs {
         refiner_depth: 1,
         depth: 2,
     };
-    let qwen3 = DecoderConfig {
+    Configs {
+        diffusion: Some(DiffusionConfig::ZImage(transformer)),
+        text_encoders: vec![("qwen3", qwen3(3))],
+        vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
+    }
+}
+
+/// Flux.2 Klein with a Qwen3 of its whole vocabulary, and a VAE whose latents are packed; the sizes are those of
+/// `tools/reference/make_flux2_pipeline.py`.
+pub fn klein() -> Configs {
+    let transformer = Flux2Config {
+        in_channels: 128,
+        out_channels: 128,
+        width: 96,
+        heads: 3,
+        context_dim: 3 * 24,
+        depth: 1,
+        depth_single: 2,
+        mlp_width: 288,
+        guidance_embed: false,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Flux2(transformer)),
+        text_encoders: vec![("qwen3", qwen3(4))],
+        vae: Some(VaeConfig { latent_channels: 128, packed: true, ..vae() }),
+    }
+}
+
+fn qwen3(layers: usize) -> TextEncoderConfig {
+    TextEncoderConfig::Decoder(DecoderConfig {
         vocab_size: 151_936,
         width: 24,
-        layers: 3,
+        layers,
         heads: 4,
         kv_heads: 2,
         head_dim: 10,
         intermediate: 56,
-    };
-    Configs {
-        diffusion: Some(DiffusionConfig::ZImage(transformer)),
-        text_encoders: vec![("qwen3", TextEncoderConfig::Decoder(qwen3))],
-        vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
-    }
+    })
 }
 
 fn clip(width: usize, activation: ClipActivation, projection: Option<usize>) -> TextEncoderConfig {
@@ -154,6 +178,7 @@ pub fn vae() -> VaeConfig {
         quant_conv: true,
         scaling_factor: 0.18215,
         shift_factor: 0.0,
+        packed: false,
     }
 }
 

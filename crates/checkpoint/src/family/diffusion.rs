@@ -5,8 +5,10 @@ use super::inventory::{Inventory, Scope};
 use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{flux, mmdit, prediction, unet, z_image};
-use crate::config::{DiffusionConfig, FluxConfig, MmditConfig, UnetConfig, ZImageConfig};
+use super::{flux, flux2, mmdit, prediction, unet, z_image};
+use crate::config::{
+    DiffusionConfig, Flux2Config, FluxConfig, MmditConfig, UnetConfig, ZImageConfig,
+};
 use crate::layer::Layer;
 
 /// Where diffusion models are found: in checkpoints, in other tools' exports, in files of their
@@ -35,7 +37,7 @@ struct Architecture {
 }
 
 /// All architectures; the first that fits counts.
-const ARCHITECTURES: [Architecture; 4] = [
+const ARCHITECTURES: [Architecture; 5] = [
     Architecture {
         anchor: mmdit::ANCHOR,
         without: None,
@@ -45,6 +47,16 @@ const ARCHITECTURES: [Architecture; 4] = [
             Ok((Family::Sd3, mmdit_variant(&config)?, DiffusionConfig::Mmdit(config)))
         },
         stored: as_named,
+    },
+    Architecture {
+        anchor: flux2::ANCHOR,
+        without: None,
+        blocks: "double_stream_modulation_img",
+        infer: |_, scope| {
+            let config = flux2::infer(scope)?;
+            Ok((Family::Flux2, flux2_variant(&config)?, DiffusionConfig::Flux2(config)))
+        },
+        stored: flux::stored,
     },
     Architecture {
         anchor: flux::ANCHOR,
@@ -86,6 +98,7 @@ pub(super) fn layout(config: &DiffusionConfig) -> Module {
         DiffusionConfig::Mmdit(config) => mmdit::layout(config),
         DiffusionConfig::Flux(config) => flux::layout(config),
         DiffusionConfig::ZImage(config) => z_image::layout(config),
+        DiffusionConfig::Flux2(config) => flux2::layout(config),
     }
 }
 
@@ -194,6 +207,13 @@ fn flux_variant(config: &FluxConfig) -> Result<Variant, FamilyError> {
         // which is four times the 16 × 2 × 2 channels of a patch.
         n if n == 6 * latent => Ok(Variant::Inpaint),
         n => Err(odd_input("a Flux transformer", n, latent)),
+    }
+}
+
+fn flux2_variant(config: &Flux2Config) -> Result<Variant, FamilyError> {
+    match (config.in_channels, config.out_channels) {
+        (input, output) if input == output => Ok(Variant::Base),
+        (input, output) => Err(odd_input("a Flux.2 transformer", input, output)),
     }
 }
 

@@ -58,7 +58,6 @@ const RELATIVES: &[(Sign, &str, &str)] = &[
         "Chroma",
         "it is a Flux without modulation layers",
     ),
-    (Key("single_stream_modulation.lin.weight"), "Flux.2", "its blocks share their modulation"),
     (
         Key("double_blocks.0.img_attn.qkv.qweight"),
         "a 4-bit quantised Flux (SVDQuant)",
@@ -108,7 +107,6 @@ const OTHER_VAES: &[(Sign, &str)] = &[
     (Within("decoder.up_blocks.0.res_blocks.0."), "a VAE for videos"),
     (Within("decoder.stages."), "a DC-AE (Sana's VAE)"),
     (Within("decoder.up_blocks.0.0."), "a DC-AE (Sana's VAE)"),
-    (Key("bn.running_mean"), "the VAE of Flux.2"),
 ];
 
 const TAKE_ORIGINAL: &str =

@@ -218,6 +218,11 @@ pub(super) fn rms_norm(param: &str, channels: usize) -> Leaf {
     Leaf::new(LayerKind::Norm, &[(param, &[channels])])
 }
 
+/// Means and variances of channels.
+pub(super) fn statistics(channels: usize) -> Leaf {
+    Leaf::new(LayerKind::Norm, &[("running_mean", &[channels]), ("running_var", &[channels])])
+}
+
 /// Table of `rows` vectors.
 pub(super) fn embedding(rows: usize, width: usize) -> Leaf {
     Leaf::new(LayerKind::Embedding, &[("weight", &[rows, width])])

@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `z_image`, `clip`, `t5`, `decoder`, `vae` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `flux2`, `z_image`, `clip`, `t5`, `decoder`, `vae` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `vae_names` | where diffusers keeps an autoencoder's layers |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
@@ -21,6 +21,7 @@ mod decoder;
 mod diffusion;
 mod error;
 mod flux;
+mod flux2;
 mod foreign;
 mod ignorable;
 mod inventory;
@@ -108,7 +109,7 @@ fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
     }
 
     notes.extend(diffusion.as_ref().and_then(|model| conditioning_note(model, &text.encoders)));
-    notes.extend(vae.as_ref().filter(|_| family.is_none()).map(scaling_note));
+    notes.extend(vae.as_ref().filter(|vae| family.is_none() && !vae.packed).map(scaling_note));
     let (ignored, unknown) = leftovers(inventory, &text.prefixes);
     if diffusion.is_none() && unknown.iter().any(|key| key.starts_with("model.diffusion_model.")) {
         return Err(foreign::name(inventory));

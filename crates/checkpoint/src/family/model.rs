@@ -110,6 +110,8 @@ pub enum Family {
     Flux,
     /// Z-Image, turbo and base.
     ZImage,
+    /// Flux.2, dev and Klein.
+    Flux2,
 }
 
 impl Family {
@@ -123,12 +125,13 @@ impl Family {
             Family::Sd3 => "SD3",
             Family::Flux => "Flux",
             Family::ZImage => "Z-Image",
+            Family::Flux2 => "Flux.2",
         }
     }
 
     /// Whether its models are rectified flows.
     pub const fn is_flow(self) -> bool {
-        matches!(self, Family::Sd3 | Family::Flux | Family::ZImage)
+        matches!(self, Family::Sd3 | Family::Flux | Family::ZImage | Family::Flux2)
     }
 }
 
@@ -196,6 +199,8 @@ impl DiffusionModel {
             },
             DiffusionConfig::Flux(config) if config.guidance_embed => "Flux dev".to_owned(),
             DiffusionConfig::Flux(_) => "Flux schnell".to_owned(),
+            DiffusionConfig::Flux2(config) if config.guidance_embed => "Flux.2 dev".to_owned(),
+            DiffusionConfig::Flux2(_) => "Flux.2 Klein".to_owned(),
         };
         label.push_str(match self.variant {
             Variant::Base => "",

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::{Configs, blank, recognise, vae};
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::config::{
-    DecoderConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig, UnetConfig,
-    VaeConfig, ZImageConfig,
+    DecoderConfig, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig, TextEncoderConfig,
+    UnetConfig, VaeConfig, ZImageConfig,
 };
 use crate::dtype::Dtype;
-use crate::family::Model;
+use crate::family::{Family, Model};
 
 fn recognised(configs: Configs) -> Model {
     let checkpoint = blank("round trip", &configs, Dtype::F32).unwrap();
@@ -116,11 +116,31 @@ fn z_image() -> impl Strategy<Value = ZImageConfig> {
     )
 }
 
+fn flux2() -> impl Strategy<Value = Flux2Config> {
+    (1usize..4, 0usize..5, 1usize..4, 1usize..300, any::<bool>()).prop_map(
+        |(depth, depth_single, heads, mlp_width, guidance_embed)| Flux2Config {
+            in_channels: 128,
+            out_channels: 128,
+            width: 32 * heads,
+            heads,
+            context_dim: 96,
+            depth,
+            depth_single,
+            mlp_width,
+            guidance_embed,
+        },
+    )
+}
+
 fn autoencoder() -> impl Strategy<Value = VaeConfig> {
-    (prop::collection::vec(1usize..5, 1..5), 1usize..4, 1usize..17, any::<bool>()).prop_map(
-        |(channel_mult, num_res_blocks, latent_channels, quant_conv)| {
-            let (scaling_factor, shift_factor) = vae::latent_scaling(None, latent_channels);
+    let flags = (any::<bool>(), any::<bool>());
+    (prop::collection::vec(1usize..5, 1..5), 1usize..4, 1usize..17, flags).prop_map(
+        |(channel_mult, num_res_blocks, latent_channels, (quant_conv, packed))| {
+            let latent_channels = if packed { 4 * latent_channels } else { latent_channels };
+            let family = packed.then_some(Family::Flux2);
+            let (scaling_factor, shift_factor) = vae::latent_scaling(family, latent_channels);
             VaeConfig {
+                packed,
                 in_channels: 3,
                 latent_channels,
                 channels: 32,
@@ -152,6 +172,12 @@ proptest! {
     #[test]
     fn of_flux(config in flux()) {
         let config = DiffusionConfig::Flux(config);
+        prop_assert_eq!(of_diffusion(&config), config);
+    }
+
+    #[test]
+    fn of_flux2(config in flux2()) {
+        let config = DiffusionConfig::Flux2(config);
         prop_assert_eq!(of_diffusion(&config), config);
     }
 

@@ -5,13 +5,16 @@
 
 use super::error::FamilyError;
 use super::inventory::Scope;
-use super::layout::{Module, conv, norm};
+use super::layout::{Module, conv, norm, statistics};
 use super::model::Family;
 use super::vae_names::Names;
 use crate::config::VaeConfig;
 
 /// Where autoencoders are found in checkpoints and in files of their own.
 pub(super) const PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
+
+/// A tensor that only autoencoders have whose latents are packed.
+const PACKED: &str = "bn.running_mean";
 
 /// What a latent is multiplied with after the shift is taken off it: (scale, shift).
 ///
@@ -22,6 +25,7 @@ pub(super) fn latent_scaling(family: Option<Family>, latent_channels: usize) -> 
         Some(Family::SdxlBase | Family::SdxlRefiner) => (0.13025, 0.0),
         Some(Family::Sd3) => (1.5305, 0.0609),
         Some(Family::Flux | Family::ZImage) => (0.3611, 0.1159),
+        Some(Family::Flux2) => (1.0, 0.0),
         None if latent_channels == 16 => (0.3611, 0.1159),
         None => (0.18215, 0.0),
     }
@@ -58,7 +62,10 @@ pub(super) fn infer(
         }
         channel_mult.push(width / channels);
     }
-    let latent_channels = scope.dim("decoder.conv_in.weight", 1)?;
+    let packed = scope.has(PACKED);
+    let unpacked = scope.dim("decoder.conv_in.weight", 1)?;
+    let latent_channels = if packed { 4 * unpacked } else { unpacked };
+    let family = if packed { Some(Family::Flux2) } else { family };
     let (scaling_factor, shift_factor) = latent_scaling(family, latent_channels);
     Ok(VaeConfig {
         in_channels: scope.dim("encoder.conv_in.weight", 1)?,
@@ -66,21 +73,25 @@ pub(super) fn infer(
         channels,
         channel_mult,
         num_res_blocks: scope.count(&format!("{levels}.0.{blocks}")),
-        quant_conv: scope.has("quant_conv.weight") || scope.has("post_quant_conv.weight"),
+        quant_conv: scope.has("quant_conv.weight")
+            || scope.has("post_quant_conv.weight")
+            || scope.has("decoder.post_quant_conv.weight"),
         scaling_factor,
         shift_factor,
+        packed,
     })
 }
 
 /// The modules of an autoencoder of this configuration.
 pub(super) fn layout(config: &VaeConfig) -> Module {
-    let latent = config.latent_channels;
+    let latent = config.unpacked_channels();
     Module::new()
         .with("encoder", encoder(config))
         .with("decoder", decoder(config))
         .with_if(config.quant_conv, "quant_conv", || conv(2 * latent, 2 * latent, 1).into())
         .with_if(config.quant_conv, "post_quant_conv", || conv(latent, latent, 1).into())
-        .used_as(&["encoder", "quant_conv", "post_quant_conv", "decoder"])
+        .with_if(config.packed, "bn", || statistics(config.latent_channels).into())
+        .used_as(&["encoder", "quant_conv", "bn", "post_quant_conv", "decoder"])
 }
 
 fn encoder(config: &VaeConfig) -> Module {
@@ -100,7 +111,7 @@ fn encoder(config: &VaeConfig) -> Module {
     encoder
         .with("mid", middle(channels))
         .with("norm_out", norm(channels))
-        .with("conv_out", conv(2 * config.latent_channels, channels, 3))
+        .with("conv_out", conv(2 * config.unpacked_channels(), channels, 3))
 }
 
 fn decoder(config: &VaeConfig) -> Module {
@@ -117,7 +128,7 @@ fn decoder(config: &VaeConfig) -> Module {
         levels.push((level, up.with_if(level > 0, "upsample.conv", || conv(out, out, 3).into())));
     }
     Module::new()
-        .with("conv_in", conv(top, config.latent_channels, 3))
+        .with("conv_in", conv(top, config.unpacked_channels(), 3))
         .with("mid", middle(top))
         .with("up", ascending(levels))
         .with("norm_out", norm(channels))

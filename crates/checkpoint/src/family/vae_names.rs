@@ -50,10 +50,20 @@ impl Names {
     /// The file's name of a layer of an autoencoder with so many levels.
     pub fn of(self, scope: Scope<'_>, layer: &str, levels: usize) -> String {
         match self {
-            Names::CompVis => layer.to_owned(),
+            Names::CompVis => within(scope, layer).unwrap_or(layer).to_owned(),
             Names::Diffusers => diffusers(scope, layer, levels).unwrap_or_else(|| layer.to_owned()),
         }
     }
+}
+
+/// Black Forest Labs' name of a layer in Flux.2's autoencoder, where it is another.
+fn within(scope: Scope<'_>, layer: &str) -> Option<&'static str> {
+    let name = match layer {
+        "quant_conv" => "encoder.quant_conv",
+        "post_quant_conv" => "decoder.post_quant_conv",
+        _ => return None,
+    };
+    scope.has(&format!("{name}.weight")).then_some(name)
 }
 
 /// Diffusers' name of a layer; `None` where it is the canonical one.

@@ -1,6 +1,6 @@
-//! What Flux's layers cost.
+//! What the layers of Flux and Flux.2 cost.
 
-use distorch_checkpoint::config::FluxConfig;
+use distorch_checkpoint::config::{Flux2Config, FluxConfig};
 use distorch_checkpoint::{Layer, LayerKind, Param};
 
 use super::{READING, weight};
@@ -9,9 +9,18 @@ use crate::estimate::Workload;
 /// Tokens of T5 that a prompt has at least.
 const WORDS: u64 = 256;
 
+/// Tokens that a prompt has at least for Flux.2.
+const WORDS_OF_2: u64 = 512;
+
 /// The cost of each of these layers in one forward pass.
 pub(crate) fn costs(config: &FluxConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    let flux = Flux::new(config, workload);
+    let flux = Flux::new([config.width, config.heads], WORDS, workload);
+    layers.iter().map(|layer| flux.cost(layer)).collect()
+}
+
+/// As [`costs`], of Flux.2's.
+pub(crate) fn costs_of_2(config: &Flux2Config, layers: &[Layer], workload: Workload) -> Vec<u64> {
+    let flux = Flux::new([config.width, config.heads], WORDS_OF_2, workload);
     layers.iter().map(|layer| flux.cost(layer)).collect()
 }
 
@@ -19,6 +28,8 @@ pub(crate) fn costs(config: &FluxConfig, layers: &[Layer], workload: Workload) -
 struct Flux {
     width: u64,
     heads: u64,
+    /// Tokens of text.
+    words: u64,
     /// Latents at once.
     rows: u64,
     /// Of each latent.
@@ -26,11 +37,12 @@ struct Flux {
 }
 
 impl Flux {
-    fn new(config: &FluxConfig, workload: Workload) -> Self {
+    fn new([width, heads]: [usize; 2], words: u64, workload: Workload) -> Self {
         let side = |pixels: u32| u64::from(pixels).div_ceil(16);
         Self {
-            width: config.width as u64,
-            heads: config.heads as u64,
+            width: width as u64,
+            heads: heads as u64,
+            words,
             rows: workload.rows(),
             patches: side(workload.width).saturating_mul(side(workload.height)),
         }
@@ -60,16 +72,16 @@ impl Flux {
 
     /// How many tokens of a latent a layer meets.
     fn tokens(&self, name: &str) -> u64 {
-        let both = self.patches.saturating_add(WORDS);
+        let both = self.patches.saturating_add(self.words);
         // Those of the vector that modulates: of time, guidance and pooled text.
-        let vectors = ["time_in.", "guidance_in.", "vector_in.", "final_layer.adaLN"];
+        let vectors = ["time_in.", "guidance_in.", "vector_in."];
         if name.contains("mod.lin")
-            || name.contains("modulation.lin")
+            || name.contains("modulation")
             || vectors.iter().any(|start| name.starts_with(start))
         {
             1
         } else if name.contains("txt_") {
-            WORDS
+            self.words
         } else if name.starts_with("single_blocks.") {
             both
         } else {
@@ -83,7 +95,7 @@ impl Flux {
         if !name.ends_with(".txt_attn.qkv") && !name.ends_with(".linear1") {
             return 0;
         }
-        let tokens = self.patches.saturating_add(WORDS);
+        let tokens = self.patches.saturating_add(self.words);
         let products = self.rows.saturating_mul(2).saturating_mul(self.width);
         products.saturating_mul(tokens).saturating_mul(tokens)
     }
@@ -123,12 +135,45 @@ mod tests {
             (520, 328, 3, 19_343_991_490_560),
         ] {
             let workload = Workload { width, height, batch, cfg_batch: 1 };
-            let flux = Flux::new(&config, workload);
+            let flux = Flux::new([config.width, config.heads], WORDS, workload);
             let sum: u64 = component.layers.iter().map(|layer| flux.products(layer)).sum();
             assert_eq!(sum, expected, "{width}×{height}, {batch}");
             let costs = layer_costs(&model, component, workload).unwrap();
             assert_eq!(costs.len(), component.layers.len());
             assert!(costs.iter().all(|&cost| cost > 0) && costs.iter().sum::<u64>() > sum);
         }
+    }
+
+    /// By hand: each matrix by its tokens, and attention in each block.
+    #[test]
+    fn products_of_flux_2_are_matrices_times_tokens() {
+        let config = Flux2Config {
+            in_channels: 128,
+            out_channels: 128,
+            width: 3072,
+            heads: 24,
+            context_dim: 7680,
+            depth: 5,
+            depth_single: 20,
+            mlp_width: 9216,
+            guidance_embed: false,
+        };
+        let diffusion = Some(DiffusionConfig::Flux2(config.clone()));
+        let configs = Configs { diffusion, ..Configs::default() };
+        let model = recognise(&blank("blank", &configs, Dtype::BF16).unwrap()).unwrap();
+        let component = model.component(ComponentKind::DiffusionModel).unwrap();
+        let (rows, patches, words) = (2, 64 * 64, 512);
+        let workload = Workload { width: 1024, height: 1024, batch: 1, cfg_batch: 2 };
+        let flux = Flux::new([3072, 24], WORDS_OF_2, workload);
+        let sum: u64 = component.layers.iter().map(|layer| flux.products(layer)).sum();
+        let (square, mlp) = (3072 * 3072, 3072 * 9216);
+        let both = patches + words;
+        // Queries, keys, values and output; gate, features and output.
+        let blocks = 25 * (both * (4 * square + 3 * mlp) + 2 * 3072 * both * both);
+        let vectors = 3072 * 256 + square + (6 + 6 + 3 + 2) * square;
+        let ends = 2 * patches * 128 * 3072 + words * 7680 * 3072;
+        assert_eq!(sum, rows * (blocks + vectors + ends));
+        let costs = layer_costs(&model, component, workload).unwrap();
+        assert!(costs.iter().all(|&cost| cost > 0) && costs.iter().sum::<u64>() > sum);
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing else in the program asks which family a model is of.
 
 mod flux;
+mod flux2;
 mod planning;
 mod sd3;
 mod stable_diffusion;
@@ -95,6 +96,7 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::Sd3 => &sd3::Sd3,
         Family::Flux => &flux::Flux,
         Family::ZImage => &z_image::ZImage,
+        Family::Flux2 => &flux2::Flux2,
     }
 }
 

@@ -5,7 +5,7 @@ use distorch_runtime::Scope;
 
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
-use crate::decoder_text::{DecoderPart, NAME, stacked};
+use crate::decoder_text::{Answer, DecoderPart, NAME, stacked};
 use crate::prompt::embedding::Embeddings;
 use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
 
@@ -46,7 +46,10 @@ impl TextConditioner for ZImageText {
         clip_text::check_clip_skip(options)?;
         let layers = self.part.layers();
         let skip = options.clip_skip.filter(|&skip| skip <= layers).unwrap_or(2);
-        let states = self.part.chat(prompt.of(NAME), &[(layers + 1).saturating_sub(skip)])?;
+        let states = {
+            let read = [(layers + 1).saturating_sub(skip)];
+            self.part.chat(prompt.of(NAME), Answer::Open, &read, 0)?
+        };
         let context = stacked(states)?;
         Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
     }

@@ -8,6 +8,7 @@
 
 mod clip;
 mod flux;
+mod flux2;
 mod mmdit;
 mod unet;
 mod z_image;
@@ -176,6 +177,7 @@ fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
         DiffusionConfig::Mmdit(config) => Box::new(|layer| mmdit::names(config, layer)),
         DiffusionConfig::Flux(config) => Box::new(|layer| flux::names(config, layer)),
         DiffusionConfig::ZImage(config) => Box::new(|layer| z_image::names(config, layer)),
+        DiffusionConfig::Flux2(config) => Box::new(|layer| flux2::names(config, layer)),
     }
 }
 

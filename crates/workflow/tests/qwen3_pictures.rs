@@ -1,9 +1,10 @@
-//! A small Z-Image checkpoint through this program and through diffusers' and transformers' classes: the same latents and
-//! pictures. `tools/reference/make_z_image_pipeline.py` made the reference.
+//! Small checkpoints of Z-Image and of Flux.2 Klein through this program and through diffusers' and transformers' classes:
+//! the same latents and pictures. `tools/reference/make_z_image_pipeline.py` and `make_flux2_pipeline.py` made the reference.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use distorch_checkpoint::family::Configs;
 use distorch_test_support::runs::{Harness, node, prompt};
-use distorch_test_support::small_models::z_image;
+use distorch_test_support::small_models::{klein, z_image};
 use distorch_test_support::tensors::max_error;
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
@@ -12,43 +13,57 @@ use serde_json::{Value as Json, json};
 /// Of the largest value of the reference: 8 evaluations in f32 in another order of additions.
 const TOLERANCE: f32 = 1e-3;
 
-fn workflow(prompts: &[String], run: &Json, cfg: f64) -> Json {
+fn workflow(file: &str, prompts: &[String], run: &Json, cfg: f64) -> Json {
     let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["file", 1], "text": text }));
-    let size = json!({ "width": run["width"], "height": run["height"], "batch_size": 1 });
+    // Latents of the model's own form: at the first step there is only noise in them.
+    let size =
+        json!({ "width": run["width"], "height": run["height"], "batch_size": 1, "color": 0 });
+    let empty = json!({ "pixels": ["pixels", 0], "vae": ["file", 2] });
     let sampler = json!({
         "model": ["file", 0], "seed": run["seed"], "steps": run["steps"], "cfg": cfg,
         "sampler_name": "euler", "scheduler": "simple", "positive": ["positive", 0],
         "negative": ["negative", 0], "latent_image": ["empty", 0], "denoise": 1.0,
     });
     prompt(&[
-        ("file", node("CheckpointLoaderSimple", json!({ "ckpt_name": "z_image.safetensors" }))),
+        ("file", node("CheckpointLoaderSimple", json!({ "ckpt_name": file }))),
         ("positive", text(&prompts[0])),
         ("negative", text(&prompts[1])),
-        ("empty", node("EmptySD3LatentImage", size)),
+        ("pixels", node("EmptyImage", size)),
+        ("empty", node("VAEEncode", empty)),
         ("sampler", node("KSampler", sampler)),
         ("picture", node("VAEDecode", json!({ "samples": ["sampler", 0], "vae": ["file", 2] }))),
     ])
 }
 
 #[test]
-fn latents_and_pictures_are_diffusers() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/z_image.safetensors");
-    let bytes = std::fs::read(path).unwrap();
+fn latents_and_pictures_of_z_image_are_diffusers() {
+    check("z_image", &z_image());
+}
+
+#[test]
+fn latents_and_pictures_of_klein_are_diffusers() {
+    check("klein", &klein());
+}
+
+fn check(name: &str, configs: &Configs) {
+    let file = format!("{name}.safetensors");
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    let bytes = std::fs::read(format!("{fixtures}/{file}")).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let metadata = header.metadata().as_ref().unwrap();
     let prompts: Vec<String> = serde_json::from_str(&metadata["prompts"]).unwrap();
     let run: Json = serde_json::from_str(&metadata["run"]).unwrap();
     let reference = SafeTensors::deserialize(&bytes).unwrap();
-    let mut harness = Harness::with("checkpoints/z_image.safetensors", &z_image());
+    let mut harness = Harness::with(&format!("checkpoints/{file}"), configs);
     for cfg in ["1.0", "3.0"] {
-        let workflow = workflow(&prompts, &run, cfg.parse().unwrap());
+        let workflow = workflow(&file, &prompts, &run, cfg.parse().unwrap());
         let latent = reference.tensor(&format!("latent.{cfg}")).unwrap();
         let floats = latent.data().chunks_exact(4);
         let expected: Vec<f32> =
             floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
         let found = harness.latent(&workflow, "sampler", 0);
         let error = max_error(&found, &expected);
-        println!("cfg {cfg}: {error:.1e}");
+        println!("{name}, cfg {cfg}: {error:.1e}");
         assert!(error < TOLERANCE, "cfg {cfg}: {error}");
         let Value::Image(pictures) = &harness.run(&workflow, "picture")[0] else {
             panic!("no picture")
