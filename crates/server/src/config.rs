@@ -103,9 +103,7 @@ pub enum PreviewMethod {
     None,
     /// A table of colours for each family of models.
     Latent2Rgb,
-    /// A small decoder in `models/vae_approx`.
-    Taesd,
-    /// The decoder where it is there, else the table.
+    /// The best way that there is: the table.
     #[default]
     Auto,
 }

@@ -110,9 +110,9 @@ pub enum PreviewArg {
     None,
     /// By a table of colours for each family of models
     Latent2rgb,
-    /// By a small decoder in `models/vae_approx`
+    /// By a small decoder in `models/vae_approx`: not yet
     Taesd,
-    /// By the decoder where it is there, else by the table
+    /// By the best way that there is: the table
     Auto,
 }
 
@@ -145,8 +145,8 @@ impl ServeArgs {
         let previews = match self.preview_method {
             PreviewArg::None => PreviewMethod::None,
             PreviewArg::Latent2rgb => PreviewMethod::Latent2Rgb,
-            PreviewArg::Taesd => PreviewMethod::Taesd,
-            PreviewArg::Auto => PreviewMethod::Auto,
+            // The command refuses `taesd` before.
+            PreviewArg::Taesd | PreviewArg::Auto => PreviewMethod::Auto,
         };
         let tls = self.tls_cert.clone().zip(self.tls_key.clone());
         Config {
