@@ -7,6 +7,7 @@
 //!
 //! This crate knows neither devices nor Burn.
 
+pub mod cast;
 pub mod config;
 pub mod decode;
 pub mod dtype;
@@ -16,6 +17,7 @@ pub mod file;
 pub mod folders;
 pub mod layer;
 pub mod lora;
+pub mod source;
 
 pub use dtype::Dtype;
 pub use encoding::{Companion, Encoding};

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Flux2Config, Heads, MmditConfig,
-    T5Config, TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
+    ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Flux2Config, FluxConfig, Heads,
+    MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -78,21 +78,12 @@ pub fn sd3() -> Configs {
         qk_norm: true,
         dual_attention_layers: vec![0],
     };
-    let t5 = T5Config {
-        vocab_size: 32128,
-        width: 48,
-        layers: 2,
-        heads: 2,
-        head_dim: 16,
-        intermediate: 64,
-        relative_buckets: 32,
-    };
     Configs {
         diffusion: Some(DiffusionConfig::Mmdit(mmdit)),
         text_encoders: vec![
             ("clip_l", clip(16, ClipActivation::QuickGelu, None)),
             ("clip_g", clip(24, ClipActivation::Gelu, Some(20))),
-            ("t5xxl", TextEncoderConfig::T5(t5)),
+            ("t5xxl", TextEncoderConfig::T5(t5())),
         ],
         vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
     }
@@ -190,4 +181,48 @@ pub fn write(path: &Path, configs: &Configs) {
         (key.to_owned(), info.shape.clone(), seeded::weight(key, &info.shape, 0))
     });
     ModelFile::of_values(weights).write(path);
+}
+
+/// Flux dev with both its text encoders.
+pub fn flux() -> Configs {
+    let flux = FluxConfig {
+        in_channels: 64,
+        out_channels: 64,
+        width: 64,
+        heads: 2,
+        context_dim: 48,
+        vec_dim: 16,
+        depth: 2,
+        depth_single: 2,
+        mlp_width: 256,
+        guidance_embed: true,
+    };
+    let vae = VaeConfig {
+        latent_channels: 16,
+        quant_conv: false,
+        scaling_factor: 0.3611,
+        shift_factor: 0.1159,
+        ..vae()
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Flux(flux)),
+        text_encoders: vec![
+            ("clip_l", clip(16, ClipActivation::QuickGelu, None)),
+            ("t5xxl", TextEncoderConfig::T5(t5())),
+        ],
+        vae: Some(vae),
+    }
+}
+
+/// A T5 of 48 values a token.
+fn t5() -> T5Config {
+    T5Config {
+        vocab_size: 32128,
+        width: 48,
+        layers: 2,
+        heads: 2,
+        head_dim: 16,
+        intermediate: 64,
+        relative_buckets: 32,
+    }
 }

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `unet`, `mmdit`, `flux`, `flux2`, `z_image`, `clip`, `t5`, `decoder`, `vae` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
+//! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
 //! | `vae_names` | where diffusers keeps an autoencoder's layers |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
 //! | `blank` | the other way round: from configurations to the tensors of a file |
@@ -18,6 +19,7 @@
 mod blank;
 mod clip;
 mod decoder;
+mod diffusers;
 mod diffusion;
 mod error;
 mod flux;
@@ -25,6 +27,7 @@ mod flux2;
 mod foreign;
 mod ignorable;
 mod inventory;
+mod join;
 mod layout;
 mod matching;
 mod mmdit;
@@ -41,7 +44,9 @@ mod vae_names;
 mod z_image;
 
 pub use blank::{Configs, blank};
+pub use diffusers::{original, shards};
 pub use error::FamilyError;
+pub use join::{JoinError, Member, join};
 pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant, Vocabulary};
 pub use resolution::trained_resolution;
 

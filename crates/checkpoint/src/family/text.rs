@@ -38,6 +38,11 @@ const PLACES: [(&str, Option<&str>); 17] = [
 /// All encoders' names, in the order in which their outputs are joined.
 const NAMES: [&str; 5] = ["clip_l", "clip_h", "clip_g", "t5xxl", "qwen3"];
 
+/// The place of an encoder among those whose outputs are joined.
+pub(super) fn position(name: &str) -> usize {
+    NAMES.iter().position(|known| *known == name).unwrap_or(NAMES.len())
+}
+
 /// Bytes of a tokenizer's vocabulary at most; the largest in use have 5 MB.
 const LARGEST_VOCABULARY: usize = 16 << 20;
 
@@ -105,7 +110,7 @@ fn find(inventory: &Inventory<'_>, family: Option<Family>) -> Result<Vec<Found>,
             all.push(Found { prefix, name, form });
         }
     }
-    all.sort_by_key(|found| NAMES.iter().position(|name| *name == found.name));
+    all.sort_by_key(|found| position(found.name));
     Ok(all)
 }
 

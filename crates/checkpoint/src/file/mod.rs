@@ -7,6 +7,7 @@
 //! For embedders and fuzzers: [`Checkpoint::from_bytes`] opens what is already in memory,
 //! [`safetensors::read_header`] reads a safetensors header alone, [`pickle::read`] a pickle.
 
+mod assembled;
 mod contents;
 mod error;
 mod guard;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+pub use assembled::{NewTensor, Piece};
 pub(crate) use error::Quoted;
 pub use error::{OpenError, Problem};
 pub use tensor::TensorInfo;
@@ -50,7 +52,7 @@ pub enum Format {
     TorchZip,
     /// What `torch.save` wrote before: pickles, then the storages.
     TorchLegacy,
-    /// No file: made by [`Checkpoint::from_parts`].
+    /// No file of its own: made by [`Checkpoint::from_parts`] or [`Checkpoint::assemble`].
     Parts,
 }
 
@@ -95,6 +97,8 @@ pub struct Checkpoint {
 enum Source {
     Map(Arc<Mapped>),
     Memory(Vec<u8>),
+    /// None: the tensors are those of other checkpoints.
+    Members(Vec<Arc<Checkpoint>>),
 }
 
 impl Source {
@@ -102,6 +106,7 @@ impl Source {
         match self {
             Source::Map(map) => map.bytes(),
             Source::Memory(bytes) => bytes,
+            Source::Members(_) => &[],
         }
     }
 
@@ -114,6 +119,7 @@ impl Source {
                 to.copy_from_slice(from.ok_or(Problem::Changed)?);
                 Ok(())
             }
+            Source::Members(_) => Err(Problem::Changed),
         }
     }
 }
@@ -205,9 +211,15 @@ impl Checkpoint {
         self.format
     }
 
-    /// Bytes of the file; 0 for [`Format::Parts`].
+    /// Bytes of the file, or of all files that an [assembled](Self::assemble) one is made of; 0 for one that is
+    /// made of shapes alone.
     pub fn file_len(&self) -> u64 {
-        self.file.bytes().len() as u64
+        match &self.file {
+            Source::Members(members) => {
+                members.iter().fold(0, |sum, member| sum.saturating_add(member.file_len()))
+            }
+            file => file.bytes().len() as u64,
+        }
     }
 
     /// `__metadata__` of a safetensors file; the simple values next to the tensors
@@ -263,17 +275,19 @@ impl Checkpoint {
     ///
     /// Does nothing where the data is not mapped, and on systems without such advice.
     pub fn release(&self, key: &str) {
-        if let (Source::Map(map), Some(TensorInfo { place: Place::Span(span), .. })) =
-            (&self.file, self.get(key))
-        {
-            map.forget(span);
+        match (&self.file, self.get(key).map(|info| &info.place)) {
+            (Source::Map(map), Some(Place::Span(span))) => map.forget(span),
+            (_, Some(Place::Parts(parts))) => self.release_parts(parts),
+            _ => {}
         }
     }
 
     /// [`release`](Checkpoint::release) of all tensors.
     pub fn release_all(&self) {
-        if let Source::Map(map) = &self.file {
-            map.forget(&(0..map.bytes().len()));
+        match &self.file {
+            Source::Map(map) => map.forget(&(0..map.bytes().len())),
+            Source::Members(members) => members.iter().for_each(|member| member.release_all()),
+            Source::Memory(_) => {}
         }
     }
 
@@ -304,6 +318,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`read`](Self::read). What happens to the file later is told by [`check`](Self::check).
     pub fn view(&self, key: &str, start: u64, length: usize) -> Result<Option<View>, OpenError> {
+        if let Some((member, part)) = self.get(key).and_then(|info| self.only_part(info)) {
+            let (key, start) = part.at(start);
+            return member.view(key, start, length);
+        }
         let view = || {
             let (info, from) = self.part(key, start, length)?;
             let (Place::Span(span), Source::Map(map)) = (&info.place, &self.file) else {
@@ -324,6 +342,7 @@ impl Checkpoint {
         match &self.file {
             Source::Map(map) => map.check().map_err(|problem| problem.at(&self.path)),
             Source::Memory(_) => Ok(()),
+            Source::Members(members) => members.iter().try_for_each(|member| member.check()),
         }
     }
 
@@ -360,6 +379,7 @@ impl Checkpoint {
                 to.copy_from_slice(data.ok_or_else(|| Problem::NoData(key.to_owned()))?);
                 Ok(())
             }
+            Place::Parts(parts) => self.copy_parts(parts, info.dtype, start as u64, to),
             Place::Absent => Err(Problem::NoData(key.to_owned())),
         }
     }
@@ -376,6 +396,12 @@ impl Checkpoint {
                 let storage = storage.ok_or_else(|| Problem::NoData(key.to_owned()))?;
                 let stored = self.file.bytes().get(storage.span.clone()).unwrap_or_default();
                 storage.gather(stored, info.dtype, &info.shape, strided).map(Cow::Owned)
+            }
+            Place::Parts(parts) => {
+                let length = usize::try_from(info.bytes());
+                let mut bytes = vec![0; length.map_err(|_| Problem::NoData(key.to_owned()))?];
+                self.copy_parts(parts, info.dtype, 0, &mut bytes)?;
+                Ok(Cow::Owned(bytes))
             }
             Place::Absent => Err(Problem::NoData(key.to_owned())),
         }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::assembled::Part;
 use super::storage::Strided;
 use crate::dtype::Dtype;
 
@@ -22,6 +23,8 @@ pub(crate) enum Place {
     Span(Range<usize>),
     /// A view of a storage of a PyTorch file, to be gathered.
     Strided(Box<Strided>),
+    /// In other checkpoints, one part after the other.
+    Parts(Box<[Part]>),
     /// Nowhere: only the shape is known.
     Absent,
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::suggest;
+use crate::source::MODEL_INDEX;
 
 /// A kind of model file, which decides the folders that are searched for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,11 +28,13 @@ pub enum ModelKind {
     UpscaleModels,
     /// ControlNets and T2I adapters.
     Controlnet,
+    /// Folders that diffusers saved a pipeline in; listed by their `model_index.json`.
+    Diffusers,
 }
 
 impl ModelKind {
     /// Every kind, in the order they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Checkpoints,
         Self::Loras,
         Self::Vae,
@@ -41,6 +44,7 @@ impl ModelKind {
         Self::Embeddings,
         Self::UpscaleModels,
         Self::Controlnet,
+        Self::Diffusers,
     ];
 
     /// The file extensions of models, without the dot. They are compared without regard to case.
@@ -59,6 +63,7 @@ impl ModelKind {
             Self::Embeddings => "embeddings",
             Self::UpscaleModels => "upscale_models",
             Self::Controlnet => "controlnet",
+            Self::Diffusers => "diffusers",
         }
     }
 
@@ -74,6 +79,7 @@ impl ModelKind {
             Self::Embeddings => &["embeddings"],
             Self::UpscaleModels => &["upscale_models"],
             Self::Controlnet => &["controlnet", "t2i_adapter"],
+            Self::Diffusers => &["diffusers"],
         }
     }
 
@@ -89,7 +95,21 @@ impl ModelKind {
             Self::Embeddings => "embedding",
             Self::UpscaleModels => "upscale model",
             Self::Controlnet => "ControlNet",
+            Self::Diffusers => "diffusers pipeline",
         }
+    }
+
+    /// Whether a file is listed among the models of this kind.
+    pub(super) fn lists(self, path: &Path) -> bool {
+        match self {
+            Self::Diffusers => Self::is_model_index(path),
+            _ => Self::has_model_extension(path),
+        }
+    }
+
+    /// Whether the path is that of a pipeline's index.
+    pub(super) fn is_model_index(path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name == MODEL_INDEX)
     }
 
     /// Whether the path ends in one of [`ModelKind::EXTENSIONS`].
@@ -149,13 +169,12 @@ fn kind_names() -> String {
 
 /// Kinds that ComfyUI itself knows and this program has no use for: an extra model paths file
 /// that names them is not mistaken.
-pub(super) const OTHER_COMFYUI_KINDS: [&str; 14] = [
+pub(super) const OTHER_COMFYUI_KINDS: [&str; 13] = [
     "audio_encoders",
     "classifiers",
     "clip_vision",
     "configs",
     "custom_nodes",
-    "diffusers",
     "download_model_base",
     "gligen",
     "hypernetworks",

@@ -176,7 +176,8 @@ impl ModelFolders {
             entries.insert(entry.name.clone(), entry);
         }
         for root in roots {
-            for entry in state.list_root(kind, &root, &mut warnings) {
+            let found = state.list_root(kind, &root, &mut warnings).into_iter();
+            for entry in found.filter(|entry| kind.lists(&entry.path)) {
                 entries.entry(entry.name.clone()).or_insert(entry);
             }
         }

@@ -180,9 +180,8 @@ impl Walk {
 
     fn file(&mut self, parent: &Pending, item: &DirEntry) {
         let path = item.path();
-        if ModelKind::has_model_extension(&path)
-            && let Some(name) = self.name_below(parent, item)
-        {
+        let is_model = ModelKind::has_model_extension(&path) || ModelKind::is_model_index(&path);
+        if is_model && let Some(name) = self.name_below(parent, item) {
             self.scan.files.push((name, path));
         }
     }

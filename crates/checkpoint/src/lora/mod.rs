@@ -19,7 +19,7 @@ mod alphas;
 mod build;
 mod error;
 mod key;
-mod names;
+pub(crate) mod names;
 mod origin;
 
 use indexmap::IndexMap;

@@ -33,7 +33,7 @@ pub(super) struct Target<'m> {
 
 /// Which part of a layer a module of another library is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slice {
+pub(crate) enum Slice {
     /// All of it.
     Whole,
     /// So many rows from a row on.
@@ -165,10 +165,10 @@ fn flat(name: &str) -> String {
     name.replace('.', "_")
 }
 
-type OtherNames<'c> = Box<dyn Fn(&str) -> Vec<(String, Slice)> + 'c>;
+pub(crate) type OtherNames<'c> = Box<dyn Fn(&str) -> Vec<(String, Slice)> + 'c>;
 
 /// Diffusers' names for the layers of a diffusion model.
-fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
+pub(crate) fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
     match config {
         DiffusionConfig::Unet(config) => {
             let blocks = unet::blocks(config);
