@@ -13,6 +13,7 @@ use crate::prompt::t5_tokenizer::T5Tokenizer;
 use crate::prompt::token::{Token, WeightedToken};
 use crate::prompt::{self, PromptError, PromptTokens, T5_PAD, T5Layout};
 use crate::t5::T5Encoder;
+use crate::text::T5Padding;
 use crate::weighted;
 
 /// The name of T5 among text encoders.
@@ -68,8 +69,15 @@ impl T5Part {
     }
 
     /// Reads a prompt.
-    pub fn read(&self, prompt: &str, embeddings: &Embeddings) -> Result<PromptTokens, PromptError> {
-        let layout = T5Layout { encoder: NAME, width: self.width(), min_length: self.min_length };
+    pub fn read(
+        &self,
+        prompt: &str,
+        embeddings: &Embeddings,
+        padding: Option<T5Padding>,
+    ) -> Result<PromptTokens, PromptError> {
+        let T5Padding { padding: min_padding, length: min_length } =
+            padding.unwrap_or(T5Padding { padding: 0, length: self.min_length });
+        let layout = T5Layout { encoder: NAME, width: self.width(), min_padding, min_length };
         prompt::read_t5(prompt, &self.tokenizer, layout, embeddings)
     }
 

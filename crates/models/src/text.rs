@@ -36,6 +36,17 @@ pub struct TextOptions {
     /// Whether an encoder whose text is empty is not asked, so that zeros or nothing stand for its part (SD3); else the
     /// empty text is encoded.
     pub skip_empty: bool,
+    /// How T5's prompts are filled up; `None` is as the family does it.
+    pub t5_padding: Option<T5Padding>,
+}
+
+/// How a prompt for T5 is filled up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct T5Padding {
+    /// Padding tokens behind any text.
+    pub padding: usize,
+    /// Tokens that there are at least, with these.
+    pub length: usize,
 }
 
 /// What a diffusion network reads of a prompt, in f32.

@@ -109,6 +109,7 @@ impl<'a> ActiveRun<'a> {
     ) -> Result<Self, PipelineError> {
         TURN.take(|| cancel.is_cancelled())?;
         cancel.attach(session.interrupt());
+        session.models.begin_run();
         Ok(Self { session, id, cancel })
     }
 

@@ -89,11 +89,12 @@ impl Session {
     /// Plans a file's components, promises their memory, and keeps them for later runs.
     pub(crate) fn place(&self, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
         let mut kept = self.kept();
+        let own = loader.files.path();
         if loader.eject_models {
-            kept.retain(|path, _| path == loader.path);
+            kept.retain(|path, _| *path == own);
         }
         let parts = self.models.place(loader)?;
-        kept.insert(loader.path.to_owned(), parts.clone());
+        kept.insert(own, parts.clone());
         Ok(parts)
     }
 

@@ -3,6 +3,8 @@
 //! All of them need a [`Run`], which has the turn to compute:
 //!
 //! ```no_run
+//! use std::path::Path;
+//!
 //! use distorch_pipeline::models::{Loader, Tasks};
 //! use distorch_pipeline::request::Placement;
 //! use distorch_pipeline::steps::{CHECKPOINT, Sampling};
@@ -18,7 +20,7 @@
 //!
 //! let loader = Loader {
 //!     name: "mine",
-//!     path: "models/checkpoints/mine.safetensors".as_ref(),
+//!     files: &Path::new("models/checkpoints/mine.safetensors").into(),
 //!     settings: &Placement::default().settings(session.topology(), session.layout)?,
 //!     kinds: CHECKPOINT,
 //!     high_precision_loras: true,

@@ -103,6 +103,14 @@ pub enum Correction<P> {
         /// The sigmas at which it acts.
         sigmas: RangeInclusive<f64>,
     },
+    /// The negative guess counts as far as it points where the positive one does: [`zero_star`]
+    /// (CFG-Zero★, <https://arxiv.org/abs/2503.18886>).
+    ZeroStar,
+    /// The result is no longer than the positive guess, pixel by pixel: [`normed`].
+    Norm {
+        /// What it is multiplied with at the end.
+        strength: f64,
+    },
 }
 
 impl<P> Guidance<P> {
@@ -146,11 +154,20 @@ impl<M, P> Guided<M, P> {
             }
         };
         for correction in &self.guidance.corrections {
-            let Correction::Perturbed { perturbation, scale, rescale, sigmas } = correction;
-            if *scale > 0.0 && sigmas.contains(&sigma) {
-                let other = self.model.denoise_perturbed(x, sigma, perturbation)?;
-                guided = away_from(guided, positive.clone(), other, *scale, *rescale);
-            }
+            guided = match (correction, &negative) {
+                (Correction::Perturbed { perturbation, scale: away, rescale, sigmas }, _)
+                    if *away > 0.0 && sigmas.contains(&sigma) =>
+                {
+                    let other = self.model.denoise_perturbed(x, sigma, perturbation)?;
+                    away_from(guided, positive.clone(), other, *away, *rescale)
+                }
+                (Correction::ZeroStar, Some(negative)) => {
+                    zero_star(guided, x.clone(), positive.clone(), negative.clone(), scale)
+                }
+                (Correction::Norm { strength }, _) => normed(guided, positive.clone(), *strength),
+                // Without a negative guess there is nothing to take less of.
+                (Correction::Perturbed { .. } | Correction::ZeroStar, _) => guided,
+            };
         }
         Ok((guided, negative))
     }
@@ -226,6 +243,32 @@ pub fn away_from<const D: usize>(
     let all = |x: Tensor<D>| x.flatten::<1>(0, D - 1).var(0).sqrt().reshape([1; D]);
     let factor = all(positive) / all(guided.clone());
     guided * (factor * rescale + (1.0 - rescale))
+}
+
+/// `guided + negative·(α - 1) + scale·negative·(1 - α)`, where α is, picture by picture, the factor with which the
+/// negative noise `x - negative` comes closest to the positive one.
+pub fn zero_star<const D: usize>(
+    guided: Tensor<D>,
+    x: Tensor<D>,
+    positive: Tensor<D>,
+    negative: Tensor<D>,
+    scale: f64,
+) -> Tensor<D> {
+    let mut shape = [1; D];
+    shape[0] = x.dims()[0];
+    let noise = |guess: Tensor<D>| (x.clone() - guess).flatten::<2>(1, D - 1);
+    let (along, own) = (noise(positive), noise(negative.clone()));
+    let product = (along * own.clone()).sum_dim(1);
+    let square = (own.clone() * own).sum_dim(1) + 1e-8;
+    let alpha = (product / square).reshape(shape);
+    guided + negative * ((alpha - 1.0) * (1.0 - scale))
+}
+
+/// The guided guess, no longer along the channels than the positive one at any pixel, times `strength`.
+pub fn normed<const D: usize>(guided: Tensor<D>, positive: Tensor<D>, strength: f64) -> Tensor<D> {
+    let length = |x: Tensor<D>| (x.clone() * x).sum_dim(1).sqrt();
+    let factor = (length(positive) / (length(guided.clone()) + 1e-8)).clamp(0.0, 1.0);
+    guided * factor * strength
 }
 
 /// The deviation of each picture, of shape `[batch, 1, 1, …]`.

@@ -23,12 +23,48 @@ pub struct Inpaint<'a, const D: usize = 4> {
     pub latent: Tensor<D>,
     /// Unit noise for the part that is kept.
     pub noise: Tensor<D>,
+    /// Whether the mask says when a pixel begins to change.
+    pub fading: Option<Fading>,
+}
+
+/// A mask that says when: a pixel changes from that part of the way on that is left where the mask has its value (Levin
+/// and Fried 2023, <https://arxiv.org/abs/2306.00950>). The way goes from the model's timestep of the first sigma to that
+/// of the last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fading {
+    /// How much of that counts, from 0 to 1; the rest is the mask as it is. 0 is as 1.
+    pub strength: f64,
+    /// The first sigma of the run.
+    pub first: f64,
+    /// The last one.
+    pub last: f64,
+}
+
+impl Fading {
+    /// The mask at a sigma.
+    fn at<const D: usize>(
+        self,
+        mask: &Tensor<D>,
+        sampling: &ModelSampling,
+        sigma: f64,
+    ) -> Tensor<D> {
+        let least = sampling.sigma_min();
+        let to = sampling.timestep(if self.last > least { self.last } else { least });
+        let from = sampling.timestep(self.first);
+        let threshold = (sampling.timestep(sigma) - to) / (from - to);
+        let hard = mask.clone().greater_equal_elem(threshold as f32).float().cast(mask.dtype());
+        match self.strength > 0.0 && self.strength < 1.0 {
+            true => hard * self.strength + mask.clone() * (1.0 - self.strength),
+            false => hard,
+        }
+    }
 }
 
 impl<const D: usize> Denoiser<D> for Inpaint<'_, D> {
     fn denoise(&mut self, x: Tensor<D>, sigma: f64) -> Result<Tensor<D>, ModelError> {
-        let guess = self.model.denoise(self.seen(x, sigma), sigma)?;
-        Ok(blend(guess, self.latent.clone(), &self.mask))
+        let mask = self.mask_at(sigma);
+        let guess = self.model.denoise(self.seen(x, sigma, &mask), sigma)?;
+        Ok(blend(guess, self.latent.clone(), &mask))
     }
 
     /// The negative guess is left as the model gives it, as in ComfyUI.
@@ -37,8 +73,9 @@ impl<const D: usize> Denoiser<D> for Inpaint<'_, D> {
         x: Tensor<D>,
         sigma: f64,
     ) -> Result<(Tensor<D>, Tensor<D>), ModelError> {
-        let (guess, negative) = self.model.denoise_both(self.seen(x, sigma), sigma)?;
-        Ok((blend(guess, self.latent.clone(), &self.mask), negative))
+        let mask = self.mask_at(sigma);
+        let (guess, negative) = self.model.denoise_both(self.seen(x, sigma, &mask), sigma)?;
+        Ok((blend(guess, self.latent.clone(), &mask), negative))
     }
 
     fn process(&self) -> NoiseProcess {
@@ -48,9 +85,16 @@ impl<const D: usize> Denoiser<D> for Inpaint<'_, D> {
 
 impl<const D: usize> Inpaint<'_, D> {
     /// What the model sees of `x`: the kept part with its noise.
-    fn seen(&self, x: Tensor<D>, sigma: f64) -> Tensor<D> {
+    fn seen(&self, x: Tensor<D>, sigma: f64, mask: &Tensor<D>) -> Tensor<D> {
         let kept = self.sampling.add_noise(self.latent.clone(), self.noise.clone(), sigma);
-        blend(x, kept, &self.mask)
+        blend(x, kept, mask)
+    }
+
+    fn mask_at(&self, sigma: f64) -> Tensor<D> {
+        match self.fading {
+            None => self.mask.clone(),
+            Some(fading) => fading.at(&self.mask, self.sampling, sigma),
+        }
     }
 }
 

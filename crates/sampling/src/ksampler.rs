@@ -2,7 +2,7 @@
 
 use distorch_runtime::Tensor;
 
-use crate::inpaint::Inpaint;
+use crate::inpaint::{Fading, Inpaint};
 use crate::model_sampling::ModelSampling;
 use crate::noise::{Generator, NoiseDevice};
 use crate::sampler::{Callback, Denoiser, Options, Run, SampleError, Sampler};
@@ -31,6 +31,8 @@ pub struct KSampler<'a, const D: usize = 4> {
     pub noise: Tensor<D>,
     /// 1 where the latent changes, of its shape: [`latent_mask`](crate::inpaint::latent_mask).
     pub mask: Option<Tensor<D>>,
+    /// How much the mask says when a pixel begins to change, from 0 to 1, instead of how much it does: [`Fading`].
+    pub differential: Option<f64>,
 }
 
 impl<const D: usize> KSampler<'_, D> {
@@ -54,7 +56,8 @@ impl<const D: usize> KSampler<'_, D> {
                     false => self.noise.clone(),
                 };
                 let (sampling, latent) = (self.sampling, self.latent.clone());
-                let mut inpaint = Inpaint { model, sampling, mask, latent, noise };
+                let fading = self.differential.map(|strength| Fading { strength, first, last });
+                let mut inpaint = Inpaint { model, sampling, mask, latent, noise, fading };
                 self.sample(&mut inpaint, callback, x)?
             }
         };

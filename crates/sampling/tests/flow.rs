@@ -278,6 +278,7 @@ fn pictures_and_masks_go_through_a_flow() {
                 latent: latent.clone(),
                 noise: noise.clone(),
                 mask: mask.clone(),
+                differential: None,
             };
             let found = flat(run.run(&mut asked, &mut go_on).unwrap());
             assert_eq!(seen.len(), 8);
@@ -310,6 +311,7 @@ fn inpainting_keeps_the_process() {
         mask: x.clone(),
         latent: x.clone(),
         noise: x.clone(),
+        fading: None,
     };
     assert_eq!(inpaint.process(), sampling.process());
     assert!(matches!(inpaint.process(), NoiseProcess::RectifiedFlow { largest } if largest < 1.0));

@@ -11,7 +11,7 @@ use distorch_sampling::guidance::{
     Conditioned, Correction, Formula, Guesses, Guidance, Guided, Wanted, away_from, combine,
     rescaled,
 };
-use distorch_sampling::inpaint::{Inpaint, latent_mask};
+use distorch_sampling::inpaint::{Fading, Inpaint, latent_mask};
 use distorch_sampling::ksampler::KSampler;
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 use distorch_sampling::noise::{NoiseDevice, latent_noise};
@@ -224,6 +224,7 @@ fn ksampler<'a>(name: &str, sampling: &'a ModelSampling, sigmas: &'a [f64]) -> K
         latent: Tensor::ones(SHAPE, &cpu()) * 3.0,
         noise: latent_noise(SHAPE, 7, &cpu()),
         mask: None,
+        differential: None,
     }
 }
 
@@ -390,9 +391,32 @@ fn both_guesses_are_there_at_every_scale() {
         mask: x.clone(),
         latent: x.clone() + 5.0,
         noise: x.clone(),
+        fading: None,
     };
     let (guess, negative) = inpaint.denoise_both(x, 1.0).unwrap();
     assert_eq!((flat(guess), flat(negative)), (vec![5.0; 6], vec![1.0; 6]));
+}
+
+/// A pixel whose mask is m changes from where m of the way is left, by the model's timesteps: for this flow, sigma.
+#[test]
+fn a_fading_mask_says_when_a_pixel_begins_to_change() {
+    let sampling = ModelSampling::flow(1.0, 1000.0);
+    let mask = Tensor::<4>::from_floats([[[[0.0, 0.25, 0.5, 1.0]]]], &cpu());
+    let zeros = mask.clone() * 0.0;
+    let guess = |sigma: f64, strength: f64| {
+        let mut ones = |x: Tensor<4>, _: f64| Ok(x * 0.0 + 1.0);
+        let fading = Some(Fading { strength, first: 1.0, last: 0.0 });
+        let (latent, noise) = (zeros.clone(), zeros.clone());
+        let sampling = &sampling;
+        let mut inpaint =
+            Inpaint { model: &mut ones, sampling, mask: mask.clone(), latent, noise, fading };
+        flat(inpaint.denoise(zeros.clone(), sigma).unwrap())
+    };
+    assert_eq!(guess(1.0, 1.0), [0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(guess(0.6, 1.0), [0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(guess(0.4, 1.0), [0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(guess(0.2, 1.0), [0.0, 1.0, 1.0, 1.0]);
+    assert_eq!(guess(0.4, 0.5), [0.0, 0.125, 0.75, 1.0]);
 }
 
 /// Each prediction's output, made from a known noise and latent, leads back to the latent.

@@ -79,6 +79,7 @@ fn run<const D: usize>(
         latent: latent_noise(shape, 3, &cpu()) * 0.5,
         noise: latent_noise(shape, 11, &cpu()),
         mask: Some(Tensor::from_data(TensorData::new(mask, shape), &cpu())),
+        differential: None,
     };
     let guidance = Guidance::<Infallible>::plain(3.0);
     let mut model = Guided { model: Bent(sampling.process()), guidance };

@@ -67,6 +67,7 @@ fn every_sampler_ends_in_the_distribution_of_the_data() {
                 latent: Tensor::zeros(shape, &cpu()),
                 noise: latent_noise(shape, 3, &cpu()),
                 mask: None,
+                differential: None,
             };
             let mut model = Gaussian { deviation: DEVIATION, process: sampling.process() };
             let what = format!("{} {:?}", sampler.name(), sampling.prediction());

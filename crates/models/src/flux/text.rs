@@ -64,7 +64,7 @@ impl TextConditioner for FluxText {
     ) -> Result<EncodedText, ConditioningError> {
         clip_text::check_clip_skip(options)?;
         let clip = prompt::read(prompt.of(L.name), self.clip_l.layout(), embeddings)?;
-        let t5 = self.t5xxl.read(prompt.of(t5_text::NAME), embeddings)?;
+        let t5 = self.t5xxl.read(prompt.of(t5_text::NAME), embeddings, options.t5_padding)?;
         let context = self.t5xxl.encode(&t5.chunks, options.clip_skip)?;
         let (_, pooled) = self.clip_l.encode(&clip.chunks, options.clip_skip)?;
         let mut warnings = Vec::new();

@@ -91,7 +91,9 @@ pub struct T5Layout<'a> {
     pub encoder: &'a str,
     /// Values of a token's vector.
     pub width: usize,
-    /// Tokens that a text is filled up to, the end token included.
+    /// Padding tokens behind any text.
+    pub min_padding: usize,
+    /// Tokens that a text is filled up to, the end token and these included.
     pub min_length: usize,
 }
 
@@ -109,6 +111,8 @@ pub fn read_t5(
     let (groups, warnings) = groups(prompt, layout.encoder, layout.width, embeddings, tokenize)?;
     let mut tokens = groups.concat();
     tokens.push(WeightedToken::plain(tokenizer.end()));
+    let padded = tokens.len().saturating_add(layout.min_padding);
+    tokens.resize(padded, WeightedToken::plain(T5_PAD));
     if tokens.len() < layout.min_length {
         tokens.resize(layout.min_length, WeightedToken::plain(T5_PAD));
     }

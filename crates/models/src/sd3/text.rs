@@ -198,7 +198,7 @@ impl TextConditioner for Sd3Text {
         clip_text::add_warnings(&mut warnings, g.warnings);
         if let Some(part) = &self.t5xxl {
             let text = prompt.of(t5_text::NAME);
-            let mut tokens = part.read(text, embeddings)?;
+            let mut tokens = part.read(text, embeddings, options.t5_padding)?;
             if options.skip_empty && text.is_empty() {
                 tokens.chunks.clear();
             }

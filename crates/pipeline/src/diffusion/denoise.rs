@@ -1,5 +1,7 @@
 //! A diffusion network as a denoiser: every conditioning where and when it counts, as few calls as may be.
 
+use std::ops::RangeInclusive;
+
 use distorch_models::conditioning::PictureSize;
 use distorch_models::family::{DiffusionFamily, ExtraChannels, Reads, VectorInputs};
 use distorch_models::latent_format::LatentFormat;
@@ -44,6 +46,8 @@ pub struct Denoise<'a> {
     told: Vec<Told>,
     /// More calls, each with fewer activations.
     pub one_at_a_time: bool,
+    /// Layers that the negative guess is made without, and the sigmas at which it is.
+    pub negative_without: Option<(SkipLayers, RangeInclusive<f64>)>,
 }
 
 /// One conditioning, ready for the model.
@@ -117,6 +121,7 @@ impl<'a> Denoise<'a> {
             dtype: setting.dtype,
             told,
             one_at_a_time: false,
+            negative_without: None,
         })
     }
 
@@ -294,7 +299,19 @@ impl Conditioned for Denoise<'_> {
     ) -> Result<Guesses, ModelError> {
         let both = wanted == Wanted::Both;
         let told = self.at(sigma, |half| both || half == POSITIVE);
-        let guesses = self.guesses(x, sigma, &told, &SkipLayers::default())?;
+        let all = SkipLayers::default();
+        let without =
+            self.negative_without.as_ref().filter(|(_, sigmas)| both && sigmas.contains(&sigma));
+        let guesses = match without {
+            None => self.guesses(x, sigma, &told, &all)?,
+            Some((layers, _)) => {
+                let (negative, positive): (Vec<_>, Vec<_>) =
+                    told.into_iter().partition(|told| told.half == NEGATIVE);
+                let mut guesses = self.guesses(x, sigma, &positive, &all)?;
+                guesses.extend(self.guesses(x, sigma, &negative, layers)?);
+                guesses
+            }
+        };
         Ok(Guesses {
             positive: self.half(x, &guesses, POSITIVE),
             negative: both.then(|| self.half(x, &guesses, NEGATIVE)),

@@ -110,6 +110,7 @@ pub fn sample(
         .telling(&evaluations)
         .side_by_side(steps);
     denoise.one_at_a_time = picture.cfg_batch == 1;
+    denoise.negative_without = model.options().negative_without.clone();
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
     let rescale = model.options().rescale_cfg;
     let formula = rescale.map_or(Formula::Plain, |part| Formula::Rescaled { part });
@@ -136,6 +137,7 @@ pub fn sample(
         latent: start.clone(),
         noise: noise.noise(latent).to_device(&device),
         mask,
+        differential: model.options().differential,
     };
     let mut last: Option<Tensor<4>> = None;
     let mut untold = None;
@@ -224,6 +226,7 @@ fn without_steps(
         latent: start(latent, &format, &cpu()),
         noise: noise.noise(latent),
         mask: None,
+        differential: None,
     };
     let mut unasked = |x: Tensor<4>, _: f64| Ok(x);
     let x = sampler_run.run(&mut unasked, &mut |_| ControlFlow::Continue(()));

@@ -8,7 +8,7 @@ use distorch_checkpoint::family::Family;
 use distorch_models::estimate::Workload;
 use distorch_models::family;
 use distorch_models::prompt::embedding::Embeddings;
-use distorch_models::text::{Prompt, TextOptions};
+use distorch_models::text::{Prompt, T5Padding, TextOptions};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::cpu;
 
@@ -26,6 +26,8 @@ pub struct Clip {
     loras: LoraPatch,
     /// The layer that is read, counted from the last, which is 1; without it, the family's own.
     pub clip_skip: Option<usize>,
+    /// How T5's prompts are filled up; without it, as the family does it.
+    pub t5_padding: Option<T5Padding>,
 }
 
 impl Clip {
@@ -38,8 +40,13 @@ impl Clip {
         let family = file.model.family().ok_or_else(|| {
             PipelineError::failed(format!("`{}` has no diffusion model to encode for", file.name))
         })?;
+        Ok(Self::of_family(part, family))
+    }
+
+    /// The text encoders of a part, for diffusion models of this family, from whatever file these come.
+    pub fn of_family(part: Arc<Part>, family: Family) -> Self {
         let loras = LoraPatch::new(ComponentKind::TextEncoders);
-        Ok(Self { part, family, loras, clip_skip: None })
+        Self { part, family, loras, clip_skip: None, t5_padding: None }
     }
 
     /// The family whose prompts these encode.
@@ -74,7 +81,11 @@ impl Clip {
         let encoders = &self.part.file().model.text_encoders;
         let conditioner =
             family::of(self.family).text(&scope, encoders).map_err(PipelineError::failed)?;
-        let options = TextOptions { clip_skip: options.clip_skip.or(self.clip_skip), ..*options };
+        let options = TextOptions {
+            clip_skip: options.clip_skip.or(self.clip_skip),
+            t5_padding: options.t5_padding.or(self.t5_padding),
+            ..*options
+        };
         let encoded = run.attempt(&self.part, workload, || {
             conditioner.encode(prompt, &embeddings, &options).map_err(PipelineError::failed)
         })?;

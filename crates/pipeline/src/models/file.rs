@@ -1,63 +1,49 @@
-//! A model file that is open and recognised.
+//! Model files that are open and recognised.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use distorch_checkpoint::family::{self, FamilyError, Model};
-use distorch_checkpoint::file::{Checkpoint, OpenError};
+use distorch_checkpoint::family::{self, Model};
+use distorch_checkpoint::file::Checkpoint;
+use distorch_checkpoint::source::{ModelFiles, SourceError};
 use distorch_models::estimate::Workload;
-use thiserror::Error;
 
-/// Why a model file cannot be used.
-#[derive(Debug, Error)]
-pub enum OpenFailure {
-    /// It cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// It is nothing that is known.
-    #[error("`{name}`: {error}")]
-    Family {
-        /// The file's name.
-        name: String,
-        /// What was looked for.
-        error: FamilyError,
-    },
-}
-
-/// A model file, mapped and recognised.
+/// A model file, mapped and recognised; or several that make one model.
 #[derive(Debug)]
 pub struct ModelFile {
     /// The name that it was asked for by.
     pub name: String,
+    /// The file's path, or what stands for those of several.
+    pub path: PathBuf,
     /// The tensors.
     pub checkpoint: Arc<Checkpoint>,
     /// What they are.
     pub model: Model,
 }
 
-/// What tells a file from another, and from itself after a change.
+/// What tells a model's files from others, and from themselves after a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    path: PathBuf,
-    bytes: u64,
-    modified: Option<SystemTime>,
+    files: ModelFiles,
+    /// Bytes and date of each.
+    versions: Vec<(u64, Option<SystemTime>)>,
 }
 
 impl Identity {
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What stands for the files' path.
+    pub fn path(&self) -> PathBuf {
+        self.files.path()
     }
 
-    /// The identity of the file as it is now.
-    pub fn of(path: &Path) -> Self {
-        let data = std::fs::metadata(path).ok();
-        Self {
-            path: path.to_owned(),
-            bytes: data.as_ref().map_or(0, std::fs::Metadata::len),
-            modified: data.and_then(|data| data.modified().ok()),
-        }
+    /// The identity of the files as they are now.
+    pub fn of(files: &ModelFiles) -> Self {
+        let versions = files.paths.iter().map(|path| {
+            let data = std::fs::metadata(path).ok();
+            let bytes = data.as_ref().map_or(0, std::fs::Metadata::len);
+            (bytes, data.and_then(|data| data.modified().ok()))
+        });
+        Self { files: files.clone(), versions: versions.collect() }
     }
 }
 
@@ -71,15 +57,13 @@ pub fn native(checkpoint: &Checkpoint, model: &Model) -> Workload {
 }
 
 impl ModelFile {
-    /// Opens and recognises a file.
+    /// Opens files and recognises the model that they make.
     ///
     /// # Errors
-    /// When it cannot be opened, or is nothing that is known.
-    pub fn open(name: &str, path: &Path) -> Result<Self, OpenFailure> {
-        let checkpoint = Checkpoint::open(path)?;
-        let model = family::recognise(&checkpoint)
-            .map_err(|error| OpenFailure::Family { name: name.to_owned(), error })?;
-        Ok(Self { name: name.to_owned(), checkpoint: Arc::new(checkpoint), model })
+    /// When one cannot be opened, is nothing that is known, or they make no model.
+    pub fn open(name: &str, files: &ModelFiles) -> Result<Self, SourceError> {
+        let (checkpoint, model) = files.open(name)?;
+        Ok(Self { name: name.to_owned(), path: files.path(), checkpoint, model })
     }
 
     /// One picture of the size that the model was trained on: what its file says, else its family's.

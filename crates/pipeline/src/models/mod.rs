@@ -6,6 +6,7 @@
 //! The [`ModelStore`] knows what is there, and makes room.
 
 mod clip;
+mod clip_type;
 mod file;
 mod fit;
 mod model;
@@ -19,7 +20,8 @@ pub(crate) mod tasks;
 mod vae;
 
 pub use clip::Clip;
-pub use file::{ModelFile, OpenFailure, native};
+pub use clip_type::ClipType;
+pub use file::{ModelFile, native};
 pub use fit::CannotFit;
 pub use model::{Model, ModelOptions, trained_sampling};
 pub use part::{Part, PartError, PartOptions, in_words};

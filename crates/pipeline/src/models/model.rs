@@ -1,6 +1,7 @@
 //! A diffusion model as nodes hand it on.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use distorch_checkpoint::ComponentKind;
@@ -40,6 +41,10 @@ pub struct ModelOptions {
     pub corrections: Vec<Correction<SkipLayers>>,
     /// What is changed inside the network.
     pub patches: NetworkPatches,
+    /// How much the grey of a noise mask says when a pixel begins to change, instead of how much it does.
+    pub differential: Option<f64>,
+    /// Layers that the negative guess is made without, and the sigmas at which it is.
+    pub negative_without: Option<(SkipLayers, RangeInclusive<f64>)>,
 }
 
 impl Model {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use distorch_allocation::{
     ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology, VirtualVram,
 };
+use distorch_checkpoint::source::ModelFiles;
 use distorch_checkpoint::{ComponentKind, Layer};
 use distorch_models::estimate::Workload;
 use distorch_runtime::machine::{Remedy, Shortage};
@@ -46,6 +47,9 @@ struct State {
     parts: Vec<(Key, Weak<Part>)>,
     /// How each file was loaded last.
     loaders: HashMap<Identity, (LoaderSettings, Vec<ComponentKind>, Tasks)>,
+    /// Counts runs, and in which one each part was placed last.
+    run: u64,
+    placed: HashMap<Key, u64>,
     /// Settings that turned out not to fit, and those that took their place.
     adopted: HashMap<Key, (ComponentSettings, ComponentSettings)>,
 }
@@ -58,8 +62,8 @@ type Key = (Identity, ComponentKind);
 pub struct Loader<'a> {
     /// The name that the user gave.
     pub name: &'a str,
-    /// The file.
-    pub path: &'a Path,
+    /// The file, or several that make one model.
+    pub files: &'a ModelFiles,
     /// Where each component goes.
     pub settings: &'a LoaderSettings,
     /// The components that are wanted.
@@ -102,6 +106,8 @@ impl ModelStore {
             files: HashMap::new(),
             parts: Vec::new(),
             loaders: HashMap::new(),
+            run: 0,
+            placed: HashMap::new(),
             adopted: HashMap::new(),
         };
         Self {
@@ -135,17 +141,17 @@ impl ModelStore {
         self.auto_retry
     }
 
-    /// Opens a file, or gives it where it is open already.
+    /// Opens a file, or several that make one model; returns them where they are open already.
     ///
     /// # Errors
-    /// When it cannot be opened or is nothing known.
-    pub fn open(&self, name: &str, path: &Path) -> Result<Arc<ModelFile>, PipelineError> {
-        let identity = Identity::of(path);
+    /// When one cannot be opened or is nothing known, or they make no model.
+    pub fn open(&self, name: &str, files: &ModelFiles) -> Result<Arc<ModelFile>, PipelineError> {
+        let identity = Identity::of(files);
         let mut state = self.state();
         if let Some(file) = state.files.get(&identity).and_then(Weak::upgrade) {
             return Ok(file);
         }
-        let file = Arc::new(ModelFile::open(name, path).map_err(PipelineError::failed)?);
+        let file = Arc::new(ModelFile::open(name, files).map_err(PipelineError::failed)?);
         state.files.retain(|_, file| file.strong_count() > 0);
         state.files.insert(identity, Arc::downgrade(&file));
         Ok(file)
@@ -156,10 +162,10 @@ impl ModelStore {
     /// # Errors
     /// When the file cannot be opened, or the settings cannot be planned.
     pub fn plan(&self, loader: &Loader<'_>) -> Result<Vec<Plan>, PipelineError> {
-        let file = self.open(loader.name, loader.path)?;
+        let file = self.open(loader.name, loader.files)?;
         let state = self.state();
         let mut ledger = state.ledger.clone();
-        let settings = state.settings_of(&Identity::of(loader.path), loader.settings);
+        let settings = state.settings_of(&Identity::of(loader.files), loader.settings);
         self.plans(&file, &settings, loader, &mut ledger, |_| None)
     }
 
@@ -170,8 +176,8 @@ impl ModelStore {
     /// [`CannotFit`](super::CannotFit) for the first that cannot, when the file cannot be opened, or the settings cannot be
     /// planned.
     pub fn check(&self, loader: &Loader<'_>) -> Result<(), PipelineError> {
-        let file = self.open(loader.name, loader.path)?;
-        let settings = self.state().settings_of(&Identity::of(loader.path), loader.settings);
+        let file = self.open(loader.name, loader.files)?;
+        let settings = self.state().settings_of(&Identity::of(loader.files), loader.settings);
         let loaded = self.loaded();
         let held = loaded.iter().flat_map(|part| part.stats()).flat_map(|stats| stats.devices);
         let on_host = |device| self.planning().is_host(device);
@@ -179,7 +185,7 @@ impl ModelStore {
         let check = Check {
             planning: self.planning(),
             subject: Subject {
-                name: &model_name(file.checkpoint.path()),
+                name: &model_name(&file.path),
                 model: &file.model,
                 kinds: loader.kinds,
                 settings: &settings,
@@ -204,12 +210,12 @@ impl ModelStore {
     /// # Errors
     /// As [`plan`](Self::plan), and when this build cannot compute on a device.
     pub fn place(&self, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
-        let file = self.open(loader.name, loader.path)?;
-        let identity = Identity::of(loader.path);
+        let file = self.open(loader.name, loader.files)?;
+        let identity = Identity::of(loader.files);
         let mut state = self.state();
         state.forget_the_gone();
         if loader.eject_models {
-            state.unload(|(owner, _)| *owner != identity);
+            state.eject(&identity);
         }
         let settings = state.settings_of(&identity, loader.settings);
         let plans = self.plans(&file, &settings, loader, &mut state.ledger, |_| None)?;
@@ -219,6 +225,8 @@ impl ModelStore {
         for plan in plans {
             let Some(kind) = kind_of(&plan.component) else { continue };
             let key = (identity.clone(), kind);
+            let now = state.run;
+            state.placed.insert(key.clone(), now);
             let pinning = self.pinning(&state, &key, &plan);
             let options = PartOptions {
                 device: self.machine.open(plan.compute_device).map_err(PipelineError::failed)?,
@@ -294,7 +302,7 @@ impl ModelStore {
         let known = |of| (of == kind).then_some(needed);
         let file = part.file();
         let subject = Subject {
-            name: &model_name(file.checkpoint.path()),
+            name: &model_name(&file.path),
             model: &file.model,
             kinds: &kinds,
             settings: &settings,
@@ -311,6 +319,13 @@ impl ModelStore {
         let Some(plan) = plan else { return Ok(None) };
         part.follow(plan).map_err(PipelineError::failed)?;
         Ok(Some(shortage.remedy.clone()))
+    }
+
+    /// Begins a run: what is placed from now on belongs together, and keeps what it is promised when models are
+    /// ejected.
+    pub fn begin_run(&self) {
+        let mut state = self.state();
+        state.run = state.run.wrapping_add(1);
     }
 
     /// Ends a run: what passed through the compute devices leaves them, and what computing freed is
@@ -386,7 +401,7 @@ impl ModelStore {
         known: impl Fn(ComponentKind) -> Option<u64>,
     ) -> Result<Vec<Plan>, PipelineError> {
         let subject = Subject {
-            name: &model_name(file.checkpoint.path()),
+            name: &model_name(&file.path),
             model: &file.model,
             kinds: loader.kinds,
             settings,
@@ -455,6 +470,18 @@ impl State {
         part
     }
 
+    /// Drops the weights of all parts but those of these files. What was promised to those that this run placed stays
+    /// theirs: they come back when they are used.
+    fn eject(&mut self, but: &Identity) {
+        for (key, part) in &self.parts {
+            let Some(part) = part.upgrade().filter(|_| key.0 != *but) else { continue };
+            part.unload();
+            if self.placed.get(key) != Some(&self.run) {
+                release(&mut self.ledger, key);
+            }
+        }
+    }
+
     /// Drops the weights of parts and what was promised to them.
     fn unload(&mut self, gone: impl Fn(&Key) -> bool) {
         for (key, part) in &self.parts {
@@ -473,6 +500,7 @@ impl State {
         self.parts = there;
         for (key, _) in &gone {
             release(&mut self.ledger, key);
+            self.placed.remove(key);
         }
     }
 }
@@ -488,7 +516,7 @@ fn widened_bytes(part: &Part) -> u64 {
 }
 
 fn release(ledger: &mut Ledger, (identity, kind): &Key) {
-    ledger.release_component(&model_name(identity.path()), kind.short_name());
+    ledger.release_component(&model_name(&identity.path()), kind.short_name());
 }
 
 /// A file's name in the ledger.

@@ -1,12 +1,12 @@
 //! What is known of a request before anything of it is computed, and everything that is wrong with it.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use distorch_allocation::LoaderSettings;
 use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::lora::{self, Target};
+use distorch_checkpoint::source::{ModelFiles, SourceError};
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_models::estimate::Workload;
 use distorch_models::family;
@@ -18,7 +18,7 @@ use super::picture::{Start, brought_to};
 use crate::diffusion::conditioning::Guidance;
 use crate::error::{Argument, PipelineError};
 use crate::image::room;
-use crate::models::{Loader, ModelFile, OpenFailure, Task, Tasks, in_words, trained_sampling};
+use crate::models::{Loader, ModelFile, Task, Tasks, in_words, trained_sampling};
 use crate::session::Session;
 use crate::steps::{self, CHECKPOINT, Sampling};
 
@@ -36,7 +36,7 @@ pub(super) struct Checked {
     pub start: Start,
     /// The checkpoint's name for people.
     pub name: String,
-    pub path: PathBuf,
+    pub files: ModelFiles,
     /// The open file, so that it is not opened anew when it is loaded.
     pub file: Arc<ModelFile>,
     pub settings: LoaderSettings,
@@ -90,7 +90,7 @@ impl Checked {
     pub(super) fn loader(&self) -> Loader<'_> {
         Loader {
             name: &self.name,
-            path: &self.path,
+            files: &self.files,
             settings: &self.settings,
             kinds: CHECKPOINT,
             high_precision_loras: self.request.high_precision_loras,
@@ -103,7 +103,7 @@ impl Checked {
 /// The checkpoint of a request.
 struct Opened {
     name: String,
-    path: PathBuf,
+    files: ModelFiles,
     file: Arc<ModelFile>,
     /// Pixels to one of the latent.
     downscale: usize,
@@ -114,7 +114,8 @@ impl Opened {
     fn new(session: &Session, request: &TextToImage) -> Result<Self, PipelineError> {
         let (name, path) =
             request.checkpoint.find(&session.folders, ModelKind::Checkpoints, Argument::Model)?;
-        let file = session.models.open(&name, &path).map_err(of_the_file)?;
+        let files = ModelFiles::from(path);
+        let file = session.models.open(&name, &files).map_err(of_the_file)?;
         let model = &file.model;
         if let Some(kind) = CHECKPOINT.iter().find(|kind| model.component(**kind).is_none()) {
             let (lacks, label) = (in_words(*kind), model.label());
@@ -128,7 +129,7 @@ impl Opened {
         let downscale = format.map_or(1, |format| format.downscale);
         side(Argument::Width, request.width, downscale)?;
         side(Argument::Height, request.height, downscale)?;
-        Ok(Self { name, path, file, downscale })
+        Ok(Self { name, files, file, downscale })
     }
 
     /// Everything else; `sides` are height and width in pixels.
@@ -148,8 +149,19 @@ impl Opened {
         let sampling = self.sampling(&request)?;
         let (loras, warnings) = self.loras(session, &request)?;
         let tasks = self.tasks(batch, sides, matches!(start, Start::Picture(_)));
-        let Self { name, path, file, .. } = self;
-        Ok(Checked { request, start, name, path, file, settings, tasks, loras, sampling, warnings })
+        let Self { name, files, file, .. } = self;
+        Ok(Checked {
+            request,
+            start,
+            name,
+            files,
+            file,
+            settings,
+            tasks,
+            loras,
+            sampling,
+            warnings,
+        })
     }
 
     /// What the components are to do.
@@ -229,7 +241,7 @@ impl Opened {
 /// A file that cannot be used is a matter of the one who names it.
 fn of_the_file(error: PipelineError) -> PipelineError {
     match error {
-        PipelineError::Failed(error) if error.is::<OpenFailure>() => {
+        PipelineError::Failed(error) if error.is::<SourceError>() => {
             PipelineError::argument(Argument::Model, error)
         }
         other => other,
