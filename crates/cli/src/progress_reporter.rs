@@ -4,11 +4,12 @@ use std::io::{self, IsTerminal};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use distorch_allocation::{Plan, report};
+use distorch_allocation::report::Column;
+use distorch_allocation::{ByteSize, Plan, Topology, report};
 use distorch_pipeline::events::{Event as RunEvent, EventSink};
 use distorch_pipeline::models::Tasks;
 use distorch_pipeline::{Phase, RunId};
-use distorch_workflow::observe::{Event, Observer};
+use distorch_workflow::observe::{Event, Observer, PlannedModel};
 use indicatif::ProgressBar;
 
 use crate::machine;
@@ -159,6 +160,13 @@ impl ProgressReporter {
         }
     }
 
+    /// All components against all devices, in one table.
+    fn overview(&self, models: &[PlannedModel], topology: &Topology) {
+        if !self.quiet && !models.is_empty() {
+            show!("{}", overview(models, topology));
+        }
+    }
+
     fn warn(&self, text: &str) {
         match &self.state().bar {
             Some(bar) => bar.suspend(|| machine::warn(text)),
@@ -177,6 +185,7 @@ impl Observer for ProgressReporter {
             Event::Done { .. } => self.state().end(),
             Event::Planned { model, tasks, plans, .. } => self.planned(model, tasks, plans),
             Event::Warning { text, .. } => self.warn(text),
+            Event::Overview { models, topology } => self.overview(models, topology),
             Event::Started { .. } | Event::Cached { .. } => {}
         }
     }
@@ -200,6 +209,37 @@ impl EventSink for ProgressReporter {
             RunEvent::Warning { text } => self.warn(&text),
         }
     }
+}
+
+/// A row for each component and device that holds some of it, then what each device holds of all.
+fn overview(models: &[PlannedModel], topology: &Topology) -> String {
+    let mut table = report::Table::new([
+        Column::text("component"),
+        Column::text("device"),
+        Column::number("blocks").optional(3),
+        Column::number("bytes"),
+        Column::number("peak").optional(1),
+        Column::text("used by nodes").optional(2),
+    ]);
+    let plans =
+        || models.iter().flat_map(|model| model.plans.iter().map(move |plan| (model, plan)));
+    for (model, plan) in plans() {
+        for share in &plan.devices {
+            let computes = share.device == plan.compute_device;
+            table.add_row([
+                format!("{} of {}", plan.component, model.model),
+                report::device_name(share.device, share.simulated),
+                share.blocks.to_string(),
+                ByteSize(share.bytes).to_string(),
+                if computes { ByteSize(plan.peak_bytes).to_string() } else { String::new() },
+                model.used_by.join(", "),
+            ]);
+        }
+    }
+    let plans: Vec<Plan> = plans().map(|(_, plan)| plan.clone()).collect();
+    let columns = terminal::columns();
+    let totals = report::totals(&plans, topology, columns);
+    format!("all models together\n{}\n{totals}", table.fit(columns))
 }
 
 fn in_words(phase: Phase) -> &'static str {

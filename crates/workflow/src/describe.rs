@@ -17,16 +17,22 @@ pub fn object_info(registry: &Registry, environment: &Environment) -> IndexMap<&
 /// One node.
 pub fn describe(node: &Node, environment: &Environment) -> Json {
     let part = |optional: bool| -> Vec<&Input> {
-        node.inputs.iter().filter(|input| input.optional == optional).collect()
+        // A growing list is there even where nothing in it is.
+        let is_optional = |input: &Input| input.optional && input.growing.is_none();
+        // Those of a choice are part of it.
+        let own = node.inputs.iter().filter(|input| input.when.is_none());
+        own.filter(|input| is_optional(input) == optional).collect()
     };
     let (required, optional) = (part(false), part(true));
     let configs = |inputs: &[&Input]| -> Map<String, Json> {
-        inputs
-            .iter()
-            .map(|input| (input.name.to_owned(), input_config(input, environment)))
-            .collect()
+        inputs.iter().map(|input| config(input, node, environment)).collect()
     };
-    let names = |inputs: &[&Input]| inputs.iter().map(|input| input.name).collect::<Vec<_>>();
+    let names = |inputs: &[&Input]| {
+        let names = inputs.iter().map(|input| input.growing.map_or(input.name, |list| list.name));
+        let mut names = names.collect::<Vec<_>>();
+        names.dedup();
+        names
+    };
     let mut input = json!({ "required": configs(&required) });
     let mut order = json!({ "required": names(&required) });
     if !optional.is_empty() {
@@ -43,7 +49,7 @@ pub fn describe(node: &Node, environment: &Environment) -> Json {
         "input": input,
         "input_order": order,
         "output": outputs.iter().map(|output| output.kind.name()).collect::<Vec<_>>(),
-        "output_is_list": vec![false; outputs.len()],
+        "output_is_list": outputs.iter().map(|output| output.is_list).collect::<Vec<_>>(),
         "output_name": outputs.iter().map(|output| output.name).collect::<Vec<_>>(),
         "output_tooltips": outputs.iter().map(|output| output.tooltip).collect::<Vec<_>>(),
         "name": node.class,
@@ -55,6 +61,59 @@ pub fn describe(node: &Node, environment: &Environment) -> Json {
         "deprecated": node.is_deprecated,
         "experimental": node.is_experimental,
     })
+}
+
+/// An input's name and what it takes; those of a growing list are one.
+fn config(input: &Input, node: &Node, environment: &Environment) -> (String, Json) {
+    let Some(list) = input.growing else {
+        let config = match choice_with_inputs(input, node, environment) {
+            Some(config) => config,
+            None => input_config(input, environment),
+        };
+        return (input.name.to_owned(), config);
+    };
+    let prefix = format!("{}.", list.name);
+    let all = node.inputs.iter().filter(|other| other.growing.is_some_and(|g| g.name == list.name));
+    let names: Vec<&str> = all.filter_map(|other| other.name.strip_prefix(&prefix)).collect();
+    let one = json!({ list.one: input_config(&Input { growing: None, ..*input }, environment) });
+    let part = if list.optional { "optional" } else { "required" };
+    let mut template = json!({ "input": { part: one }, "min": list.least });
+    match list.named {
+        true => template["names"] = json!(names),
+        false => {
+            template["prefix"] = json!(list.one);
+            template["max"] = json!(names.len());
+        }
+    }
+    (list.name.to_owned(), json!(["COMFY_AUTOGROW_V3", { "template": template }]))
+}
+
+/// A choice of which each value has inputs of its own.
+fn choice_with_inputs(input: &Input, node: &Node, environment: &Environment) -> Option<Json> {
+    let Kind::Choice { options, .. } = input.kind else { return None };
+    let prefix = format!("{}.", input.name);
+    let own = |value: &str| -> Vec<&Input> {
+        let is_own = |other: &&Input| {
+            other.when.is_some_and(|(name, values)| name == input.name && values.contains(&value))
+        };
+        node.inputs.iter().filter(is_own).collect()
+    };
+    let names = options.list(environment);
+    if names.iter().all(|name| own(name).is_empty()) {
+        return None;
+    }
+    let option = |name: &String| {
+        let inputs: Map<String, Json> = own(name)
+            .into_iter()
+            .map(|other| {
+                let short = other.name.strip_prefix(&prefix).unwrap_or(other.name);
+                (short.to_owned(), input_config(other, environment))
+            })
+            .collect();
+        json!({ "key": name, "inputs": { "required": inputs } })
+    };
+    let options: Vec<Json> = names.iter().map(option).collect();
+    Some(json!(["COMFY_DYNAMICCOMBO_V3", { "options": options }]))
 }
 
 /// What an input takes: `["INT", {"default": 20, "min": 1, "max": 10000}]`; for a choice, the list
@@ -114,8 +173,18 @@ pub fn input_config(input: &Input, environment: &Environment) -> Json {
             }
             json!(list.list(environment))
         }
-        Kind::Link(kind) => json!(kind.name()),
+        Kind::Link(kind) => match input.shared_type {
+            Some(name) => {
+                let template = json!({ "template_id": name, "allowed_types": kind.name() });
+                set("template", template);
+                json!("COMFY_MATCHTYPE_V3")
+            }
+            None => json!(kind.name()),
+        },
     };
+    if input.lazy {
+        set("lazy", json!(true));
+    }
     if input.advanced {
         set("advanced", json!(true));
     }

@@ -12,20 +12,21 @@ use distorch_pipeline::run::ActiveRun;
 use distorch_runtime::heap;
 use indexmap::IndexMap;
 use serde_json::Value as Json;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::cache::{Cache, Entry, Key};
+use crate::cache::{Cache, Entry};
 use crate::context::{Context, NodeEvents};
 use crate::environment::Environment;
 use crate::forecast::{Forecast, Planned};
 use crate::graph::{InputValue, Prompt, PromptNode};
 use crate::inputs::{Inputs, NodeError};
+use crate::lists;
 use crate::look_ahead;
-use crate::observe::{Event, Observer};
+use crate::observe::{Event, Observer, PlannedModel};
 use crate::registry::Registry;
+use crate::schedule::{Lazy, Scope, Step, Steps};
 use crate::signature::Node;
-use crate::validate::{self, Invalid, NodeProblems, Problem, Valid, ancestors, needed};
+use crate::validate::{self, Invalid, NodeProblems, Problem, Valid};
 use crate::value::Value;
 
 /// Bytes of results that are kept between runs.
@@ -196,19 +197,31 @@ impl Executor {
         targets: &[String],
         observer: &dyn Observer,
     ) -> Result<(), ExecutionError> {
-        let scope = Scope { prompt, registry: &self.registry, environment: &self.environment };
+        let lazy = Lazy::decided(prompt, &self.registry, &self.environment, targets);
+        let (registry, environment) = (&self.registry, &self.environment);
+        let scope = Scope { prompt, registry, environment, lazy: &lazy };
         let order = scope.order(targets);
         let all: HashSet<String> = order.iter().cloned().collect();
         let forecast = scope.look_ahead(&order, &all, observer)?;
         let mut parts = Vec::new();
+        let mut overview = Vec::new();
+        self.environment.session.models.begin_run();
         for (node, planned) in &forecast.loads {
             let models = &self.environment.session.models;
             let placed = models.place(&planned.load.loader(planned.tasks));
             let placed = placed.map_err(|error| failed(prompt, node, error.into()))?;
             tell_plans(observer, node, planned, &placed.plans());
+            overview.push(PlannedModel {
+                node: node.clone(),
+                model: planned.load.name.clone(),
+                plans: placed.plans(),
+                used_by: planned.used_by.clone(),
+            });
             // Those of the files before are promised their memory, as they would be in a run.
             parts.push(placed);
         }
+        let topology = self.environment.session.topology();
+        observer.event(Event::Overview { models: &overview, topology });
         Ok(())
     }
 
@@ -220,7 +233,8 @@ impl Executor {
         cancel: &CancelToken,
     ) -> Result<Report, ExecutionError> {
         let Self { environment, registry, cache } = self;
-        let scope = Scope { prompt, registry, environment };
+        let lazy = Lazy::decided(prompt, registry, environment, targets);
+        let scope = Scope { prompt, registry, environment, lazy: &lazy };
         let order = scope.order(targets);
         let keys = scope.keys(&order);
         let active = environment.session.begin(cancel).map_err(|_| {
@@ -229,17 +243,33 @@ impl Executor {
         })?;
         observer.event(Event::Started { prompt });
         let mut run = Progress { results: HashMap::new(), report: Report::default() };
-        let wanted = scope.wanted(cache, &order, targets, &keys, &mut run);
+        let wanted = scope.wanted(cache, &order, targets, &keys, &mut run.results);
+        run.report.cached =
+            order.iter().filter(|id| run.results.contains_key(*id)).cloned().collect();
         observer.event(Event::Cached { nodes: &run.report.cached });
         let forecast = scope.look_ahead(&order, &wanted, observer)?;
-        for id in order.iter().filter(|id| wanted.contains(id.as_str())) {
-            let entry = scope.run_node(&active, id, &run, &forecast, observer)?;
+        let mut steps = Steps::new(&scope, &order, targets);
+        while let Some(step) = steps.next() {
+            let id = match step {
+                Step::Visit(id) | Step::Run(id) if run.results.contains_key(&id) => continue,
+                Step::Visit(id) if !wanted.contains(&id) => continue,
+                Step::Visit(id) => {
+                    let needed = scope.needed_now(&id, &run)?;
+                    if !needed.is_empty() {
+                        steps.first(&scope, &order, id, &needed);
+                        continue;
+                    }
+                    id
+                }
+                Step::Run(id) => id,
+            };
+            let entry = scope.run_node(&active, &id, &run, &forecast, observer)?;
             run.report.executed.push(id.clone());
-            observer.event(Event::Done { node: id, ui: entry.ui.as_ref() });
+            observer.event(Event::Done { node: &id, ui: entry.ui.as_ref() });
             if let Some(key) = keys.get(id.as_str()) {
                 cache.insert(*key, Arc::clone(&entry));
             }
-            run.results.insert(id.clone(), entry);
+            run.results.insert(id, entry);
         }
         for id in targets {
             let Some(entry) = run.results.get(id) else { continue };
@@ -252,109 +282,20 @@ impl Executor {
     }
 }
 
-/// A prompt, the nodes that it may use and what they are given.
-#[derive(Clone, Copy)]
-struct Scope<'a> {
-    prompt: &'a Prompt,
-    registry: &'a Registry,
-    environment: &'a Environment,
-}
-
-impl<'a> Scope<'a> {
-    /// What the targets need, each node after those that it needs itself. The prompt has no circles.
-    fn order(&self, targets: &[String]) -> Vec<String> {
-        let Self { prompt, registry, .. } = *self;
-        let all: HashSet<String> =
-            targets.iter().flat_map(|target| ancestors(prompt, registry, target)).collect();
-        let mut order = Vec::with_capacity(all.len());
-        let mut done: HashSet<&str> = HashSet::new();
-        let mut stack: Vec<(&str, bool)> = prompt
-            .nodes
-            .keys()
-            .rev()
-            .filter(|id| all.contains(*id))
-            .map(|id| (id.as_str(), false))
-            .collect();
-        while let Some((id, needs_met)) = stack.pop() {
-            if done.contains(id) {
-                continue;
-            }
-            if needs_met {
-                done.insert(id);
-                order.push(id.to_owned());
-                continue;
-            }
-            stack.push((id, true));
-            let unmet = needed(prompt, registry, id).filter(|id| !done.contains(id));
-            let unmet: Vec<&str> = unmet.collect();
-            stack.extend(unmet.into_iter().rev().map(|id| (id, false)));
+impl Scope<'_> {
+    /// The nodes behind lazy inputs of a node that its other inputs ask for, which are known now.
+    fn needed_now(&self, id: &str, run: &Progress) -> Result<Vec<String>, ExecutionError> {
+        let Some((node, class)) = self.node_and_class(id) else { return Ok(Vec::new()) };
+        let open: Vec<(&str, &str)> = self.open_links(id).collect();
+        if open.is_empty() {
+            return Ok(Vec::new());
         }
-        order
-    }
-
-    /// The keys of nodes, which come after those that they need.
-    fn keys(&self, order: &[String]) -> HashMap<String, Key> {
-        let mut keys: HashMap<String, Key> = HashMap::new();
-        for id in order {
-            let Some((node, class)) = self.node_and_class(id) else { continue };
-            let mut hash = Sha256::new();
-            let mut part = |text: &str| {
-                hash.update((text.len() as u64).to_le_bytes());
-                hash.update(text);
-            };
-            part(class.class);
-            for input in class.inputs {
-                match node.inputs.get(input.name) {
-                    None => {}
-                    Some(InputValue::Literal(value)) => {
-                        part(input.name);
-                        part(&value.to_string());
-                    }
-                    Some(InputValue::Link { node, slot }) => {
-                        part(input.name);
-                        part(&format!("link {slot}"));
-                        let key = keys.get(node).copied().unwrap_or_default();
-                        part(&key.map(|byte| format!("{byte:02x}")).concat());
-                    }
-                }
-            }
-            if let Some(fingerprint) = class.fingerprint {
-                let literals = validate::literals(node, class, self.environment);
-                part(&fingerprint(self.environment, &literals));
-            }
-            keys.insert(id.clone(), hash.finalize().into());
-        }
-        keys
-    }
-
-    /// The nodes that have to run: from the targets back, to where results are cached.
-    fn wanted(
-        &self,
-        cache: &mut Cache,
-        order: &[String],
-        targets: &[String],
-        keys: &HashMap<String, Key>,
-        run: &mut Progress,
-    ) -> HashSet<String> {
-        let mut asked: HashSet<&str> = targets.iter().map(String::as_str).collect();
-        let mut wanted = HashSet::new();
-        for id in order.iter().rev() {
-            if !asked.contains(id.as_str()) {
-                continue;
-            }
-            match keys.get(id).and_then(|key| cache.get(key)) {
-                Some(entry) => {
-                    run.results.insert(id.clone(), entry);
-                    run.report.cached.push(id.clone());
-                }
-                None => {
-                    asked.extend(needed(self.prompt, self.registry, id));
-                    wanted.insert(id.clone());
-                }
-            }
-        }
-        run.report.cached.reverse();
-        wanted
+        let given = inputs(self.environment, node, class, run)
+            .map_err(|error| failed_after(self.prompt, id, error, run))?;
+        let chosen = class.lazy.and_then(|lazy| lazy(&given));
+        let is_chosen = |input: &str| chosen.as_ref().is_none_or(|names| names.contains(&input));
+        let needed = open.into_iter().filter(|(input, _)| is_chosen(input));
+        Ok(needed.map(|(_, node)| node.to_owned()).collect())
     }
 
     /// What is known of the run of these nodes. What will go wrong does so now.
@@ -364,7 +305,7 @@ impl<'a> Scope<'a> {
         wanted: &HashSet<String>,
         observer: &dyn Observer,
     ) -> Result<Forecast, ExecutionError> {
-        let Self { prompt, registry, environment } = *self;
+        let Self { prompt, registry, environment, .. } = *self;
         let runs = |id: &str| wanted.contains(id);
         let forecast = look_ahead::look_ahead(prompt, order, registry, environment, runs)
             .map_err(|failing| failed(prompt, &failing.node, failing.error))?;
@@ -391,7 +332,7 @@ impl<'a> Scope<'a> {
         forecast: &Forecast,
         observer: &dyn Observer,
     ) -> Result<Arc<Entry>, ExecutionError> {
-        let Self { prompt, registry, environment } = *self;
+        let Self { prompt, registry, environment, .. } = *self;
         let executed = || run.report.executed.clone();
         let Some((node, class)) = self.node_and_class(id) else {
             return Ok(Arc::new(Entry { values: Vec::new(), ui: None }));
@@ -412,7 +353,7 @@ impl<'a> Scope<'a> {
         let mut context =
             Context { environment, run: pipeline, prompt, tasks, node: &id, observer, ui: None };
         let result = catch_unwind(AssertUnwindSafe(|| {
-            registry.run(class, &mut context, &inputs(environment, node, class, run)?)
+            lists::run(registry, class, &mut context, &inputs(environment, node, class, run)?)
         }));
         let ui = context.ui.take();
         let node = id.clone();
@@ -430,11 +371,6 @@ impl<'a> Scope<'a> {
             }
         }
     }
-
-    fn node_and_class(&self, id: &str) -> Option<(&'a PromptNode, &'a Node)> {
-        let node = self.prompt.nodes.get(id)?;
-        Some((node, self.registry.find(&node.class)?))
-    }
 }
 
 fn inputs(
@@ -449,9 +385,9 @@ fn inputs(
             && let Some(entry) = run.results.get(node)
             && let Some(value) = entry.values.get(*slot)
         {
-            validate::linked(input, value)
+            let value = lists::each(value, |value| validate::linked(input, value))
                 .map_err(|problem| NodeError::input(input.name, problem.message))?;
-            inputs.push((input.name.to_owned(), value.clone()));
+            inputs.push((input.name.to_owned(), value));
         }
     }
     let literals = validate::literals(node, class, environment);
@@ -461,6 +397,16 @@ fn inputs(
         }
     }
     Ok(inputs.into_iter().collect())
+}
+
+/// A node that fails before it runs.
+fn failed_after(prompt: &Prompt, node: &str, error: NodeError, run: &Progress) -> ExecutionError {
+    match failed(prompt, node, error) {
+        ExecutionError::Node { node, class, error, .. } => {
+            ExecutionError::Node { node, class, error, executed: run.report.executed.clone() }
+        }
+        other => other,
+    }
 }
 
 /// A node that fails before any has run.

@@ -7,12 +7,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use distorch_allocation::LoaderSettings;
 use distorch_checkpoint::ComponentKind;
+use distorch_checkpoint::source::ModelFiles;
 use distorch_models::estimate::Workload;
+use distorch_models::family;
 use indexmap::IndexMap;
 
 use crate::environment::Environment;
@@ -106,8 +107,8 @@ pub type Rule = fn(&Ahead<'_>) -> Result<Vec<Known>, NodeError>;
 pub struct Load {
     /// The name that the user gave.
     pub name: String,
-    /// The file.
-    pub path: PathBuf,
+    /// The file, or several that make one model.
+    pub files: ModelFiles,
     /// Where each component goes.
     pub settings: LoaderSettings,
     /// The components that are wanted.
@@ -123,7 +124,7 @@ impl Load {
     pub fn loader(&self, tasks: Tasks) -> Loader<'_> {
         Loader {
             name: &self.name,
-            path: &self.path,
+            files: &self.files,
             settings: &self.settings,
             kinds: self.kinds,
             high_precision_loras: self.high_precision_loras,
@@ -142,6 +143,8 @@ pub struct Planned {
     pub file: Arc<ModelFile>,
     /// What the components are to do.
     pub tasks: Tasks,
+    /// The nodes that use a component, in the order of the run.
+    pub used_by: Vec<String>,
 }
 
 impl Planned {
@@ -164,6 +167,8 @@ impl Planned {
 pub struct Forecast {
     /// The nodes that will load from files, by id.
     pub loads: IndexMap<String, Planned>,
+    /// Which of their lazy inputs nodes ask for, by id, where that is known.
+    pub(crate) chosen: HashMap<String, Vec<&'static str>>,
 }
 
 impl Forecast {
@@ -203,6 +208,11 @@ impl<'a> Ahead<'a> {
         self.links.get(input).cloned().unwrap_or_default()
     }
 
+    /// Whether something is linked whose value is not known yet.
+    pub fn is_linked_to_unknown(&self) -> bool {
+        !self.links.is_empty()
+    }
+
     /// The size of latents, pictures or masks, where it is known.
     pub fn extent(&self, input: &str) -> Option<Extent> {
         match self.links.get(input)? {
@@ -221,7 +231,8 @@ impl<'a> Ahead<'a> {
 
     /// The node will load from a file: returns where its components come from.
     pub fn loads(&self, load: Load, file: &Arc<ModelFile>) -> Source {
-        let planned = Planned { load, file: Arc::clone(file), tasks: Tasks::default() };
+        let planned =
+            Planned { load, file: Arc::clone(file), tasks: Tasks::default(), used_by: Vec::new() };
         self.forecast.borrow_mut().loads.insert(self.node.to_owned(), planned);
         Source { node: self.node.into(), file: Arc::clone(file) }
     }
@@ -231,20 +242,27 @@ impl<'a> Ahead<'a> {
         let Some(source) = source.filter(|_| self.runs) else { return };
         if let Some(planned) = self.forecast.borrow_mut().loads.get_mut(&*source.node) {
             planned.tasks.add(kind, task);
+            if planned.used_by.last().is_none_or(|last| last != self.node) {
+                planned.used_by.push(self.node.to_owned());
+            }
         }
     }
 
     /// The model of an input will sample the latents of another.
     pub fn samples(&self, model: &str, latents: &str) {
-        /// Pixels of a picture to one of a latent.
+        /// Pixels of a picture to one of a latent, where the model is not known.
         const DOWNSCALE: usize = 8;
+        let source = self.source(model);
+        let diffusion = source.as_ref().and_then(|source| source.file.model.diffusion.as_ref());
+        let downscale = diffusion.map_or(DOWNSCALE, |diffusion| {
+            family::of(diffusion.family).latent_format(diffusion).downscale
+        });
         let picture = self.extent(latents).map(|latent| Workload {
-            width: number(latent.width.saturating_mul(DOWNSCALE)),
-            height: number(latent.height.saturating_mul(DOWNSCALE)),
+            width: number(latent.width.saturating_mul(downscale)),
+            height: number(latent.height.saturating_mul(downscale)),
             batch: number(latent.batch),
             cfg_batch: 2,
         });
-        let source = self.source(model);
         self.uses(source.as_ref(), ComponentKind::DiffusionModel, Task::of(picture));
     }
 

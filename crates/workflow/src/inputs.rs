@@ -128,6 +128,11 @@ impl Inputs {
         self.0.get(name)
     }
 
+    /// All inputs that are given.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// The same with one input more.
     #[must_use]
     pub fn with(mut self, name: &str, value: Value) -> Self {

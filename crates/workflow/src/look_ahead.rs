@@ -59,6 +59,9 @@ pub(crate) fn look_ahead(
                 other => drop(links.insert(input.name, other)),
             }
         }
+        if let Some(chosen) = class.lazy.and_then(|lazy| lazy(&inputs)) {
+            forecast.borrow_mut().chosen.insert(id.clone(), chosen);
+        }
         let ahead =
             Ahead { environment, node: id, runs: runs(id), inputs, links, forecast: &forecast };
         let outputs = match class.forecast {

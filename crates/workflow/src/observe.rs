@@ -1,6 +1,6 @@
 //! Who is told how a run goes on.
 
-use distorch_allocation::Plan;
+use distorch_allocation::{Plan, Topology};
 use distorch_pipeline::preview::Preview;
 
 use crate::graph::Prompt;
@@ -44,6 +44,13 @@ pub enum Event<'a> {
         /// One plan for each component.
         plans: &'a [Plan],
     },
+    /// All models of a run that was only looked at, as they were planned.
+    Overview {
+        /// Each with its name and the node that loads it, in the order in which they are used.
+        models: &'a [PlannedModel],
+        /// The devices.
+        topology: &'a Topology,
+    },
     /// Weights are being loaded.
     Loading {
         /// The node that needs them.
@@ -73,6 +80,19 @@ pub enum Event<'a> {
         /// What.
         text: &'a str,
     },
+}
+
+/// The models of a loader, as they were planned.
+#[derive(Clone, Debug)]
+pub struct PlannedModel {
+    /// The node that loads them.
+    pub node: String,
+    /// Their name.
+    pub model: String,
+    /// One plan for each component.
+    pub plans: Vec<Plan>,
+    /// The nodes that use them, in order: what they have there is needed from the first to the last of these.
+    pub used_by: Vec<String>,
 }
 
 /// Who is told. Called from the thread that computes: be quick.

@@ -52,6 +52,10 @@ pub struct Node {
     pub check: Option<Check>,
     /// What is looked at before the first node of a run is run, where the prompt is sound so far.
     pub preflight: Option<PreflightCheck>,
+    /// Which of the lazy inputs are asked for, by what is known of the others; `None` where that does not tell yet.
+    pub lazy: Option<fn(&Inputs) -> Option<Vec<&'static str>>>,
+    /// Whether it takes lists as they are. Any other node runs once for each value of a list.
+    pub takes_lists: bool,
 }
 
 impl Node {
@@ -72,6 +76,8 @@ impl Node {
         forecast: None,
         check: None,
         preflight: None,
+        lazy: None,
+        takes_lists: false,
     };
 
     /// The input of this name.
@@ -95,12 +101,19 @@ pub struct Output {
     pub name: &'static str,
     /// What it is, for people.
     pub tooltip: &'static str,
+    /// Whether a list comes out.
+    pub is_list: bool,
 }
 
 impl Output {
     /// A slot named as its type.
     pub const fn new(kind: Type) -> Self {
-        Self { kind, name: kind.name(), tooltip: "" }
+        Self { kind, name: kind.name(), tooltip: "", is_list: false }
+    }
+
+    /// The same slot, out of which lists come.
+    pub const fn list(self) -> Self {
+        Self { is_list: true, ..self }
     }
 
     /// The same slot under another name.
@@ -129,6 +142,29 @@ pub struct Input {
     pub added_later: bool,
     /// Whether a client shows it among those that few need.
     pub advanced: bool,
+    /// Whether what is linked to it runs only where the node asks for it.
+    pub lazy: bool,
+    /// The growing list of inputs that it is one of.
+    pub growing: Option<&'static Growing>,
+    /// The choice, and those of its values, that this input belongs to: it is not there for others.
+    pub when: Option<(&'static str, &'static [&'static str])>,
+    /// The name of a type that several inputs and outputs of a node share, whatever it is.
+    pub shared_type: Option<&'static str>,
+}
+
+/// Inputs of one kind of which a client adds another as one is used: `values.a`, `values.b`, …
+#[derive(Clone, Copy, Debug)]
+pub struct Growing {
+    /// The name before the dot.
+    pub name: &'static str,
+    /// What a client calls one of them.
+    pub one: &'static str,
+    /// Whether the names behind the dot are a list of their own, and not `one` with a number from 0.
+    pub named: bool,
+    /// How many there are at least.
+    pub least: usize,
+    /// Whether one of them may be left out.
+    pub optional: bool,
 }
 
 /// What an input takes.
@@ -216,7 +252,18 @@ impl Options {
 
 impl Input {
     const fn new(name: &'static str, kind: Kind) -> Self {
-        Self { name, kind, optional: false, tooltip: "", added_later: false, advanced: false }
+        Self {
+            name,
+            kind,
+            optional: false,
+            tooltip: "",
+            added_later: false,
+            advanced: false,
+            lazy: false,
+            growing: None,
+            when: None,
+            shared_type: None,
+        }
     }
 
     /// A whole number.
@@ -293,6 +340,26 @@ impl Input {
     /// The same input with a word for people.
     pub const fn tooltip(self, tooltip: &'static str) -> Self {
         Self { tooltip, ..self }
+    }
+
+    /// The same input, behind which nothing runs that the node does not ask for. It may be left out.
+    pub const fn lazy(self) -> Self {
+        Self { lazy: true, optional: true, ..self }
+    }
+
+    /// The same input, which is there only for these values of a choice. It may be left out.
+    pub const fn when(self, choice: &'static str, values: &'static [&'static str]) -> Self {
+        Self { when: Some((choice, values)), optional: true, ..self }
+    }
+
+    /// The same input, whose type is whatever others of this name have.
+    pub const fn shared_type(self, name: &'static str) -> Self {
+        Self { shared_type: Some(name), ..self }
+    }
+
+    /// The same input, one of a growing list.
+    pub const fn one_of(self, growing: &'static Growing) -> Self {
+        Self { growing: Some(growing), optional: true, ..self }
     }
 
     /// The same input, which ComfyUI's node has not had from the beginning.

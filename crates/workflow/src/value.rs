@@ -32,6 +32,12 @@ pub enum Type {
     Sigmas,
     Noise,
     Guider,
+    /// The name of a device.
+    Device,
+    /// Whatever it is.
+    Any,
+    /// A number or a switch.
+    Number,
 }
 
 impl Type {
@@ -54,6 +60,9 @@ impl Type {
             Type::Sigmas => "SIGMAS",
             Type::Noise => "NOISE",
             Type::Guider => "GUIDER",
+            Type::Device => "MULTIGPUDEVICE",
+            Type::Any => "*",
+            Type::Number => "FLOAT,INT,BOOLEAN",
         }
     }
 }
@@ -87,10 +96,12 @@ pub enum Value {
     Guider(Guider),
     /// What a loader did not find in its file, and why: an error only for whoever uses it.
     Absent(Arc<str>),
+    /// Values of one type, for each of which the nodes that take them run once.
+    List(Arc<[Value]>),
 }
 
 impl Value {
-    /// The type, but of what is absent. A choice is a string.
+    /// The type, but of what is absent; that of a list's values. A choice is a string.
     pub fn value_type(&self) -> Option<Type> {
         Some(match self {
             Value::Int(_) => Type::Int,
@@ -109,7 +120,16 @@ impl Value {
             Value::Noise(_) => Type::Noise,
             Value::Guider(_) => Type::Guider,
             Value::Absent(_) => return None,
+            Value::List(values) => return values.first()?.value_type(),
         })
+    }
+
+    /// The values of a list.
+    pub fn as_list(&self) -> Option<&[Value]> {
+        match self {
+            Value::List(values) => Some(values),
+            _ => None,
+        }
     }
 
     /// Bytes that the value keeps in memory. Models are accounted for where they are loaded.
@@ -120,6 +140,7 @@ impl Value {
             Value::Mask(mask) => mask.values().len(),
             Value::Conditioning(conditioning) => conditioning.elements(),
             Value::String(text) => text.len() / 4,
+            Value::List(values) => return values.iter().map(Value::bytes).sum(),
             _ => 16,
         };
         4 * count as u64

@@ -168,7 +168,7 @@ fn who_has_what_is_absent_is_part_of_a_registry() {
     assert!(fail("TiledRamp").contains("node 1 is a `TiledRamp`, which is of the ramps pack"));
     assert!(fail("Countr").contains("node 1 is a `Countr`: did you mean Counter?"));
     // That of the shipped nodes.
-    assert_eq!(nodes::all().provided_by("UNETLoader"), Some("ComfyUI; here, load a checkpoint"));
+    assert_eq!(nodes::all().provided_by("ControlNetLoader"), Some("ComfyUI (ControlNet)"));
     let pack = Some("the node pack ComfyUI-MultiGPU");
-    assert_eq!(nodes::all().provided_by("UNETLoaderDisTorch2MultiGPU"), pack);
+    assert_eq!(nodes::all().provided_by("ControlNetLoaderDisTorch2MultiGPU"), pack);
 }

@@ -104,6 +104,45 @@ fn skip_layer_guidance_acts_between_its_bounds_on_blocks_that_are_there() {
     }
 }
 
+/// The guided guess is a line over cfg, from the negative guess without blocks to the positive one with all of them.
+#[test]
+fn the_negative_guess_alone_is_made_without_blocks() {
+    let mut harness = harness();
+    let mut at = |cfg: f64, layers: &str| {
+        let simple = json!({
+            "model": ["ckpt", 0], "double_layers": layers, "single_layers": "", "start_percent": 0.0,
+            "end_percent": 1.0,
+        });
+        let sampler = json!({
+            "model": ["change", 0], "add_noise": true, "noise_seed": 7, "cfg": cfg,
+            "positive": ["good", 0], "negative": ["good", 0], "sampler": ["sampler", 0],
+            "sigmas": ["sigmas", 0], "latent_image": ["empty", 0],
+        });
+        let schedule =
+            json!({ "model": ["ckpt", 0], "scheduler": "simple", "steps": 1, "denoise": 1.0 });
+        let nodes = [
+            ("good", text("a red circle")),
+            (
+                "empty",
+                node("EmptySD3LatentImage", json!({ "width": 64, "height": 64, "batch_size": 1 })),
+            ),
+            ("sampler", node("KSamplerSelect", json!({ "sampler_name": "euler" }))),
+            ("sigmas", node("BasicScheduler", schedule)),
+            ("change", node("SkipLayerGuidanceDiTSimple", simple)),
+            ("run", node("SamplerCustom", sampler)),
+        ];
+        harness.latent(&with(&nodes), "run", 0)
+    };
+    let positive = at(1.0, "0, 1");
+    // Both guesses are the same where no block is left out.
+    assert!(distance(&at(3.0, ""), &positive) < 1e-4);
+    let (twice, thrice) = (at(2.0, "0, 1"), at(3.0, "0, 1"));
+    assert!(distance(&twice, &positive) > 1e-2);
+    let line: Vec<f32> = positive.iter().zip(&twice).map(|(one, two)| 2.0 * two - one).collect();
+    let largest = positive.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    assert!(distance(&line, &thrice) < 1e-4 * largest.max(1.0), "{}", distance(&line, &thrice));
+}
+
 /// A scale of 1 brings the deviation of all values back to that of the positive guess, one half half the way.
 #[test]
 fn skip_layer_guidance_brings_contrast_back() {

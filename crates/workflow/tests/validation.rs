@@ -113,7 +113,7 @@ fn unknown_classes_and_prompts_without_output() {
     assert_eq!(error.kind, "missing_node_type");
     assert!(error.details.contains("did you mean KSampler?"), "{error:?}");
     assert_eq!(error.extra_info["class_type"], "KSamplr");
-    let error = invalid_class("UnetLoaderGGUF");
+    let error = invalid_class("LoraLoaderGGUF");
     assert!(error.details.contains("ComfyUI-GGUF"), "{error:?}");
     let error = invalid_class("workflow>mine");
     assert!(error.details.contains("does not say what is inside"), "{error:?}");

@@ -223,6 +223,8 @@ impl Observer for PromptObserver {
                 });
                 self.clients.send_json(To::Watchers, "distorch.plan", &data);
             }
+            // Of runs that are only looked at.
+            Event::Overview { .. } => {}
             Event::Loading { node, what, done, total } => {
                 if done < total && !self.is_due(|state| &mut state.loading, BETWEEN_LOADING) {
                     return;

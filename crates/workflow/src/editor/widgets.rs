@@ -27,6 +27,9 @@ pub(super) fn widgets(
     let mut found = IndexMap::new();
     let mut place = 0;
     for (number, input) in inputs.iter().enumerate() {
+        if !is_there(input, &found) {
+            continue;
+        }
         let own = match &node.widgets_values {
             Json::Object(named) => named.get(input.name),
             _ => node.value(place),
@@ -56,6 +59,15 @@ pub(super) fn renew(inputs: &mut IndexMap<String, InputValue>) {
         && let Some(name) = sampler.strip_prefix(OLD_SAMPLER)
     {
         *sampler = name.to_owned();
+    }
+}
+
+/// Whether the choice that an input belongs to has one of its values.
+fn is_there(input: &Input, found: &IndexMap<String, InputValue>) -> bool {
+    let Some((choice, values)) = input.when else { return true };
+    match found.get(choice) {
+        Some(InputValue::Literal(Json::String(value))) => values.contains(&value.as_str()),
+        _ => true,
     }
 }
 

@@ -12,15 +12,12 @@ pub fn absent() -> impl Iterator<Item = Absent> {
 
 /// Whole names.
 const CLASSES: &[(&str, &str)] = &[
-    ("CLIPLoader", "ComfyUI; here, load a checkpoint that has its text encoders"),
     ("CLIPVisionEncode", "ComfyUI (CLIP vision)"),
     ("CLIPVisionLoader", "ComfyUI (CLIP vision)"),
     ("ControlNetApply", "ComfyUI (ControlNet)"),
     ("ControlNetApplyAdvanced", "ComfyUI (ControlNet)"),
     ("ControlNetLoader", "ComfyUI (ControlNet)"),
-    ("DualCLIPLoader", "ComfyUI; here, load a checkpoint that has its text encoders"),
     ("ImageUpscaleWithModel", "ComfyUI (upscale models)"),
-    ("UNETLoader", "ComfyUI; here, load a checkpoint"),
     ("UpscaleModelLoader", "ComfyUI (upscale models)"),
     ("unCLIPConditioning", "ComfyUI (unCLIP)"),
 ];

@@ -31,7 +31,7 @@ pub(super) fn input_is_there(
 }
 
 /// A file's place, size and date.
-fn path_state(path: &Path) -> String {
+pub(super) fn path_state(path: &Path) -> String {
     let data = std::fs::metadata(path).ok();
     let state = data.map(|data| (data.len(), data.modified().ok()));
     format!("{} {state:?}", path.display())

@@ -119,7 +119,7 @@ pub const EMPTY_IMAGE: Node = Node {
     ..Node::EMPTY
 };
 
-fn joined(first: &Pictures, second: &Pictures) -> Result<Pictures, NodeError> {
+pub(super) fn joined(first: &Pictures, second: &Pictures) -> Result<Pictures, NodeError> {
     let channels = first.shape()[3].max(second.shape()[3]);
     let (first, second) = (with_channels(first, channels), with_channels(second, channels));
     let [batch, height, width, _] = first.shape();
@@ -138,7 +138,7 @@ fn joined(first: &Pictures, second: &Pictures) -> Result<Pictures, NodeError> {
 }
 
 /// The pictures with further channels of 1: alpha where they have none.
-fn with_channels(pictures: &Pictures, channels: usize) -> Pictures {
+pub(super) fn with_channels(pictures: &Pictures, channels: usize) -> Pictures {
     let [batch, height, width, own] = pictures.shape();
     if own == channels {
         return pictures.clone();

@@ -9,10 +9,11 @@ use distorch_pipeline::image::Pictures;
 use distorch_pipeline::image::resize::{Method, PICTURE_METHODS, centre_crop, resize};
 
 const CATEGORY: &str = "image/upscaling";
-const IMAGE: Input = Input::link("image", Type::Image).tooltip("The pictures.");
-const METHOD: Input = Input::choice("upscale_method", PICTURE_METHODS)
+pub(super) const IMAGE: Input = Input::link("image", Type::Image).tooltip("The pictures.");
+pub(super) const METHOD: Input = Input::choice("upscale_method", PICTURE_METHODS)
     .tooltip("How values between those of the picture are found.");
-const OUTPUT: &[Output] = &[Output::new(Type::Image).tooltip("The pictures at the new size.")];
+pub(super) const OUTPUT: &[Output] =
+    &[Output::new(Type::Image).tooltip("The pictures at the new size.")];
 
 /// Pictures at a size in pixels.
 pub const IMAGE_SCALE: Node = Node {
@@ -86,7 +87,7 @@ fn size(inputs: &Inputs, [rows, columns]: [usize; 2]) -> Result<Option<[usize; 2
     })
 }
 
-fn resized(
+pub(super) fn resized(
     inputs: &Inputs,
     pictures: &Pictures,
     size: [usize; 2],

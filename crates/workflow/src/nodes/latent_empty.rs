@@ -44,7 +44,28 @@ pub const EMPTY_SD3_LATENT_IMAGE: Node = Node {
     ..Node::EMPTY
 };
 
+/// Latents of zeros with 128 channels of 16 × 16 pixels: Flux.2's.
+pub const EMPTY_FLUX2_LATENT_IMAGE: Node = Node {
+    class: "EmptyFlux2LatentImage",
+    title: "Empty Flux 2 Latent",
+    category: "model/latent/flux",
+    about: "Makes a batch of empty latents as Flux.2 has them, to be filled by a sampler.",
+    inputs: EMPTY_SD3_LATENT_IMAGE.inputs,
+    outputs: OUTPUT,
+    forecast: Some(|ahead| Ok(vec![Known::latent(packed(ahead.inputs()).ok())])),
+    run: |_, inputs| {
+        let extent = packed(inputs)?;
+        Ok(vec![Value::Latent(Latent::empty(extent.batch, 128, extent.size()))])
+    },
+    ..Node::EMPTY
+};
+
 const OUTPUT: &[Output] = &[Output::new(Type::Latent).tooltip("The empty latents.")];
+
+fn packed(inputs: &Inputs) -> Result<Extent, NodeError> {
+    let size = [inputs.count("height")? / 16, inputs.count("width")? / 16];
+    Ok(Extent::new(inputs.count("batch_size")?, size))
+}
 
 fn zeros(inputs: &Inputs, channels: usize) -> Result<Vec<Value>, NodeError> {
     let Extent { batch, height, width } = extent(inputs)?;

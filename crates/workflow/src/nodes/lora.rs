@@ -7,8 +7,8 @@ use distorch_checkpoint::lora::{self, Fit, Target};
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 use distorch_runtime::lora::LoraFile;
 
-use super::checkpoint::models;
 use super::file_state::file_state;
+use super::loading::models;
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::forecast::{Ahead, Known};

@@ -1,14 +1,23 @@
 //! The nodes that this program ships with: one table, which fills a registry.
 
 mod checkpoint;
+mod clip_loaders;
 mod conditioning;
 mod conditioning_area;
+mod device_selector;
+mod diffusion_loaders;
 mod edit_models;
 mod elsewhere;
+mod expression;
 mod file_state;
 mod flux;
 mod flux_kontext;
+mod forms;
+mod gguf;
+mod guidance;
+mod image_combine;
 mod image_edit;
+mod image_measure;
 mod image_outpaint;
 mod image_resize;
 mod inpaint;
@@ -16,19 +25,27 @@ mod latent_batch;
 mod latent_composite;
 mod latent_empty;
 mod latent_file;
+mod latent_mix;
 mod latent_resize;
 mod latent_transform;
 mod load_image;
+mod loading;
+mod logic;
 mod lora;
 mod mask;
+mod mask_edit;
+mod math;
 mod model_patches;
 mod primitive;
 mod sampling;
 mod sampling_custom;
 mod save_image;
+mod show;
 mod sigmas;
 mod skip_layers;
+mod text;
 mod text_encode;
+mod text_patterns;
 mod vae;
 mod vae_inpaint;
 mod vae_loader;
@@ -41,7 +58,8 @@ use crate::signature::Node;
 
 /// A registry of all shipped nodes, which knows who has those that are absent.
 pub fn all() -> Registry {
-    Registry::of(NODES.iter().copied()).with_absent(elsewhere::absent())
+    let gguf = gguf::ALL.iter().flatten();
+    Registry::of(NODES.iter().copied().chain(gguf)).with_absent(elsewhere::absent())
 }
 
 /// The shipped nodes, as menus list them.
@@ -51,8 +69,30 @@ const NODES: &[&Node] = &[
     &checkpoint::ADVANCED_MULTI_GPU,
     &checkpoint::SIMPLE_MULTI_GPU,
     &checkpoint::SIMPLE,
+    &checkpoint::WITH_CONFIG,
+    &diffusion_loaders::UNET_LOADER,
+    &diffusion_loaders::UNET_LOADER_MULTI_GPU,
+    &diffusion_loaders::UNET_LOADER_DISTORCH2,
+    &diffusion_loaders::UNET_LOADER_LP,
+    &clip_loaders::CLIP_LOADER,
+    &clip_loaders::CLIP_LOADER_MULTI_GPU,
+    &clip_loaders::CLIP_LOADER_DISTORCH2,
+    &clip_loaders::DUAL_CLIP_LOADER,
+    &clip_loaders::DUAL_CLIP_LOADER_MULTI_GPU,
+    &clip_loaders::DUAL_CLIP_LOADER_DISTORCH2,
+    &clip_loaders::TRIPLE_CLIP_LOADER,
+    &clip_loaders::TRIPLE_CLIP_LOADER_MULTI_GPU,
+    &clip_loaders::TRIPLE_CLIP_LOADER_DISTORCH2,
+    &clip_loaders::QUADRUPLE_CLIP_LOADER,
+    &clip_loaders::QUADRUPLE_CLIP_LOADER_MULTI_GPU,
+    &clip_loaders::QUADRUPLE_CLIP_LOADER_DISTORCH2,
     &vae_loader::VAE_LOADER,
     &vae_loader::VAE_LOADER_MULTI_GPU,
+    &vae_loader::VAE_LOADER_DISTORCH2,
+    &diffusion_loaders::DIFFUSERS_LOADER,
+    &diffusion_loaders::DIFFUSERS_LOADER_MULTI_GPU,
+    &diffusion_loaders::DIFFUSERS_LOADER_DISTORCH2,
+    &device_selector::DEVICE_SELECTOR,
     &lora::LORA_LOADER,
     &lora::LORA_LOADER_MODEL_ONLY,
     &text_encode::CLIP_SET_LAST_LAYER,
@@ -142,6 +182,56 @@ const NODES: &[&Node] = &[
     &primitive::STRING,
     &primitive::STRING_MULTILINE,
     &primitive::BOOLEAN,
+    &text_encode::T5_TOKENIZER_OPTIONS,
+    &guidance::MODEL_SAMPLING_AURA_FLOW,
+    &guidance::CFG_ZERO_STAR,
+    &guidance::CFG_NORM,
+    &guidance::DIFFERENTIAL_DIFFUSION,
+    &skip_layers::SKIP_LAYER_GUIDANCE_DIT_SIMPLE,
+    &latent_empty::EMPTY_FLUX2_LATENT_IMAGE,
+    &latent_mix::BLEND,
+    &latent_mix::BATCH,
+    &latent_mix::COMPOSITE_MASKED,
+    &sigmas::BETA_SAMPLING_SCHEDULER,
+    &sigmas::FLUX2_SCHEDULER,
+    &sigmas::MANUAL_SIGMAS,
+    &image_measure::SCALE_TO_TOTAL_PIXELS,
+    &image_measure::SCALE_TO_MAX_DIMENSION,
+    &image_measure::RESOLUTION_SELECTOR,
+    &image_measure::GET_IMAGE_SIZE,
+    &image_combine::STITCH,
+    &image_combine::FROM_BATCH,
+    &image_combine::BATCH,
+    &image_combine::COMPOSITE_MASKED,
+    &image_combine::SPLIT_ALPHA,
+    &image_combine::JOIN_ALPHA,
+    &image_combine::BLEND,
+    &mask_edit::COMPOSITE,
+    &mask_edit::GROW,
+    &mask_edit::FEATHER,
+    &mask_edit::THRESHOLD,
+    &show::MASK_PREVIEW,
+    &show::COMPARE,
+    &show::SAVE_IMAGE_ADVANCED,
+    &show::TEXT_GENERATE,
+    &text::CONCATENATE,
+    &text::SUBSTRING,
+    &text::LENGTH,
+    &text::CASE,
+    &text::TRIM,
+    &text::REPLACE,
+    &text::CONTAINS,
+    &text::COMPARE,
+    &text::PREVIEW_ANY,
+    &text_patterns::MATCH,
+    &text_patterns::EXTRACT,
+    &text_patterns::REPLACE,
+    &logic::SWITCH,
+    &logic::NOT,
+    &logic::AND,
+    &logic::OR,
+    &math::EXPRESSION,
+    &math::CONVERT,
 ];
 
 #[cfg(test)]

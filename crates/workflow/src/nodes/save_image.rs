@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::context::Context;
 use crate::files::file_name::{Series, Tokens};
-use crate::inputs::{Inputs, NodeError};
+use crate::inputs::NodeError;
 use crate::preflight::Preflight;
 use crate::signature::{Input, METADATA, Node, Output};
 use crate::value::{Type, Value};
@@ -21,7 +21,7 @@ const OUTPUTS: &[Output] =
 /// The prefix of previews.
 const TEMPORARY: &str = "ComfyUI_temp";
 
-const IMAGES: Input = Input::link("images", Type::Image).tooltip("The pictures.");
+pub(super) const IMAGES: Input = Input::link("images", Type::Image).tooltip("The pictures.");
 
 /// Pictures in the output folder.
 pub const SAVE_IMAGE: Node = Node {
@@ -45,7 +45,8 @@ pub const SAVE_IMAGE: Node = Node {
     }),
     run: |context, inputs| {
         let folder = context.environment().output_dir.clone();
-        save(context, inputs, &folder, "output", inputs.text("filename_prefix")?)
+        let prefix = inputs.text("filename_prefix")?;
+        save(context, inputs.image("images")?, &folder, "output", prefix)
     },
     ..Node::EMPTY
 };
@@ -63,19 +64,18 @@ pub const PREVIEW_IMAGE: Node = Node {
     preflight: Some(|look| can_save(look, &look.environment().temp_dir, TEMPORARY, "png")),
     run: |context, inputs| {
         let folder = context.environment().temp_dir.clone();
-        save(context, inputs, &folder, "temp", TEMPORARY)
+        save(context, inputs.image("images")?, &folder, "temp", TEMPORARY)
     },
     ..Node::EMPTY
 };
 
-fn save(
+pub(super) fn save(
     context: &mut Context<'_>,
-    inputs: &Inputs,
+    pictures: Pictures,
     folder: &Path,
     kind: &str,
     prefix: &str,
 ) -> Result<Vec<Value>, NodeError> {
-    let pictures = inputs.image("images")?;
     let [_, height, width, _] = pictures.shape();
     let tokens = Tokens { prompt: context.prompt(), width, height, time: Local::now() };
     let prefix = tokens.replace(prefix);

@@ -1,13 +1,13 @@
 //! Sigmas: the noise levels that a run goes through, from schedules and cut to measure.
 
 use distorch_sampling::schedule::{
-    Scheduler, exponential_between, karras_between, polyexponential_between, turbo,
-    variance_preserving,
+    Scheduler, beta_distributed, exponential_between, flux2, karras_between,
+    polyexponential_between, turbo, variance_preserving,
 };
 
 use super::sampling::{MODEL, SCHEDULER, STEPS};
 use crate::inputs::{Inputs, NodeError};
-use crate::signature::{Input, Node, Output};
+use crate::signature::{Input, MAX_SIDE, Node, Output};
 use crate::value::{Type, Value};
 
 const SCHEDULERS: &str = "model/sampling/schedulers";
@@ -249,6 +249,78 @@ pub const SET_FIRST_SIGMA: Node = Node {
             *first = f64::from(sigma as f32);
         }
         Ok(output(sigmas))
+    },
+    ..Node::EMPTY
+};
+
+/// A beta distribution's quantiles.
+pub const BETA_SAMPLING_SCHEDULER: Node = Node {
+    class: "BetaSamplingScheduler",
+    title: "BetaSamplingScheduler",
+    category: SCHEDULERS,
+    about: "Gives the noise levels of a model at the quantiles of a beta distribution.",
+    inputs: &[
+        MODEL,
+        STEPS,
+        Input::float("alpha", 0.6, 0.0, 50.0, 0.01)
+            .advanced()
+            .unrounded()
+            .tooltip("The first parameter: the less, the more steps at low noise."),
+        Input::float("beta", 0.6, 0.0, 50.0, 0.01)
+            .advanced()
+            .unrounded()
+            .tooltip("The second parameter: the less, the more steps at high noise."),
+    ],
+    outputs: OUTPUT,
+    run: |_, inputs| {
+        let parameter = |name: &str| match inputs.float(name)? {
+            value if value > 0.0 => Ok(value),
+            _ => Err(NodeError::input(name, "there is no such distribution: give more than 0")),
+        };
+        let shape = [parameter("alpha")?, parameter("beta")?];
+        let sampling = inputs.model("model")?.sampling();
+        let sigmas = beta_distributed(&sampling, inputs.count("steps")?, shape);
+        Ok(output(sigmas.map_err(NodeError::failed)?))
+    },
+    ..Node::EMPTY
+};
+
+/// Flux.2's.
+pub const FLUX2_SCHEDULER: Node = Node {
+    class: "Flux2Scheduler",
+    title: "Flux2Scheduler",
+    category: SCHEDULERS,
+    about: "Gives Flux.2's noise levels for a picture's size and a number of steps.",
+    inputs: &[
+        Input::int("steps", 20, 1, 4096).tooltip("How many steps."),
+        Input::int("width", 1024, 16, MAX_SIDE).tooltip("The picture's width in pixels."),
+        Input::int("height", 1024, 16, MAX_SIDE).tooltip("The picture's height in pixels."),
+    ],
+    outputs: OUTPUT,
+    run: |_, inputs| {
+        let pixels = inputs.count("width")?.saturating_mul(inputs.count("height")?);
+        let tokens = (pixels as f64 / 256.0).round_ties_even() as usize;
+        Ok(output(flux2(inputs.count("steps")?, tokens)))
+    },
+    ..Node::EMPTY
+};
+
+/// Numbers as they are written.
+pub const MANUAL_SIGMAS: Node = Node {
+    class: "ManualSigmas",
+    title: "ManualSigmas",
+    category: CATEGORY,
+    about: "Gives the noise levels that are written in a text.",
+    inputs: &[
+        Input::string("sigmas", "1, 0.5").tooltip("The noise levels, with anything between them.")
+    ],
+    outputs: OUTPUT,
+    is_experimental: true,
+    run: |_, inputs| {
+        let text = inputs.text("sigmas")?;
+        let is_part = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+');
+        let numbers = text.split(|c: char| !is_part(c)).filter_map(|part| part.parse().ok());
+        Ok(output(numbers.collect()))
     },
     ..Node::EMPTY
 };

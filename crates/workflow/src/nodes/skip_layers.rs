@@ -76,6 +76,42 @@ pub const SKIP_LAYER_GUIDANCE_DIT: Node = Node {
     ..Node::EMPTY
 };
 
+/// The negative guess without some blocks.
+pub const SKIP_LAYER_GUIDANCE_DIT_SIMPLE: Node = Node {
+    class: "SkipLayerGuidanceDiTSimple",
+    title: "SkipLayerGuidanceDiTSimple",
+    category: CATEGORY,
+    about: "Makes the negative guess of a diffusion transformer without some of its blocks, which costs nothing.",
+    inputs: &[
+        MODEL,
+        Input::string("double_layers", "7, 8, 9")
+            .advanced()
+            .tooltip("The blocks with a stream each for picture and text that are left out."),
+        Input::string("single_layers", "7, 8, 9")
+            .advanced()
+            .tooltip("The blocks with one stream that are left out."),
+        Input::float("start_percent", 0.0, 0.0, 1.0, 0.001).advanced().tooltip("Where it begins."),
+        Input::float("end_percent", 1.0, 0.0, 1.0, 0.001).advanced().tooltip("Where it ends."),
+    ],
+    outputs: OUTPUT,
+    is_experimental: true,
+    run: |_, inputs| {
+        let double = numbers(inputs.text("double_layers")?);
+        let single = numbers(inputs.text("single_layers")?);
+        let model = inputs.model("model")?;
+        if double.is_empty() && single.is_empty() {
+            return Ok(vec![Value::Model(model)]);
+        }
+        let sampling = model.sampling();
+        let sigma = |name: &str| Ok::<_, NodeError>(sampling.percent_to_sigma(inputs.float(name)?));
+        let sigmas = sigma("end_percent")?..=sigma("start_percent")?;
+        let layers = SkipLayers { double, single };
+        let model = model.with_options(|options| options.negative_without = Some((layers, sigmas)));
+        Ok(vec![Value::Model(model)])
+    },
+    ..Node::EMPTY
+};
+
 /// The whole numbers in a text, whatever is between them. One too large to count blocks is none.
 fn numbers(text: &str) -> Vec<usize> {
     text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()

@@ -2,7 +2,7 @@
 
 use distorch_models::conditioning::PictureSize;
 use distorch_models::family;
-use distorch_models::text::{Prompt, TextOptions};
+use distorch_models::text::{Prompt, T5Padding, TextOptions};
 
 use crate::context::Context;
 use crate::inputs::{Inputs, NodeError};
@@ -48,6 +48,32 @@ pub const CLIP_SET_LAST_LAYER: Node = Node {
         let mut clip = inputs.clip("clip")?;
         let layer = inputs.int("stop_at_clip_layer")?.unsigned_abs();
         clip.clip_skip = usize::try_from(layer).ok();
+        Ok(vec![Value::Clip(clip)])
+    },
+    ..Node::EMPTY
+};
+
+/// How T5's prompts are filled up.
+pub const T5_TOKENIZER_OPTIONS: Node = Node {
+    class: "T5TokenizerOptions",
+    title: "T5TokenizerOptions",
+    category: "experimental/conditioning",
+    about: "Sets with how many tokens T5's prompts are filled up.",
+    inputs: &[
+        CLIP,
+        Input::int("min_padding", 0, 0, 10000)
+            .advanced()
+            .tooltip("Padding tokens behind any text."),
+        Input::int("min_length", 0, 0, 10000)
+            .advanced()
+            .tooltip("Tokens that there are at least, with these."),
+    ],
+    outputs: &[Output::new(Type::Clip).tooltip("The text encoders with these options.")],
+    is_experimental: true,
+    run: |_, inputs| {
+        let mut clip = inputs.clip("clip")?;
+        let (padding, length) = (inputs.count("min_padding")?, inputs.count("min_length")?);
+        clip.t5_padding = Some(T5Padding { padding, length });
         Ok(vec![Value::Clip(clip)])
     },
     ..Node::EMPTY

@@ -1,11 +1,16 @@
 //! The loaders of VAEs that come without a model.
 
-use distorch_allocation::LoaderInputs;
 use distorch_checkpoint::folders::ModelKind;
 use distorch_checkpoint::{Checkpoint, ComponentKind};
 
-use super::checkpoint::{File, ahead_of, compute_devices, models, place, resident};
+use super::checkpoint::{DONOR, EXPERT, VIRTUAL_VRAM};
 use super::file_state::file_state;
+use super::forms::{
+    DISTORCH2, MULTI_GPU, Place, by_default, check, on_device, spread, spread_out, whole,
+};
+use super::loading::{
+    Files, ahead_of, compute_devices, devices_cpu_first, models, one_file, place,
+};
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::forecast::{Ahead, Known};
@@ -58,8 +63,8 @@ pub const VAE_LOADER: Node = Node {
     inputs: &[VAE_NAME],
     outputs: OUTPUT,
     fingerprint: Some(fingerprint),
-    forecast: Some(loads),
-    run: load,
+    forecast: Some(|ahead| loads(ahead, by_default, false)),
+    run: |context, inputs| load(context, inputs, by_default, false),
     ..Node::EMPTY
 };
 
@@ -67,14 +72,25 @@ pub const VAE_LOADER: Node = Node {
 pub const VAE_LOADER_MULTI_GPU: Node = Node {
     class: "VAELoaderMultiGPU",
     title: "VAELoaderMultiGPU",
-    category: "multigpu",
+    category: MULTI_GPU,
     about: "Loads a VAE from a file of its own onto a device.",
-    inputs: &[VAE_NAME, Input::found("device", compute_devices).optional().tooltip("The device.")],
-    outputs: OUTPUT,
-    fingerprint: Some(fingerprint),
-    forecast: Some(loads),
-    run: load,
-    ..Node::EMPTY
+    inputs: on_device![VAE_NAME],
+    forecast: Some(|ahead| loads(ahead, whole, false)),
+    run: |context, inputs| load(context, inputs, whole, false),
+    ..VAE_LOADER
+};
+
+/// A VAE spread over devices.
+pub const VAE_LOADER_DISTORCH2: Node = Node {
+    class: "VAELoaderDisTorch2MultiGPU",
+    title: "VAELoaderDisTorch2MultiGPU",
+    category: DISTORCH2,
+    about: "Loads a VAE from a file of its own with its weights spread over devices.",
+    inputs: spread!["compute_device", true; VAE_NAME],
+    check: Some(check),
+    forecast: Some(|ahead| loads(ahead, spread_out, true)),
+    run: |context, inputs| load(context, inputs, spread_out, true),
+    ..VAE_LOADER
 };
 
 /// Whether a file is the mark of a model that samples pixels, in place of a VAE. What cannot be opened is told
@@ -104,34 +120,40 @@ fn is_pixel_space(environment: &Environment, name: &str) -> Result<bool, NodeErr
     Ok(false)
 }
 
-fn load(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, NodeError> {
+fn load(
+    context: &mut Context<'_>,
+    inputs: &Inputs,
+    to: Place,
+    ejects: bool,
+) -> Result<Vec<Value>, NodeError> {
     if is_pixel_space(context.environment(), inputs.text("vae_name")?)? {
         return Ok(vec![Value::Vae(Vae::pixels())]);
     }
-    let parts = place(context, inputs, &FILE, settings(inputs), false)?;
+    let settings = to(context.environment(), inputs)?;
+    let parts = place(context, inputs, &FILE, settings, ejects)?;
     let part = parts.get(ComponentKind::Vae).cloned().ok_or_else(|| no_vae(&parts.file))?;
     Ok(vec![Value::Vae(Vae::new(part)?)])
 }
 
-const FILE: File =
-    File { input: "vae_name", folder: ModelKind::Vae, components: &[ComponentKind::Vae] };
-
-fn settings(inputs: &Inputs) -> LoaderInputs {
-    resident(None, None, inputs.text("device").ok().map(str::to_owned))
-}
+const FILE: Files = Files {
+    inputs: &["vae_name"],
+    find: |environment, inputs| one_file(environment, inputs, ModelKind::Vae, "vae_name"),
+    components: &[ComponentKind::Vae],
+};
 
 fn no_vae(file: &ModelFile) -> NodeError {
     let (name, label) = (&file.name, file.model.label());
     NodeError::input("vae_name", format!("`{name}` has no VAE: it is {label}"))
 }
 
-fn loads(ahead: &Ahead<'_>) -> Result<Vec<Known>, NodeError> {
+fn loads(ahead: &Ahead<'_>, to: Place, ejects: bool) -> Result<Vec<Known>, NodeError> {
     if let Ok(name) = ahead.inputs().text("vae_name")
         && is_pixel_space(ahead.environment(), name)?
     {
         return Ok(Vec::new());
     }
-    match ahead_of(ahead, &FILE, settings(ahead.inputs()), false)? {
+    let settings = to(ahead.environment(), ahead.inputs())?;
+    match ahead_of(ahead, &FILE, settings, ejects)? {
         Some((file, known)) if matches!(known.first(), Some(Known::Absent(_))) => {
             Err(no_vae(&file))
         }

@@ -9,7 +9,7 @@ use crate::environment::Environment;
 use crate::graph::{InputValue, PromptNode, describe, join};
 use crate::inputs::Inputs;
 use crate::signature::{Input, Kind, Node, Options};
-use crate::value::Value;
+use crate::value::{Type, Value};
 
 /// The literal inputs of a checked node.
 pub(crate) fn literals(node: &PromptNode, class: &Node, environment: &Environment) -> Inputs {
@@ -67,6 +67,7 @@ pub(crate) fn literal(
             }
             choose(name, &given, &options.list(environment)).map(|name| Value::String(name.into()))
         }
+        Kind::Link(Type::Any | Type::Number) if let Some(value) = as_it_is(value) => Ok(value),
         Kind::Link(kind) => {
             let details =
                 format!("{name}: {} is no link to a node that gives {kind}", describe(value));
@@ -75,18 +76,35 @@ pub(crate) fn literal(
     }
 }
 
-/// Whether a number that another node gives is one that the input takes. Known only when that node
-/// has run.
-pub(crate) fn linked(input: &Input, value: &Value) -> Result<(), Problem> {
-    match (input.kind, value) {
+/// What another node gives as the input takes it: a whole number is a number too. Known only when that node has run.
+pub(crate) fn linked(input: &Input, value: &Value) -> Result<Value, Problem> {
+    let value = match (input.kind, value) {
+        (Kind::Float { .. }, Value::Int(number)) => Value::Float(*number as f64),
+        _ => value.clone(),
+    };
+    match (input.kind, &value) {
         (Kind::Int { min, max, .. }, Value::Int(number)) => {
-            in_range(input.name, number, &min, &max)
+            in_range(input.name, number, &min, &max)?;
         }
         (Kind::Float { min, max, .. }, Value::Float(number)) => {
-            in_range(input.name, number, &min, &max)
+            in_range(input.name, number, &min, &max)?;
         }
-        _ => Ok(()),
+        _ => {}
     }
+    Ok(value)
+}
+
+/// A number, a text or a switch of JSON.
+fn as_it_is(value: &Json) -> Option<Value> {
+    Some(match value {
+        Json::Bool(yes) => Value::Boolean(*yes),
+        Json::String(text) => Value::String(text.as_str().into()),
+        Json::Number(number) => match number.as_i64() {
+            Some(whole) => Value::Int(whole.into()),
+            None => Value::Float(number.as_f64()?),
+        },
+        _ => return None,
+    })
 }
 
 fn in_range<T: PartialOrd + fmt::Display>(

@@ -26,7 +26,6 @@ use literal::literal;
 
 pub(crate) use literal::{linked, literals};
 pub use needs::ancestors;
-pub(crate) use needs::needed;
 pub use problem::{Invalid, NodeProblems, Problem, Valid, lines};
 
 /// Looks at every node that an output needs.
@@ -293,5 +292,12 @@ fn check_link(
 
 /// Whether an input of one type takes a value of another.
 fn accepts(input: Type, value: Type) -> bool {
-    input == value || matches!((input, value), (Type::Combo, Type::String))
+    input == value
+        || matches!(
+            (input, value),
+            (Type::Any, _)
+                | (_, Type::Any)
+                | (Type::Combo, Type::String | Type::Device)
+                | (Type::Number, Type::Int | Type::Float | Type::Boolean)
+        )
 }
