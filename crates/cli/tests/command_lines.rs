@@ -19,7 +19,7 @@ use distorch_checkpoint::Dtype;
 use documents::{Shown, documents, shown_by, shown_in, subcommands};
 
 /// What is not a command line of this program, by how it begins, and why it is not run here.
-const OTHERS: [(&str, &str); 18] = [
+const OTHERS: [(&str, &str); 19] = [
     ("cargo test", "runs these tests"),
     ("cargo build", "builds"),
     ("cargo bench", "measures, for minutes"),
@@ -30,6 +30,7 @@ const OTHERS: [(&str, &str); 18] = [
     ("cargo deny", "CI runs it"),
     (".ci/run", "is CI"),
     ("pip install", "installs"),
+    ("curl ", "asks a server, as its tests do"),
     ("python ", "needs PyTorch"),
     ("python3 tools/hostile", "is a stage of CI"),
     ("tools/gpu/", "measures a GPU; CI runs it without one"),

@@ -101,9 +101,10 @@ impl Default for Limits {
 pub enum PreviewMethod {
     /// There are none.
     None,
-    /// A table of colours for each family of models.
+    /// A table of colours for each family of models. All clients are sent them.
     Latent2Rgb,
-    /// The best way that there is: the table.
+    /// The best way that there is: the table. Clients that said what they can do are sent them: others may take any
+    /// picture for the result.
     #[default]
     Auto,
 }

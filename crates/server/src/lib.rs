@@ -28,3 +28,8 @@ pub use config::Config;
 pub use error::ApiError;
 pub use serve::Server;
 pub use state::AppState;
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

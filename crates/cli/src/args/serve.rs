@@ -108,11 +108,11 @@ pub struct ServeArgs {
 pub enum PreviewArg {
     /// Not at all
     None,
-    /// By a table of colours for each family of models
+    /// By a table of colours for each family of models, for all clients
     Latent2rgb,
     /// By a small decoder in `models/vae_approx`: not yet
     Taesd,
-    /// By the best way that there is: the table
+    /// By the table, for clients that say what they can do, as frontends do
     Auto,
 }
 

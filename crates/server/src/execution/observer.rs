@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use super::running::Running;
-use crate::socket::{Clients, Message, PictureFormat, Preview, To};
+use crate::socket::{Audience, Clients, Message, PictureFormat, Preview, To};
 
 /// The least time between two previews.
 const BETWEEN_PREVIEWS: Duration = Duration::from_millis(250);
@@ -27,7 +27,7 @@ pub(super) struct PromptObserver {
     client: Option<String>,
     clients: Clients,
     running: Running,
-    previews: bool,
+    previews: Audience,
     /// What is told beside the clients of this process.
     relay: Option<UnboundedSender<Relayed>>,
     state: Mutex<State>,
@@ -66,7 +66,7 @@ impl PromptObserver {
         client: Option<String>,
         clients: Clients,
         running: Running,
-        previews: bool,
+        previews: Audience,
         relay: Option<UnboundedSender<Relayed>>,
     ) -> Self {
         Self { prompt, client, clients, running, previews, relay, state: Mutex::default() }
@@ -170,7 +170,7 @@ impl PromptObserver {
             Ok(()) => {
                 let prompt = self.prompt.to_string();
                 let preview = Preview::new(&file, PictureFormat::Png, node, &prompt);
-                self.clients.send(self.to(), &Message::Preview(preview));
+                self.clients.send_preview(self.to(), &preview, self.previews);
             }
             Err(error) => tracing::debug!("no preview: {error}"),
         }
@@ -255,7 +255,7 @@ impl Observer for PromptObserver {
     }
 
     fn wants_previews(&self) -> bool {
-        self.previews && self.clients.listens(self.to())
+        self.clients.takes_previews(self.to(), self.previews)
     }
 }
 

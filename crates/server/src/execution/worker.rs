@@ -22,7 +22,7 @@ use super::observer::{PromptObserver, Relayed};
 use super::outcome::{self, End};
 use super::requirements::model;
 use crate::config::PreviewMethod;
-use crate::socket::To;
+use crate::socket::{Audience, To};
 use crate::state::AppState;
 
 /// How long a prompt is this worker's without a sign of life.
@@ -170,7 +170,7 @@ async fn run(
     let started = std::time::Instant::now();
     let mut hold = state.queue.hold(attempt, LEASE / 3);
     state.running.begin(id, client_id.clone());
-    let previews = state.config.previews != PreviewMethod::None;
+    let previews = audience(state.config.previews, &record.payload.extra_data);
     let (relay_to, relaying) = match state.relays() {
         true => {
             let (sender, messages) = mpsc::unbounded_channel();
@@ -265,6 +265,18 @@ async fn run(
     executor
 }
 
+/// Who is sent a prompt's previews: as the prompt says (`preview_method` in its extra data), or the server.
+fn audience(method: PreviewMethod, extra_data: &Json) -> Audience {
+    let data: Value = extra_data.parse().unwrap_or_default();
+    match (data["preview_method"].as_str(), method) {
+        (_, PreviewMethod::None) | (Some("none"), _) => Audience::Nobody,
+        (Some("latent2rgb" | "taesd" | "auto"), _) | (_, PreviewMethod::Latent2Rgb) => {
+            Audience::Everybody
+        }
+        (_, PreviewMethod::Auto) => Audience::Negotiated,
+    }
+}
+
 /// Stores what came of a prompt, and tells so.
 async fn finish(
     state: &AppState,
@@ -330,6 +342,11 @@ fn failed(observer: &PromptObserver, text: &str) -> End {
 
 /// What this process has, for the queue to choose a prompt by.
 async fn describe(state: &AppState) -> Worker {
+    let name = state.worker_name().to_owned();
+    if !state.relays() {
+        // All prompts are its own, and need nothing.
+        return Worker { name, ..Worker::default() };
+    }
     let devices: BTreeMap<String, u64> = state
         .environment
         .session
@@ -351,12 +368,5 @@ async fn describe(state: &AppState) -> Worker {
         (models, classes)
     });
     let (models, node_classes) = listed.await.unwrap_or_default();
-    Worker {
-        name: state.worker_name().to_owned(),
-        devices,
-        busy: BTreeSet::new(),
-        models,
-        node_classes,
-        loaded: BTreeSet::new(),
-    }
+    Worker { name, devices, busy: BTreeSet::new(), models, node_classes, loaded: BTreeSet::new() }
 }

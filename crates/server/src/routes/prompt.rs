@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use distorch_queue::{Error as QueueError, Json as Stored, NewJob};
+use distorch_queue::{Error as QueueError, Json as Stored, NewJob, Requirements};
 use distorch_workflow::graph::{Prompt, PromptError};
 use distorch_workflow::validate::{self, Invalid, Valid};
 use http::{HeaderMap, StatusCode};
@@ -117,7 +117,11 @@ async fn put(state: &AppState, sent: Sent, usage: Option<&str>) -> Result<Queued
         outputs: valid.outputs,
         number,
         front: sent.front.is_some_and(|front| is_true(&front)),
-        requires: requirements(&parsed, &state.registry),
+        // Without other processes this one runs it, which has just checked it.
+        requires: match state.relays() {
+            true => requirements(&parsed, &state.registry),
+            false => Requirements::default(),
+        },
     };
     let number = state.queue.submit(&job).await.map_err(refused)?;
     metrics::counter!("distorch_prompts_queued_total").increment(1);

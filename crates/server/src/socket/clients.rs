@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::message::Message;
+use super::message::{Message, Preview};
 
 /// Messages that may wait for one client. A prompt of 20 steps and 20 nodes makes about 100.
 const MOST_WAITING: usize = 1024;
@@ -28,10 +28,40 @@ struct Client {
     /// Which connection of this client it is: an older one that ends does not end a newer.
     connection: u64,
     outbox: Arc<Outbox>,
-    flags: Value,
+    /// What it said that it can do.
+    flags: Option<Value>,
     /// Whether it is sent what is meant for others too.
     watches: bool,
     reads_logs: bool,
+}
+
+impl Client {
+    fn is_meant(&self, id: &str, to: To<'_>) -> bool {
+        match to {
+            To::All => true,
+            To::One(one) => self.watches || id == one,
+            To::Watchers => self.watches,
+        }
+    }
+
+    fn takes_previews(&self, audience: Audience) -> bool {
+        match audience {
+            Audience::Nobody => false,
+            Audience::Negotiated => self.flags.is_some(),
+            Audience::Everybody => true,
+        }
+    }
+}
+
+/// Which of the clients that a preview is meant for are sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// None.
+    Nobody,
+    /// Those that said what they can do, as browsers' frontends do.
+    Negotiated,
+    /// All.
+    Everybody,
 }
 
 /// Whom a message is for.
@@ -54,30 +84,34 @@ impl Clients {
     /// Sends a message. Clients that are not there miss it.
     pub fn send(&self, to: To<'_>, message: &Message) {
         for (id, client) in self.connected().iter() {
-            let is_for = match to {
-                To::All => true,
-                To::One(one) => client.watches || id == one,
-                To::Watchers => client.watches,
-            };
-            if is_for {
+            if client.is_meant(id, to) {
                 client.outbox.push(message.clone());
             }
         }
     }
 
+    /// Sends a preview: to clients that said what they can do, or to all. Others may take a picture that they did not ask
+    /// for to be the result, as some do.
+    pub fn send_preview(&self, to: To<'_>, preview: &Preview, audience: Audience) {
+        let message = Message::Preview(preview.clone());
+        for (id, client) in self.connected().iter() {
+            if client.is_meant(id, to) && client.takes_previews(audience) {
+                client.outbox.push(message.clone());
+            }
+        }
+    }
+
+    /// Whether somebody would be sent a preview.
+    pub fn takes_previews(&self, to: To<'_>, audience: Audience) -> bool {
+        let connected = self.connected();
+        connected
+            .iter()
+            .any(|(id, client)| client.is_meant(id, to) && client.takes_previews(audience))
+    }
+
     /// Sends JSON.
     pub fn send_json(&self, to: To<'_>, kind: &str, data: &Value) {
         self.send(to, &Message::json(kind, data));
-    }
-
-    /// Whether somebody would be sent such a message.
-    pub fn listens(&self, to: To<'_>) -> bool {
-        let connected = self.connected();
-        match to {
-            To::All => !connected.is_empty(),
-            To::One(one) => connected.contains_key(one) || connected.values().any(|c| c.watches),
-            To::Watchers => connected.values().any(|client| client.watches),
-        }
     }
 
     /// How many there are.
@@ -123,7 +157,7 @@ impl Clients {
             connection,
             outbox: Arc::clone(&outbox),
         };
-        let client = Client { connection, outbox, flags: json!({}), watches, reads_logs: false };
+        let client = Client { connection, outbox, flags: None, watches, reads_logs: false };
         if let Some(older) = connected.insert(id.to_owned(), client) {
             older.outbox.close();
         }
@@ -149,14 +183,15 @@ impl Entry {
         if let Some(client) = self.clients.connected().get_mut(&self.id)
             && client.connection == self.connection
         {
-            client.flags = flags;
+            client.flags = Some(flags);
         }
     }
 
     /// Whether it says that it can do something.
     pub fn can(&self, flag: &str) -> bool {
         let connected = self.clients.connected();
-        connected.get(&self.id).is_some_and(|client| client.flags[flag] == json!(true))
+        let flags = connected.get(&self.id).and_then(|client| client.flags.as_ref());
+        flags.is_some_and(|flags| flags[flag] == json!(true))
     }
 }
 
@@ -235,7 +270,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::{PictureFormat, Preview};
+    use super::super::message::PictureFormat;
     use super::*;
 
     fn preview(file: &[u8]) -> Message {
@@ -291,9 +326,14 @@ mod tests {
         clients.tell_log("now", "line");
         let lengths = [&one, &two, &watcher].map(|entry| entry.outbox.waiting().messages.len());
         assert_eq!(lengths, [2, 2, 3]);
-        assert!(clients.listens(To::One("nobody")));
+        // Previews go to those that said what they can do, unless all are to have them.
+        let takes = |to, audience| clients.takes_previews(to, audience);
+        assert!(takes(To::One("nobody"), Audience::Everybody), "one that watches");
+        assert!(!takes(To::All, Audience::Negotiated) && !takes(To::All, Audience::Nobody));
+        two.set_flags(json!({}));
+        assert!(takes(To::One("2"), Audience::Negotiated));
         drop(watcher);
-        assert!(!clients.listens(To::One("nobody")) && clients.listens(To::One("2")));
+        assert!(!takes(To::One("nobody"), Audience::Everybody));
     }
 
     #[tokio::test]

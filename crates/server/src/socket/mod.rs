@@ -4,6 +4,6 @@ mod clients;
 mod connection;
 mod message;
 
-pub use clients::{Clients, To};
+pub use clients::{Audience, Clients, To};
 pub use connection::routes;
 pub use message::{Message, PictureFormat, Preview};

@@ -124,6 +124,30 @@ async fn previews_come_in_the_form_that_a_client_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_is_sent_previews_where_its_prompt_asks_for_them() {
+    let server = TestServer::start().await;
+    for (method, comes) in [(Value::Null, false), (json!("auto"), true), (json!("none"), false)] {
+        let mut socket = server.connect("clientId=me").await;
+        let mut prompt = example(2);
+        prompt["3"]["inputs"]["seed"] = json!(u8::from(comes));
+        prompt["6"]["inputs"]["text"] = json!(method.to_string());
+        let extra = json!({ "preview_method": method });
+        let sent = json!({ "prompt": prompt, "client_id": "me", "extra_data": extra });
+        server.queue(&sent).await;
+        let mut came = false;
+        loop {
+            match socket.next().await.unwrap() {
+                Heard::Binary(_) => came = true,
+                Heard::Json(message) if message["type"] == "execution_success" => break,
+                Heard::Json(_) => {}
+            }
+        }
+        assert_eq!(came, comes, "{method}");
+    }
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_comes_again_hears_which_node_runs() {
     let server = TestServer::start().await;
     let mut socket = server.connect("clientId=me").await;
