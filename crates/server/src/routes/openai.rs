@@ -143,7 +143,7 @@ fn workflow(state: &AppState, asked: &Asked) -> Result<String, OpenAiError> {
         param: Some("model"),
         code: Some("model_not_found"),
     })?;
-    let file = state.environment.session.models.open(model, &path);
+    let file = state.environment.session.models.open(model, &path.into());
     let file = file.map_err(|error| OpenAiError::of("model", error.to_string()))?;
     let count = asked.n.unwrap_or(1);
     if !(1..=MOST_PICTURES).contains(&count) {
