@@ -53,7 +53,7 @@ pub struct Node {
     /// What is looked at before the first node of a run is run, where the prompt is sound so far.
     pub preflight: Option<PreflightCheck>,
     /// Which of the lazy inputs are asked for, by what is known of the others; `None` where that does not tell yet.
-    pub lazy: Option<fn(&Inputs) -> Option<Vec<&'static str>>>,
+    pub lazy: Option<LazyInputs>,
     /// Whether it takes lists as they are. Any other node runs once for each value of a list.
     pub takes_lists: bool,
 }
@@ -91,6 +91,9 @@ pub const METADATA: &[(&str, &str)] = &[("prompt", "PROMPT"), ("extra_pnginfo", 
 
 /// Says what is wrong with inputs, in words.
 pub type Check = fn(&Environment, &Inputs) -> Result<(), String>;
+
+/// The lazy inputs that are asked for, by what is known of the others.
+pub type LazyInputs = fn(&Inputs) -> Option<Vec<&'static str>>;
 
 /// One output slot of a node.
 #[derive(Clone, Copy, Debug)]

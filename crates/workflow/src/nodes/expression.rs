@@ -264,7 +264,7 @@ impl<'t> Parser<'t, '_> {
         let value = self.comparison()?;
         match count {
             0 => Ok(value),
-            _ => Ok(Part::One(Bool(self.single(value)?.is_true() == (count % 2 == 0)))),
+            _ => Ok(Part::One(Bool(self.single(value)?.is_true() == count.is_multiple_of(2)))),
         }
     }
 

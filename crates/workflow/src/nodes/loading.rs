@@ -88,12 +88,15 @@ pub(super) fn settings(
     settings.map_err(|error| error.named(&name_of(error.component, error.setting)))
 }
 
+/// The files that inputs name, and their name for people.
+type FindFiles = fn(&Environment, &Inputs) -> Result<(String, ModelFiles), NodeError>;
+
 /// What a loader node loads from.
 pub(super) struct Files {
     /// The inputs that name files.
     pub(super) inputs: &'static [&'static str],
     /// The files, and their name for people.
-    pub(super) find: fn(&Environment, &Inputs) -> Result<(String, ModelFiles), NodeError>,
+    pub(super) find: FindFiles,
     /// The components that are wanted.
     pub(super) components: &'static [ComponentKind],
 }
