@@ -8,6 +8,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::allocations::in_fp8;
 use common::fixture::Fixture;
 use common::flux_case::{config, errors, input, shape};
 use common::recording::Recording;
@@ -64,6 +65,23 @@ fn bf16_is_near() {
         let errors = errors(&fixture, &cpu(), DType::BF16);
         println!("{case}: {errors:?}");
         assert!(errors.iter().all(|error| *error < 0.06), "{case}: {errors:?}");
+    }
+}
+
+/// The reference computes with the same weights, which went through 8-bit floats; the tolerance is that of all others.
+#[test]
+fn scaled_fp8_is_diffusers_with_the_same_weights() {
+    let fixture = Fixture::open("flux_schnell.safetensors");
+    let reference = Fixture::open("fp8.safetensors");
+    let scope = Scope::new(in_fp8(&fixture));
+    let flux = FluxTransformer::load(&scope, &config(&fixture)).unwrap();
+    for call in 0..2 {
+        let error = max_error(
+            &run(&flux, input(&fixture, call)),
+            &reference.tensor(&format!("flux.{call}")).1,
+        );
+        println!("{call}: {error:e}");
+        assert!(error < TOLERANCE, "{call}: {error}");
     }
 }
 

@@ -7,8 +7,9 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
+use common::allocations::in_fp8;
 use common::fixture::Fixture;
-use common::{mmdit_case, values};
+use common::{max_error, mmdit_case, values};
 use distorch_checkpoint::config::{DiffusionConfig, MmditConfig};
 use distorch_checkpoint::family::{Configs, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
@@ -52,6 +53,21 @@ fn bf16_is_near() {
     let errors = mmdit_case::errors(&Fixture::open(MEDIUM), &cpu(), DType::BF16);
     println!("bf16: {errors:?}");
     assert!(errors.iter().all(|error| *error < 0.06), "{errors:?}");
+}
+
+/// The reference computes with the same weights, which went through 8-bit floats; the tolerance is that of all others.
+#[test]
+fn scaled_fp8_is_diffusers_with_the_same_weights() {
+    let fixture = Fixture::open(MEDIUM);
+    let reference = Fixture::open("fp8.safetensors");
+    let scope = Scope::new(in_fp8(&fixture));
+    let mmdit = Mmdit::load(&scope, &mmdit_case::config(&fixture)).unwrap();
+    for call in 0..2 {
+        let out = mmdit.forward(mmdit_case::call(&fixture, call)).unwrap();
+        let error = max_error(&values(&out), &reference.tensor(&format!("mmdit.{call}")).1);
+        println!("{call}: {error:e}");
+        assert!(error < TOLERANCE, "{call}: {error}");
+    }
 }
 
 fn load() -> (Fixture, MmditConfig, Mmdit) {

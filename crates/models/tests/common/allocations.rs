@@ -64,6 +64,15 @@ fn write(fixture: &Fixture, dtype: Dtype, path: &Path) -> Component {
     Component { kind: ComponentKind::DiffusionModel, layers }
 }
 
+/// The fixture's network in scaled 8-bit floats, as [`check_bits`] writes it, in f32 on the CPU.
+pub fn in_fp8(fixture: &Fixture) -> Arc<dyn LayerSource> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fp8.safetensors");
+    let component = write(fixture, Dtype::F8E4M3, &path);
+    let checkpoint = Arc::new(Checkpoint::open(&path).unwrap());
+    Arc::new(Resident::load(&checkpoint, &component, cpu(), DType::F32, |_| {}).unwrap())
+}
+
 /// Adds a hundredth to every fifth layer's weights.
 struct Shift;
 
