@@ -287,6 +287,33 @@ pub struct Flux2Config {
     pub guidance_embed: bool,
 }
 
+/// Chroma's transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChromaConfig {
+    /// Channels of one packed patch (64 = 16 latent channels × 2 × 2).
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the text conditioning.
+    pub context_dim: usize,
+    /// Double-stream blocks.
+    pub depth: usize,
+    /// Single-stream blocks.
+    pub depth_single: usize,
+    /// Width of the feed-forward layers.
+    pub mlp_width: usize,
+    /// What goes into the network that makes modulations (64).
+    pub approximator_channels: usize,
+    /// Width of that network.
+    pub approximator_width: usize,
+    /// Its layers.
+    pub approximator_depth: usize,
+}
+
 /// Z-Image's transformer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZImageConfig {
@@ -328,6 +355,8 @@ pub enum DiffusionConfig {
     ZImage(ZImageConfig),
     /// Flux.2.
     Flux2(Flux2Config),
+    /// Chroma.
+    Chroma(ChromaConfig),
 }
 
 /// A text encoder of any family.

@@ -8,8 +8,8 @@
 //! [`activation_bytes`](crate::family::activation_bytes) makes it for a component.
 
 use distorch_checkpoint::config::{
-    ClipConfig, DecoderConfig, Flux2Config, FluxConfig, MmditConfig, T5Config, TextEncoderConfig,
-    UnetConfig, VaeConfig, ZImageConfig,
+    ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, MmditConfig, T5Config,
+    TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,13 +198,22 @@ pub(crate) fn mmdit(config: &MmditConfig, workload: Workload, compute: Compute) 
 /// they attended to. The CPU's kernels activate and join where the projection is; elsewhere the activated features and the
 /// joined ones are there besides.
 pub(crate) fn flux(config: &FluxConfig, workload: Workload, compute: Compute) -> Need {
+    flux_block(config.width, config.mlp_width, workload, compute)
+}
+
+fn flux_block(width: usize, mlp_width: usize, workload: Workload, compute: Compute) -> Need {
     const TEXT_TOKENS: u64 = 512;
     /// Packed keys and values, and packed matrices.
     const PACKED: u64 = 12 << 20;
     let tokens = workload.positions(16) + TEXT_TOKENS;
-    let features = 8 * config.width + if compute.host { 1 } else { 3 } * config.mlp_width;
+    let features = 8 * width + if compute.host { 1 } else { 3 } * mlp_width;
     let elements = workload.rows().saturating_mul(tokens).saturating_mul(features as u64);
     Need { elements, workspace: PACKED }
+}
+
+/// As Flux's, whose blocks it has.
+pub(crate) fn chroma(config: &ChromaConfig, workload: Workload, compute: Compute) -> Need {
+    flux_block(config.width, config.mlp_width, workload, compute)
 }
 
 /// A single-stream block as its feed-forward features are gated: its input, the fused projection, what was attended to, and

@@ -9,6 +9,7 @@
 mod error;
 
 pub mod attention;
+pub mod chroma;
 pub mod clip;
 pub mod clip_text;
 pub mod conditioning;

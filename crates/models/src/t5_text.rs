@@ -25,6 +25,8 @@ pub(crate) struct T5Part {
     tokenizer: Arc<T5Tokenizer>,
     /// Tokens that prompts are filled up to.
     min_length: usize,
+    /// Whether the empty text, which weights move states away from, has an end token.
+    empty_ends: bool,
 }
 
 impl T5Part {
@@ -60,7 +62,18 @@ impl T5Part {
         if ids > rows {
             return Err(ConditioningError::Tokens { encoder: NAME, rows, ids });
         }
-        Ok(Self { encoder: T5Encoder::load(config, scope)?, tokenizer, min_length })
+        Ok(Self {
+            encoder: T5Encoder::load(config, scope)?,
+            tokenizer,
+            min_length,
+            empty_ends: true,
+        })
+    }
+
+    /// The same with an empty text of nothing but padding.
+    #[must_use]
+    pub fn with_blank_empty(self) -> Self {
+        Self { empty_ends: false, ..self }
     }
 
     /// Width of the hidden states.
@@ -93,7 +106,8 @@ impl T5Part {
     ) -> Result<Tensor<3>, ModelError> {
         let layer = clip_skip.filter(|&layer| layer <= self.encoder.config().layers).unwrap_or(1);
         let empty = |length: usize| {
-            let mut tokens = vec![Token::Id(self.tokenizer.end())];
+            let first = if self.empty_ends { self.tokenizer.end() } else { T5_PAD };
+            let mut tokens = vec![Token::Id(first)];
             tokens.resize(length.max(1), Token::Id(T5_PAD));
             tokens
         };

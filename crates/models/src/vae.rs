@@ -102,10 +102,9 @@ impl Vae {
             None => moments,
         };
         let posterior = Posterior::from_moments(moments, self.config.unpacked_channels())?;
-        match &self.packing {
-            Some(packing) => packing.pack(posterior),
-            None => Ok(posterior),
-        }
+        let Some(packing) = &self.packing else { return Ok(posterior) };
+        let [mean, log_variance] = packing.pack(posterior.mean, posterior.log_variance)?;
+        Ok(Posterior { mean, log_variance })
     }
 
     /// The picture of a latent `[batch, latent_channels, height, width]`, not scaled.

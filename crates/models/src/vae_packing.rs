@@ -4,7 +4,6 @@
 use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
 
 use crate::ModelError;
-use crate::vae::Posterior;
 
 /// Latent pixels that become one, along a side.
 const SIDE: usize = 2;
@@ -22,10 +21,13 @@ impl Packing {
         Ok(Self { statistics: scope.layer("bn")? })
     }
 
-    /// What an encoder makes, `[batch, channels, height, width]`, as `[batch, channels × 4, height / 2, width / 2]`,
-    /// normalised. An odd side loses its last row or column.
-    pub fn pack(&self, posterior: Posterior) -> Result<Posterior, ModelError> {
-        let Posterior { mean, log_variance } = posterior;
+    /// The means and the logarithms of the variances that an encoder makes, `[batch, channels, height, width]`, as
+    /// `[batch, channels × 4, height / 2, width / 2]`, normalised. An odd side loses its last row or column.
+    pub fn pack(
+        &self,
+        mean: Tensor<4>,
+        log_variance: Tensor<4>,
+    ) -> Result<[Tensor<4>; 2], ModelError> {
         let channels = mean.dims()[1] * SIDE * SIDE;
         let [average, variance] = self.statistics(channels)?;
         let mean = together(mean);
@@ -33,7 +35,7 @@ impl Packing {
         let mean = (mean.cast(DType::F32) - average) / variance.clone().sqrt();
         let log_variance = together(log_variance);
         let narrower = log_variance.cast(DType::F32) - variance.log();
-        Ok(Posterior { mean: mean.cast(dtype), log_variance: narrower.cast(dtype) })
+        Ok([mean.cast(dtype), narrower.cast(dtype)])
     }
 
     /// The other way round, for a decoder.

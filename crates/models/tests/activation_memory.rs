@@ -1,4 +1,4 @@
-//! What text encoders and the transformers of Z-Image and Flux.2 take on the CPU beside its weights, held against the estimate.
+//! What text encoders and the transformers of Z-Image, Flux.2 and Chroma take on the CPU beside its weights, held against the estimate.
 //!
 //! In a process of its own: the allocator's count is of all threads.
 
@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use common::seeded;
 use distorch_checkpoint::config::{
-    DecoderConfig, DiffusionConfig, Flux2Config, T5Config, TextEncoderConfig, ZImageConfig,
+    ChromaConfig, DecoderConfig, DiffusionConfig, Flux2Config, T5Config, TextEncoderConfig,
+    ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
+use distorch_models::chroma::ChromaTransformer;
 use distorch_models::decoder::Decoder;
 use distorch_models::estimate::{Compute, Workload};
 use distorch_models::family::activation_bytes;
@@ -80,6 +82,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
     qwen3();
     z_image();
     flux2();
+    chroma();
 }
 
 /// T5 reads 512 tokens in the estimate; XXL has 64 heads of 64 and a width of 4096.
@@ -158,6 +161,27 @@ fn flux2() {
     let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
     let network = Flux2Transformer::load(&scope, &config).unwrap();
     check_network("Flux.2", &model, &network, [64, 16, 96]);
+}
+
+fn chroma() {
+    let config = ChromaConfig {
+        in_channels: 64,
+        out_channels: 64,
+        width: 512,
+        heads: 4,
+        context_dim: 96,
+        depth: 1,
+        depth_single: 2,
+        mlp_width: 2048,
+        approximator_channels: 64,
+        approximator_width: 64,
+        approximator_depth: 2,
+    };
+    let diffusion = Some(DiffusionConfig::Chroma(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = ChromaTransformer::load(&scope, &config).unwrap();
+    check_network("Chroma", &model, &network, [16, 8, 96]);
 }
 
 /// Of latents of so many channels, each of whose pixels are so many of the picture, with 512 tokens of text of a width.

@@ -30,13 +30,22 @@ pub struct Harness {
 impl Harness {
     /// Empty folders, on the CPU.
     pub fn empty() -> Self {
+        Self::empty_on("")
+    }
+
+    /// As [`empty`](Self::empty), with simulated devices as `--simulate` takes them.
+    pub fn empty_on(simulated: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["input", "output", "temp"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let cpu = DeviceInfo::new(DeviceId::CPU, "CPU", 8 << 30);
         let folders = ModelFolders::new(folder.path(), &[]).unwrap();
-        let environment = Environment::on(folders, Topology::new(vec![cpu]).unwrap());
+        let mut topology = Topology::new(vec![cpu]).unwrap();
+        if !simulated.is_empty() {
+            topology = topology.simulate(simulated).unwrap();
+        }
+        let environment = Environment::on(folders, topology);
         Self { folder, executor: Executor::new(environment, nodes::all()) }
     }
 

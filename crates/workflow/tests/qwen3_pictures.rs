@@ -4,7 +4,7 @@
 
 use distorch_checkpoint::family::Configs;
 use distorch_test_support::runs::{Harness, node, prompt};
-use distorch_test_support::small_models::{klein, z_image};
+use distorch_test_support::small_models::{klein, write, z_image};
 use distorch_test_support::tensors::max_error;
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
@@ -13,7 +13,11 @@ use serde_json::{Value as Json, json};
 /// Of the largest value of the reference: 8 evaluations in f32 in another order of additions.
 const TOLERANCE: f32 = 1e-3;
 
-fn workflow(file: &str, prompts: &[String], run: &Json, cfg: f64) -> Json {
+fn loader(file: &str) -> Json {
+    node("CheckpointLoaderSimple", json!({ "ckpt_name": file }))
+}
+
+fn workflow(loader: Json, prompts: &[String], run: &Json, cfg: f64) -> Json {
     let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["file", 1], "text": text }));
     // Latents of the model's own form: at the first step there is only noise in them.
     let size =
@@ -25,7 +29,7 @@ fn workflow(file: &str, prompts: &[String], run: &Json, cfg: f64) -> Json {
         "negative": ["negative", 0], "latent_image": ["empty", 0], "denoise": 1.0,
     });
     prompt(&[
-        ("file", node("CheckpointLoaderSimple", json!({ "ckpt_name": file }))),
+        ("file", loader),
         ("positive", text(&prompts[0])),
         ("negative", text(&prompts[1])),
         ("pixels", node("EmptyImage", size)),
@@ -56,7 +60,7 @@ fn check(name: &str, configs: &Configs) {
     let reference = SafeTensors::deserialize(&bytes).unwrap();
     let mut harness = Harness::with(&format!("checkpoints/{file}"), configs);
     for cfg in ["1.0", "3.0"] {
-        let workflow = workflow(&file, &prompts, &run, cfg.parse().unwrap());
+        let workflow = workflow(loader(&file), &prompts, &run, cfg.parse().unwrap());
         let latent = reference.tensor(&format!("latent.{cfg}")).unwrap();
         let floats = latent.data().chunks_exact(4);
         let expected: Vec<f32> =
@@ -75,5 +79,30 @@ fn check(name: &str, configs: &Configs) {
         let pairs = found.iter().zip(picture.data());
         let furthest = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         assert!(furthest <= 1, "cfg {cfg}: {furthest}");
+    }
+}
+
+/// Transformer and text encoder over three devices, by virtual VRAM and by an expert string.
+#[test]
+fn every_allocation_gives_the_same_latents() {
+    let prompts = ["a red circle, 红色的圆".to_owned(), String::new()];
+    let run = json!({ "seed": 5, "steps": 2, "width": 72, "height": 64 });
+    let allocations = ["cuda:0,40%;cuda:1,30%;cpu,30%", "cuda:0,500kb;cuda:1,300kb;cpu,*", ""];
+    for (name, configs) in [("z_image.safetensors", z_image()), ("klein.safetensors", klein())] {
+        let mut plain = Harness::with(&format!("checkpoints/{name}"), &configs);
+        let expected = plain.latent(&workflow(loader(name), &prompts, &run, 2.0), "sampler", 0);
+        for allocation in allocations {
+            let mut harness = Harness::empty_on("cuda:0=600MiB,cuda:1=600MiB");
+            write(&harness.model_path(&format!("checkpoints/{name}")), &configs);
+            let inputs = json!({
+                "ckpt_name": name, "unet_compute_device": "cuda:0", "unet_virtual_vram_gb": 1.0,
+                "unet_donor_device": "cuda:1", "clip_compute_device": "cuda:1",
+                "clip_virtual_vram_gb": 1.0, "clip_donor_device": "cpu", "vae_device": "cuda:0",
+                "unet_expert_mode_allocations": allocation,
+            });
+            let loader = node("CheckpointLoaderAdvancedDisTorch2MultiGPU", inputs);
+            let latent = harness.latent(&workflow(loader, &prompts, &run, 2.0), "sampler", 0);
+            assert!(latent == expected, "{name}, {allocation}");
+        }
     }
 }

@@ -5,9 +5,9 @@ use super::inventory::{Inventory, Scope};
 use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{flux, flux2, mmdit, prediction, unet, z_image};
+use super::{chroma, flux, flux2, mmdit, prediction, unet, z_image};
 use crate::config::{
-    DiffusionConfig, Flux2Config, FluxConfig, MmditConfig, UnetConfig, ZImageConfig,
+    ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, MmditConfig, UnetConfig, ZImageConfig,
 };
 use crate::layer::Layer;
 
@@ -37,7 +37,7 @@ struct Architecture {
 }
 
 /// All architectures; the first that fits counts.
-const ARCHITECTURES: [Architecture; 5] = [
+const ARCHITECTURES: [Architecture; 6] = [
     Architecture {
         anchor: mmdit::ANCHOR,
         without: None,
@@ -55,6 +55,16 @@ const ARCHITECTURES: [Architecture; 5] = [
         infer: |_, scope| {
             let config = flux2::infer(scope)?;
             Ok((Family::Flux2, flux2_variant(&config)?, DiffusionConfig::Flux2(config)))
+        },
+        stored: flux::stored,
+    },
+    Architecture {
+        anchor: chroma::ANCHOR,
+        without: None,
+        blocks: chroma::BLOCKS,
+        infer: |_, scope| {
+            let config = chroma::infer(scope)?;
+            Ok((Family::Chroma, chroma_variant(&config)?, DiffusionConfig::Chroma(config)))
         },
         stored: flux::stored,
     },
@@ -99,6 +109,7 @@ pub(super) fn layout(config: &DiffusionConfig) -> Module {
         DiffusionConfig::Flux(config) => flux::layout(config),
         DiffusionConfig::ZImage(config) => z_image::layout(config),
         DiffusionConfig::Flux2(config) => flux2::layout(config),
+        DiffusionConfig::Chroma(config) => chroma::layout(config),
     }
 }
 
@@ -207,6 +218,13 @@ fn flux_variant(config: &FluxConfig) -> Result<Variant, FamilyError> {
         // which is four times the 16 × 2 × 2 channels of a patch.
         n if n == 6 * latent => Ok(Variant::Inpaint),
         n => Err(odd_input("a Flux transformer", n, latent)),
+    }
+}
+
+fn chroma_variant(config: &ChromaConfig) -> Result<Variant, FamilyError> {
+    match (config.in_channels, config.out_channels) {
+        (input, output) if input == output => Ok(Variant::Base),
+        (input, output) => Err(odd_input("a Chroma transformer", input, output)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! layer has a bias.
 
 use super::error::FamilyError;
+use super::flux;
 use super::inventory::Scope;
 use super::layout::{Module, linear_without_bias, rms_norm};
 use crate::config::Flux2Config;
@@ -17,9 +18,7 @@ const TIME_FREQUENCIES: usize = 256;
 /// Reads the configuration off the tensors under a prefix.
 pub(super) fn infer(scope: Scope<'_>) -> Result<Flux2Config, FamilyError> {
     let width = scope.dim("img_in.weight", 0)?;
-    let query_norm = "double_blocks.0.img_attn.norm.query_norm";
-    let norm_param = if scope.has(&format!("{query_norm}.weight")) { "weight" } else { "scale" };
-    let head_width = scope.dim(&format!("{query_norm}.{norm_param}"), 0)?;
+    let head_width = flux::head_width(scope)?;
     Ok(Flux2Config {
         in_channels: scope.dim("img_in.weight", 1)?,
         out_channels: scope.dim("final_layer.linear.weight", 0)?,

@@ -54,11 +54,6 @@ const RELATIVES: &[(Sign, &str, &str)] = &[
         "it is conditioned on a class",
     ),
     (
-        Key("distilled_guidance_layer.in_proj.weight"),
-        "Chroma",
-        "it is a Flux without modulation layers",
-    ),
-    (
         Key("double_blocks.0.img_attn.qkv.qweight"),
         "a 4-bit quantised Flux (SVDQuant)",
         "take its F16, BF16 or FP8 version",

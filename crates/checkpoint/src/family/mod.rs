@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `flux2`, `z_image`, `clip`, `t5`, `decoder`, `vae` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `clip`, `t5`, `decoder`, `vae` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
 //! | `vae_names` | where diffusers keeps an autoencoder's layers |
@@ -17,6 +17,7 @@
 //! | `prediction`, `ignorable`, `foreign` | what the output means; leftovers; files that are something else |
 
 mod blank;
+mod chroma;
 mod clip;
 mod decoder;
 mod diffusers;

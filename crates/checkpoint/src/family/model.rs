@@ -112,6 +112,8 @@ pub enum Family {
     ZImage,
     /// Flux.2, dev and Klein.
     Flux2,
+    /// Chroma.
+    Chroma,
 }
 
 impl Family {
@@ -126,12 +128,13 @@ impl Family {
             Family::Flux => "Flux",
             Family::ZImage => "Z-Image",
             Family::Flux2 => "Flux.2",
+            Family::Chroma => "Chroma",
         }
     }
 
     /// Whether its models are rectified flows.
     pub const fn is_flow(self) -> bool {
-        matches!(self, Family::Sd3 | Family::Flux | Family::ZImage | Family::Flux2)
+        matches!(self, Family::Sd3 | Family::Flux | Family::ZImage | Family::Flux2 | Family::Chroma)
     }
 }
 
@@ -191,7 +194,9 @@ impl DiffusionModel {
     /// What the model is, for people.
     pub fn label(&self) -> String {
         let mut label = match &self.config {
-            DiffusionConfig::Unet(_) | DiffusionConfig::ZImage(_) => self.family.to_string(),
+            DiffusionConfig::Unet(_) | DiffusionConfig::ZImage(_) | DiffusionConfig::Chroma(_) => {
+                self.family.to_string()
+            }
             DiffusionConfig::Mmdit(config) => match config.qk_norm {
                 false => "SD3".to_owned(),
                 true if config.dual_attention_layers.is_empty() => "SD3.5 large".to_owned(),

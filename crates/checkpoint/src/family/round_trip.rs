@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 
 use super::{Configs, blank, recognise, vae};
-use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::config::{
-    DecoderConfig, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig, TextEncoderConfig,
-    UnetConfig, VaeConfig, ZImageConfig,
+    ChromaConfig, DecoderConfig, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig,
+    TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
 };
+use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::dtype::Dtype;
 use crate::family::{Family, Model};
 
@@ -116,6 +116,24 @@ fn z_image() -> impl Strategy<Value = ZImageConfig> {
     )
 }
 
+fn chroma() -> impl Strategy<Value = ChromaConfig> {
+    (1usize..4, 1usize..4, 1usize..4, 1usize..4, 1usize..7).prop_map(
+        |(depth, depth_single, heads, mlp, approximator_depth)| ChromaConfig {
+            in_channels: 64,
+            out_channels: 64,
+            width: 128 * heads,
+            heads,
+            context_dim: 96,
+            depth,
+            depth_single,
+            mlp_width: 100 * mlp,
+            approximator_channels: 64,
+            approximator_width: 48,
+            approximator_depth,
+        },
+    )
+}
+
 fn flux2() -> impl Strategy<Value = Flux2Config> {
     (1usize..4, 0usize..5, 1usize..4, 1usize..300, any::<bool>()).prop_map(
         |(depth, depth_single, heads, mlp_width, guidance_embed)| Flux2Config {
@@ -172,6 +190,12 @@ proptest! {
     #[test]
     fn of_flux(config in flux()) {
         let config = DiffusionConfig::Flux(config);
+        prop_assert_eq!(of_diffusion(&config), config);
+    }
+
+    #[test]
+    fn of_chroma(config in chroma()) {
+        let config = DiffusionConfig::Chroma(config);
         prop_assert_eq!(of_diffusion(&config), config);
     }
 

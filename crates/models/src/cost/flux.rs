@@ -1,6 +1,6 @@
-//! What the layers of Flux and Flux.2 cost.
+//! What the layers of Flux, Flux.2 and Chroma cost.
 
-use distorch_checkpoint::config::{Flux2Config, FluxConfig};
+use distorch_checkpoint::config::{ChromaConfig, Flux2Config, FluxConfig};
 use distorch_checkpoint::{Layer, LayerKind, Param};
 
 use super::{READING, weight};
@@ -8,6 +8,9 @@ use crate::estimate::Workload;
 
 /// Tokens of T5 that a prompt has at least.
 const WORDS: u64 = 256;
+
+/// Tokens of a short prompt for Chroma.
+const WORDS_OF_CHROMA: u64 = 32;
 
 /// Tokens that a prompt has at least for Flux.2.
 const WORDS_OF_2: u64 = 512;
@@ -21,6 +24,16 @@ pub(crate) fn costs(config: &FluxConfig, layers: &[Layer], workload: Workload) -
 /// As [`costs`], of Flux.2's.
 pub(crate) fn costs_of_2(config: &Flux2Config, layers: &[Layer], workload: Workload) -> Vec<u64> {
     let flux = Flux::new([config.width, config.heads], WORDS_OF_2, workload);
+    layers.iter().map(|layer| flux.cost(layer)).collect()
+}
+
+/// As [`costs`], of Chroma's, whose prompts are not filled up.
+pub(crate) fn costs_of_chroma(
+    config: &ChromaConfig,
+    layers: &[Layer],
+    workload: Workload,
+) -> Vec<u64> {
+    let flux = Flux::new([config.width, config.heads], WORDS_OF_CHROMA, workload);
     layers.iter().map(|layer| flux.cost(layer)).collect()
 }
 
@@ -74,7 +87,7 @@ impl Flux {
     fn tokens(&self, name: &str) -> u64 {
         let both = self.patches.saturating_add(self.words);
         // Those of the vector that modulates: of time, guidance and pooled text.
-        let vectors = ["time_in.", "guidance_in.", "vector_in."];
+        let vectors = ["time_in.", "guidance_in.", "vector_in.", "distilled_guidance_layer."];
         if name.contains("mod.lin")
             || name.contains("modulation")
             || vectors.iter().any(|start| name.starts_with(start))

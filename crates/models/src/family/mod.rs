@@ -2,6 +2,7 @@
 //!
 //! Nothing else in the program asks which family a model is of.
 
+mod chroma;
 mod flux;
 mod flux2;
 mod planning;
@@ -97,6 +98,7 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::Flux => &flux::Flux,
         Family::ZImage => &z_image::ZImage,
         Family::Flux2 => &flux2::Flux2,
+        Family::Chroma => &chroma::Chroma,
     }
 }
 

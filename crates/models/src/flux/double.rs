@@ -3,32 +3,37 @@
 use distorch_runtime::kernels::{Projected, Rotation, gelu_tanh, join_rotated_heads};
 use distorch_runtime::{LayerHandle, Scope, Tensor};
 
-use super::modulation::{Modulation, expect_features};
+use super::modulation::{Modulation, Step, expect_features};
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::Linear;
 
 /// What the norms of queries and keys add to the mean of squares.
-pub(super) const EPSILON: f64 = 1e-6;
+pub(crate) const EPSILON: f64 = 1e-6;
 
 /// Both streams of a block.
-pub(super) struct DoubleBlock {
+pub(crate) struct DoubleBlock {
     picture: Stream,
     text: Stream,
 }
 
-/// Picture and text between blocks, `[batch, tokens, width]` each.
-pub(super) struct Streams {
-    pub(super) picture: Tensor<3>,
-    pub(super) text: Tensor<3>,
+/// A block with layers that modulate it.
+pub(super) struct ModulatedDoubleBlock {
+    picture: Modulation<2>,
+    text: Modulation<2>,
+    block: DoubleBlock,
 }
 
-impl DoubleBlock {
+impl ModulatedDoubleBlock {
     pub(super) fn load(scope: &Scope) -> Result<Self, ModelError> {
-        Ok(Self { picture: Stream::load(scope, "img")?, text: Stream::load(scope, "txt")? })
+        Ok(Self {
+            picture: Modulation::load(scope, "img_mod.lin")?,
+            text: Modulation::load(scope, "txt_mod.lin")?,
+            block: DoubleBlock::load(scope)?,
+        })
     }
 
-    /// `vector` comes activated; `rotation` is that of the text's tokens and the picture's behind them.
+    /// `vector` comes activated; as [`DoubleBlock::forward`].
     pub(super) fn forward(
         &self,
         x: Streams,
@@ -36,8 +41,32 @@ impl DoubleBlock {
         rotation: &Rotation,
         heads: usize,
     ) -> Result<Streams, ModelError> {
-        let [attend, think] = self.picture.modulation.steps(vector)?;
-        let [attend_text, think_text] = self.text.modulation.steps(vector)?;
+        let steps = [self.picture.steps(vector)?, self.text.steps(vector)?];
+        self.block.forward(x, &steps, rotation, heads)
+    }
+}
+
+/// Picture and text between blocks, `[batch, tokens, width]` each.
+pub(crate) struct Streams {
+    pub(crate) picture: Tensor<3>,
+    pub(crate) text: Tensor<3>,
+}
+
+impl DoubleBlock {
+    pub(crate) fn load(scope: &Scope) -> Result<Self, ModelError> {
+        Ok(Self { picture: Stream::load(scope, "img")?, text: Stream::load(scope, "txt")? })
+    }
+
+    /// `steps` modulate the picture's attention and feed-forward layer, then the text's; `rotation` is that of the text's
+    /// tokens and the picture's behind them.
+    pub(crate) fn forward(
+        &self,
+        x: Streams,
+        steps: &[[Step; 2]; 2],
+        rotation: &Rotation,
+        heads: usize,
+    ) -> Result<Streams, ModelError> {
+        let [[attend, think], [attend_text, think_text]] = steps;
         let Streams { picture, text } = x;
         let from_picture = self.picture.project(attend.enter(picture.clone()))?;
         let from_text = self.text.project(attend_text.enter(text.clone()))?;
@@ -62,7 +91,6 @@ impl DoubleBlock {
 
 /// The weights of one stream.
 struct Stream {
-    modulation: Modulation<2>,
     qkv: Linear,
     norms: HeadNorms,
     proj: Linear,
@@ -76,7 +104,6 @@ impl Stream {
         let attention = scope.at(format_args!("{name}_attn"));
         let feed_forward = scope.at(format_args!("{name}_mlp"));
         Ok(Self {
-            modulation: Modulation::load(scope, &format!("{name}_mod.lin"))?,
             qkv: Linear::load(&attention, "qkv")?,
             norms: HeadNorms::load(&attention.at("norm"))?,
             proj: Linear::load(&attention, "proj")?,

@@ -15,3 +15,12 @@ pub mod text;
 mod transformer;
 
 pub use transformer::FluxTransformer;
+
+/// What Chroma's transformer is made of, too.
+pub(crate) mod blocks {
+    pub(crate) use super::double::{DoubleBlock, EPSILON, Streams};
+    pub(crate) use super::modulation::Step;
+    pub(crate) use super::patches::{AREA, pack, unpack};
+    pub(crate) use super::rope::{Axes, ids};
+    pub(crate) use super::single::SingleBlock;
+}

@@ -15,7 +15,7 @@ pub(super) struct Modulation<const N: usize> {
 }
 
 /// How one step of a block is modulated, `[batch, width]` each.
-pub(super) struct Step {
+pub(crate) struct Step {
     shift: Tensor<2>,
     scale: Tensor<2>,
     gate: Tensor<2>,
@@ -41,14 +41,19 @@ impl<const N: usize> Modulation<N> {
 }
 
 impl Step {
+    /// Of these three.
+    pub(crate) fn new(shift: Tensor<2>, scale: Tensor<2>, gate: Tensor<2>) -> Self {
+        Self { shift, scale, gate }
+    }
+
     /// The normalised tokens, scaled and shifted.
     pub(super) fn enter(&self, x: Tensor<3>) -> Tensor<3> {
         modulated_norm(x, self.shift.clone(), self.scale.clone(), EPSILON)
     }
 
     /// The tokens with what a step made of them.
-    pub(super) fn leave(self, x: Tensor<3>, step: Tensor<3>) -> Tensor<3> {
-        let x = add_gated(x, step, self.gate);
+    pub(super) fn leave(&self, x: Tensor<3>, step: Tensor<3>) -> Tensor<3> {
+        let x = add_gated(x, step, self.gate.clone());
         // Flux' hidden states grow beyond f16 in a few features.
         if x.dtype() == DType::F16 { x.clamp(-65504.0, 65504.0) } else { x }
     }

@@ -6,7 +6,7 @@ use distorch_runtime::Tensor;
 pub(super) const SIDE: usize = 2;
 
 /// Latent pixels of a patch.
-pub(super) const AREA: usize = SIDE * SIDE;
+pub(crate) const AREA: usize = SIDE * SIDE;
 
 /// Rows and columns of patches that latents of this height and width are cut into.
 pub(super) fn grid(height: usize, width: usize) -> [usize; 2] {
@@ -15,7 +15,7 @@ pub(super) fn grid(height: usize, width: usize) -> [usize; 2] {
 
 /// `[batch, channels, height, width]` to `[batch, patches, channels × 4]`, row by row; a patch has its first channel's
 /// pixels first. An odd side goes on with its first row or column, as in ComfyUI.
-pub(super) fn pack(x: Tensor<4>) -> Tensor<3> {
+pub(crate) fn pack(x: Tensor<4>) -> Tensor<3> {
     let x = even(even(x, 2), 3);
     let [batch, channels, height, width] = x.dims();
     let [rows, columns] = grid(height, width);
@@ -35,7 +35,7 @@ fn even(x: Tensor<4>, side: usize) -> Tensor<4> {
 }
 
 /// The other way round, without what [`pack`] added.
-pub(super) fn unpack(tokens: Tensor<3>, height: usize, width: usize) -> Tensor<4> {
+pub(crate) fn unpack(tokens: Tensor<3>, height: usize, width: usize) -> Tensor<4> {
     let [batch, _, features] = tokens.dims();
     let [rows, columns] = grid(height, width);
     let channels = features / AREA;

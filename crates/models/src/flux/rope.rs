@@ -18,7 +18,7 @@ type Ids = [usize; 3];
 
 /// Features of a head that each id turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Axes([usize; 3]);
+pub(crate) struct Axes([usize; 3]);
 
 impl Axes {
     /// Those of a head with so many features. Row and column have 7/16 of them each, in whole pairs, and the index has
@@ -26,7 +26,7 @@ impl Axes {
     ///
     /// # Errors
     /// When a head's features are no pairs.
-    pub(super) fn of(features: usize) -> Result<Self, ModelError> {
+    pub(crate) fn of(features: usize) -> Result<Self, ModelError> {
         if features < 2 || !features.is_multiple_of(2) {
             let reason = format!("heads of {features} features cannot turn in pairs");
             return Err(ModelError::Config { model: "Flux transformer", reason });
@@ -36,14 +36,14 @@ impl Axes {
     }
 
     /// The angles of all tokens, `features / 2` each.
-    pub(super) fn rotation(self, ids: &[Ids]) -> Rotation {
+    pub(crate) fn rotation(self, ids: &[Ids]) -> Rotation {
         rope::rotation(self.0, THETA, ids)
     }
 }
 
 /// The ids of so many text tokens, of the patches of a latent of this height and width, and of those of the
 /// references.
-pub(super) fn ids(
+pub(crate) fn ids(
     text: usize,
     [height, width]: [usize; 2],
     references: &[[usize; 2]],

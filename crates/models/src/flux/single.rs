@@ -5,14 +5,13 @@ use distorch_runtime::kernels::{Projected, Rotation, join_activated, join_rotate
 use distorch_runtime::{Scope, Tensor};
 
 use super::double::{EPSILON, HeadNorms};
-use super::modulation::{Modulation, expect_features};
+use super::modulation::{Modulation, Step, expect_features};
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::Linear;
 
 /// A single-stream block.
-pub(super) struct SingleBlock {
-    modulation: Modulation<1>,
+pub(crate) struct SingleBlock {
     /// Queries, keys, values and the feed-forward layer's features.
     enter: Linear,
     norms: HeadNorms,
@@ -22,9 +21,8 @@ pub(super) struct SingleBlock {
 }
 
 impl SingleBlock {
-    pub(super) fn load(scope: &Scope, mlp_width: usize) -> Result<Self, ModelError> {
+    pub(crate) fn load(scope: &Scope, mlp_width: usize) -> Result<Self, ModelError> {
         Ok(Self {
-            modulation: Modulation::load(scope, "modulation.lin")?,
             enter: Linear::load(scope, "linear1")?,
             norms: HeadNorms::load(&scope.at("norm"))?,
             leave: Linear::load(scope, "linear2")?,
@@ -32,16 +30,15 @@ impl SingleBlock {
         })
     }
 
-    /// `x` `[batch, tokens, width]`, the text's tokens first; `vector` comes activated.
-    pub(super) fn forward(
+    /// `x` `[batch, tokens, width]`, the text's tokens first.
+    pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        vector: &Tensor<2>,
+        step: &Step,
         rotation: &Rotation,
         heads: usize,
     ) -> Result<Tensor<3>, ModelError> {
-        let width = vector.dims()[1];
-        let [step] = self.modulation.steps(vector)?;
+        let width = x.dims()[2];
         let fused = self.enter.tokens(step.enter(x.clone()))?;
         expect_features(fused.dims()[2], 3 * width + self.mlp_width)?;
         let norms = Some(self.norms.fetch()?);
@@ -51,5 +48,30 @@ impl SingleBlock {
         let seen = attention(query, key, value, heads, Mask::None, precision);
         let joined = join_activated(seen, fused, 3 * width);
         Ok(step.leave(x, self.leave.tokens(joined)?))
+    }
+}
+
+/// A block with a layer that modulates it.
+pub(super) struct ModulatedSingleBlock {
+    modulation: Modulation<1>,
+    block: SingleBlock,
+}
+
+impl ModulatedSingleBlock {
+    pub(super) fn load(scope: &Scope, mlp_width: usize) -> Result<Self, ModelError> {
+        let modulation = Modulation::load(scope, "modulation.lin")?;
+        Ok(Self { modulation, block: SingleBlock::load(scope, mlp_width)? })
+    }
+
+    /// `vector` comes activated; as [`SingleBlock::forward`].
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        vector: &Tensor<2>,
+        rotation: &Rotation,
+        heads: usize,
+    ) -> Result<Tensor<3>, ModelError> {
+        let [step] = self.modulation.steps(vector)?;
+        self.block.forward(x, &step, rotation, heads)
     }
 }

@@ -4,11 +4,11 @@ use distorch_checkpoint::config::FluxConfig;
 use distorch_runtime::tensor::ops;
 use distorch_runtime::{DType, Scope, Tensor};
 
-use super::double::{DoubleBlock, Streams};
+use super::double::{ModulatedDoubleBlock, Streams};
 use super::modulation::last_norm;
 use super::patches::{AREA, pack, unpack};
 use super::rope::{Axes, ids};
-use super::single::SingleBlock;
+use super::single::ModulatedSingleBlock;
 use crate::ModelError;
 use crate::layers::Linear;
 use crate::network::{Network, NetworkInput};
@@ -31,8 +31,8 @@ pub struct FluxTransformer {
     vector_in: Embedder,
     guidance_in: Option<Embedder>,
     txt_in: Linear,
-    double_blocks: Vec<DoubleBlock>,
-    single_blocks: Vec<SingleBlock>,
+    double_blocks: Vec<ModulatedDoubleBlock>,
+    single_blocks: Vec<ModulatedSingleBlock>,
     last_modulation: Linear,
     last: Linear,
 }
@@ -57,10 +57,10 @@ impl FluxTransformer {
             guidance_in,
             txt_in: Linear::load(scope, "txt_in")?,
             double_blocks: (0..config.depth)
-                .map(|at| DoubleBlock::load(&double.at(at)))
+                .map(|at| ModulatedDoubleBlock::load(&double.at(at)))
                 .collect::<Result<_, _>>()?,
             single_blocks: (0..config.depth_single)
-                .map(|at| SingleBlock::load(&single.at(at), config.mlp_width))
+                .map(|at| ModulatedSingleBlock::load(&single.at(at), config.mlp_width))
                 .collect::<Result<_, _>>()?,
             last_modulation: Linear::load(scope, "final_layer.adaLN_modulation.1")?,
             last: Linear::load(scope, "final_layer.linear")?,

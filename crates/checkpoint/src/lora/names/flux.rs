@@ -3,7 +3,6 @@
 //! first attention processors in blocks that are named as the original's.
 
 use super::{Slice, renamed, stacked, whole};
-use crate::config::FluxConfig;
 
 const OUTSIDE_BLOCKS: &[(&str, &str)] = &[
     ("img_in", "x_embedder"),
@@ -45,14 +44,17 @@ const X_LABS: &[(&str, &str)] = &[
     ("txt_attn.proj", "proj_lora2"),
 ];
 
-/// The other names of a layer: diffusers' and XLabs'.
-pub(super) fn names(config: &FluxConfig, layer: &str) -> Vec<(String, Slice)> {
-    let mut names = diffusers(config, layer);
-    names.extend(x_labs(config, layer));
+/// Width of the hidden states, and of the feed-forward layers.
+type Widths = [usize; 2];
+
+/// The other names of a layer in a transformer of these widths: diffusers' and XLabs'.
+pub(super) fn names(widths: Widths, layer: &str) -> Vec<(String, Slice)> {
+    let mut names = diffusers(widths, layer);
+    names.extend(x_labs(widths, layer));
     names
 }
 
-fn x_labs(config: &FluxConfig, layer: &str) -> Option<(String, Slice)> {
+fn x_labs([width, _]: Widths, layer: &str) -> Option<(String, Slice)> {
     let in_block = |list: &str| layer.strip_prefix(list)?.split_once('.');
     if let Some((n, module)) = in_block("double_blocks.") {
         let name = renamed(module, X_LABS)?;
@@ -60,7 +62,7 @@ fn x_labs(config: &FluxConfig, layer: &str) -> Option<(String, Slice)> {
     }
     let (n, module) = in_block("single_blocks.")?;
     let (name, slice) = match module {
-        "linear1" => ("qkv", Slice::Rows(0, 3 * config.width)),
+        "linear1" => ("qkv", Slice::Rows(0, 3 * width)),
         "linear2" => ("proj", Slice::Whole),
         _ => return None,
     };
@@ -68,37 +70,34 @@ fn x_labs(config: &FluxConfig, layer: &str) -> Option<(String, Slice)> {
 }
 
 /// Diffusers' names of a layer.
-fn diffusers(config: &FluxConfig, layer: &str) -> Vec<(String, Slice)> {
+fn diffusers(widths: Widths, layer: &str) -> Vec<(String, Slice)> {
     if layer == "final_layer.adaLN_modulation.1" {
         return vec![("norm_out.linear".to_owned(), Slice::SwappedHalves)];
     }
     let in_block = |list: &str| layer.strip_prefix(list)?.split_once('.');
     let (block, parts) = if let Some((n, module)) = in_block("double_blocks.") {
-        (format!("transformer_blocks.{n}."), double(config, module))
+        (format!("transformer_blocks.{n}."), double(widths, module))
     } else if let Some((n, module)) = in_block("single_blocks.") {
-        (format!("single_transformer_blocks.{n}."), single(config, module))
+        (format!("single_transformer_blocks.{n}."), single(widths, module))
     } else {
         (String::new(), whole(renamed(layer, OUTSIDE_BLOCKS)))
     };
     parts.into_iter().map(|(name, slice)| (format!("{block}{name}"), slice)).collect()
 }
 
-fn double(config: &FluxConfig, module: &str) -> Vec<(String, Slice)> {
+fn double([width, _]: Widths, module: &str) -> Vec<(String, Slice)> {
     match module {
-        "img_attn.qkv" => stacked(["attn.to_q", "attn.to_k", "attn.to_v"], config.width),
-        "txt_attn.qkv" => {
-            stacked(["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"], config.width)
-        }
+        "img_attn.qkv" => stacked(["attn.to_q", "attn.to_k", "attn.to_v"], width),
+        "txt_attn.qkv" => stacked(["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"], width),
         _ => whole(renamed(module, DOUBLE)),
     }
 }
 
-fn single(config: &FluxConfig, module: &str) -> Vec<(String, Slice)> {
+fn single([width, mlp_width]: Widths, module: &str) -> Vec<(String, Slice)> {
     if module != "linear1" {
         return whole(renamed(module, SINGLE));
     }
-    let width = config.width;
     let mut parts = stacked(["attn.to_q", "attn.to_k", "attn.to_v"], width);
-    parts.push(("proj_mlp".to_owned(), Slice::Rows(3 * width, config.mlp_width)));
+    parts.push(("proj_mlp".to_owned(), Slice::Rows(3 * width, mlp_width)));
     parts
 }

@@ -6,6 +6,7 @@
 //! name is looked up without its prefix. Diffusers' names follow from the model's configuration, so that
 //! they hold for any number of levels and blocks.
 
+mod chroma;
 mod clip;
 mod flux;
 mod flux2;
@@ -175,9 +176,12 @@ pub(crate) fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
             Box::new(move |layer| unet::names(&blocks, layer))
         }
         DiffusionConfig::Mmdit(config) => Box::new(|layer| mmdit::names(config, layer)),
-        DiffusionConfig::Flux(config) => Box::new(|layer| flux::names(config, layer)),
+        DiffusionConfig::Flux(config) => {
+            Box::new(|layer| flux::names([config.width, config.mlp_width], layer))
+        }
         DiffusionConfig::ZImage(config) => Box::new(|layer| z_image::names(config, layer)),
         DiffusionConfig::Flux2(config) => Box::new(|layer| flux2::names(config, layer)),
+        DiffusionConfig::Chroma(config) => Box::new(|layer| chroma::names(config, layer)),
     }
 }
 
