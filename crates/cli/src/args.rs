@@ -18,7 +18,7 @@ pub use bench::{BenchArgs, BenchCommand, OffloadArgs, RandomModel};
 pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
 pub use number::SeedArg;
 pub use parts::{LinkArgs, LoraBenchArgs, OperatorSet, OperatorsArgs};
-pub use serve::{LogFormat, PreviewArg, ServeArgs};
+pub use serve::{LogFormat, PreviewArg, RunningArgs, ServeArgs, WorkerArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.
 #[derive(Debug, Parser)]
@@ -82,6 +82,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Serve ComfyUI's API: a queue of prompts, their progress and their pictures
     Serve(Box<ServeArgs>),
+    /// Run prompts of a queue that servers on other machines fill
+    Worker(Box<WorkerArgs>),
     /// List the nodes that workflows may use
     Nodes(NodesArgs),
     /// Time a model on this machine

@@ -60,6 +60,7 @@ fn run(arguments: &Arguments) -> Result<(), CliError> {
         Command::Generate(_) => ("generate", true),
         Command::Run(_) => ("run", true),
         Command::Serve(_) => ("serve", true),
+        Command::Worker(_) => ("worker", true),
         Command::Nodes(_) => ("nodes", false),
         // It starts as many threads as it is told to.
         Command::Bench(_) => ("bench", false),
@@ -77,6 +78,7 @@ fn run(arguments: &Arguments) -> Result<(), CliError> {
         Command::Generate(args) => commands::generate::run(shared, args),
         Command::Run(args) => commands::run::run(shared, args),
         Command::Serve(args) => commands::serve::run(shared, args),
+        Command::Worker(args) => commands::serve::work(shared, args),
         Command::Nodes(args) => commands::nodes::run(shared, args),
         Command::Bench(args) => commands::bench::run(shared, args),
         Command::Completions(args) => commands::completions::run(args),

@@ -19,7 +19,7 @@ use distorch_checkpoint::Dtype;
 use documents::{Shown, documents, shown_by, shown_in, subcommands};
 
 /// What is not a command line of this program, by how it begins, and why it is not run here.
-const OTHERS: [(&str, &str); 19] = [
+const OTHERS: [(&str, &str); 20] = [
     ("cargo test", "runs these tests"),
     ("cargo build", "builds"),
     ("cargo bench", "measures, for minutes"),
@@ -32,6 +32,7 @@ const OTHERS: [(&str, &str); 19] = [
     ("pip install", "installs"),
     ("curl ", "asks a server, as its tests do"),
     ("python ", "needs PyTorch"),
+    ("tools/server/", "asks a server, for minutes"),
     ("python3 tools/hostile", "is a stage of CI"),
     ("tools/gpu/", "measures a GPU; CI runs it without one"),
     ("OUT=results tools/gpu/", "measures a GPU; CI runs it without one"),
@@ -244,7 +245,7 @@ fn as_run(line: &str) -> String {
 
 /// Whether a line starts a server, which does not end by itself: its own tests run it.
 fn serves(line: &str) -> bool {
-    line.starts_with("distorch serve")
+    line.starts_with("distorch serve") || line.starts_with("distorch worker")
 }
 
 /// Whether the program takes such arguments: with a mistake added that is found after they are read.

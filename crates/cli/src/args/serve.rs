@@ -1,7 +1,8 @@
-//! What can be asked of `distorch serve`.
+//! What can be asked of `distorch serve` and `distorch worker`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 use distorch_server::config::{Access, Config, Limits, PreviewMethod, Tls};
@@ -70,10 +71,6 @@ pub struct ServeArgs {
     #[arg(long, value_name = "CLIENTS", default_value_t = 128, value_parser = whole(1..=65535), allow_hyphen_values = true, help_heading = "Limits")]
     pub max_clients: u32,
 
-    /// Seconds that a running prompt may go on when the server is told to end; then it is put back
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole(0..=86400), allow_hyphen_values = true, help_heading = "Limits")]
-    pub grace: u32,
-
     /// Database of the queue: `sqlite:PATH`, or `postgres://…` for several machines
     /// [default: `user/distorch.sqlite` in the base folder]
     #[arg(long, env = "DISTORCH_QUEUE", hide_env_values = true, value_name = "ADDRESS")]
@@ -82,6 +79,17 @@ pub struct ServeArgs {
     /// How pictures are shown while they are sampled
     #[arg(long, value_enum, value_name = "METHOD", default_value_t = PreviewArg::Auto)]
     pub preview_method: PreviewArg,
+
+    #[command(flatten)]
+    pub running: RunningArgs,
+}
+
+/// How prompts of a queue are run.
+#[derive(Debug, Args)]
+pub struct RunningArgs {
+    /// Seconds that a running prompt may go on when the program is told to end; then it is put back
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole(0..=86400), allow_hyphen_values = true)]
+    pub grace: u32,
 
     /// Form of the log, which goes to standard error; DISTORCH_LOG sets what is in it (`debug`, `warn`)
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
@@ -99,8 +107,59 @@ pub struct ServeArgs {
     #[arg(long)]
     pub disable_metadata: bool,
 
+    /// Name among the workers of the queue [default: the machine's, with the port or the process]
+    #[arg(long, value_name = "NAME")]
+    pub worker_name: Option<String>,
+
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  distorch worker --queue postgres://distorch@database/distorch
+  distorch worker --queue postgres://distorch@database/distorch --output-dir /mnt/pictures
+
+Pictures are saved where this program runs: servers find them where both have the same folder.")]
+pub struct WorkerArgs {
+    /// Database of the queue, as the servers have it
+    #[arg(long, env = "DISTORCH_QUEUE", hide_env_values = true, value_name = "ADDRESS")]
+    pub queue: String,
+
+    #[command(flatten)]
+    pub running: RunningArgs,
+}
+
+impl WorkerArgs {
+    /// The configuration of what runs prompts.
+    pub fn config(&self) -> Config {
+        Config {
+            grace: self.running.grace(),
+            worker_name: self.running.name(u32::MAX),
+            ..Config::default()
+        }
+    }
+}
+
+impl RunningArgs {
+    fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace.into())
+    }
+
+    /// The name among the workers of a queue: a machine has a port once, or a process.
+    fn name(&self, port: u32) -> String {
+        if let Some(name) = &self.worker_name {
+            return name.clone();
+        }
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let variable = || std::env::var("HOSTNAME").or_else(|_| std::env::var("COMPUTERNAME")).ok();
+        let host = kernel.or_else(variable).unwrap_or_default();
+        match port {
+            1..=65535 => format!("{}:{port}", host.trim()),
+            _ => format!("{}, process {}", host.trim(), std::process::id()),
+        }
+    }
 }
 
 /// How pictures are shown while they are sampled.
@@ -156,21 +215,10 @@ impl ServeArgs {
             access,
             limits,
             previews,
-            grace: std::time::Duration::from_secs(self.grace.into()),
+            grace: self.running.grace(),
             tls: tls.map(|(certificate, key)| Tls { certificate, key }),
             allowed_hosts: self.allow_host.clone(),
-            worker_name: self.worker_name(),
-        }
-    }
-
-    /// The name among the workers of a queue: one machine listens on a port once.
-    fn worker_name(&self) -> String {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let variable = || std::env::var("HOSTNAME").or_else(|_| std::env::var("COMPUTERNAME")).ok();
-        let host = kernel.or_else(variable).unwrap_or_default();
-        match self.port {
-            0 => format!("{}:{}", host.trim(), std::process::id()),
-            port => format!("{}:{port}", host.trim()),
+            worker_name: self.running.name(self.port),
         }
     }
 }

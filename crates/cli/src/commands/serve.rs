@@ -1,19 +1,21 @@
-//! `distorch serve`: ComfyUI's API.
+//! `distorch serve`: ComfyUI's API; `distorch worker`: what runs its prompts elsewhere.
 
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 
 use distorch_queue::{Queue, QueueOptions};
+use distorch_runtime::devices::Hardware;
 use distorch_server::logs::LogBuffer;
 use distorch_server::serve::{self, ServeError};
-use distorch_server::{AppState, Server, state};
-use distorch_workflow::{Environment, nodes};
+use distorch_server::{AppState, Config, Server, execution, state};
+use distorch_workflow::{Environment, Executor, nodes};
+use tokio::sync::watch;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use crate::args::{LogFormat, PreviewArg, ServeArgs, Shared};
+use crate::args::{LogFormat, PreviewArg, RunningArgs, ServeArgs, Shared, WorkerArgs};
 use crate::error::CliError;
 use crate::machine;
 use crate::session;
@@ -28,43 +30,90 @@ pub fn run(shared: &Shared, args: &ServeArgs) -> Result<(), CliError> {
         return Err(CliError::usage(text).hint("`latent2rgb` shows pictures by a table of colours"));
     }
     let config = args.config();
-    let survey = machine::survey_to_compute(shared)?;
+    let prepared = Prepared::new(shared, &args.running)?;
     serve::check_access(&config).map_err(CliError::usage)?;
-    let session = session::on(machine::topology(&survey)?, shared, &args.compute)?;
-    let mut environment = Environment::of(session);
-    environment.save_metadata = !args.disable_metadata;
-    if let Some(dir) = &args.output_dir {
-        environment.output_dir.clone_from(dir);
-    }
-    if let Some(dir) = &args.input_dir {
-        environment.input_dir.clone_from(dir);
-    }
-    let logs = LogBuffer::new();
-    log_to(args.log_format, &logs)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(CliError::internal)?;
-    let base = environment.session.folders.base_dir().to_owned();
+    let base = prepared.environment.session.folders.base_dir().to_owned();
     let address = queue_address(args, &base)?;
     let options = QueueOptions {
         max_pending: args.max_queue.into(),
         max_history: args.max_history.into(),
         ..QueueOptions::default()
     };
-    let ended = runtime.block_on(async move {
-        let queue = Queue::open(&address, options).await.map_err(CliError::usage)?;
+    on_runtime(async move {
+        let state = prepared.state(config, &address, options).await?;
+        let server = Server::bind(state).await.map_err(failure)?;
+        tracing::info!("listening on {}", server.url());
+        server.run(told_to_end()).await.map_err(failure)
+    })
+}
+
+/// Runs prompts of a queue until the program is told to end.
+pub fn work(shared: &Shared, args: &WorkerArgs) -> Result<(), CliError> {
+    let config = args.config();
+    let prepared = Prepared::new(shared, &args.running)?;
+    let address = args.queue.clone();
+    on_runtime(async move {
+        let state = prepared.state(config, &address, QueueOptions::default()).await?;
+        tracing::info!("working as {}", state.worker_name());
+        let (tell, told) = watch::channel(false);
+        tokio::spawn(async move {
+            told_to_end().await;
+            tell.send_replace(true);
+        });
+        let executor = Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry));
+        execution::work(state, executor, told).await;
+        Ok(())
+    })
+}
+
+/// What prompts run on, before there is a queue.
+struct Prepared {
+    environment: Environment,
+    hardware: Vec<Hardware>,
+    logs: LogBuffer,
+}
+
+impl Prepared {
+    fn new(shared: &Shared, args: &RunningArgs) -> Result<Self, CliError> {
+        let survey = machine::survey_to_compute(shared)?;
+        let session = session::on(machine::topology(&survey)?, shared, &args.compute)?;
+        let mut environment = Environment::of(session);
+        environment.save_metadata = !args.disable_metadata;
+        if let Some(dir) = &args.output_dir {
+            environment.output_dir.clone_from(dir);
+        }
+        if let Some(dir) = &args.input_dir {
+            environment.input_dir.clone_from(dir);
+        }
+        let logs = LogBuffer::new();
+        log_to(args.log_format, &logs)?;
+        Ok(Self { environment, hardware: survey.devices, logs })
+    }
+
+    async fn state(
+        self,
+        config: Config,
+        address: &str,
+        options: QueueOptions,
+    ) -> Result<AppState, CliError> {
+        let Self { environment, hardware, logs } = self;
+        let queue = Queue::open(address, options).await.map_err(CliError::usage)?;
         tracing::info!("the queue is at {}", queue.address());
-        let parts = state::Parts {
+        Ok(AppState::new(state::Parts {
             config,
             environment: Arc::new(environment),
-            hardware: survey.devices,
+            hardware,
             registry: Arc::new(nodes::all()),
             queue,
             logs,
-        };
-        let server = Server::bind(AppState::new(parts)).await.map_err(failure)?;
-        tracing::info!("listening on {}", server.url());
-        server.run(told_to_end()).await.map_err(failure)
-    });
+        }))
+    }
+}
+
+fn on_runtime(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(CliError::internal)?;
+    let ended = runtime.block_on(work);
     // Work that a thread is at does not hold the program.
     runtime.shutdown_background();
     ended
