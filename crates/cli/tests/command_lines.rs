@@ -55,10 +55,11 @@ const NOT_RUN: [(&str, &str); 5] = [
 ];
 
 /// Names of commands in sentences, which are no command lines.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "distorch bench",
     "distorch bench link",
     "distorch run",
+    "distorch worker",
     "distorch generate",
     "distorch plan",
     "distorch inspect",
