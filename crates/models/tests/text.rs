@@ -1,4 +1,4 @@
-//! SD3's and Flux's conditioners: against diffusers' pipelines at seeded random weights
+//! SD3's, Flux's and Chroma's conditioners: against diffusers' pipelines at seeded random weights
 //! (`tools/reference/make_text.py`), and ComfyUI's rules beside the encoders themselves.
 //!
 //! Tolerance: 2e-4 of the reference's largest value.
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use common::text_case::Case;
 use common::{max_error, values};
 use distorch_checkpoint::family::Vocabulary;
+use distorch_models::chroma::text::ChromaText;
 use distorch_models::clip::{ClipOutput, ClipRequest, ClipTextEncoder, Pooling};
 use distorch_models::flux::text::FluxText;
 use distorch_models::prompt::embedding::Embeddings;
@@ -382,4 +383,44 @@ fn the_files_vocabulary_wins() {
     t5xxl.vocabulary = Some(Vocabulary::new(*b"no vocabulary"));
     let error = FluxText::load(&case.scope(DType::F32), &encoders).err().unwrap().to_string();
     assert!(error.contains("t5xxl") && error.contains("spiece_model"), "{error}");
+}
+
+/// ComfyUI fills nothing up for Chroma, and its empty text is padding alone.
+#[test]
+fn chroma_reads_the_prompts_tokens_and_the_end_alone() {
+    let case = Case::load();
+    let scope = case.scope(DType::F32);
+    let text = ChromaText::load(&scope, &case.only(&["t5xxl"])).unwrap();
+    let encoder = T5Encoder::load(&case.t5(), &scope.at("t5xxl")).unwrap();
+    let states = |ids: Vec<u32>| {
+        let tokens: Vec<Token> = ids.into_iter().map(Token::Id).collect();
+        values(&encoder.forward(&[tokens], 1).unwrap())
+    };
+    let tokenizer = T5Tokenizer::standard().unwrap();
+    let of = |prompt: &str| {
+        let states = encode(&text, &same(prompt), TextOptions::default());
+        assert!(states.pooled.is_none());
+        states.context
+    };
+    for prompt in ["a photo of a cat", ""] {
+        let mut ids = tokenizer.tokenize(prompt);
+        ids.push(tokenizer.end());
+        let context = of(prompt);
+        assert_eq!(context.dims(), [1, ids.len(), T5]);
+        assert_eq!(values(&context), states(ids), "{prompt:?}");
+    }
+    // Away from the padding's states at the same places, by half as much again.
+    let mut ids = tokenizer.tokenize("cat");
+    ids.push(tokenizer.end());
+    let (plain, empty) = (states(ids.clone()), states(vec![0; ids.len()]));
+    let weighted = ids.len() - 1;
+    let expected = plain
+        .iter()
+        .zip(&empty)
+        .enumerate()
+        .map(|(at, (z, e))| if at < weighted * T5 { e + (z - e) * 1.5 } else { *z });
+    let error = max_error(&values(&of("(cat:1.5)")), &expected.collect::<Vec<f32>>());
+    assert!(error < 1e-5, "{error}");
+    let missing = ChromaText::load(&scope, &case.only(&["clip_l"])).err().unwrap().to_string();
+    assert!(missing.contains("Chroma") && missing.contains("t5xxl"), "{missing}");
 }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Flux2Config, FluxConfig, Heads,
-    MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
+    ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Flux2Config,
+    FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeConfig,
+    ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -130,6 +131,32 @@ pub fn klein() -> Configs {
         diffusion: Some(DiffusionConfig::Flux2(transformer)),
         text_encoders: vec![("qwen3", qwen3(4))],
         vae: Some(VaeConfig { latent_channels: 128, packed: true, ..vae() }),
+    }
+}
+
+/// Chroma with a T5 of its whole vocabulary, and a VAE of 16 channels.
+pub fn chroma() -> Configs {
+    let transformer = ChromaConfig {
+        in_channels: 64,
+        out_channels: 64,
+        width: 64,
+        heads: 2,
+        context_dim: 48,
+        depth: 1,
+        depth_single: 2,
+        mlp_width: 256,
+        approximator_channels: 64,
+        approximator_width: 32,
+        approximator_depth: 2,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Chroma(transformer)),
+        text_encoders: sd3()
+            .text_encoders
+            .into_iter()
+            .filter(|(name, _)| *name == "t5xxl")
+            .collect(),
+        vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use distorch_checkpoint::family::Configs;
 use distorch_test_support::runs::{Harness, node, prompt};
-use distorch_test_support::small_models::{klein, write, z_image};
+use distorch_test_support::small_models::{chroma, klein, write, z_image};
 use distorch_test_support::tensors::max_error;
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
@@ -103,6 +103,55 @@ fn every_allocation_gives_the_same_latents() {
             let loader = node("CheckpointLoaderAdvancedDisTorch2MultiGPU", inputs);
             let latent = harness.latent(&workflow(loader, &prompts, &run, 2.0), "sampler", 0);
             assert!(latent == expected, "{name}, {allocation}");
+        }
+    }
+}
+
+/// Transformer, text encoder and VAE from a file each make what one file of all makes, through the core loaders and through
+/// those that spread weights.
+#[test]
+fn separate_files_make_what_one_file_makes() {
+    let prompts = ["a red circle".to_owned(), String::new()];
+    let run = json!({ "seed": 5, "steps": 2, "width": 72, "height": 64 });
+    let cases = [("lumina2", z_image()), ("flux2", klein()), ("chroma", chroma())];
+    for (kind, configs) in cases {
+        let name = format!("{kind}.safetensors");
+        let mut whole = Harness::with(&format!("checkpoints/{name}"), &configs);
+        let expected = whole.latent(&workflow(loader(&name), &prompts, &run, 2.0), "sampler", 0);
+        let mut harness = Harness::empty_on("cuda:0=600MiB,cuda:1=600MiB");
+        let Configs { diffusion, text_encoders, vae } = configs;
+        for (folder, part) in [
+            ("diffusion_models", Configs { diffusion, ..Configs::default() }),
+            ("text_encoders", Configs { text_encoders, ..Configs::default() }),
+            ("vae", Configs { vae, ..Configs::default() }),
+        ] {
+            std::fs::create_dir_all(harness.model_path(folder)).unwrap();
+            write(&harness.model_path(&format!("{folder}/{name}")), &part);
+        }
+        for suffix in ["", "DisTorch2MultiGPU"] {
+            let spread = match suffix {
+                "" => json!({}),
+                _ => json!({ "expert_mode_allocations": "cuda:0,40%;cuda:1,30%;cpu,30%" }),
+            };
+            let load = |class: &str, inputs: Json| {
+                let mut node = node(&format!("{class}{suffix}"), inputs);
+                let all = node["inputs"].as_object_mut().unwrap();
+                all.extend(spread.as_object().unwrap().clone());
+                node
+            };
+            let unet = json!({ "unet_name": name, "weight_dtype": "default" });
+            let mut workflow = workflow(load("UNETLoader", unet), &prompts, &run, 2.0);
+            let clip = load("CLIPLoader", json!({ "clip_name": name, "type": kind }));
+            workflow["text encoder"] = clip;
+            workflow["autoencoder"] = node("VAELoader", json!({ "vae_name": name }));
+            for text in ["positive", "negative"] {
+                workflow[text]["inputs"]["clip"] = json!(["text encoder", 0]);
+            }
+            for user in ["empty", "picture"] {
+                workflow[user]["inputs"]["vae"] = json!(["autoencoder", 0]);
+            }
+            let latent = harness.latent(&workflow, "sampler", 0);
+            assert!(latent == expected, "{kind}{suffix}");
         }
     }
 }
