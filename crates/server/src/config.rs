@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::web::Web;
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -26,6 +28,8 @@ pub struct Config {
     /// The name among the workers of a queue. One process has it at a time: what one of this name left unfinished is run
     /// again.
     pub worker_name: String,
+    /// What browsers are shown.
+    pub web: Web,
 }
 
 impl Default for Config {
@@ -39,6 +43,7 @@ impl Default for Config {
             grace: Duration::from_secs(30),
             tls: None,
             allowed_hosts: Vec::new(),
+            web: Web::default(),
             worker_name: "distorch".to_owned(),
         }
     }

@@ -9,6 +9,9 @@
 //! | [`socket`] | the clients of `/ws`, and the messages to them |
 //! | [`state`] | what the routes share |
 //! | [`request`] | reading bodies and queries, with errors as JSON |
+//! | [`live_plan`] | where the layers of a checkpoint would go, for a form that changes |
+//! | [`summary`] | how a picture was made, in a few words |
+//! | [`web`] | what browsers are shown: the page of our own, or ComfyUI's frontend |
 //! | [`routes`] | one file a topic; each route with and without `/api` |
 //! | [`safety`] | hosts, origins, tokens, and names of files that stay in their folders |
 //! | [`serve`] | listening, TLS, ending |
@@ -16,6 +19,7 @@
 pub mod config;
 pub mod error;
 pub mod execution;
+pub mod live_plan;
 pub mod logs;
 pub mod request;
 pub mod routes;
@@ -23,6 +27,8 @@ pub mod safety;
 pub mod serve;
 pub mod socket;
 pub mod state;
+pub mod summary;
+pub mod web;
 
 pub use config::Config;
 pub use error::ApiError;

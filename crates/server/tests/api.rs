@@ -17,3 +17,19 @@ mod prompts;
 mod safety;
 #[path = "api/socket.rs"]
 mod socket;
+#[path = "api/app.rs"]
+mod app;
+#[path = "api/devices.rs"]
+mod devices;
+#[path = "api/frontend.rs"]
+mod frontend;
+#[path = "api/gallery.rs"]
+mod gallery;
+#[path = "api/own_page.rs"]
+mod own_page;
+#[path = "api/plan.rs"]
+mod plan;
+#[path = "api/userdata.rs"]
+mod userdata;
+#[path = "api/users.rs"]
+mod users;

@@ -1,11 +1,12 @@
 //! What can be asked of `distorch serve` and `distorch worker`.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 use distorch_server::config::{Access, Config, Limits, PreviewMethod, Tls};
+use distorch_server::web::{Frontend, FrontendError, Web};
 
 use super::make::ComputeArgs;
 use super::number::whole;
@@ -15,6 +16,7 @@ use super::number::whole;
 Examples:
   distorch serve
   distorch serve --port 8000 --preview-method none
+  distorch serve --web auto
   distorch serve --listen 0.0.0.0 --token \"$TOKEN\"
 
 Clients of ComfyUI's API find it at http://127.0.0.1:8188.")]
@@ -79,6 +81,11 @@ pub struct ServeArgs {
     /// How pictures are shown while they are sampled
     #[arg(long, value_enum, value_name = "METHOD", default_value_t = PreviewArg::Auto)]
     pub preview_method: PreviewArg,
+
+    /// Show browsers ComfyUI's official frontend, from the folder that it is unpacked in; `auto` for the one that pip
+    /// installed
+    #[arg(long, value_name = "PATH|auto")]
+    pub web: Option<PathBuf>,
 
     #[command(flatten)]
     pub running: RunningArgs,
@@ -185,6 +192,18 @@ pub enum LogFormat {
 }
 
 impl ServeArgs {
+    /// What browsers are shown; an installed frontend may be beside the models in `base_dir`.
+    ///
+    /// # Errors
+    /// When the frontend is not there.
+    pub fn web(&self, base_dir: &Path) -> Result<Web, FrontendError> {
+        match &self.web {
+            None => Ok(Web::Own),
+            Some(path) if path.as_os_str() == "auto" => Frontend::installed(base_dir).map(Web::Official),
+            Some(path) => Frontend::at(path).map(Web::Official),
+        }
+    }
+
     /// The server's configuration.
     pub fn config(&self) -> Config {
         let access = match &self.token {
@@ -219,6 +238,7 @@ impl ServeArgs {
             tls: tls.map(|(certificate, key)| Tls { certificate, key }),
             allowed_hosts: self.allow_host.clone(),
             worker_name: self.running.name(self.port),
+            web: Web::default(),
         }
     }
 }

@@ -29,10 +29,11 @@ pub fn run(shared: &Shared, args: &ServeArgs) -> Result<(), CliError> {
         let text = "`--preview-method taesd`: small decoders are not built into this program yet";
         return Err(CliError::usage(text).hint("`latent2rgb` shows pictures by a table of colours"));
     }
-    let config = args.config();
+    let mut config = args.config();
     let prepared = Prepared::new(shared, &args.running)?;
     serve::check_access(&config).map_err(CliError::usage)?;
     let base = prepared.environment.session.folders.base_dir().to_owned();
+    config.web = args.web(&base).map_err(CliError::usage)?;
     let address = queue_address(args, &base)?;
     let options = QueueOptions {
         max_pending: args.max_queue.into(),

@@ -157,15 +157,21 @@ impl ModelStore {
         Ok(file)
     }
 
-    /// Plans a file's components without promising or loading anything.
+    /// Plans a file's components without promising or loading anything. Other models are as if they had left, where
+    /// the loader has them leave first.
     ///
     /// # Errors
     /// When the file cannot be opened, or the settings cannot be planned.
     pub fn plan(&self, loader: &Loader<'_>) -> Result<Vec<Plan>, PipelineError> {
         let file = self.open(loader.name, loader.files)?;
         let state = self.state();
+        let identity = Identity::of(loader.files);
         let mut ledger = state.ledger.clone();
-        let settings = state.settings_of(&Identity::of(loader.files), loader.settings);
+        if loader.eject_models {
+            let others = state.parts.iter().filter(|((owner, _), _)| *owner != identity);
+            others.for_each(|(key, _)| release(&mut ledger, key));
+        }
+        let settings = state.settings_of(&identity, loader.settings);
         self.plans(&file, &settings, loader, &mut ledger, |_| None)
     }
 

@@ -3,7 +3,10 @@
 //! To add a topic, write a file with `pub fn routes() -> Router<AppState>` and a `#[derive(OpenApi)] struct Api`, and add
 //! a line to `api` and to `openapi` below.
 
+pub mod devices;
 mod folders;
+pub mod frontend;
+pub mod gallery;
 pub mod health;
 pub mod history;
 pub mod internal;
@@ -13,10 +16,13 @@ pub mod models;
 pub mod object_info;
 pub mod openai;
 mod picture;
+pub mod plan;
 pub mod prompt;
 pub mod queue;
 pub mod system;
 pub mod upload;
+pub mod userdata;
+pub mod users;
 pub mod view;
 
 use axum::extract::{DefaultBodyLimit, Request};
@@ -33,27 +39,34 @@ use crate::error::ApiError;
 use crate::safety;
 use crate::socket;
 use crate::state::AppState;
+use crate::web;
 
 /// The routes that are there with and without `/api`.
 fn api(state: &AppState) -> Router<AppState> {
     Router::new()
+        .merge(devices::routes())
+        .merge(frontend::routes())
+        .merge(gallery::routes())
         .merge(history::routes())
         .merge(internal::routes())
         .merge(jobs::routes())
         .merge(models::routes())
         .merge(object_info::routes())
+        .merge(plan::routes())
         .merge(prompt::routes())
         .merge(queue::routes())
         .merge(socket::routes())
         .merge(system::routes())
         .merge(upload::routes(state.config.limits.upload_bytes))
+        .merge(userdata::routes())
+        .merge(users::routes())
         .merge(view::routes())
 }
 
 /// The routes that are there once.
 fn once() -> Router<AppState> {
     Router::new()
-        .merge(health::routes())
+        .merge(frontend::files()).merge(health::routes())
         .merge(metrics::routes())
         .merge(openai::routes())
         .route("/openapi.json", get(openapi_file))
@@ -63,6 +76,9 @@ fn once() -> Router<AppState> {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut file = Description::openapi();
     for part in [
+        devices::Api::openapi(),
+        frontend::Api::openapi(),
+        gallery::Api::openapi(),
         health::Api::openapi(),
         history::Api::openapi(),
         internal::Api::openapi(),
@@ -71,10 +87,13 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         models::Api::openapi(),
         object_info::Api::openapi(),
         openai::Api::openapi(),
+        plan::Api::openapi(),
         prompt::Api::openapi(),
         queue::Api::openapi(),
         system::Api::openapi(),
         upload::Api::openapi(),
+        userdata::Api::openapi(),
+        users::Api::openapi(),
         view::Api::openapi(),
     ] {
         file.merge(part);
@@ -113,7 +132,7 @@ pub fn router(state: AppState) -> Router {
     let limit = DefaultBodyLimit::max(state.config.limits.body_bytes);
     let routes = Router::new().nest("/api", api(&state)).merge(api(&state)).merge(once());
     let routes = routes
-        .fallback(nothing_here)
+        .fallback(web::file)
         .method_not_allowed_fallback(wrong_method)
         .layer(limit)
         .layer(CompressionLayer::new());
@@ -129,10 +148,6 @@ async fn counted(request: Request, next: Next) -> Response {
     let status = response.status().as_u16().to_string();
     ::metrics::counter!("distorch_requests_total", "status" => status).increment(1);
     response
-}
-
-async fn nothing_here(uri: http::Uri) -> ApiError {
-    ApiError::not_found(format!("there is nothing at `{}`", uri.path()))
 }
 
 async fn wrong_method(method: Method, uri: http::Uri) -> ApiError {
