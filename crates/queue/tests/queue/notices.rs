@@ -66,9 +66,10 @@ async fn subscribers_hear_the_life_of_a_job(place: Place) {
 async fn what_is_large_is_read_and_not_sent(place: Place) {
     let queue = place.open().await;
     let is_postgres = place.address.starts_with("postgres");
+    let mut notices = queue.subscribe();
     queue.submit(&job(1)).await.unwrap();
     let attempt = claim(&queue, &worker("w"), LONG).await;
-    let mut notices = queue.subscribe();
+    while next(&mut notices).await.kind != NoticeKind::Started {}
     // PostgreSQL takes payloads below 8000 bytes: some around that, and what JSON escapes.
     for length in [7_700, 7_780, 7_890, 7_950, 8_100, 100_000] {
         for character in ["a", "\"", "ü"] {
