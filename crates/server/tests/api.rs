@@ -5,30 +5,30 @@
 #[path = "api/server.rs"]
 mod server;
 
+#[path = "api/app.rs"]
+mod app;
+#[path = "api/devices.rs"]
+mod devices;
 #[path = "api/files.rs"]
 mod files;
+#[path = "api/frontend.rs"]
+mod frontend;
+#[path = "api/gallery.rs"]
+mod gallery;
 #[path = "api/hostile.rs"]
 mod hostile;
 #[path = "api/openai.rs"]
 mod openai;
+#[path = "api/own_page.rs"]
+mod own_page;
+#[path = "api/plan.rs"]
+mod plan;
 #[path = "api/prompts.rs"]
 mod prompts;
 #[path = "api/safety.rs"]
 mod safety;
 #[path = "api/socket.rs"]
 mod socket;
-#[path = "api/app.rs"]
-mod app;
-#[path = "api/devices.rs"]
-mod devices;
-#[path = "api/frontend.rs"]
-mod frontend;
-#[path = "api/gallery.rs"]
-mod gallery;
-#[path = "api/own_page.rs"]
-mod own_page;
-#[path = "api/plan.rs"]
-mod plan;
 #[path = "api/userdata.rs"]
 mod userdata;
 #[path = "api/users.rs"]

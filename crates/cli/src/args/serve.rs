@@ -199,7 +199,9 @@ impl ServeArgs {
     pub fn web(&self, base_dir: &Path) -> Result<Web, FrontendError> {
         match &self.web {
             None => Ok(Web::Own),
-            Some(path) if path.as_os_str() == "auto" => Frontend::installed(base_dir).map(Web::Official),
+            Some(path) if path.as_os_str() == "auto" => {
+                Frontend::installed(base_dir).map(Web::Official)
+            }
             Some(path) => Frontend::at(path).map(Web::Official),
         }
     }

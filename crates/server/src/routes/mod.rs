@@ -66,7 +66,8 @@ fn api(state: &AppState) -> Router<AppState> {
 /// The routes that are there once.
 fn once() -> Router<AppState> {
     Router::new()
-        .merge(frontend::files()).merge(health::routes())
+        .merge(frontend::files())
+        .merge(health::routes())
         .merge(metrics::routes())
         .merge(openai::routes())
         .route("/openapi.json", get(openapi_file))
