@@ -53,6 +53,7 @@ function card(device) {
   const beyond = Math.max(0, device.total - device.free - device.resident);
   const working = Math.min(beyond, device.window + device.activations);
   const others = beyond - working;
+  const models = device.models.filter((model) => model.resident_bytes > 0 || model.window_bytes > 0);
   const words = `${bytes(device.free)} free of ${bytes(device.total)}`;
   return element("li", { class: "device", "data-device": device.id, style: { "--device": deviceColour(device.id) } },
     element("div", { class: "device-head" },
@@ -60,13 +61,13 @@ function card(device) {
       device.simulated && element("span", { class: "hint" }, "(simulated)"),
       element("span", { class: "device-free mono" }, words)),
     element("div", { class: "bar", role: "img", "aria-label": `${device.id}: ${bytes(device.resident)} of weights, ${bytes(working)} of window and activations, ${bytes(others)} of others, ${words}` },
-      ...device.models.map((model, index) => element("span", { class: `bar-part shade-${index % 3}`, style: { width: part(model.resident_bytes) } })),
+      ...models.map((model, index) => element("span", { class: `bar-part shade-${index % 3}`, style: { width: part(model.resident_bytes) } })),
       element("span", { class: "bar-part hatched", style: { width: part(working) } }),
       element("span", { class: "bar-part others", style: { width: part(others) } })),
     !device.simulated && element("p", { class: "device-name hint" }, device.name),
-    device.models.length > 0 && element("ul", { class: "device-models" }, device.models.map((model, index) => element("li", {},
+    models.length > 0 && element("ul", { class: "device-models" }, models.map((model, index) => element("li", {},
       element("span", { class: `swatch shade-${index % 3}`, "aria-hidden": "true" }),
-      element("span", { class: "model-name" }, `${model.model}, ${COMPONENTS[model.component] ?? model.component}`),
-      element("b", { class: "mono" }, bytes(model.resident_bytes)),
-      model.window_bytes > 0 && element("span", { class: "hint mono" }, `+ ${bytes(model.window_bytes)} window`)))));
+      element("span", { class: "model-name", title: model.model }, `${COMPONENTS[model.component] ?? model.component}, ${model.model}`),
+      element("b", { class: "mono", title: model.window_bytes > 0 ? `and a window of ${bytes(model.window_bytes)} at most` : undefined }, bytes(model.resident_bytes)))),
+      device.window > 0 && element("li", {}, element("span", { class: "swatch hatched-swatch", "aria-hidden": "true" }), element("span", { class: "model-name" }, "window, at most"), element("b", { class: "mono" }, bytes(device.window)))));
 }

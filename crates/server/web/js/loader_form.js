@@ -37,7 +37,7 @@ class ComponentForm {
       element("div", { class: "slider-row" }, this.slider,
         element("span", { class: "amount" }, this.amount, element("span", { "aria-hidden": "true" }, "GB"))),
       element("div", { class: "virtual-foot" },
-        element("label", { class: "inline" }, element("span", {}, "Lives on"), this.donor),
+        element("label", { class: "inline" }, element("span", {}, "Moves to"), this.donor),
         element("button", { type: "button", class: "button quiet small", title: "The least that fits", onclick: () => emit("fit", name) }, "Least that fits")));
     this.strip = element("div", { class: "strip-place" });
     this.legend = element("ul", { class: "legend" });
