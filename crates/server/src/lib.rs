@@ -6,6 +6,7 @@
 //! | [`error`] | what is answered where something is wrong |
 //! | [`execution`] | prompts that run: who is told, and what is kept of them |
 //! | [`logs`] | the last lines of the log, for clients |
+//! | [`outputs`] | results in an object store, for machines without a common folder |
 //! | [`socket`] | the clients of `/ws`, and the messages to them |
 //! | [`state`] | what the routes share |
 //! | [`request`] | reading bodies and queries, with errors as JSON |
@@ -21,6 +22,7 @@ pub mod error;
 pub mod execution;
 pub mod live_plan;
 pub mod logs;
+pub mod outputs;
 pub mod request;
 pub mod routes;
 pub mod safety;
