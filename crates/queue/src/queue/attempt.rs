@@ -65,7 +65,8 @@ impl Queue {
     }
 
     /// Appends an event, which readers get in order and without gaps for as long as
-    /// [`crate::QueueOptions::keep_events`]. Returns whether the attempt still has the job.
+    /// [`crate::QueueOptions::keep_events`]. Returns whether the attempt still has the job, or has
+    /// finished it: how it ended is an event too.
     ///
     /// # Errors
     /// Where the database fails.
@@ -85,7 +86,8 @@ impl Queue {
             .row(
                 "INSERT INTO queue_events (job, attempt, token, at, body) \
                  SELECT seq, attempt, $3, {now}, $4 FROM queue_jobs \
-                 WHERE id = $1 AND attempt = $2 AND state = 'running' \
+                 WHERE id = $1 AND attempt = $2 \
+                 AND (state = 'running' OR (ended IS NOT NULL AND error IS NULL)) \
                  ON CONFLICT (token) DO NOTHING RETURNING seq",
                 args![attempt.job, attempt.number, token, body],
             )

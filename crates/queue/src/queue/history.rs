@@ -35,7 +35,9 @@ impl Queue {
             self,
             "reading the history",
             self.records(
-                "WHERE place IS NOT NULL ORDER BY place, seq LIMIT $1 OFFSET $2",
+                // What is left out is counted in the index alone.
+                "WHERE seq IN (SELECT seq FROM queue_jobs WHERE place IS NOT NULL \
+                 ORDER BY place, seq LIMIT $1 OFFSET $2) ORDER BY place, seq",
                 args![limit, offset],
             )
         )

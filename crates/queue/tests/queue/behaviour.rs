@@ -161,9 +161,14 @@ async fn an_attempt_that_lost_its_job_writes_nothing(place: Place) {
     assert_eq!(queue.heartbeat(second).await.unwrap(), LeaseStatus::Lost);
     let record = queue.get(id(1)).await.unwrap().unwrap();
     assert_eq!((record.job.state, record.job.progress), (State::Success, None));
+    // Who finished it may still say how.
+    assert!(!queue.event(first, &body).await.unwrap());
+    let last = Json::from(json!({ "value": "success" }));
+    assert!(queue.event(second, &last).await.unwrap());
     let events = queue.events(id(1), 0).await.unwrap();
-    assert_eq!(events.iter().map(|event| &event.body).collect::<Vec<_>>(), [&body]);
-    assert!(queue.events(id(1), events[0].seq).await.unwrap().is_empty());
+    assert_eq!(events.iter().map(|event| &event.body).collect::<Vec<_>>(), [&body, &last]);
+    assert_eq!(queue.events(id(1), events[0].seq).await.unwrap().len(), 1);
+    assert!(queue.events(id(1), events[1].seq).await.unwrap().is_empty());
 }
 
 async fn a_job_whose_workers_die_is_an_error_in_the_end(place: Place) {
@@ -176,6 +181,8 @@ async fn a_job_whose_workers_die_is_an_error_in_the_end(place: Place) {
     assert_eq!(queue.expire().await.unwrap(), 1);
     assert_eq!(queue.expire().await.unwrap(), 0);
     assert_eq!(history(&queue, None, None).await, [1]);
+    let last = Attempt { job: id(1), number: 3 };
+    assert!(!queue.event(last, &Json::default()).await.unwrap());
     let record = queue.get(id(1)).await.unwrap().unwrap();
     assert_eq!(record.job.state, State::Error);
     assert!(record.job.error.unwrap().contains("too often"));
