@@ -125,7 +125,7 @@ const ENDED: &str =
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_on_postgres_die_and_nothing_is_lost_or_done_twice() {
     let Some(server) = Server::start() else { return };
-    let address = server.database("crash").await;
+    let address = server.database("crash");
     let queue = Queue::open(&address, options()).await.unwrap();
     let mut connection = PgConnection::connect(&address).await.unwrap();
     let statement = format!(

@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
-
 /// A server that is up.
 pub struct Server {
     port: u16,
@@ -82,10 +80,13 @@ impl Server {
     }
 
     /// Makes an empty database and returns its address.
-    pub async fn database(&self, name: &str) -> String {
-        let mut connection = PgConnection::connect(&self.address("postgres")).await.unwrap();
-        let statement = format!("CREATE DATABASE {name}");
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    pub fn database(&self, name: &str) -> String {
+        let port = self.port.to_string();
+        let output = command(&self.programs.join("createdb"), &self.folder)
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", "distorch", name])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "createdb: {output:?}");
         self.address(name)
     }
 

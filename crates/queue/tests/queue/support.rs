@@ -28,7 +28,7 @@ impl Place {
     pub async fn postgres() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let address = postgres::shared()?.database(&name).await;
+        let address = postgres::shared()?.database(&name);
         Some(Self { address, _folder: None })
     }
 
