@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::outputs::Outputs;
 use crate::web::Web;
 
 /// Everything that can be set.
@@ -30,6 +31,10 @@ pub struct Config {
     pub worker_name: String,
     /// What browsers are shown.
     pub web: Web,
+    /// Whether prompts run in this process, or only in others that have the same queue.
+    pub role: Role,
+    /// Where results are kept for other machines; they stay in the folder of results where there is none.
+    pub outputs: Option<Outputs>,
 }
 
 impl Default for Config {
@@ -45,8 +50,20 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             web: Web::default(),
             worker_name: "distorch".to_owned(),
+            role: Role::default(),
+            outputs: None,
         }
     }
+}
+
+/// What a server does with prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// It takes and runs them.
+    #[default]
+    Full,
+    /// It takes them: workers with the same queue run them.
+    FrontEnd,
 }
 
 /// Who may come in.

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service;
 
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, Role};
 use crate::execution;
 use crate::routes;
 use crate::state::AppState;
@@ -145,14 +145,20 @@ impl Server {
         let handle = Handle::<SocketAddr>::new();
         let places = Arc::new(Semaphore::new(state.config.limits.connections));
         let (tell, told) = watch::channel(false);
-        let executor = Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry));
-        let worker = tokio::spawn(execution::work(state.clone(), executor, told));
+        let worker = (state.config.role == Role::Full).then(|| {
+            let (environment, registry) =
+                (Arc::clone(&state.environment), Arc::clone(&state.registry));
+            let executor = Executor::new(environment, registry);
+            tokio::spawn(execution::work(state.clone(), executor, told))
+        });
         let follower = tokio::spawn(execution::follow(state.clone()));
         let (ending, clients) = (handle.clone(), state.clients.clone());
         tokio::spawn(async move {
             end.await;
             tell.send_replace(true);
-            if let Err(error) = worker.await {
+            if let Some(worker) = worker
+                && let Err(error) = worker.await
+            {
                 tracing::error!("the worker failed: {error}");
             }
             follower.abort();

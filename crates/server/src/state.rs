@@ -9,6 +9,7 @@ use distorch_runtime::devices::Hardware;
 use distorch_workflow::{Environment, Registry};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::execution::{MemoryRequests, Running};
@@ -41,6 +42,8 @@ pub struct Inner {
     pub logs: LogBuffer,
     /// Pictures that are decoded for clients at once: each takes memory.
     pub pictures: Semaphore,
+    /// What this process marks its messages with, for others that have the same queue.
+    pub(crate) process: Uuid,
     /// Prompts that wait or run, when that was last counted.
     remaining: AtomicU64,
 }
@@ -82,6 +85,7 @@ impl AppState {
             clients,
             logs,
             pictures: Semaphore::new(PICTURES),
+            process: Uuid::new_v4(),
             remaining: AtomicU64::new(0),
         }))
     }

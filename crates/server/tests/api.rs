@@ -33,3 +33,9 @@ mod socket;
 mod userdata;
 #[path = "api/users.rs"]
 mod users;
+#[path = "api/workers.rs"]
+mod workers;
+
+#[allow(dead_code)] // The queue's tests restart it too.
+#[path = "../../queue/tests/queue/postgres.rs"]
+mod postgres;

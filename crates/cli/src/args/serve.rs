@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
-use distorch_server::config::{Access, Config, Limits, PreviewMethod, Tls};
+use distorch_server::config::{Access, Config, Limits, PreviewMethod, Role, Tls};
 use distorch_server::web::{Frontend, FrontendError, Web};
 
 use super::make::ComputeArgs;
@@ -78,6 +78,10 @@ pub struct ServeArgs {
     #[arg(long, env = "DISTORCH_QUEUE", hide_env_values = true, value_name = "ADDRESS")]
     pub queue: Option<String>,
 
+    /// Only take prompts: each `distorch worker` of the same queue runs them
+    #[arg(long, requires = "queue")]
+    pub no_worker: bool,
+
     /// How pictures are shown while they are sampled
     #[arg(long, value_enum, value_name = "METHOD", default_value_t = PreviewArg::Auto)]
     pub preview_method: PreviewArg,
@@ -114,6 +118,11 @@ pub struct RunningArgs {
     #[arg(long)]
     pub disable_metadata: bool,
 
+    /// Where results are kept for other machines: `s3://BUCKET/FOLDER`; keys and server come from AWS_ACCESS_KEY_ID,
+    /// AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT
+    #[arg(long, env = "DISTORCH_OUTPUTS", value_name = "ADDRESS")]
+    pub outputs: Option<String>,
+
     /// Name among the workers of the queue [default: the machine's, with the port or the process]
     #[arg(long, value_name = "NAME")]
     pub worker_name: Option<String>,
@@ -127,8 +136,10 @@ pub struct RunningArgs {
 Examples:
   distorch worker --queue postgres://distorch@database/distorch
   distorch worker --queue postgres://distorch@database/distorch --output-dir /mnt/pictures
+  distorch worker --queue postgres://distorch@database/distorch --outputs s3://pictures/results
 
-Pictures are saved where this program runs: servers find them where both have the same folder.")]
+Pictures are saved where this program runs: servers find them where both have the same folder, or the
+same `--outputs`.")]
 pub struct WorkerArgs {
     /// Database of the queue, as the servers have it
     #[arg(long, env = "DISTORCH_QUEUE", hide_env_values = true, value_name = "ADDRESS")]
@@ -241,6 +252,9 @@ impl ServeArgs {
             allowed_hosts: self.allow_host.clone(),
             worker_name: self.running.name(self.port),
             web: Web::default(),
+            role: if self.no_worker { Role::FrontEnd } else { Role::Full },
+            // Opened when the server starts: that may fail.
+            outputs: None,
         }
     }
 }

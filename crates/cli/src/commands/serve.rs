@@ -7,6 +7,7 @@ use std::sync::Arc;
 use distorch_queue::{Queue, QueueOptions};
 use distorch_runtime::devices::Hardware;
 use distorch_server::logs::LogBuffer;
+use distorch_server::outputs::Outputs;
 use distorch_server::serve::{self, ServeError};
 use distorch_server::{AppState, Config, Server, execution, state};
 use distorch_workflow::{Environment, Executor, nodes};
@@ -72,10 +73,13 @@ struct Prepared {
     environment: Environment,
     hardware: Vec<Hardware>,
     logs: LogBuffer,
+    outputs: Option<Outputs>,
 }
 
 impl Prepared {
     fn new(shared: &Shared, args: &RunningArgs) -> Result<Self, CliError> {
+        let outputs = args.outputs.as_deref().map(Outputs::open).transpose();
+        let outputs = outputs.map_err(CliError::usage)?;
         let survey = machine::survey_to_compute(shared)?;
         let session = session::on(machine::topology(&survey)?, shared, &args.compute)?;
         let mut environment = Environment::of(session);
@@ -88,16 +92,17 @@ impl Prepared {
         }
         let logs = LogBuffer::new();
         log_to(args.log_format, &logs)?;
-        Ok(Self { environment, hardware: survey.devices, logs })
+        Ok(Self { environment, hardware: survey.devices, logs, outputs })
     }
 
     async fn state(
         self,
-        config: Config,
+        mut config: Config,
         address: &str,
         options: QueueOptions,
     ) -> Result<AppState, CliError> {
-        let Self { environment, hardware, logs } = self;
+        let Self { environment, hardware, logs, outputs } = self;
+        config.outputs = outputs;
         let queue = Queue::open(address, options).await.map_err(CliError::usage)?;
         tracing::info!("the queue is at {}", queue.address());
         Ok(AppState::new(state::Parts {

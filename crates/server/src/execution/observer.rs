@@ -30,6 +30,8 @@ pub(super) struct PromptObserver {
     previews: Audience,
     /// What is told beside the clients of this process.
     relay: Option<UnboundedSender<Relayed>>,
+    /// Whether what nodes show is told when they are done, or by the worker once it is stored.
+    tells_outputs: bool,
     state: Mutex<State>,
 }
 
@@ -69,7 +71,13 @@ impl PromptObserver {
         previews: Audience,
         relay: Option<UnboundedSender<Relayed>>,
     ) -> Self {
-        Self { prompt, client, clients, running, previews, relay, state: Mutex::default() }
+        let (tells_outputs, state) = (true, Mutex::default());
+        Self { prompt, client, clients, running, previews, relay, tells_outputs, state }
+    }
+
+    /// The same; what nodes show is told by the worker, once it is stored.
+    pub fn without_outputs(self) -> Self {
+        Self { tells_outputs: false, ..self }
     }
 
     /// Tells the prompt's client something that its history keeps.
@@ -94,6 +102,15 @@ impl PromptObserver {
             let to = self.client.clone();
             // Without a reader there is nobody to tell.
             drop(relay.send(Relayed { to, kind: kind.to_owned(), data }));
+        }
+    }
+
+    /// Tells everybody something.
+    pub fn tell_all(&self, kind: &str, data: Value) {
+        self.clients.send_json(To::All, kind, &data);
+        if let Some(relay) = &self.relay {
+            // Without a reader there is nobody to tell.
+            drop(relay.send(Relayed { to: None, kind: kind.to_owned(), data }));
         }
     }
 
@@ -213,7 +230,7 @@ impl Observer for PromptObserver {
             Event::Done { node, ui } => {
                 let max = self.state().nodes.get(node).map_or(1.0, |node| node.max);
                 self.set(node, NodeState { value: max, max, state: "finished", activity: None });
-                if let Some(ui) = ui {
+                if let Some(ui) = ui.filter(|_| self.tells_outputs) {
                     self.tell_output(node, ui);
                 }
             }

@@ -1,6 +1,7 @@
 //! What claims prompts from the queue and runs them, one at a time on an executor.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use distorch_pipeline::CancelToken;
 use distorch_queue::{
     Attempt, Claimed, Job, Json, LeaseStatus, Notice, NoticeKind, Notices, Status, Worker,
 };
-use distorch_workflow::Executor;
-use distorch_workflow::execute::ExecutionError;
+use distorch_workflow::execute::{ExecutionError, Report};
 use distorch_workflow::graph::Prompt;
+use distorch_workflow::{Executor, NodeError};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
@@ -22,6 +24,7 @@ use super::observer::{PromptObserver, Relayed};
 use super::outcome::{self, End};
 use super::requirements::model;
 use crate::config::PreviewMethod;
+use crate::outputs::Outputs;
 use crate::socket::{Audience, To};
 use crate::state::AppState;
 
@@ -95,10 +98,18 @@ async fn free(state: &AppState, mut executor: Executor) -> Executor {
     freed.unwrap_or_else(|_| Executor::new(environment, registry))
 }
 
+/// A message as it is in the queue.
+#[derive(Deserialize, Serialize)]
+struct Passed {
+    /// The process whose clients were told already.
+    from: Uuid,
+    message: Relayed,
+}
+
 /// Writes what a prompt's client is told into the queue, where other processes read it.
 async fn relay(state: AppState, attempt: Attempt, mut messages: UnboundedReceiver<Relayed>) {
     while let Some(message) = messages.recv().await {
-        let Ok(body) = Json::of(&message) else { continue };
+        let Ok(body) = Json::of(&Passed { from: state.process, message }) else { continue };
         if let Err(error) = state.queue.event(attempt, &body).await {
             tracing::warn!(prompt = %attempt.job, "a message could not be passed on: {error}");
         }
@@ -123,7 +134,7 @@ pub async fn follow(state: AppState) {
         };
         let Some(notice) = notice else { return };
         match (notice.kind, notice.job) {
-            (NoticeKind::Event, Some(job)) if !state.running.has(job) => {
+            (NoticeKind::Event, Some(job)) => {
                 tell_from_elsewhere(&state, &notice, job).await;
             }
             (NoticeKind::Event | NoticeKind::Progress | NoticeKind::CancelRequested, _) => {}
@@ -142,7 +153,11 @@ async fn tell_from_elsewhere(state: &AppState, notice: &Notice, job: Uuid) {
         }
         (None, None) => None,
     };
-    let Some(Ok(Relayed { to, kind, data })) = body.map(|body| body.parse()) else { return };
+    let Some(Ok(Passed { from, message })) = body.map(|body| body.parse()) else { return };
+    if from == state.process {
+        return;
+    }
+    let Relayed { to, kind, data } = message;
     state.clients.send_json(to.as_deref().map_or(To::All, To::One), &kind, &data);
 }
 
@@ -180,12 +195,18 @@ async fn run(
     };
     let (clients, running) = (state.clients.clone(), state.running.clone());
     let observer = PromptObserver::new(id, client_id, clients, running, previews, relay_to);
-    let observer = Arc::new(observer);
+    let outputs = state.config.outputs.clone();
+    let observer = Arc::new(match outputs {
+        None => observer,
+        Some(_) => observer.without_outputs(),
+    });
     let cancel = CancelToken::new();
     let work = {
         let (observer, cancel) = (Arc::clone(&observer), cancel.clone());
         let registry = Arc::clone(&state.registry);
         let (payload, memory) = (record.payload, state.memory.take());
+        let folder = state.environment.output_dir.clone();
+        let store = outputs.map(|outputs| (outputs, folder, tokio::runtime::Handle::current()));
         move || {
             memory.apply(&mut executor);
             let text = format!(
@@ -201,10 +222,17 @@ async fn run(
                 }
                 Err(error) => (Prompt::default(), Err(unreadable(&error))),
             };
+            let result = match (&store, result) {
+                (Some((outputs, folder, runtime)), Ok(report)) => {
+                    runtime.block_on(stored(outputs, id, folder, &prompt, report))
+                }
+                (_, result) => result,
+            };
             if let Ok(report) = &result {
-                for node in observer.cached() {
-                    if let Some(ui) = report.outputs.get(&node) {
-                        observer.tell_output(&node, ui);
+                let cached = observer.cached();
+                for (node, ui) in &report.outputs {
+                    if store.is_some() || cached.contains(node) {
+                        observer.tell_output(node, ui);
                     }
                 }
             }
@@ -306,10 +334,35 @@ async fn finish(
     }
     match kind {
         // All see that it was stopped, as in ComfyUI.
-        "execution_interrupted" => state.clients.send_json(To::All, kind, &data),
+        "execution_interrupted" => observer.tell_all(kind, data),
         _ => observer.tell(kind, data),
     }
     observer.tell_end();
+}
+
+/// Puts what a prompt made into the store. What cannot be stored is no result: nobody else would see it.
+async fn stored(
+    outputs: &Outputs,
+    id: Uuid,
+    folder: &Path,
+    prompt: &Prompt,
+    mut report: Report,
+) -> Result<Report, ExecutionError> {
+    for (node, ui) in &mut report.outputs {
+        match outputs.store(id, folder, ui).await {
+            Ok(stored) => *ui = stored,
+            Err(error) => {
+                let class = prompt.nodes.get(node).map(|node| node.class.clone());
+                return Err(ExecutionError::Node {
+                    node: node.clone(),
+                    class: class.unwrap_or_default(),
+                    error: NodeError::Failed(Box::new(error)),
+                    executed: report.executed,
+                });
+            }
+        }
+    }
+    Ok(report)
 }
 
 /// A prompt in the queue that cannot be read: another version wrote it.

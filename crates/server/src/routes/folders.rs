@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use distorch_workflow::Environment;
 
+use super::object_info::blocking;
 use crate::error::ApiError;
 use crate::safety::paths::{self, NameError};
+use crate::state::AppState;
 
 /// One of the folders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,36 @@ pub(super) fn unmarked(name: &str) -> (&str, Option<Folder>) {
         Some((name.trim_end(), Some(folder)))
     });
     marked.unwrap_or((name, None))
+}
+
+/// The path of a file that is there and in its folder, links followed. A result that is not here is fetched from where
+/// results are kept.
+pub(super) async fn find(
+    state: &AppState,
+    name: String,
+    subfolder: String,
+    folder: Folder,
+) -> Result<PathBuf, ApiError> {
+    let here = || {
+        let (state, name, subfolder) = (state.clone(), name.clone(), subfolder.clone());
+        blocking(move || {
+            Named { name: &name, subfolder: &subfolder, folder }.find(&state.environment)
+        })
+    };
+    let found = here().await?;
+    let (plain, marked) = unmarked(&name);
+    match (&found, &state.config.outputs) {
+        (Err(error), Some(outputs))
+            if error.is_not_found() && marked.unwrap_or(folder) == Folder::Output =>
+        {
+            let root = &state.environment.output_dir;
+            match outputs.fetch(root, &subfolder, plain).await.map_err(ApiError::internal)? {
+                Some(_) => here().await?,
+                None => found,
+            }
+        }
+        _ => found,
+    }
 }
 
 /// A file that clients name.

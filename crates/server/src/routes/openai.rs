@@ -1,7 +1,5 @@
 //! Pictures for clients of OpenAI's API, who have no workflow: one of ours runs.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -19,7 +17,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 use uuid::Uuid;
 
-use super::folders::{Folder, Named};
+use super::folders::{self, Folder};
 use super::object_info::blocking;
 use super::prompt::{self, Sent};
 use crate::error::ApiError;
@@ -274,12 +272,8 @@ fn pictures(record: &Record) -> Result<Vec<Value>, OpenAiError> {
 async fn read(state: &AppState, picture: &Value) -> Result<Vec<u8>, ApiError> {
     let text = |name: &str| picture[name].as_str().unwrap_or_default().to_owned();
     let (name, subfolder) = (text("filename"), text("subfolder"));
-    let environment = Arc::clone(&state.environment);
-    let read = blocking(move || {
-        let named = Named { name: &name, subfolder: &subfolder, folder: Folder::Output };
-        std::fs::read(named.find(&environment)?).map_err(ApiError::internal)
-    });
-    read.await?
+    let path = folders::find(state, name, subfolder, Folder::Output).await?;
+    blocking(move || std::fs::read(path).map_err(ApiError::internal)).await?
 }
 
 /// Where a picture is to be had.

@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use tower_http::services::ServeFile;
 use utoipa::OpenApi;
 
-use super::folders::{Folder, Named};
+use super::folders::{self, Folder};
 use super::models;
 use super::object_info::blocking;
 use super::picture::{Channels, Encoding, Shown};
@@ -86,10 +86,7 @@ async fn view(
         asked.filename.clone().ok_or_else(|| ApiError::not_found("`filename` is not there"))?;
     let folder = Folder::named(asked.folder.as_deref().unwrap_or("output"))?;
     let subfolder = asked.subfolder.clone();
-    let environment = std::sync::Arc::clone(&state.environment);
-    let found =
-        blocking(move || Named { name: &name, subfolder: &subfolder, folder }.find(&environment));
-    let path = found.await??;
+    let path = folders::find(&state, name, subfolder, folder).await?;
     let channel = asked.channel.as_deref();
     let shown = match (&asked.preview, channel) {
         (Some(_), Some("rgb")) => Some((Encoding::WebP, Channels::Colours)),

@@ -114,6 +114,12 @@ impl Answer {
 
 /// The state of a server on these folders.
 pub async fn state(folder: &Path, gate: &Gate, config: Config) -> AppState {
+    let address = format!("sqlite:{}", folder.join("queue.sqlite").display());
+    state_on(&address, folder, gate, config).await
+}
+
+/// The same, with the queue at an address.
+pub async fn state_on(address: &str, folder: &Path, gate: &Gate, config: Config) -> AppState {
     let real = devices::survey().devices.into_iter().filter(|device| device.info.id.is_cpu());
     let hardware: Vec<_> = real.collect();
     let topology = Topology::new(hardware.iter().map(|device| device.info.clone()).collect());
@@ -127,8 +133,7 @@ pub async fn state(folder: &Path, gate: &Gate, config: Config) -> AppState {
     }
     let options =
         QueueOptions { max_pending: config.limits.queue_length as u64, ..QueueOptions::default() };
-    let address = format!("sqlite:{}", folder.join("queue.sqlite").display());
-    let queue = Queue::open(&address, options).await.unwrap();
+    let queue = Queue::open(address, options).await.unwrap();
     let parts = state::Parts {
         config,
         environment: Arc::new(environment),
@@ -166,6 +171,11 @@ impl TestServer {
         change(&mut config);
         let gate = Gate::default();
         let state = state(folder.path(), &gate, config).await;
+        Self::of(folder, state, gate).await
+    }
+
+    /// A server with a state.
+    pub async fn of(folder: Arc<TempDir>, state: AppState, gate: Gate) -> Self {
         let server = Server::bind(state.clone()).await.unwrap();
         let url = server.url();
         let (end, ended) = oneshot::channel::<()>();

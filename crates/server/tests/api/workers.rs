@@ -1,0 +1,171 @@
+//! Processes that share a queue: a front end that runs nothing, and workers without a port.
+
+use std::sync::Arc;
+
+use distorch_server::config::Role;
+use distorch_server::outputs::Outputs;
+use distorch_server::{AppState, Config, execution};
+use distorch_workflow::Executor;
+use object_store::memory::InMemory;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::postgres;
+use crate::server::{Gate, TestServer, one, state_on};
+
+/// A worker: what `distorch worker` runs.
+struct TestWorker {
+    folder: TempDir,
+    end: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl TestWorker {
+    async fn start(address: &str, name: &str, outputs: Option<Outputs>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { worker_name: name.to_owned(), outputs, ..Config::default() };
+        let state = state_on(address, folder.path(), &Gate::default(), config).await;
+        let executor = Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry));
+        let (end, ended) = watch::channel(false);
+        let task = tokio::spawn(execution::work(state, executor, ended));
+        Self { folder, end, task }
+    }
+
+    async fn end(self) -> TempDir {
+        self.end.send_replace(true);
+        self.task.await.unwrap();
+        self.folder
+    }
+}
+
+async fn front_end(address: &str, outputs: Option<Outputs>) -> TestServer {
+    // Only the first counts.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let (role, gate) = (Role::FrontEnd, Gate::default());
+    let config = Config { port: 0, role, outputs, ..Config::default() };
+    let state: AppState = state_on(address, folder.path(), &gate, config).await;
+    TestServer::of(folder, state, gate).await
+}
+
+/// A picture of one colour, which needs no model.
+fn colour(colour: u32) -> Value {
+    json!({ "prompt": {
+        "1": { "class_type": "EmptyImage",
+               "inputs": { "width": 8, "height": 8, "batch_size": 1, "color": colour } },
+        "2": { "class_type": "SaveImage",
+               "inputs": { "images": ["1", 0], "filename_prefix": "day/ComfyUI" } },
+    } })
+}
+
+/// What messages say, without what differs from run to run.
+fn told(messages: &[Value]) -> Vec<(Value, Value)> {
+    let prompts = messages.iter().filter(|message| message["data"]["prompt_id"].is_string());
+    let told = prompts.map(|message| {
+        let data = &message["data"];
+        let shown = match message["type"].as_str() {
+            Some("executed") => data["output"]["images"][0]["filename"].clone(),
+            Some("progress_state") => json!(data["nodes"].as_object().map(|nodes| nodes.len())),
+            _ => data["node"].clone(),
+        };
+        (message["type"].clone(), shown)
+    });
+    told.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_on_other_machines_make_what_a_front_end_is_asked_for() {
+    let Some(database) = postgres::shared() else { return };
+    let address = database.database("workers");
+    let store = Arc::new(InMemory::new());
+    let outputs = || Some(Outputs::in_store(store.clone(), "results", "memory".to_owned()));
+    let front = front_end(&address, outputs()).await;
+    let mut pictures = Vec::new();
+    let mut all_told = Vec::new();
+    // One after the other, each of which saves the first picture of its folder.
+    for (name, picture) in [("a", colour(1)), ("b", colour(2))] {
+        let worker = TestWorker::start(&address, name, outputs()).await;
+        let (id, messages) = front.run(picture).await;
+        let folder = worker.end().await;
+        all_told.push(told(&messages));
+        let history = front.get(&format!("/history/{id}")).await.json();
+        let entry = &history[&id];
+        assert_eq!(entry["status"]["status_str"], "success", "{entry}");
+        let image = &entry["outputs"]["2"]["images"][0];
+        assert_eq!(image["filename"], "ComfyUI_00001_.png");
+        assert_eq!(image["subfolder"], json!(format!("day/{id}")));
+        let executed = messages.iter().find(|message| message["type"] == "executed").unwrap();
+        assert_eq!(executed["data"]["output"]["images"][0], *image);
+        let view = format!("/view?filename=ComfyUI_00001_.png&subfolder=day/{id}&type=output");
+        let viewed = front.get(&view).await.bytes;
+        let saved = folder.path().join("output/day/ComfyUI_00001_.png");
+        assert_eq!(viewed, std::fs::read(saved).unwrap());
+        pictures.push(viewed);
+    }
+    assert_ne!(pictures[0], pictures[1]);
+    assert_eq!(front.get("/view?filename=absent.png").await.status, 404);
+    front.end().await;
+
+    // A client hears from afar what it hears where the prompt runs: the same, in order, once.
+    let alone = TestServer::start().await;
+    let (_, messages) = alone.run(colour(3)).await;
+    let expected = told(&messages);
+    assert!(expected.iter().any(|(kind, _)| kind == "execution_success"));
+    for mut told in all_told {
+        // Stored before it is told: it comes when all nodes are done.
+        let executed = told.iter().position(|(kind, _)| kind == "executed").unwrap();
+        let here = expected.iter().position(|(kind, _)| kind == "executed").unwrap();
+        let executed = told.remove(executed);
+        told.insert(here, executed);
+        assert_eq!(told, expected);
+    }
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_that_runs_elsewhere_is_interrupted_and_told_so() {
+    let Some(database) = postgres::shared() else { return };
+    let address = database.database("interrupted");
+    let front = front_end(&address, None).await;
+    let worker = TestWorker::start(&address, "a", None).await;
+    let mut socket = front.connect("clientId=client").await;
+    let mut waits = one("Wait", "a");
+    waits["client_id"] = json!("client");
+    let id = front.queue(&waits).await;
+    while socket.next_of("executing").await["node"] != "1" {}
+    front.post("/interrupt", &json!({})).await;
+    let stopped = socket.next_of("execution_interrupted").await;
+    assert_eq!((&stopped["prompt_id"], &stopped["node_id"]), (&json!(id), &json!("1")));
+    assert!(socket.next_of("executing").await["node"].is_null());
+    let job = front.get(&format!("/api/jobs/{id}")).await.json();
+    assert_eq!(job["status"], "cancelled", "{job}");
+    worker.end().await;
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_a_shared_queue_tells_its_own_clients_once() {
+    let Some(database) = postgres::shared() else { return };
+    let address = database.database("once");
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let gate = Gate::default();
+    let config = Config { port: 0, ..Config::default() };
+    let state = state_on(&address, folder.path(), &gate, config).await;
+    let server = TestServer::of(folder, state, gate).await;
+    let client = "clientId=client";
+    let mut socket = server.connect(client).await;
+    let mut successes = Vec::new();
+    // What the first is told late would be heard before the second has ended.
+    for number in 1..=2 {
+        let mut sent = colour(number);
+        sent["client_id"] = json!("client");
+        let id = server.queue(&sent).await;
+        let messages = socket.until_end(&id).await;
+        let ends = messages.iter().filter(|message| message["type"] == "execution_success");
+        successes.extend(ends.map(|message| message["data"]["prompt_id"].clone()));
+    }
+    assert_eq!(successes.len(), 2, "{successes:?}");
+    server.end().await;
+}
