@@ -3,10 +3,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::notice::{Notice, NoticeKind};
@@ -24,8 +26,9 @@ const TURNS: i64 = 0x6469_7374_6f72_6368;
 /// How long a server may be silent before it is asked whether it is still there.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How long opening a queue waits for a server that is not up yet.
+/// How long opening a queue waits for a server that is not up yet, and between two tries.
 const OPENING: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Connects, and brings the tables to this version. Returns the address without a password.
 pub(crate) async fn open(address: &str, options: &QueueOptions) -> Result<(PgPool, String), Error> {
@@ -36,21 +39,62 @@ pub(crate) async fn open(address: &str, options: &QueueOptions) -> Result<(PgPoo
         .application_name("distorch")
         // A server that hangs must not hold the others up.
         .options([("lock_timeout", format!("{}ms", options.timeout.as_millis()))]);
+    let patience = options.timeout.min(OPENING);
+    let until = Instant::now() + patience;
+    loop {
+        let error = match opened(&connect, options, patience, &address).await {
+            Ok(pool) => return Ok((pool, address)),
+            Err(error) => error,
+        };
+        // It may be starting, or ending to start again.
+        if Instant::now() + PAUSE > until || !may_pass(&error) {
+            return Err(error);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One try to connect and to bring the tables to this version.
+async fn opened(
+    connect: &PgConnectOptions,
+    options: &QueueOptions,
+    patience: Duration,
+    address: &str,
+) -> Result<PgPool, Error> {
     let pool = PgPoolOptions::new()
         .max_connections(options.connections.max(1))
-        .acquire_timeout(options.timeout.min(OPENING))
-        .connect_with(connect)
+        .acquire_timeout(patience)
+        .connect_with(connect.clone())
         .await
         .map_err(|source| Error::Open {
-            address: address.clone(),
+            address: address.to_owned(),
             hint: "; is the server up, and does the database exist?",
             source,
         })?;
-    migrate(&pool).await.map_err(|source| Error::Migrate { address: address.clone(), source })?;
-    Ok((pool, address))
+    migrate(&pool)
+        .await
+        .map_err(|source| Error::Migrate { address: address.to_owned(), source })?;
+    Ok(pool)
 }
 
-async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
+/// Whether opening may succeed a little later.
+fn may_pass(error: &Error) -> bool {
+    let source = match error {
+        Error::Open { source, .. } => source,
+        Error::Migrate {
+            source: MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _),
+            ..
+        } => source,
+        _ => return false,
+    };
+    match source {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(error) => is_transient(&error.code().unwrap_or_default()),
+        _ => false,
+    }
+}
+
+async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await?;
     // `run` is this; but its future is not found to be `Send`.
     sqlx::migrate!("migrations/postgres").run_direct(None, &mut *connection, false).await
@@ -125,11 +169,22 @@ pub(crate) async fn listen(
         .max_lifetime(None)
         .idle_timeout(None)
         .connect_lazy_with(connect);
-    let mut listener = connected(&pool).await.map_err(|source| Error::Open {
-        address: address.to_owned(),
-        hint: "; LISTEN needs a session of its own, which a pooler of transactions does not give",
-        source,
-    })?;
+    let until = Instant::now() + OPENING;
+    let mut listener = loop {
+        let source = match connected(&pool).await {
+            Ok(listener) => break listener,
+            Err(source) => source,
+        };
+        let error = Error::Open {
+            address: address.to_owned(),
+            hint: "; LISTEN needs a session of its own: a pooler that shares sessions has none",
+            source,
+        };
+        if Instant::now() + PAUSE > until || !may_pass(&error) {
+            return Err(error);
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
     let address = address.to_owned();
     Ok(tokio::spawn(async move {
         loop {

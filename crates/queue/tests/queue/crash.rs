@@ -113,6 +113,8 @@ fn follow(out: ChildStdout, lines: std::sync::mpsc::Sender<String>) {
 }
 
 fn kill(mut process: Child) {
+    // It is at work until then: it did not fail, such as when the server was restarted.
+    assert!(process.try_wait().unwrap().is_none(), "a process ended by itself");
     // On Unix this is SIGKILL.
     process.kill().unwrap();
     process.wait().unwrap();
