@@ -2,10 +2,11 @@
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, FluxConfig};
-use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
-use distorch_runtime::{Scope, Tensor};
+use distorch_checkpoint::family::{TextEncoder, Variant};
+use distorch_runtime::Scope;
 
-use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
+use super::transformer::TransformerFamily;
+use super::{ExtraChannels, Reads};
 use crate::ModelError;
 use crate::conditioning::ConditioningError;
 use crate::cost;
@@ -52,34 +53,35 @@ pub(super) const LATENT_FORMAT: LatentFormat = LatentFormat {
     rgb_bias: [-0.0329, -0.0718, -0.0851],
 };
 
-impl DiffusionFamily for Flux {
-    fn latent_format(&self, model: &DiffusionModel) -> LatentFormat {
-        let channels = config(model).map_or(16, |config| config.out_channels / PATCH);
+impl TransformerFamily for Flux {
+    type Config = FluxConfig;
+
+    const NAME: &'static str = "Flux transformer";
+    const ENCODERS: &'static [&'static str] = &["clip_l", "t5xxl"];
+    const IS_GUIDED: bool = false;
+    const READS_POOLED: bool = true;
+
+    fn config(config: &DiffusionConfig) -> Option<&FluxConfig> {
+        match config {
+            DiffusionConfig::Flux(config) => Some(config),
+            _ => None,
+        }
+    }
+
+    fn latent_format(config: Option<&FluxConfig>) -> LatentFormat {
+        let channels = config.map_or(16, |config| config.out_channels / PATCH);
         LatentFormat { channels, ..LATENT_FORMAT }
     }
 
     /// Schnell was distilled without a shift.
-    fn noise_levels(&self, model: &DiffusionModel) -> NoiseLevels {
-        match config(model).is_none_or(|config| config.guidance_embed) {
+    fn noise_levels(config: Option<&FluxConfig>) -> NoiseLevels {
+        match config.is_none_or(|config| config.guidance_embed) {
             true => NoiseLevels::ExponentialFlow { mu: 1.15 },
             false => NoiseLevels::Flow { shift: 1.0, multiplier: 1.0 },
         }
     }
 
-    fn native_side(&self) -> u32 {
-        1024
-    }
-
-    fn is_guided(&self) -> bool {
-        false
-    }
-
-    fn encoders(&self) -> Vec<&'static str> {
-        vec!["clip_l", "t5xxl"]
-    }
-
-    fn reads(&self, model: &DiffusionModel) -> Reads {
-        let config = config(model);
+    fn reads(config: Option<&FluxConfig>, variant: Variant) -> Reads {
         let guided = config.is_some_and(|config| config.guidance_embed);
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
@@ -87,7 +89,7 @@ impl DiffusionFamily for Flux {
             pooled_width: config.map(|config| config.vec_dim),
             repeats_context: false,
             guidance: guided.then_some(3.5),
-            extra: match model.variant {
+            extra: match variant {
                 Variant::Base => ExtraChannels::None,
                 Variant::Control => ExtraChannels::Picture { scaled: true },
                 Variant::Inpaint => ExtraChannels::PictureAndMaskPatches,
@@ -97,48 +99,22 @@ impl DiffusionFamily for Flux {
         }
     }
 
-    fn vector(&self, inputs: VectorInputs) -> Result<Option<Tensor<2>>, MissingPooled> {
-        Ok(inputs.pooled)
-    }
-
-    fn network(
-        &self,
-        scope: &Scope,
-        model: &DiffusionModel,
-        _: &NetworkPatches,
-    ) -> Result<Box<dyn Network>, ModelError> {
-        let config = config(model).ok_or_else(|| ModelError::Config {
-            model: "Flux transformer",
-            reason: "the configuration of Flux is that of another network".to_owned(),
-        })?;
+    fn network(scope: &Scope, config: &FluxConfig) -> Result<Box<dyn Network>, ModelError> {
         Ok(Box::new(FluxTransformer::load(scope, config)?))
     }
 
     fn text(
-        &self,
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
         Ok(Box::new(FluxText::load(scope, encoders)?))
     }
 
-    fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {
-        config(model).map_or_else(Need::default, |config| estimate::flux(config, workload, compute))
+    fn activations(config: &FluxConfig, workload: Workload, compute: Compute) -> Need {
+        estimate::flux(config, workload, compute)
     }
 
-    fn layer_costs(
-        &self,
-        model: &DiffusionModel,
-        layers: &[Layer],
-        workload: Workload,
-    ) -> Option<Vec<u64>> {
-        Some(cost::flux::costs(config(model)?, layers, workload))
-    }
-}
-
-fn config(model: &DiffusionModel) -> Option<&FluxConfig> {
-    match &model.config {
-        DiffusionConfig::Flux(config) => Some(config),
-        _ => None,
+    fn layer_costs(config: &FluxConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+        cost::flux::costs(config, layers, workload)
     }
 }

@@ -2,10 +2,11 @@
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, Flux2Config};
-use distorch_checkpoint::family::{DiffusionModel, TextEncoder};
-use distorch_runtime::{Scope, Tensor};
+use distorch_checkpoint::family::{TextEncoder, Variant};
+use distorch_runtime::Scope;
 
-use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
+use super::transformer::TransformerFamily;
+use super::{ExtraChannels, Reads};
 use crate::ModelError;
 use crate::conditioning::ConditioningError;
 use crate::cost;
@@ -19,10 +20,22 @@ use crate::text::TextConditioner;
 /// The family.
 pub(super) struct Flux2;
 
-impl DiffusionFamily for Flux2 {
-    fn latent_format(&self, model: &DiffusionModel) -> LatentFormat {
+impl TransformerFamily for Flux2 {
+    type Config = Flux2Config;
+
+    const NAME: &'static str = "Flux.2 transformer";
+    const ENCODERS: &'static [&'static str] = &["qwen3"];
+
+    fn config(config: &DiffusionConfig) -> Option<&Flux2Config> {
+        match config {
+            DiffusionConfig::Flux2(config) => Some(config),
+            _ => None,
+        }
+    }
+
+    fn latent_format(config: Option<&Flux2Config>) -> LatentFormat {
         LatentFormat {
-            channels: config(model).map_or(128, |config| config.out_channels),
+            channels: config.map_or(128, |config| config.out_channels),
             downscale: 16,
             // The autoencoder normalises them.
             scale: 1.0,
@@ -32,20 +45,11 @@ impl DiffusionFamily for Flux2 {
         }
     }
 
-    fn noise_levels(&self, _: &DiffusionModel) -> NoiseLevels {
+    fn noise_levels(_: Option<&Flux2Config>) -> NoiseLevels {
         NoiseLevels::ExponentialFlow { mu: 2.02 }
     }
 
-    fn native_side(&self) -> u32 {
-        1024
-    }
-
-    fn encoders(&self) -> Vec<&'static str> {
-        vec!["qwen3"]
-    }
-
-    fn reads(&self, model: &DiffusionModel) -> Reads {
-        let config = config(model);
+    fn reads(config: Option<&Flux2Config>, _: Variant) -> Reads {
         let guided = config.is_some_and(|config| config.guidance_embed);
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
@@ -58,49 +62,22 @@ impl DiffusionFamily for Flux2 {
         }
     }
 
-    fn vector(&self, _: VectorInputs) -> Result<Option<Tensor<2>>, MissingPooled> {
-        Ok(None)
-    }
-
-    fn network(
-        &self,
-        scope: &Scope,
-        model: &DiffusionModel,
-        _: &NetworkPatches,
-    ) -> Result<Box<dyn Network>, ModelError> {
-        let config = config(model).ok_or_else(|| ModelError::Config {
-            model: "Flux.2 transformer",
-            reason: "the configuration of Flux.2 is that of another network".to_owned(),
-        })?;
+    fn network(scope: &Scope, config: &Flux2Config) -> Result<Box<dyn Network>, ModelError> {
         Ok(Box::new(Flux2Transformer::load(scope, config)?))
     }
 
     fn text(
-        &self,
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
         Ok(Box::new(KleinText::load(scope, encoders)?))
     }
 
-    fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {
-        let need = |config| estimate::flux2(config, workload, compute);
-        config(model).map_or_else(Need::default, need)
+    fn activations(config: &Flux2Config, workload: Workload, compute: Compute) -> Need {
+        estimate::flux2(config, workload, compute)
     }
 
-    fn layer_costs(
-        &self,
-        model: &DiffusionModel,
-        layers: &[Layer],
-        workload: Workload,
-    ) -> Option<Vec<u64>> {
-        Some(cost::flux::costs_of_2(config(model)?, layers, workload))
-    }
-}
-
-fn config(model: &DiffusionModel) -> Option<&Flux2Config> {
-    match &model.config {
-        DiffusionConfig::Flux2(config) => Some(config),
-        _ => None,
+    fn layer_costs(config: &Flux2Config, layers: &[Layer], workload: Workload) -> Vec<u64> {
+        cost::flux::costs_of_2(config, layers, workload)
     }
 }

@@ -8,6 +8,7 @@ mod flux2;
 mod planning;
 mod sd3;
 mod stable_diffusion;
+mod transformer;
 mod z_image;
 
 use distorch_checkpoint::Layer;

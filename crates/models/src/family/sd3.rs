@@ -2,10 +2,11 @@
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, MmditConfig};
-use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
-use distorch_runtime::{Scope, Tensor};
+use distorch_checkpoint::family::{TextEncoder, Variant};
+use distorch_runtime::Scope;
 
-use super::{DiffusionFamily, ExtraChannels, MissingPooled, NetworkPatches, Reads, VectorInputs};
+use super::transformer::TransformerFamily;
+use super::{ExtraChannels, Reads};
 use crate::ModelError;
 use crate::conditioning::ConditioningError;
 use crate::cost;
@@ -39,10 +40,23 @@ const RGB_FACTORS: &[[f32; 3]] = &[
     [-0.1448, -0.1463, -0.1189],
 ];
 
-impl DiffusionFamily for Sd3 {
-    fn latent_format(&self, model: &DiffusionModel) -> LatentFormat {
+impl TransformerFamily for Sd3 {
+    type Config = MmditConfig;
+
+    const NAME: &'static str = "MMDiT";
+    const ENCODERS: &'static [&'static str] = &["clip_l", "clip_g", "t5xxl"];
+    const READS_POOLED: bool = true;
+
+    fn config(config: &DiffusionConfig) -> Option<&MmditConfig> {
+        match config {
+            DiffusionConfig::Mmdit(config) => Some(config),
+            _ => None,
+        }
+    }
+
+    fn latent_format(config: Option<&MmditConfig>) -> LatentFormat {
         LatentFormat {
-            channels: config(model).map_or(16, |config| config.out_channels),
+            channels: config.map_or(16, |config| config.out_channels),
             downscale: 8,
             scale: 1.5305,
             shift: 0.0609,
@@ -51,27 +65,18 @@ impl DiffusionFamily for Sd3 {
         }
     }
 
-    fn noise_levels(&self, _: &DiffusionModel) -> NoiseLevels {
+    fn noise_levels(_: Option<&MmditConfig>) -> NoiseLevels {
         NoiseLevels::Flow { shift: 3.0, multiplier: 1000.0 }
     }
 
-    fn native_side(&self) -> u32 {
-        1024
-    }
-
-    fn encoders(&self) -> Vec<&'static str> {
-        vec!["clip_l", "clip_g", "t5xxl"]
-    }
-
-    fn reads(&self, model: &DiffusionModel) -> Reads {
-        let config = config(model);
+    fn reads(config: Option<&MmditConfig>, variant: Variant) -> Reads {
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
             tokens: 77 + 77,
             pooled_width: config.map(|config| config.adm_in_channels),
             repeats_context: false,
             guidance: None,
-            extra: match model.variant {
+            extra: match variant {
                 Variant::Base => ExtraChannels::None,
                 _ => ExtraChannels::Unsupported,
             },
@@ -79,49 +84,22 @@ impl DiffusionFamily for Sd3 {
         }
     }
 
-    fn vector(&self, inputs: VectorInputs) -> Result<Option<Tensor<2>>, MissingPooled> {
-        Ok(inputs.pooled)
-    }
-
-    fn network(
-        &self,
-        scope: &Scope,
-        model: &DiffusionModel,
-        _: &NetworkPatches,
-    ) -> Result<Box<dyn Network>, ModelError> {
-        let config = config(model).ok_or_else(|| ModelError::Config {
-            model: "MMDiT",
-            reason: "the configuration of SD3 is that of another network".to_owned(),
-        })?;
+    fn network(scope: &Scope, config: &MmditConfig) -> Result<Box<dyn Network>, ModelError> {
         Ok(Box::new(Mmdit::load(scope, config)?))
     }
 
     fn text(
-        &self,
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
         Ok(Box::new(Sd3Text::load(scope, encoders)?))
     }
 
-    fn activations(&self, model: &DiffusionModel, workload: Workload, compute: Compute) -> Need {
-        let need = |config| estimate::mmdit(config, workload, compute);
-        config(model).map_or_else(Need::default, need)
+    fn activations(config: &MmditConfig, workload: Workload, compute: Compute) -> Need {
+        estimate::mmdit(config, workload, compute)
     }
 
-    fn layer_costs(
-        &self,
-        model: &DiffusionModel,
-        layers: &[Layer],
-        workload: Workload,
-    ) -> Option<Vec<u64>> {
-        Some(cost::mmdit::costs(config(model)?, layers, workload))
-    }
-}
-
-fn config(model: &DiffusionModel) -> Option<&MmditConfig> {
-    match &model.config {
-        DiffusionConfig::Mmdit(config) => Some(config),
-        _ => None,
+    fn layer_costs(config: &MmditConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+        cost::mmdit::costs(config, layers, workload)
     }
 }
