@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{
     ClipActivation, ClipConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig,
-    UnetConfig, VaeConfig,
+    UnetConfig, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::Configs;
 use distorch_runtime::tensor::TensorData;
@@ -23,6 +23,8 @@ pub enum PublishedModel {
     Sd35Medium,
     /// Flux dev cut to 6 blocks of full width, and its VAE.
     FluxSmall,
+    /// Z-Image cut to 4 blocks of full width, and its VAE.
+    ZImageSmall,
 }
 
 /// The configurations that were published with the weights.
@@ -61,6 +63,9 @@ pub fn configs(model: PublishedModel) -> Configs {
         }
         PublishedModel::FluxSmall => {
             transformer(DiffusionConfig::Flux(flux_small()), [0.3611, 0.1159])
+        }
+        PublishedModel::ZImageSmall => {
+            transformer(DiffusionConfig::ZImage(z_image_small()), [0.3611, 0.1159])
         }
     }
 }
@@ -108,6 +113,23 @@ fn flux_small() -> FluxConfig {
         depth_single: 4,
         mlp_width: 4 * 3072,
         guidance_embed: true,
+    }
+}
+
+/// Z-Image's width with 4 of its 30 blocks, and 1 of 2 for the picture and for the text.
+fn z_image_small() -> ZImageConfig {
+    ZImageConfig {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 3840,
+        heads: 30,
+        context_dim: 2560,
+        mlp_width: 10_240,
+        time_width: 1024,
+        modulation_width: 256,
+        refiner_depth: 1,
+        depth: 4,
     }
 }
 
@@ -192,6 +214,7 @@ mod tests {
             // diffusers' class with these sizes, and its table of positions, which it keeps apart.
             (PublishedModel::Sd35Medium, Family::Sd3, 2_243_171_520 + 226_492_416, 0, 83_819_683),
             (PublishedModel::FluxSmall, Family::Flux, 1_310_154_816, 0, 83_819_683),
+            (PublishedModel::ZImageSmall, Family::ZImage, 1_093_366_848, 0, 83_819_683),
         ] {
             let checkpoint = blank("random", &configs(model), Dtype::F32).unwrap();
             let model = recognise(&checkpoint).unwrap();

@@ -183,6 +183,8 @@ pub enum RandomModel {
     Sd35Medium,
     /// Flux dev cut to 6 blocks of full width, and the VAE, without text encoders.
     FluxSmall,
+    /// Z-Image cut to 4 blocks of full width, and the VAE, without text encoders.
+    ZImageSmall,
 }
 
 impl From<RandomModel> for PublishedModel {
@@ -193,6 +195,7 @@ impl From<RandomModel> for PublishedModel {
             RandomModel::Sdxl => PublishedModel::Sdxl,
             RandomModel::Sd35Medium => PublishedModel::Sd35Medium,
             RandomModel::FluxSmall => PublishedModel::FluxSmall,
+            RandomModel::ZImageSmall => PublishedModel::ZImageSmall,
         }
     }
 }
