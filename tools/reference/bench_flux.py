@@ -1,7 +1,7 @@
 """Flux dev at its full width with one block of each kind: what it makes, and how long PyTorch takes for a block.
 
     python tools/reference/bench_flux.py FOLDER [--threads 2] [--side 512] [--words 256] [--runs 3]
-    cargo run --release -p distorch-models --example flux_blocks -- FOLDER [--threads 2] [--runs 3]
+    cargo run --release -p distorch-models --example blocks -- FOLDER [--threads 2] [--runs 3]
 
 Weights and inputs follow from their names in the original layout (seeded.py). The folder gets the description, the times
 in f32 and bf16, and the output in f32 for the example to compare with. Needs torch, diffusers and safetensors.
@@ -84,10 +84,12 @@ def main():
         print(name, seconds[name])
     description = {
         "config": {
+            "architecture": "flux",
             "in_channels": 64, "out_channels": 64, "width": 3072, "heads": 24, "context_dim": 4096,
             "vec_dim": 768, "depth": 1, "depth_single": 1, "mlp_width": 12288, "guidance_embed": True,
         },
         "params": params, "inputs": shapes, "seed": SEED, "seconds": seconds,
+        "timestep": 0.5, "guidance": 3.5, "blocks": {"double": 1, "single": 1},
     }
     (options.folder / "model.json").write_text(json.dumps(description))
 

@@ -1,7 +1,7 @@
 """SD3.5 medium at its full width with two blocks: what it makes, and how long PyTorch takes for a joint block.
 
     python tools/reference/bench_mmdit.py FOLDER [--threads 2] [--side 512] [--words 410] [--runs 3]
-    cargo run --release -p distorch-models --example joint_block -- FOLDER [--threads 2] [--runs 3]
+    cargo run --release -p distorch-models --example blocks -- FOLDER [--threads 2] [--runs 3]
 
 The first block has a second attention and is the one that is timed; the last one has no text behind its attention.
 Weights and inputs follow from their names in the original layout (seeded.py). The folder gets the description, the times
@@ -68,16 +68,18 @@ def main():
         text = torch.randn(1, options.words, width, dtype=dtype)
         vectors = torch.randn(1, width, dtype=dtype)
         run = lambda: block(hidden_states=picture, encoder_hidden_states=text, temb=vectors)
-        seconds[name] = best(run, options.runs)
+        seconds[name] = {"double": best(run, options.runs)}
         print(name, seconds[name])
     description = {
         "config": {
+            "architecture": "mmdit",
             "in_channels": 16, "out_channels": 16, "patch_size": 2, "depth": 2, "width": width,
             "heads": config.num_attention_heads, "pos_embed_max_size": config.pos_embed_max_size,
             "adm_in_channels": config.pooled_projection_dim, "context_dim": config.joint_attention_dim,
             "qk_norm": True, "dual_attention_layers": [0],
         },
         "params": params, "inputs": shapes, "seed": SEED, "seconds": seconds,
+        "timestep": 500.0, "blocks": {"double": 2},
     }
     (options.folder / "model.json").write_text(json.dumps(description))
 
