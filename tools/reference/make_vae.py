@@ -1,4 +1,5 @@
-"""Writes crates/models/tests/fixtures/vae_*.safetensors from diffusers' AutoencoderKL and AutoencoderKLFlux2.
+"""Writes crates/models/tests/fixtures/vae_*.safetensors from diffusers' AutoencoderKL, AutoencoderKLFlux2 and
+AutoencoderKLQwenImage.
 
     python tools/reference/make_vae.py
 
@@ -9,12 +10,12 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2KleinPipeline
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, Flux2KleinPipeline
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_wan_vae_to_diffusers
 from safetensors.torch import save_file
 
 import seeded
-from single_file import check, vae_name
+from single_file import causal_vae_name, check, vae_name
 
 FIXTURES = Path(__file__).parents[2] / "crates/models/tests/fixtures"
 SEED = 30
@@ -36,7 +37,62 @@ def even(x):
     return x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
 
 
+def write(case, tensors, config, shapes, pictures, latents):
+    metadata = {
+        "config": config,
+        "params": shapes,
+        "pictures": pictures,
+        "latents": latents,
+        "seed": SEED,
+    }
+    metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
+    path = FIXTURES / f"vae_{case}.safetensors"
+    save_file(tensors, path, metadata)
+    print(path.name, path.stat().st_size)
+
+
+def causal():
+    """Qwen-Image's, whose convolutions run over frames: a picture is one."""
+    mults, layers, latent = [1, 2, 2], 2, 4
+    module = AutoencoderKLQwenImage(
+        base_dim=32, z_dim=latent, dim_mult=mults, num_res_blocks=layers, temperal_downsample=[False, True]
+    ).eval()
+    name = lambda name: causal_vae_name(name, module.config)
+    shapes = seeded.fill(module, name, SEED)
+    check(module, convert_wan_vae_to_diffusers({name(key): value for key, value in module.named_parameters()}))
+    shapes = {key: shape for key, shape in shapes.items() if ".time_conv." not in key}
+    tensors, pictures, latents = {}, [], []
+    with torch.no_grad():
+        for i, (batch, height, width) in enumerate(PICTURES):
+            shape = (batch, 3, height, width)
+            picture = torch.from_numpy(seeded.uniform(f"picture.{i}", shape, SEED))
+            posterior = module.encode(picture[:, :, None]).latent_dist
+            tensors[f"mean.{i}"] = posterior.mean[:, :, 0].contiguous()
+            tensors[f"logvar.{i}"] = posterior.logvar[:, :, 0].contiguous()
+            pictures.append(shape)
+        for i, (batch, height, width) in enumerate(LATENTS):
+            shape = (batch, latent, height, width)
+            z = torch.from_numpy(seeded.uniform(f"latent.{i}", shape, SEED))[:, :, None]
+            latents.append(shape)
+            decoded = module.decoder(module.post_quant_conv(z))
+            assert torch.equal(decoded.clamp(-1, 1), module.decode(z).sample)
+            tensors[f"decoded.{i}"] = decoded[:, :, 0].contiguous()
+    config = {
+        "architecture": "causal",
+        "in_channels": 3,
+        "latent_channels": latent,
+        "channels": 32,
+        "channel_mult": mults,
+        "num_res_blocks": layers,
+        "quant_conv": True,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+    }
+    write("causal", tensors, config, shapes, pictures, latents)
+
+
 def main():
+    causal()
     for case, (mults, layers, latent, quant, conv) in CASES.items():
         packed = case == "flux2"
         module = (AutoencoderKLFlux2 if packed else AutoencoderKL)(
@@ -95,17 +151,7 @@ def main():
             "scaling_factor": 0.18215,
             "shift_factor": 0.0,
         } | ({"packed": True} if packed else {})
-        metadata = {
-            "config": config,
-            "params": shapes,
-            "pictures": pictures,
-            "latents": latents,
-            "seed": SEED,
-        }
-        metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
-        path = FIXTURES / f"vae_{case}.safetensors"
-        save_file(tensors, path, metadata)
-        print(path.name, path.stat().st_size)
+        write(case, tensors, config, shapes, pictures, latents)
 
 
 if __name__ == "__main__":

@@ -86,3 +86,36 @@ def check(module, converted: dict):
     assert own.keys() == converted.keys(), own.keys() ^ converted.keys()
     for name, parameter in own.items():
         assert torch.equal(parameter.squeeze(), converted[name].squeeze()), name
+
+
+CAUSAL_BLOCK = {
+    "norm1": "residual.0",
+    "conv1": "residual.2",
+    "norm2": "residual.3",
+    "conv2": "residual.6",
+    "conv_shortcut": "shortcut",
+}
+
+
+def causal_vae_name(name: str, config) -> str:
+    """Wan's name of a parameter of `AutoencoderKLQwenImage`."""
+    ends = {"conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2"}
+    first, rest = name.split(".", 1)
+    if first in ("quant_conv", "post_quant_conv"):
+        return f"{'conv1' if first == 'quant_conv' else 'conv2'}.{rest}"
+    module, rest = rest.split(".", 1)
+    if module in ends:
+        return f"{first}.{ends[module]}.{rest}"
+    index, rest = rest.split(".", 1)
+    if module == "mid_block":
+        number, rest = rest.split(".", 1)
+        place = 1 if index == "attentions" else 2 * int(number)
+        module = f"middle.{place}"
+    elif module == "down_blocks":
+        module = f"downsamples.{index}"
+    else:
+        kind, number, rest = rest.split(".", 2)
+        place = int(number) if kind == "resnets" else config.num_res_blocks + 1
+        module = f"upsamples.{int(index) * (config.num_res_blocks + 2) + place}"
+    inner, last = rest.rsplit(".", 1)
+    return f"{first}.{module}.{CAUSAL_BLOCK.get(inner, inner)}.{last}"

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{
     ClipActivation, ClipConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig,
-    UnetConfig, VaeConfig, ZImageConfig,
+    UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::Configs;
 use distorch_runtime::tensor::TensorData;
@@ -72,6 +72,7 @@ pub fn configs(model: PublishedModel) -> Configs {
 
 fn vae() -> VaeConfig {
     VaeConfig {
+        architecture: VaeArchitecture::Kl,
         in_channels: 3,
         latent_channels: 4,
         channels: 128,

@@ -175,9 +175,23 @@ pub struct DecoderConfig {
     pub intermediate: usize,
 }
 
-/// The autoencoder of latent diffusion.
+/// How an autoencoder is built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VaeArchitecture {
+    /// Latent diffusion's `AutoencoderKL`.
+    #[default]
+    Kl,
+    /// That of Wan 2.1 and Qwen-Image: its convolutions run over a frame and those before it.
+    Causal,
+}
+
+/// An autoencoder of pictures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VaeConfig {
+    /// How it is built.
+    #[serde(default)]
+    pub architecture: VaeArchitecture,
     /// Channels of the picture.
     pub in_channels: usize,
     /// Channels of the latent, packed where it is.

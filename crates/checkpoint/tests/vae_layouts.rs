@@ -165,20 +165,58 @@ fn incomplete_files_name_the_key_that_the_file_would_have() {
     assert!(error.contains("`decoder.mid_block.attentions.0.to_k.weight`"), "{error}");
 }
 
+/// Keys of Wan's autoencoder, diffusers' beside them with the shape (`tools/reference/make_qwen_image_keys.py`).
+#[derive(serde::Deserialize)]
+struct Causal {
+    vae: indexmap::IndexMap<String, (String, Vec<usize>)>,
+}
+
+/// Convolutions between frames are left out of the picture's autoencoder; all else is found by either name.
+#[test]
+fn wans_layout_and_diffusers_are_one_autoencoder() {
+    let Causal { vae } = common::read("qwen-image");
+    let wan: Tensors =
+        vae.iter().map(|(key, (_, shape))| (key.clone(), (Dtype::BF16, shape.clone()))).collect();
+    let diffusers: Tensors =
+        vae.values().map(|(key, shape)| (key.clone(), (Dtype::BF16, shape.clone()))).collect();
+    let [wan, diffusers] = [wan, diffusers].map(recognised);
+    let config = wan.vae.as_ref().unwrap();
+    assert_eq!((config.channels, config.latent_channels, config.downscale()), (96, 16, 8));
+    assert_eq!((config.channel_mult.as_slice(), config.num_res_blocks), (&[1, 2, 4, 4][..], 2));
+    assert_eq!(diffusers.vae.as_ref(), Some(config));
+    assert_eq!(wan.label(), "VAE");
+    assert_eq!(wan.notes, Vec::<String>::new());
+    let joins = vae.keys().filter(|key| key.contains(".time_conv.")).count();
+    assert_eq!(joins, 8);
+    for model in [&wan, &diffusers] {
+        assert_eq!((model.ignored.len(), &model.unknown), (joins, &Vec::new()));
+    }
+    let layers = |model: &Model| model.component(ComponentKind::Vae).unwrap().layers.clone();
+    let (wan, diffusers) = (layers(&wan), layers(&diffusers));
+    assert_eq!(wan.len(), diffusers.len());
+    for (layer, other) in wan.iter().zip(&diffusers) {
+        assert_eq!((&layer.name, layer.use_index), (&other.name, other.use_index));
+        for (param, other) in layer.params.iter().zip(&other.params) {
+            assert_eq!(param.key, format!("{}.{}", layer.name, param.name));
+            assert_eq!((&vae[&param.key].0, &param.shape), (&other.key, &other.shape));
+        }
+    }
+}
+
 #[test]
 fn other_autoencoders_are_refused_by_name() {
-    let with = |marker: &str| {
-        let mut all = diffusers(&[32, 32], 4, true, Projections::Today, Dtype::F16);
+    let with = |mut all: Tensors, marker: &str| {
         all.insert(marker.to_owned(), (Dtype::F16, vec![4]));
         recognise(&parts(all, &[])).unwrap_err().to_string()
     };
-    for (marker, what) in [
-        ("decoder.mid_block.resnets.0.norm1.gamma", "Wan"),
-        ("decoder.conv_in.conv.weight", "videos"),
-    ] {
-        let error = with(marker);
-        assert!(error.contains(what), "{marker}: {error}");
-    }
+    let all = diffusers(&[32, 32], 4, true, Projections::Today, Dtype::F16);
+    let error = with(all, "decoder.conv_in.conv.weight");
+    assert!(error.contains("videos"), "{error}");
+    // Wan 2.2's is told from Wan 2.1's by lists within lists.
+    let Causal { vae } = common::read("qwen-image");
+    let all = vae.into_iter().map(|(key, (_, shape))| (key, (Dtype::BF16, shape))).collect();
+    let error = with(all, "decoder.upsamples.0.upsamples.0.residual.0.gamma");
+    assert!(error.contains("Wan 2.2"), "{error}");
     let mut frames = diffusers(&[32, 32], 4, true, Projections::Today, Dtype::F16);
     for (_, shape) in frames.values_mut() {
         if let [out, input, height, width] = **shape {

@@ -9,7 +9,7 @@
 
 use distorch_checkpoint::config::{
     ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, MmditConfig, T5Config,
-    TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
+    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,6 +257,9 @@ pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
         channels = outputs;
         if place > 0 {
             walk.upsample(channels, level(place - 1).1);
+            if config.architecture == VaeArchitecture::Causal {
+                channels = outputs / 2;
+            }
         }
     }
     walk.most

@@ -34,6 +34,7 @@ pub mod timestep;
 mod token_table;
 pub mod unet;
 pub mod vae;
+mod vae_causal;
 mod vae_packing;
 pub mod vae_tiled;
 mod weighted;

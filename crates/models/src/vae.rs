@@ -1,17 +1,17 @@
-//! The autoencoder of latent diffusion (`AutoencoderKL`: Kingma & Welling,
-//! <https://arxiv.org/abs/1312.6114>; Esser et al., <https://arxiv.org/abs/2012.09841>), which turns
-//! pictures into latents and back.
+//! Autoencoders, which turn pictures into latents and back: that of latent diffusion (`AutoencoderKL`: Kingma & Welling,
+//! <https://arxiv.org/abs/1312.6114>; Esser et al., <https://arxiv.org/abs/2012.09841>), and the one of `vae_causal`.
 //!
 //! Pictures are `[batch, 3, height, width]` from -1 to 1. [`crate::vae_tiled`] does large ones
 //! piece by piece.
 
-use distorch_checkpoint::config::VaeConfig;
+use distorch_checkpoint::config::{VaeArchitecture, VaeConfig};
 use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::{Conv2d, GroupNorm, Linear};
 use crate::unet::nearest;
+use crate::vae_causal::CausalVae;
 use crate::vae_packing::Packing;
 
 /// Groups of every group normalisation.
@@ -23,11 +23,12 @@ const EPSILON: f64 = 1e-6;
 /// An autoencoder between pictures and latents.
 pub struct Vae {
     config: VaeConfig,
-    encoder: Option<Encoder>,
-    quant: Option<Conv2d>,
-    post_quant: Option<Conv2d>,
-    decoder: Decoder,
-    packing: Option<Packing>,
+    network: Network,
+}
+
+enum Network {
+    Kl(Box<KlVae>),
+    Causal(Box<CausalVae>),
 }
 
 impl Vae {
@@ -37,34 +38,11 @@ impl Vae {
     /// # Errors
     /// When a layer is missing or the configuration contradicts itself.
     pub fn load(scope: &Scope, config: &VaeConfig) -> Result<Self, ModelError> {
-        let widths = config.channel_mult.iter().map(|mult| mult * config.channels);
-        if let Some(width) = widths.clone().find(|w| *w == 0 || !w.is_multiple_of(GROUPS)) {
-            let reason = format!("{width} channels do not divide into {GROUPS} groups");
-            return Err(ModelError::Config { model: "VAE", reason });
-        }
-        if widths.len() == 0 {
-            let reason = "it has no levels".to_owned();
-            return Err(ModelError::Config { model: "VAE", reason });
-        }
-        let quant = |name| match config.quant_conv && scope.has(name) {
-            true => Conv2d::load(scope, name, 1, 0).map(Some),
-            false => Ok(None),
+        let network = match config.architecture {
+            VaeArchitecture::Kl => Network::Kl(Box::new(KlVae::load(scope, config)?)),
+            VaeArchitecture::Causal => Network::Causal(Box::new(CausalVae::load(scope, config)?)),
         };
-        let encoder = match scope.has("encoder") {
-            true => Some(Encoder::load(&scope.at("encoder"), config)?),
-            false => None,
-        };
-        Ok(Self {
-            encoder,
-            quant: quant("quant_conv")?,
-            post_quant: quant("post_quant_conv")?,
-            decoder: Decoder::load(&scope.at("decoder"), config)?,
-            packing: match config.packed {
-                true => Some(Packing::load(scope)?),
-                false => None,
-            },
-            config: config.clone(),
-        })
+        Ok(Self { network, config: config.clone() })
     }
 
     /// The configuration.
@@ -92,17 +70,16 @@ impl Vae {
                 found: format!("{channels} channels and {height}×{width} pixels"),
             });
         }
-        let Some(encoder) = &self.encoder else {
+        let moments = match &self.network {
+            Network::Kl(network) => network.encode(picture)?,
+            Network::Causal(network) => network.encode(picture)?,
+        };
+        let Some(moments) = moments else {
             let reason = "this checkpoint has no encoder, so it can only decode".to_owned();
             return Err(ModelError::Config { model: "VAE", reason });
         };
-        let moments = encoder.forward(picture)?;
-        let moments = match &self.quant {
-            Some(conv) => conv.forward(moments)?,
-            None => moments,
-        };
         let posterior = Posterior::from_moments(moments, self.config.unpacked_channels())?;
-        let Some(packing) = &self.packing else { return Ok(posterior) };
+        let Some(packing) = self.packing() else { return Ok(posterior) };
         let [mean, log_variance] = packing.pack(posterior.mean, posterior.log_variance)?;
         Ok(Posterior { mean, log_variance })
     }
@@ -121,15 +98,21 @@ impl Vae {
                 found: format!("{channels} channels and {height}×{width} pixels"),
             });
         }
-        let latent = match &self.packing {
+        let latent = match self.packing() {
             Some(packing) => packing.unpack(latent)?,
             None => latent,
         };
-        let latent = match &self.post_quant {
-            Some(conv) => conv.forward(latent)?,
-            None => latent,
-        };
-        self.decoder.forward(latent)
+        match &self.network {
+            Network::Kl(network) => network.decode(latent),
+            Network::Causal(network) => network.decode(latent),
+        }
+    }
+
+    fn packing(&self) -> Option<&Packing> {
+        match &self.network {
+            Network::Kl(network) => network.packing.as_ref(),
+            Network::Causal(_) => None,
+        }
     }
 
     /// From the autoencoder's latent to the diffusion model's.
@@ -140,6 +123,65 @@ impl Vae {
     /// From the diffusion model's latent to the autoencoder's.
     pub fn unscale(&self, latent: Tensor<4>) -> Tensor<4> {
         latent / self.config.scaling_factor + self.config.shift_factor
+    }
+}
+
+/// `AutoencoderKL`.
+struct KlVae {
+    encoder: Option<Encoder>,
+    quant: Option<Conv2d>,
+    post_quant: Option<Conv2d>,
+    decoder: Decoder,
+    packing: Option<Packing>,
+}
+
+impl KlVae {
+    fn load(scope: &Scope, config: &VaeConfig) -> Result<Self, ModelError> {
+        let widths = config.channel_mult.iter().map(|mult| mult * config.channels);
+        if let Some(width) = widths.clone().find(|w| *w == 0 || !w.is_multiple_of(GROUPS)) {
+            let reason = format!("{width} channels do not divide into {GROUPS} groups");
+            return Err(ModelError::Config { model: "VAE", reason });
+        }
+        if widths.len() == 0 {
+            let reason = "it has no levels".to_owned();
+            return Err(ModelError::Config { model: "VAE", reason });
+        }
+        let quant = |name| match config.quant_conv && scope.has(name) {
+            true => Conv2d::load(scope, name, 1, 0).map(Some),
+            false => Ok(None),
+        };
+        let encoder = match scope.has("encoder") {
+            true => Some(Encoder::load(&scope.at("encoder"), config)?),
+            false => None,
+        };
+        Ok(Self {
+            encoder,
+            quant: quant("quant_conv")?,
+            post_quant: quant("post_quant_conv")?,
+            decoder: Decoder::load(&scope.at("decoder"), config)?,
+            packing: match config.packed {
+                true => Some(Packing::load(scope)?),
+                false => None,
+            },
+        })
+    }
+
+    /// The moments of latents; `None` without an encoder.
+    fn encode(&self, picture: Tensor<4>) -> Result<Option<Tensor<4>>, ModelError> {
+        let Some(encoder) = &self.encoder else { return Ok(None) };
+        let moments = encoder.forward(picture)?;
+        Ok(Some(match &self.quant {
+            Some(conv) => conv.forward(moments)?,
+            None => moments,
+        }))
+    }
+
+    fn decode(&self, latent: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+        let latent = match &self.post_quant {
+            Some(conv) => conv.forward(latent)?,
+            None => latent,
+        };
+        self.decoder.forward(latent)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The VAE against diffusers' `AutoencoderKL` (`tools/reference/make_vae.py`), with the tolerance of
+//! The VAE against diffusers' `AutoencoderKL` and its relatives (`tools/reference/make_vae.py`), with the tolerance of
 //! the UNet's tests.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -57,6 +57,12 @@ fn sd3_without_quant_convolutions() {
 #[test]
 fn flux2_with_packed_latents() {
     assert_equal("vae_flux2.safetensors");
+}
+
+/// Wan's and Qwen-Image's: a picture is the first frame of a video.
+#[test]
+fn causal_of_one_frame() {
+    assert_equal("vae_causal.safetensors");
 }
 
 #[test]

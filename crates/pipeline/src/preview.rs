@@ -54,6 +54,7 @@ mod tests {
             downscale: 8,
             scale: 1.0,
             shift: 0.0,
+            statistics: &[],
             rgb_factors: TABLE,
             rgb_bias: [0.0, 0.2, 0.0],
         };

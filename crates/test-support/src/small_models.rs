@@ -5,8 +5,8 @@ use std::path::Path;
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Flux2Config,
-    FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeConfig,
-    ZImageConfig,
+    FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture,
+    VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -188,6 +188,7 @@ fn clip(width: usize, activation: ClipActivation, projection: Option<usize>) -> 
 /// The VAE of SD 1.x with one width for all its stages.
 pub fn vae() -> VaeConfig {
     VaeConfig {
+        architecture: VaeArchitecture::Kl,
         in_channels: 3,
         latent_channels: 4,
         channels: 32,

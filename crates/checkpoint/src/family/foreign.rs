@@ -96,8 +96,8 @@ const OTHERS: &[(Sign, &str)] = &[
 
 /// Autoencoders of other architectures: (sign, name).
 const OTHER_VAES: &[(Sign, &str)] = &[
-    (Within("decoder.middle.0.residual.0.gamma"), "the VAE of Wan or Qwen-Image"),
-    (Within("decoder.mid_block.resnets.0.norm1.gamma"), "the VAE of Wan or Qwen-Image"),
+    (Within("decoder.upsamples.0.upsamples.0.residual."), "the VAE of Wan 2.2"),
+    (Within("decoder.up_blocks.0.upsampler.resample."), "the VAE of Wan 2.2"),
     (Within("decoder.conv_in.conv.weight"), "a VAE for videos"),
     (Within("decoder.up_blocks.0.res_blocks.0."), "a VAE for videos"),
     (Within("decoder.stages."), "a DC-AE (Sana's VAE)"),

@@ -3,7 +3,10 @@
 /// Why the tensor of this key is not needed; `None` where nothing is known about it.
 pub(super) fn reason(key: &str) -> Option<&'static str> {
     let last = key.rsplit('.').next().unwrap_or(key);
-    whole_key(key).or_else(|| last_segment(last)).or_else(|| beginning(key))
+    let within = || {
+        key.contains(".time_conv.").then_some("joins frames of a video, of which a picture has one")
+    };
+    whole_key(key).or_else(|| last_segment(last)).or_else(|| beginning(key)).or_else(within)
 }
 
 fn whole_key(key: &str) -> Option<&'static str> {

@@ -208,6 +208,12 @@ pub(super) fn conv(out: usize, input: usize, kernel: usize) -> Leaf {
     Leaf::new(LayerKind::Conv, &[("weight", &[out, input, kernel, kernel]), ("bias", &[out])])
 }
 
+/// Convolution over so many frames as over pixels along a side, with a bias.
+pub(super) fn causal_conv(out: usize, input: usize, kernel: usize) -> Leaf {
+    let weight = [out, input, kernel, kernel, kernel];
+    Leaf::new(LayerKind::Conv, &[("weight", &weight), ("bias", &[out])])
+}
+
 /// Group or layer normalisation with weight and bias.
 pub(super) fn norm(channels: usize) -> Leaf {
     Leaf::new(LayerKind::Norm, &[("weight", &[channels]), ("bias", &[channels])])
@@ -216,6 +222,11 @@ pub(super) fn norm(channels: usize) -> Leaf {
 /// RMS normalisation, whose one parameter is called `weight` or `scale`.
 pub(super) fn rms_norm(param: &str, channels: usize) -> Leaf {
     Leaf::new(LayerKind::Norm, &[(param, &[channels])])
+}
+
+/// Normalisation over channels, whose one parameter is called `gamma` and has further dimensions of 1.
+pub(super) fn channel_scale(shape: &[usize]) -> Leaf {
+    Leaf::new(LayerKind::Norm, &[("gamma", shape)])
 }
 
 /// Means and variances of channels.

@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `clip`, `t5`, `decoder`, `vae` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
 //! | `vae_names` | where diffusers keeps an autoencoder's layers |
@@ -41,6 +41,7 @@ mod t5;
 mod text;
 mod unet;
 mod vae;
+mod vae_causal;
 mod vae_names;
 mod z_image;
 
@@ -51,7 +52,7 @@ pub use join::{JoinError, Member, join};
 pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant, Vocabulary};
 pub use resolution::trained_resolution;
 
-use crate::config::{DiffusionConfig, VaeConfig};
+use crate::config::{DiffusionConfig, VaeArchitecture, VaeConfig};
 use crate::file::Checkpoint;
 use crate::layer::{Component, ComponentKind, Layer};
 use inventory::{Inventory, Scope};
@@ -115,7 +116,7 @@ fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
     }
 
     notes.extend(diffusion.as_ref().and_then(|model| conditioning_note(model, &text.encoders)));
-    notes.extend(vae.as_ref().filter(|vae| family.is_none() && !vae.packed).map(scaling_note));
+    notes.extend(vae.as_ref().filter(|_| family.is_none()).and_then(scaling_note));
     let (ignored, unknown) = leftovers(inventory, &text.prefixes);
     if diffusion.is_none() && unknown.iter().any(|key| key.starts_with("model.diffusion_model.")) {
         return Err(foreign::name(inventory));
@@ -127,6 +128,9 @@ fn split_vae(
     inventory: &mut Inventory<'_>,
     family: Option<Family>,
 ) -> Result<Option<(VaeConfig, Vec<Layer>)>, FamilyError> {
+    if let Some(found) = split_causal_vae(inventory)? {
+        return Ok(Some(found));
+    }
     let found = vae::PREFIXES
         .into_iter()
         .find_map(|prefix| Some((prefix, Names::detect(Scope::new(inventory, prefix))?)));
@@ -138,6 +142,22 @@ fn split_vae(
     let layers = match_layers(inventory, &part, layout, |inventory, layer, param| {
         let name = names.of(Scope::new(inventory, prefix), &layer.name, levels);
         Stored::whole(plain_key(prefix, &name, param), param)
+    })?;
+    Ok(Some((config, layers)))
+}
+
+fn split_causal_vae(
+    inventory: &mut Inventory<'_>,
+) -> Result<Option<(VaeConfig, Vec<Layer>)>, FamilyError> {
+    let detect = |prefix| vae_causal::Names::detect(Scope::new(inventory, prefix));
+    let found = vae::PREFIXES.into_iter().find_map(|prefix| Some((prefix, detect(prefix)?)));
+    let Some((prefix, names)) = found else { return Ok(None) };
+    foreign::refuse_other_vaes(inventory)?;
+    let config = vae_causal::infer(Scope::new(inventory, prefix), names)?;
+    let part = Part { label: "VAE", root: "", use_start: 0 };
+    let layout = vae_causal::layout(&config).layers();
+    let layers = match_layers(inventory, &part, layout, |_, layer, param| {
+        vae_causal::stored((prefix, names), config.num_res_blocks, layer, param)
     })?;
     Ok(Some((config, layers)))
 }
@@ -154,15 +174,18 @@ fn conditioning_note(model: &DiffusionModel, encoders: &[TextEncoder]) -> Option
     })
 }
 
-fn scaling_note(config: &VaeConfig) -> String {
+fn scaling_note(config: &VaeConfig) -> Option<String> {
+    if config.packed || config.architecture == VaeArchitecture::Causal {
+        return None;
+    }
     let others = match config.latent_channels {
         16 => "Flux's; SD3's are 1.5305 and 0.0609",
         _ => "those of SD 1.x and SD 2.x; SDXL's are 0.13025 and 0",
     };
-    format!(
+    Some(format!(
         "a VAE does not tell how its latents are scaled: {} and {} are {others}",
         config.scaling_factor, config.shift_factor
-    )
+    ))
 }
 
 /// Sorts the tensors that no component uses into known-ignorable and unknown.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{Configs, blank, recognise, vae};
 use crate::config::{
     ChromaConfig, DecoderConfig, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig,
-    TextEncoderConfig, UnetConfig, VaeConfig, ZImageConfig,
+    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::dtype::Dtype;
@@ -158,6 +158,7 @@ fn autoencoder() -> impl Strategy<Value = VaeConfig> {
             let family = packed.then_some(Family::Flux2);
             let (scaling_factor, shift_factor) = vae::latent_scaling(family, latent_channels);
             VaeConfig {
+                architecture: VaeArchitecture::Kl,
                 packed,
                 in_channels: 3,
                 latent_channels,
@@ -168,6 +169,24 @@ fn autoencoder() -> impl Strategy<Value = VaeConfig> {
                 scaling_factor,
                 shift_factor,
             }
+        },
+    )
+}
+
+/// Wan's; half of a level's channels go on to the next.
+fn causal_autoencoder() -> impl Strategy<Value = VaeConfig> {
+    (prop::collection::vec(1usize..5, 1..5), 1usize..4, 1usize..17).prop_map(
+        |(channel_mult, num_res_blocks, latent_channels)| VaeConfig {
+            architecture: VaeArchitecture::Causal,
+            in_channels: 3,
+            latent_channels,
+            channels: 8,
+            channel_mult,
+            num_res_blocks,
+            quant_conv: true,
+            scaling_factor: 1.0,
+            shift_factor: 0.0,
+            packed: false,
         },
     )
 }
@@ -213,6 +232,12 @@ proptest! {
 
     #[test]
     fn of_autoencoders(config in autoencoder()) {
+        let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
+        prop_assert_eq!(recognised(configs).vae.unwrap(), config);
+    }
+
+    #[test]
+    fn of_causal_autoencoders(config in causal_autoencoder()) {
         let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
         prop_assert_eq!(recognised(configs).vae.unwrap(), config);
     }

@@ -7,8 +7,9 @@ use super::error::FamilyError;
 use super::inventory::Scope;
 use super::layout::{Module, conv, norm, statistics};
 use super::model::Family;
+use super::vae_causal;
 use super::vae_names::Names;
-use crate::config::VaeConfig;
+use crate::config::{VaeArchitecture, VaeConfig};
 
 /// Where autoencoders are found in checkpoints and in files of their own.
 pub(super) const PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
@@ -68,6 +69,7 @@ pub(super) fn infer(
     let family = if packed { Some(Family::Flux2) } else { family };
     let (scaling_factor, shift_factor) = latent_scaling(family, latent_channels);
     Ok(VaeConfig {
+        architecture: VaeArchitecture::Kl,
         in_channels: scope.dim("encoder.conv_in.weight", 1)?,
         latent_channels,
         channels,
@@ -84,6 +86,9 @@ pub(super) fn infer(
 
 /// The modules of an autoencoder of this configuration.
 pub(super) fn layout(config: &VaeConfig) -> Module {
+    if config.architecture == VaeArchitecture::Causal {
+        return vae_causal::layout(config);
+    }
     let latent = config.unpacked_channels();
     Module::new()
         .with("encoder", encoder(config))

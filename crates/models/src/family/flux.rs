@@ -49,6 +49,7 @@ pub(super) const LATENT_FORMAT: LatentFormat = LatentFormat {
     downscale: 8,
     scale: 0.3611,
     shift: 0.1159,
+    statistics: &[],
     rgb_factors: RGB_FACTORS,
     rgb_bias: [-0.0329, -0.0718, -0.0851],
 };

@@ -40,6 +40,7 @@ impl TransformerFamily for Flux2 {
             // The autoencoder normalises them.
             scale: 1.0,
             shift: 0.0,
+            statistics: &[],
             rgb_factors: &[],
             rgb_bias: [0.0; 3],
         }

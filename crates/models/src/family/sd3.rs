@@ -60,6 +60,7 @@ impl TransformerFamily for Sd3 {
             downscale: 8,
             scale: 1.5305,
             shift: 0.0609,
+            statistics: &[],
             rgb_factors: RGB_FACTORS,
             rgb_bias: [0.2394, 0.2135, 0.1925],
         }

@@ -94,6 +94,7 @@ impl DiffusionFamily for StableDiffusion {
             downscale: 8,
             scale: self.scale,
             shift: 0.0,
+            statistics: &[],
             rgb_factors: self.rgb_factors,
             rgb_bias: self.rgb_bias,
         }

@@ -183,7 +183,7 @@ pub fn sample(
 /// A latent as the model has it. An empty one, which stands for no picture, stays zeros.
 fn start(latent: &Latent, format: &LatentFormat, device: &Device) -> Tensor<4> {
     let samples = latent.samples.clone().to_device(device);
-    match format.shift != 0.0 && is_empty(&latent.samples) {
+    match format.moves_zero() && is_empty(&latent.samples) {
         true => samples,
         false => format.to_model(samples),
     }

@@ -31,7 +31,7 @@ pub use elementwise::{geglu, gelu, gelu_tanh, quick_gelu};
 pub use heads::{Projected, Rotation, join_activated, join_heads, join_rotated_heads};
 pub use linear::{Rows, linear};
 pub use modulate::{add_gated, modulated_norm};
-pub use norm::{group_norm, layer_norm, rms_norm};
+pub use norm::{channel_rms_norm, group_norm, layer_norm, rms_norm};
 
 /// What products of f32 activations multiply on the CPU; they are summed in f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -205,10 +205,116 @@ fn scale_row(x: &[f32], weight: &[f32], epsilon: f64, out: &mut [f32]) {
     }
 }
 
+/// Pixels whose squares are summed at once.
+const PIXELS: usize = 256;
+
+/// Normalisation of each pixel of `[batch, channels, height, width]` by the root mean square of its channels,
+/// `x / max(‖x‖, 1e-12) · √channels · weight`, with `weight` `[channels]`, and SiLU behind it if `activate`.
+pub fn channel_rms_norm(x: Tensor<4>, weight: Tensor<1>, activate: bool) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let plane = height * width;
+    let fits = channels * plane > 0 && weight.dims() == [channels];
+    match Host::take(x) {
+        Ok(x) if fits => {
+            let weight = weight.into_data().convert::<f32>();
+            let Ok(weight) = weight.as_slice::<f32>() else {
+                unreachable!("converted to f32 above")
+            };
+            let x = x.contiguous();
+            let mut inverse = vec![0.0; batch * plane];
+            let pictures = inverse.chunks_mut(plane).zip(x.values().chunks(channels * plane));
+            for (inverse, x) in pictures {
+                inverse.par_chunks_mut(PIXELS).enumerate().for_each(|(at, inverse)| {
+                    inverse_norms(x, plane, at * PIXELS, inverse);
+                });
+            }
+            let mut out = vec![0.0; x.values().len()];
+            let planes = out.par_chunks_mut(plane).zip(x.values().par_chunks(plane));
+            planes.enumerate().for_each(|(at, (out, x))| {
+                let inverse = &inverse[at / channels * plane..][..plane];
+                scale_plane(x, inverse, weight[at % channels], activate, out);
+            });
+            tensor(out, [batch, channels, height, width])
+        }
+        x => {
+            let x = x.map_or_else(|x| x, Host::give);
+            let dtype = x.dtype();
+            let x = x.cast(DType::F32);
+            let norm = x.clone().square().sum_dim(1).sqrt().clamp_min(LEAST_NORM);
+            let weight = weight.cast(DType::F32).reshape([1, channels, 1, 1]);
+            let y = x / norm * (channels as f64).sqrt() * weight;
+            let y = if activate { ops::activation::silu(y) } else { y };
+            y.cast(dtype)
+        }
+    }
+}
+
+/// What the norm of a pixel is at least.
+const LEAST_NORM: f32 = 1e-12;
+
+/// For each pixel from `start` on, `√channels / ‖x‖`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn inverse_norms(x: &[f32], plane: usize, start: usize, inverse: &mut [f32]) {
+    inverse.fill(0.0);
+    let planes = x.chunks_exact(plane);
+    let channels = planes.len() as f32;
+    for plane in planes {
+        let squares = inverse.iter_mut().zip(&plane[start..]);
+        squares.for_each(|(sum, x)| *sum += x * x);
+    }
+    let root = channels.sqrt();
+    inverse.iter_mut().for_each(|sum| *sum = root / sum.sqrt().max(LEAST_NORM));
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn scale_plane(x: &[f32], inverse: &[f32], weight: f32, activate: bool, out: &mut [f32]) {
+    let scaled = x.iter().zip(inverse).map(|(x, inverse)| x * inverse * weight);
+    match activate {
+        true => out.iter_mut().zip(scaled).for_each(|(out, x)| *out = silu(x)),
+        false => out.iter_mut().zip(scaled).for_each(|(out, x)| *out = x),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::made_up;
     use super::*;
+    use crate::tensor::{TensorData, cpu};
+
+    /// Beside the formula in f64, for pictures of fewer and more pixels than are summed at once; a pixel of zeros stays so.
+    #[test]
+    fn channel_rms_norm_is_its_formula() {
+        for (channels, side) in [(3, 5), (96, 17)] {
+            let plane = side * side;
+            let weight = made_up::tensor([channels], 5);
+            let weights = made_up::values(channels, 5);
+            let mut values = made_up::values(2 * channels * plane, 7);
+            values.iter_mut().step_by(side).for_each(|value| *value = 0.0);
+            let data = TensorData::new(values.clone(), [2, channels, side, side]);
+            let x = Tensor::<4>::from_data(data, &cpu());
+            for activate in [false, true] {
+                let y = channel_rms_norm(x.clone(), weight.clone(), activate);
+                let by_burn =
+                    channel_rms_norm(x.clone().cast(DType::F64), weight.clone(), activate);
+                for y in [y, by_burn.cast(DType::F32)] {
+                    for (at, y) in y.into_data().to_vec::<f32>().unwrap().iter().enumerate() {
+                        let (picture, channel) = (at / (channels * plane), at / plane % channels);
+                        let pixel = |channel: usize| {
+                            f64::from(values[(picture * channels + channel) * plane + at % plane])
+                        };
+                        let norm = (0..channels).map(|c| pixel(c).powi(2)).sum::<f64>().sqrt();
+                        let scaled = pixel(channel) / norm.max(1e-12) * (channels as f64).sqrt();
+                        let scaled = scaled * f64::from(weights[channel]);
+                        let expected = match activate {
+                            true => scaled / (1.0 + (-scaled).exp()),
+                            false => scaled,
+                        };
+                        assert!((f64::from(*y) - expected).abs() < 2e-6, "{y}, not {expected}");
+                    }
+                }
+            }
+        }
+    }
 
     /// Beside the formula in f64, for rows that end within a run of 16 values and beyond 1024 of them, of a
     /// tensor as it lies in memory and of a transposed one.
