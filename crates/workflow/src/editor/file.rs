@@ -111,6 +111,10 @@ impl Graph {
         self.nodes.get(*self.by_id.get(id)?)
     }
 
+    pub(super) fn links(&self) -> &[Link] {
+        &self.links
+    }
+
     pub(super) fn link(&self, id: i64) -> Option<&Link> {
         self.links.get(*self.by_link.get(&id)?)
     }

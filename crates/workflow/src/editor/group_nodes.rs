@@ -233,7 +233,7 @@ impl<'a> Builder<'a> {
         }
         let inputs = self.shape.slots.clone();
         let graph = Graph::new(self.nodes, self.links);
-        (self.shape, Inside { graph, inputs, widgets: Some(self.widgets) })
+        (self.shape, Inside::new(graph, inputs, Some(self.widgets)))
     }
 
     /// What is linked to a node from inside.

@@ -6,10 +6,15 @@ use std::rc::Rc;
 use super::file::{EditorNode, Graph, OUTSIDE, RESULT};
 use super::group_nodes;
 use super::subgraphs::{Insides, Level};
+use super::widgets::widgets;
 use crate::graph::{InputValue, join};
+use crate::registry::Registry;
 
 /// Links on the way to a value before circles are looked for.
 const SHORT: usize = 64;
+
+/// Inputs inside subgraphs that are searched for the value of one, at most.
+const MOST_TRIES: usize = 1000;
 
 /// The way into subgraphs: each in the one before.
 pub(super) type Path<'a> = Vec<Rc<Level<'a>>>;
@@ -19,6 +24,7 @@ pub(super) type Path<'a> = Vec<Rc<Level<'a>>>;
 pub(super) struct Graphs<'a> {
     pub(super) top: &'a Graph,
     pub(super) insides: &'a Insides,
+    pub(super) registry: &'a Registry,
 }
 
 impl<'a> Graphs<'a> {
@@ -35,6 +41,34 @@ impl<'a> Graphs<'a> {
     ) -> Option<Rc<Level<'a>>> {
         let inside = self.insides.get(&*group_nodes::class(&node.class))?;
         Some(Rc::new(Level::enter(path, node, inside)))
+    }
+
+    /// What the widget has that a subgraph's input leads to: what the input has where neither a link nor a
+    /// value is given from outside. The path leads into the subgraph; `tries` bounds the search.
+    fn shown_value(
+        &self,
+        path: &[Rc<Level<'a>>],
+        slot: usize,
+        tries: &mut usize,
+    ) -> Option<InputValue> {
+        let graph = self.graph(path);
+        let links = graph.links().iter();
+        links.filter(|link| link.origin == OUTSIDE && link.origin_slot == slot).find_map(|link| {
+            *tries = tries.checked_sub(1)?;
+            let node = graph.node(&link.target)?;
+            let name = &node.inputs.iter().find(|input| input.link == Some(link.id))?.name;
+            if let Some(level) = self.enter(path, node) {
+                if let Some(value) = level.inputs.get(name) {
+                    return Some(InputValue::Literal(value.clone()));
+                }
+                let slot = level.inside.inputs.iter().position(|input| input == name)?;
+                let inner: Path<'a> = path.iter().cloned().chain([level]).collect();
+                return self.shown_value(&inner, slot, tries);
+            }
+            let class = self.registry.find(self.registry.canonical(&node.class))?;
+            let given = path.last().and_then(|level| level.widgets.get(&node.id));
+            widgets(class, node, given).shift_remove(name)
+        })
     }
 
     /// Where a link comes from in the end, however long the way, or why that is nowhere.
@@ -153,8 +187,12 @@ impl<'a> Way<'a> {
         if let Some(link) = input.and_then(|input| input.link) {
             return Ok(Step::On(link, format!("subgraph {}", full_id(&self.path, &level.node.id))));
         }
-        let value = name.and_then(|name| level.inputs.get(name));
-        value.map(|value| Step::Value(InputValue::Literal(value.clone()))).ok_or_else(|| {
+        let value = name.and_then(|name| level.inputs.get(name)).cloned();
+        let value = value.map(InputValue::Literal).or_else(|| {
+            let inner: Path<'a> = self.path.iter().cloned().chain([level.clone()]).collect();
+            self.graphs.shown_value(&inner, slot, &mut { MOST_TRIES })
+        });
+        value.map(Step::Value).ok_or_else(|| {
             let (id, name) = (full_id(&self.path, &level.node.id), name.unwrap_or("an input"));
             format!("it comes from `{name}` of the subgraph {id}, which nothing is linked to")
         })
@@ -221,6 +259,74 @@ mod tests {
             let prompt = decoder(nodes, links, count - 1);
             let origin = InputValue::Link { node: "e".to_owned(), slot: 0 };
             assert_eq!(prompt.nodes["d"].inputs["samples"], origin, "{count}");
+        }
+    }
+
+    /// A node of a subgraph that shows, in this order, a text, a size that also goes to a preview, and a
+    /// sampler's seed and steps. The file lists some of its inputs, as the editor saves it.
+    fn shown(listed: Json, values: Json) -> Prompt {
+        let target =
+            |name: &str, link: i64| json!({"name": name, "link": link, "widget": {"name": name}});
+        let link = |id: i64, slot: i64, node: i64| json!({"id": id, "origin_id": -10, "origin_slot": slot, "target_id": node, "target_slot": 0});
+        let inside = json!({
+            "id": "s", "inputs": ["text", "size", "latent", "seed", "steps"].map(|name| json!({"name": name})),
+            "nodes": [
+                {"id": 1, "type": "CLIPTextEncode", "inputs": [target("text", 1)], "widgets_values": ["own"]},
+                {"id": 2, "type": "EmptyLatentImage", "inputs": [target("width", 2)],
+                 "widgets_values": [192, 64, 1]},
+                {"id": 3, "type": "PreviewAny", "inputs": [{"name": "source", "link": 3}]},
+                {"id": 4, "type": "KSampler", "widgets_values": [9, "fixed", 30],
+                 "inputs": [{"name": "latent_image", "link": 4}, target("seed", 5), target("steps", 6)]}],
+            "links": [link(1, 0, 1), link(3, 1, 3), link(2, 1, 2), link(4, 2, 4), link(5, 3, 4), link(6, 4, 4)]
+        });
+        let outer = json!({
+            "id": "t", "inputs": ["a", "b", "c", "d", "e"].map(|name| json!({"name": name})),
+            "nodes": [{"id": 5, "type": "s", "inputs": [
+                {"name": "text", "link": 1, "widget": {"name": "text"}}, {"name": "size", "link": 2},
+                {"name": "latent", "link": 3}, {"name": "seed", "link": 4}, {"name": "steps", "link": 5}]}],
+            "links": [link(1, 0, 5), link(2, 1, 5), link(3, 2, 5), link(4, 3, 5), link(5, 4, 5)]
+        });
+        let file = json!({
+            "nodes": [{"id": 7, "type": "s", "inputs": listed, "widgets_values": values},
+                      {"id": 8, "type": "t", "inputs": [], "widgets_values": values}],
+            "definitions": {"subgraphs": [inside, outer]}
+        });
+        Prompt::from_json(&file.to_string(), &nodes::all()).unwrap()
+    }
+
+    #[test]
+    fn values_of_a_subgraph_go_by_its_inputs_that_lead_to_widgets() {
+        let steps = json!([{"name": "steps", "label": "how long", "widget": {"name": "steps"}}]);
+        for (listed, values) in [
+            (steps.clone(), json!(["outer", 128, 5, 12])),
+            (json!([]), json!(["outer", 128, 5, 12])),
+            (json!([{"name": "latent"}]), json!(["outer", 128, 5, 12])),
+            // With what a seed becomes after a run.
+            (steps, json!(["outer", 128, 5, "randomize", 12])),
+        ] {
+            let prompt = shown(listed, values);
+            for (id, input, value) in [
+                ("1", "text", json!("outer")),
+                ("2", "width", json!(128)),
+                ("3", "source", json!(128)),
+                ("4", "seed", json!(5)),
+                ("4", "steps", json!(12)),
+            ] {
+                for place in ["7", "8:5"] {
+                    let found = &prompt.nodes[&format!("{place}:{id}")].inputs[input];
+                    assert_eq!(*found, InputValue::Literal(value.clone()), "{place}:{id} {input}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_input_without_a_value_has_that_of_the_widget_that_it_shows() {
+        let prompt = shown(json!([]), Json::Null);
+        for place in ["7", "8:5"] {
+            let source = &prompt.nodes[&format!("{place}:3")].inputs["source"];
+            assert_eq!(*source, InputValue::Literal(json!(192)));
+            assert!(prompt.nodes[&format!("{place}:4")].unresolved.contains_key("latent_image"));
         }
     }
 

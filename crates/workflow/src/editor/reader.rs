@@ -27,7 +27,8 @@ pub(crate) fn read(
     let mut insides = Insides::new();
     subgraphs::add_subgraphs(file.definitions, &mut insides);
     group_nodes::add_group_nodes(&file.extra.group_nodes, registry, &mut insides);
-    let graphs = Graphs { top: &file.graph, insides: &insides };
+    subgraphs::find_widgets(&mut insides);
+    let graphs = Graphs { top: &file.graph, insides: &insides, registry };
     let (nodes, chosen, loose) = Default::default();
     let mut reader = Reader { graphs, registry, options, nodes, chosen, loose };
     reader.collect(&mut Path::new())?;

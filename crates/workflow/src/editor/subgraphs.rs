@@ -1,15 +1,16 @@
 //! Nodes that stand for a graph: what they have inside, and the values that one of them gives to it.
 //!
-//! A subgraph's widgets lie on the node that stands for it in three ways, by the age of the file: as
-//! inputs with a widget, in the order of these; by `properties.proxyWidgets`, a list of nodes and
-//! widgets inside, in its order; and, in group nodes, in the order of what is inside.
+//! A subgraph's widgets lie on the node that stands for it in three ways, by the age of the file: in the
+//! order of those of the subgraph's inputs that lead to a widget inside; by `properties.proxyWidgets`, a
+//! list of nodes and widgets inside, in its order; and, in group nodes, in the order of what is inside.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use serde_json::Value as Json;
 
-use super::file::{Definitions, EditorNode, Graph, Slot};
+use super::file::{Definitions, EditorNode, Graph, Link, OUTSIDE, Slot};
+use super::group_nodes;
 use super::widgets::{Named, is_control};
 
 /// Subgraphs in subgraphs, at most.
@@ -24,8 +25,20 @@ pub(super) struct Inside {
     pub(super) graph: Graph,
     /// The names of what comes in, by the slot that links inside come from.
     pub(super) inputs: Vec<String>,
+    /// The slots that lead to a widget inside: nodes of the class show these widgets, in this order.
+    shown: BTreeSet<usize>,
     /// The widgets of a group node, in the order of their values.
     pub(super) widgets: Option<Vec<GroupWidget>>,
+}
+
+impl Inside {
+    pub(super) fn new(
+        graph: Graph,
+        inputs: Vec<String>,
+        widgets: Option<Vec<GroupWidget>>,
+    ) -> Self {
+        Self { graph, inputs, shown: BTreeSet::new(), widgets }
+    }
 }
 
 /// A widget of a group node, which stands for one inside.
@@ -47,9 +60,46 @@ pub(super) type Insides = HashMap<String, Inside>;
 pub(super) fn add_subgraphs(definitions: Definitions, into: &mut Insides) {
     for subgraph in definitions.subgraphs {
         let inputs = subgraph.inputs.into_iter().map(|slot| slot.name).collect();
-        into.entry(subgraph.id).or_insert(Inside { graph: subgraph.graph, inputs, widgets: None });
+        into.entry(subgraph.id).or_insert(Inside::new(subgraph.graph, inputs, None));
         add_subgraphs(subgraph.definitions, into);
     }
+}
+
+/// Finds which inputs of subgraphs lead to widgets, those through subgraphs inside too.
+pub(super) fn find_widgets(insides: &mut Insides) {
+    for _ in 0..DEEPEST {
+        let found: Vec<(String, usize)> = insides
+            .iter()
+            .flat_map(|(class, inside)| {
+                let slots = inside.graph.links().iter().filter_map(|link| {
+                    let is_new =
+                        link.origin == OUTSIDE && !inside.shown.contains(&link.origin_slot);
+                    (is_new && leads_to_widget(insides, inside, link)).then_some(link.origin_slot)
+                });
+                slots.map(|slot| (class.clone(), slot))
+            })
+            .collect();
+        if found.is_empty() {
+            return;
+        }
+        for (class, slot) in found {
+            if let Some(inside) = insides.get_mut(&class) {
+                inside.shown.insert(slot);
+            }
+        }
+    }
+}
+
+/// Whether a link goes to an input with a widget, or to one of a subgraph that leads to such.
+fn leads_to_widget(insides: &Insides, inside: &Inside, link: &Link) -> bool {
+    let Some(node) = inside.graph.node(&link.target) else { return false };
+    let Some(input) = node.inputs.iter().find(|input| input.link == Some(link.id)) else {
+        return false;
+    };
+    let within = insides.get(&*group_nodes::class(&node.class));
+    let slot = within.and_then(|within| within.inputs.iter().position(|name| *name == input.name));
+    let is_shown = within.zip(slot).is_some_and(|(within, slot)| within.shown.contains(&slot));
+    is_shown || !input.widget.is_null()
 }
 
 /// The inside of one node.
@@ -110,13 +160,47 @@ impl<'a> Level<'a> {
             }
         }
         if proxies.is_empty() {
-            let slots = node.inputs.iter().filter(|slot| !slot.widget.is_null());
-            for (place, slot) in slots.enumerate() {
-                self.set_input(&slot.name, node.value(place));
-            }
+            self.shown_widgets();
         }
         for (name, value) in given.into_iter().flatten() {
             self.set_input(name, Some(value));
+        }
+    }
+
+    /// The values of the inputs that lead to widgets, in the subgraph's order. A node may list fewer
+    /// inputs: the editor leaves those out that are nothing but an unlinked widget without a label.
+    fn shown_widgets(&mut self) {
+        let (node, inside) = (self.node, self.inside);
+        let listed = |name: &str| node.inputs.iter().find(|slot| slot.name == name);
+        let has_widget = |name: &str| listed(name).is_some_and(|slot| !slot.widget.is_null());
+        let mut names: Vec<&str> = Vec::new();
+        for (slot, name) in inside.inputs.iter().enumerate() {
+            if inside.shown.contains(&slot) || has_widget(name) {
+                names.push(name);
+            }
+        }
+        for slot in &node.inputs {
+            if !inside.inputs.contains(&slot.name) && !slot.widget.is_null() {
+                names.push(&slot.name);
+            }
+        }
+        // Some files have what a seed becomes after a run behind it.
+        let values = node.widgets_values.as_array().map_or(0, Vec::len);
+        let has_controls = values > names.len();
+        let mut place = 0;
+        for name in names {
+            let value = match &node.widgets_values {
+                Json::Object(named) => named.get(name),
+                _ => node.value(place),
+            };
+            place += 1;
+            if has_controls
+                && value.is_some_and(Json::is_number)
+                && node.value(place).is_some_and(is_control)
+            {
+                place += 1;
+            }
+            self.set_input(name, value);
         }
     }
 
