@@ -220,5 +220,6 @@ fn stage_of(kind: ComponentKind) -> &'static str {
         ComponentKind::TextEncoders => "text",
         ComponentKind::DiffusionModel => "step",
         ComponentKind::Vae => "decode",
+        ComponentKind::Upscaler => "enlarge",
     }
 }

@@ -226,6 +226,105 @@ impl VaeConfig {
     }
 }
 
+/// A model that enlarges pictures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpscalerConfig {
+    /// ESRGAN.
+    Rrdb(RrdbConfig),
+    /// Real-ESRGAN's compact network.
+    Compact(CompactConfig),
+    /// SPAN.
+    Span(SpanConfig),
+}
+
+impl UpscalerConfig {
+    /// The name that people know.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Rrdb(_) => "ESRGAN upscaler",
+            Self::Compact(_) => "compact upscaler",
+            Self::Span(_) => "SPAN upscaler",
+        }
+    }
+
+    /// How many times as long the sides become.
+    pub const fn scale(&self) -> usize {
+        match self {
+            Self::Rrdb(config) => config.scale(),
+            Self::Compact(config) => config.scale,
+            Self::Span(config) => config.scale,
+        }
+    }
+
+    /// Channels of the picture that goes in.
+    pub const fn in_channels(&self) -> usize {
+        match self {
+            Self::Rrdb(config) => config.in_channels,
+            Self::Compact(config) => config.in_channels,
+            Self::Span(config) => config.in_channels,
+        }
+    }
+}
+
+/// ESRGAN's network of residual-in-residual dense blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RrdbConfig {
+    /// Channels of the picture that goes in.
+    pub in_channels: usize,
+    /// Channels of the picture that comes out.
+    pub out_channels: usize,
+    /// Channels between the blocks.
+    pub features: usize,
+    /// Channels that each convolution of a dense block adds.
+    pub growth: usize,
+    /// Residual blocks.
+    pub blocks: usize,
+    /// How often the sides are doubled.
+    pub doublings: usize,
+    /// The side of the squares of pixels that are channels of one before all else; 1 where they stay.
+    pub unshuffled: usize,
+    /// Whether dense blocks have ESRGAN+'s further paths.
+    pub plus: bool,
+}
+
+impl RrdbConfig {
+    /// How many times as long the sides become.
+    pub const fn scale(&self) -> usize {
+        (1 << self.doublings) / self.unshuffled
+    }
+}
+
+/// Real-ESRGAN's compact network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactConfig {
+    /// Channels of the picture that goes in.
+    pub in_channels: usize,
+    /// Channels of the picture that comes out.
+    pub out_channels: usize,
+    /// Channels between the convolutions.
+    pub features: usize,
+    /// Convolutions between the first and the last.
+    pub convolutions: usize,
+    /// How many times as long the sides become.
+    pub scale: usize,
+}
+
+/// SPAN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpanConfig {
+    /// Channels of the picture that goes in.
+    pub in_channels: usize,
+    /// Channels of the picture that comes out.
+    pub out_channels: usize,
+    /// Channels between the blocks.
+    pub features: usize,
+    /// How many times as long the sides become.
+    pub scale: usize,
+    /// Whether the mean of its training pictures is taken off, and the rest brought to 255.
+    pub centred: bool,
+}
+
 /// The MMDiT of SD3 and SD3.5.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MmditConfig {

@@ -107,7 +107,7 @@ impl Layer {
     }
 }
 
-/// The three parts of a checkpoint that are placed on their own.
+/// The parts of model files that are placed on their own: three of a checkpoint, and an upscaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComponentKind {
@@ -117,10 +117,12 @@ pub enum ComponentKind {
     TextEncoders,
     /// The autoencoder.
     Vae,
+    /// A model that enlarges pictures, in a file of its own.
+    Upscaler,
 }
 
 impl ComponentKind {
-    /// All of them, in the order in which a checkpoint's components are listed.
+    /// Those of a checkpoint, in the order in which its components are listed.
     pub const ALL: [Self; 3] = [Self::DiffusionModel, Self::TextEncoders, Self::Vae];
 
     /// The name for people, of one: "text encoder" for all text encoders together.
@@ -129,6 +131,7 @@ impl ComponentKind {
             ComponentKind::DiffusionModel => "diffusion model",
             ComponentKind::TextEncoders => "text encoder",
             ComponentKind::Vae => "VAE",
+            ComponentKind::Upscaler => "upscale model",
         }
     }
 
@@ -138,15 +141,17 @@ impl ComponentKind {
             ComponentKind::DiffusionModel => "diffusion model",
             ComponentKind::TextEncoders => "text encoders",
             ComponentKind::Vae => "VAE",
+            ComponentKind::Upscaler => "upscale model",
         }
     }
 
-    /// The short name that the node's inputs use: `unet`, `clip` or `vae`.
+    /// The short name that the node's inputs use: `unet`, `clip` or `vae`; `upscaler` has none.
     pub const fn short_name(self) -> &'static str {
         match self {
             ComponentKind::DiffusionModel => "unet",
             ComponentKind::TextEncoders => "clip",
             ComponentKind::Vae => "vae",
+            ComponentKind::Upscaler => "upscaler",
         }
     }
 }
@@ -154,7 +159,7 @@ impl ComponentKind {
 /// One component of a checkpoint: its layers in definition order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Component {
-    /// Which of the three.
+    /// Which of them.
     pub kind: ComponentKind,
     /// Leaf layers in definition order.
     pub layers: Vec<Layer>,

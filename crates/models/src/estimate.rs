@@ -9,7 +9,7 @@
 
 use distorch_checkpoint::config::{
     ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, MmditConfig, T5Config,
-    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    TextEncoderConfig, UnetConfig, UpscalerConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +260,43 @@ pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
             if config.architecture == VaeArchitecture::Causal {
                 channels = outputs / 2;
             }
+        }
+    }
+    walk.most
+}
+
+/// A picture, or a tile of one, before it is enlarged.
+pub(crate) fn upscaler(config: &UpscalerConfig, workload: Workload) -> Need {
+    let mut walk = Walk::default();
+    let small = workload.positions(1);
+    let grown = |scale: usize| small.saturating_mul((scale * scale) as u64);
+    match config {
+        UpscalerConfig::Rrdb(config) => {
+            let (features, growth) = (config.features, config.growth);
+            let side = config.unshuffled.max(1) as u64;
+            let small = workload.positions(side);
+            // The first convolution's result and the block's input wait; a dense block's parts are there twice, apart and
+            // joined.
+            walk.meet(3 * features + 2 * (features + 4 * growth), small);
+            walk.conv(features + 4 * growth, features, small);
+            for doubling in 1..=config.doublings.min(8) {
+                let positions = small.saturating_mul(1 << (2 * doubling));
+                walk.meet(3 * features, positions);
+                walk.conv(features, features, positions);
+            }
+            let large = small.saturating_mul(1 << (2 * config.doublings.min(8)));
+            walk.meet(3 * features + config.out_channels, large);
+        }
+        UpscalerConfig::Compact(config) => {
+            walk.meet(3 * config.features + config.in_channels, small);
+            walk.conv(config.features, config.features, small);
+            walk.meet(4 * config.out_channels, grown(config.scale));
+        }
+        UpscalerConfig::Span(config) => {
+            // Five waiting parts and their joint, and three in a row that are twice as wide.
+            walk.meet(14 * config.features, small);
+            walk.conv(2 * config.features, 2 * config.features, small);
+            walk.meet(3 * config.out_channels, grown(config.scale));
         }
     }
     walk.most

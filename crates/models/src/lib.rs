@@ -33,6 +33,7 @@ pub mod text;
 pub mod timestep;
 mod token_table;
 pub mod unet;
+pub mod upscaler;
 pub mod vae;
 mod vae_causal;
 mod vae_packing;

@@ -66,6 +66,30 @@ impl Vae {
     }
 }
 
+/// What `convert` makes of a picture, `scale` times as large, in square tiles of `tile` pixels that share `overlap` and
+/// fade into each other: one pass, for networks that look at a tile's neighbourhood alone.
+///
+/// # Errors
+/// `convert`'s, and when a tile is no longer than its overlap.
+pub(crate) fn one_pass(
+    picture: &Tensor<4>,
+    tile: usize,
+    overlap: usize,
+    scale: usize,
+    convert: &mut Convert,
+) -> Result<Tensor<4>, ModelError> {
+    let layout =
+        Layout { tiling: Tiling { tile, overlap }, tile, overlap, scale: Scale::Up(scale) };
+    let [_, _, height, width] = picture.dims();
+    if height <= tile && width <= tile {
+        return convert(picture.clone());
+    }
+    let spans = [layout.spans(height, tile)?, layout.spans(width, tile)?];
+    let canvas = layout.tiles(picture, &spans, convert)?;
+    let data = TensorData::new(canvas.values, canvas.shape);
+    Ok(Tensor::from_data(data, (&picture.device(), DType::F32)).cast(picture.dtype()))
+}
+
 impl Tiling {
     /// Whether a latent of these sides (height, width, in latent pixels of `downscale` pixels) can be
     /// decoded in such tiles.

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "vae/upscaler.rs"]
+mod upscaler;
 
 use common::fixture::{Fixture, dims, tensor};
 use common::{max_error, values};

@@ -173,6 +173,7 @@ pub fn input_config(input: &Input, environment: &Environment) -> Json {
             }
             json!(list.list(environment))
         }
+        Kind::Data(kind) => json!(kind.name()),
         Kind::Link(kind) => match input.shared_type {
             Some(name) => {
                 let template = json!({ "template_id": name, "allowed_types": kind.name() });

@@ -78,6 +78,8 @@ pub enum Known {
     Clip(Source),
     /// Where an autoencoder comes from.
     Vae(Source),
+    /// Where a model comes from that enlarges pictures.
+    Upscaler(Source),
     /// It will not be there, and why.
     Absent(Arc<str>),
 }
@@ -151,7 +153,11 @@ impl Planned {
     /// What is planned for in place of a size that is not known before the run, in words.
     pub(crate) fn unknown_size(&self) -> Option<String> {
         let model = &self.file.model;
-        let parts = [(ComponentKind::DiffusionModel, "sampled"), (ComponentKind::Vae, "converted")];
+        let parts = [
+            (ComponentKind::DiffusionModel, "sampled"),
+            (ComponentKind::Vae, "converted"),
+            (ComponentKind::Upscaler, "enlarged"),
+        ];
         let (kind, done) = parts.into_iter().find(|(kind, _)| self.tasks.of(*kind).unknown)?;
         let size = size_in_words(self.tasks.of(kind).picture(model));
         let name = &self.load.name;
@@ -224,7 +230,10 @@ impl<'a> Ahead<'a> {
     /// Where a model, text encoders or an autoencoder come from, where that is known.
     pub fn source(&self, input: &str) -> Option<Source> {
         match self.links.get(input)? {
-            Known::Model(source) | Known::Clip(source) | Known::Vae(source) => Some(source.clone()),
+            Known::Model(source)
+            | Known::Clip(source)
+            | Known::Vae(source)
+            | Known::Upscaler(source) => Some(source.clone()),
             _ => None,
         }
     }
@@ -286,6 +295,12 @@ impl<'a> Ahead<'a> {
         });
         let source = self.source(vae);
         self.uses(source.as_ref(), ComponentKind::Vae, Task::of(picture));
+    }
+
+    /// The upscale model of an input will enlarge pictures, a piece of this size at a time.
+    pub fn enlarges(&self, model: &str, piece: Option<Workload>) {
+        let source = self.source(model);
+        self.uses(source.as_ref(), ComponentKind::Upscaler, Task::of(piece));
     }
 
     /// Pixels to one of the latents of the autoencoder of an input, where it is known.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use distorch_pipeline::error::{Argument, PipelineError};
 use indexmap::IndexMap;
+use serde_json::Value as Json;
 use thiserror::Error;
 
 use crate::remedy;
@@ -15,7 +16,7 @@ use distorch_pipeline::diffusion::guider::Guider;
 use distorch_pipeline::diffusion::noise::NoiseSource;
 use distorch_pipeline::diffusion::sampler::SamplerChoice;
 use distorch_pipeline::image::{Mask, Pictures};
-use distorch_pipeline::models::{Clip, Model, Vae};
+use distorch_pipeline::models::{Clip, Model, Upscaler, Vae};
 
 /// Why a node came to no end.
 #[derive(Debug, Error)]
@@ -157,6 +158,8 @@ impl Inputs {
         clip, Clip, Clip);
     typed!(/// An autoencoder.
         vae, Vae, Vae);
+    typed!(/// A model that enlarges pictures.
+        upscale_model, UpscaleModel, Upscaler);
     typed!(/// Conditioning.
         conditioning, Conditioning, Conditioning);
     typed!(/// Latents.
@@ -182,6 +185,17 @@ impl Inputs {
         match self.0.get(name) {
             Some(Value::String(text)) => Ok(text),
             other => Err(wrong(name, Type::String, other)),
+        }
+    }
+
+    /// Records as JSON, of whichever type.
+    ///
+    /// # Errors
+    /// When the input is missing or of another type, which validation rules out.
+    pub fn data(&self, name: &str) -> Result<&Json, NodeError> {
+        match self.0.get(name) {
+            Some(Value::Data(_, json)) => Ok(json),
+            other => Err(wrong(name, Type::Array, other)),
         }
     }
 

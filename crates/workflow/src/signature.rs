@@ -222,6 +222,8 @@ pub enum Kind {
         /// The default; without one, the first.
         default: Option<&'static str>,
     },
+    /// Records that a client's editor makes, as JSON; none by default.
+    Data(Type),
     /// What another node gives.
     Link(Type),
 }
@@ -330,6 +332,11 @@ impl Input {
         Self::new(name, Kind::Choice { options, default: None })
     }
 
+    /// Records that a client's editor makes.
+    pub const fn data(name: &'static str, kind: Type) -> Self {
+        Self::new(name, Kind::Data(kind))
+    }
+
     /// What another node gives.
     pub const fn link(name: &'static str, kind: Type) -> Self {
         Self::new(name, Kind::Link(kind))
@@ -389,6 +396,7 @@ impl Input {
                 default.or_else(|| list.first().copied()).map(Json::from)
             }
             Kind::Choice { default, .. } => default.map(Json::from),
+            Kind::Data(_) => Some(Json::Array(Vec::new())),
             Kind::Link(_) => None,
         }
     }
@@ -469,7 +477,7 @@ impl Kind {
             Kind::String { .. } => Type::String,
             Kind::Boolean { .. } => Type::Boolean,
             Kind::Choice { .. } => Type::Combo,
-            Kind::Link(kind) => *kind,
+            Kind::Data(kind) | Kind::Link(kind) => *kind,
         }
     }
 }

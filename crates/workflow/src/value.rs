@@ -9,7 +9,8 @@ use distorch_pipeline::diffusion::guider::Guider;
 use distorch_pipeline::diffusion::noise::NoiseSource;
 use distorch_pipeline::diffusion::sampler::SamplerChoice;
 use distorch_pipeline::image::{Mask, Pictures};
-use distorch_pipeline::models::{Clip, Model, Vae};
+use distorch_pipeline::models::{Clip, Model, Upscaler, Vae};
+use serde_json::Value as Json;
 
 /// The type of an input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +25,7 @@ pub enum Type {
     Model,
     Clip,
     Vae,
+    UpscaleModel,
     Conditioning,
     Latent,
     Image,
@@ -38,6 +40,18 @@ pub enum Type {
     Any,
     /// A number or a switch.
     Number,
+    /// Pictures or masks.
+    ImageOrMask,
+    /// A list of records, as JSON: the elements of a layout.
+    Array,
+    /// Rectangles in pixels with what they hold, as JSON.
+    BoundingBox,
+    /// The same as a client edits them.
+    BoundingBoxes,
+    /// Rectangles in any of the forms that they have.
+    AnyBoxes,
+    /// Where a camera stands, as JSON.
+    Camera,
 }
 
 impl Type {
@@ -52,6 +66,7 @@ impl Type {
             Type::Model => "MODEL",
             Type::Clip => "CLIP",
             Type::Vae => "VAE",
+            Type::UpscaleModel => "UPSCALE_MODEL",
             Type::Conditioning => "CONDITIONING",
             Type::Latent => "LATENT",
             Type::Image => "IMAGE",
@@ -63,6 +78,12 @@ impl Type {
             Type::Device => "MULTIGPUDEVICE",
             Type::Any => "*",
             Type::Number => "FLOAT,INT,BOOLEAN",
+            Type::ImageOrMask => "IMAGE,MASK",
+            Type::Array => "ARRAY",
+            Type::BoundingBox => "BOUNDING_BOX",
+            Type::BoundingBoxes => "BOUNDING_BOXES",
+            Type::AnyBoxes => "BOUNDING_BOX,ARRAY,STRING",
+            Type::Camera => "LOAD3D_CAMERA",
         }
     }
 }
@@ -85,6 +106,7 @@ pub enum Value {
     Model(Model),
     Clip(Clip),
     Vae(Vae),
+    UpscaleModel(Upscaler),
     Conditioning(Conditioning),
     Latent(Latent),
     Image(Pictures),
@@ -94,6 +116,8 @@ pub enum Value {
     Sigmas(Arc<[f64]>),
     Noise(NoiseSource),
     Guider(Guider),
+    /// Records of one of the types that are JSON.
+    Data(Type, Arc<Json>),
     /// What a loader did not find in its file, and why: an error only for whoever uses it.
     Absent(Arc<str>),
     /// Values of one type, for each of which the nodes that take them run once.
@@ -111,6 +135,7 @@ impl Value {
             Value::Model(_) => Type::Model,
             Value::Clip(_) => Type::Clip,
             Value::Vae(_) => Type::Vae,
+            Value::UpscaleModel(_) => Type::UpscaleModel,
             Value::Conditioning(_) => Type::Conditioning,
             Value::Latent(_) => Type::Latent,
             Value::Image(_) => Type::Image,
@@ -119,6 +144,7 @@ impl Value {
             Value::Sigmas(_) => Type::Sigmas,
             Value::Noise(_) => Type::Noise,
             Value::Guider(_) => Type::Guider,
+            Value::Data(kind, _) => *kind,
             Value::Absent(_) => return None,
             Value::List(values) => return values.first()?.value_type(),
         })
@@ -140,10 +166,20 @@ impl Value {
             Value::Mask(mask) => mask.values().len(),
             Value::Conditioning(conditioning) => conditioning.elements(),
             Value::String(text) => text.len() / 4,
+            Value::Data(_, json) => nodes_of(json).saturating_mul(8),
             Value::List(values) => return values.iter().map(Value::bytes).sum(),
             _ => 16,
         };
         4 * count as u64
+    }
+}
+
+/// Numbers, texts, lists and records in JSON, those in each other too.
+fn nodes_of(json: &Json) -> usize {
+    match json {
+        Json::Array(values) => 1 + values.iter().map(nodes_of).sum::<usize>(),
+        Json::Object(values) => 1 + values.values().map(nodes_of).sum::<usize>(),
+        _ => 1,
     }
 }
 

@@ -231,6 +231,12 @@ fn values(harness: &Harness, class: &str, input: &Input) -> Vec<Json> {
             all.sort_by_key(|name| Some(name.as_str()) != default);
             all.into_iter().map(Json::from).collect()
         }
+        Kind::Data(_) => vec![
+            json!([]),
+            json!([{"x": -1e300, "y": 5, "width": 0, "height": -3, "metadata": {"palette": ["#f", 3]}}]),
+            json!({"bbox": [1e300, "a"]}),
+            json!([[1], null]),
+        ],
         Kind::Link(kind) => links(kind),
     }
 }

@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "picture_nodes/layouts.rs"]
+mod layouts;
+#[path = "picture_nodes/upscale.rs"]
+mod upscale;
 
 use std::fs;
 

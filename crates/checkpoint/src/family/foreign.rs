@@ -149,15 +149,9 @@ const FILES: &[(Sign, &str, &str)] = &[
     (Key("string_to_param.*"), "a textual-inversion embedding", "put it into models/embeddings"),
     (Key("emb_params"), "a textual-inversion embedding", "put it into models/embeddings"),
     (
-        Key("model.1.sub.0.RDB1.conv1.0.weight"),
-        "an upscaler (ESRGAN)",
-        "put it into models/upscale_models",
-    ),
-    (Within("body.0.rdb1."), "an upscaler (ESRGAN)", "put it into models/upscale_models"),
-    (
         Within("relative_position_bias_table"),
         "an upscaler (Swin)",
-        "put it into models/upscale_models",
+        "upscalers of this kind are not run; take ESRGAN's, a compact one or SPAN",
     ),
     (
         Within("vision_model.encoder.layers.0."),

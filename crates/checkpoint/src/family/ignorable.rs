@@ -33,6 +33,7 @@ fn whole_key(key: &str) -> Option<&'static str> {
             "a norm that Z-Image does not use"
         }
         "v_pred" => "marks v-prediction",
+        "no_norm" => "marks a network whose pictures are not centred",
         "ztsnr" => "marks a zero-terminal-SNR schedule",
         _ => return None,
     })
@@ -61,6 +62,10 @@ fn beginning(key: &str) -> Option<&'static str> {
         Some("a moving average of the weights (EMA), for training")
     } else if under("loss.") {
         Some("the training loss with its discriminator")
+    } else if key.starts_with("params.") {
+        Some("an upscaler's weights before they were averaged")
+    } else if key.contains(".eval_conv.") {
+        Some("a convolution that is made of others")
     } else if key.starts_with("embedding_manager.") {
         Some("a textual inversion in training")
     } else {

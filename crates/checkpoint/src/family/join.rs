@@ -169,6 +169,7 @@ impl Joined {
         let notes = notes.flat_map(|(_, member)| member.model.notes.iter().cloned()).collect();
         let components = components.into_iter().map(|(_, component)| component).collect();
         let (ignored, unknown) = (Vec::new(), Vec::new());
-        Model { diffusion, text_encoders, vae, components, ignored, unknown, notes }
+        let upscaler = None;
+        Model { diffusion, text_encoders, vae, upscaler, components, ignored, unknown, notes }
     }
 }

@@ -214,6 +214,11 @@ pub(super) fn causal_conv(out: usize, input: usize, kernel: usize) -> Leaf {
     Leaf::new(LayerKind::Conv, &[("weight", &weight), ("bias", &[out])])
 }
 
+/// Square convolution without a bias.
+pub(super) fn conv_without_bias(out: usize, input: usize, kernel: usize) -> Leaf {
+    Leaf::new(LayerKind::Conv, &[("weight", &[out, input, kernel, kernel])])
+}
+
 /// Group or layer normalisation with weight and bias.
 pub(super) fn norm(channels: usize) -> Leaf {
     Leaf::new(LayerKind::Norm, &[("weight", &[channels]), ("bias", &[channels])])

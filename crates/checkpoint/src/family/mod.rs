@@ -10,6 +10,7 @@
 //! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
+//! | `upscaler` | models that enlarge pictures, one file an architecture |
 //! | `vae_names` | where diffusers keeps an autoencoder's layers |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
 //! | `blank` | the other way round: from configurations to the tensors of a file |
@@ -40,6 +41,7 @@ mod round_trip;
 mod t5;
 mod text;
 mod unet;
+mod upscaler;
 mod vae;
 mod vae_causal;
 mod vae_names;
@@ -111,6 +113,15 @@ fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
         add(ComponentKind::Vae, layers);
         config
     });
+    // Names of upscalers' layers are few and plain, so that other models are looked for first.
+    let upscaler = match components.is_empty() {
+        true => upscaler::split(inventory)?,
+        false => None,
+    };
+    let upscaler = upscaler.map(|(config, layers)| {
+        components.push(Component { kind: ComponentKind::Upscaler, layers });
+        config
+    });
     if components.is_empty() {
         return Err(foreign::name(inventory));
     }
@@ -121,7 +132,16 @@ fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
     if diffusion.is_none() && unknown.iter().any(|key| key.starts_with("model.diffusion_model.")) {
         return Err(foreign::name(inventory));
     }
-    Ok(Model { diffusion, text_encoders: text.encoders, vae, components, ignored, unknown, notes })
+    Ok(Model {
+        diffusion,
+        text_encoders: text.encoders,
+        vae,
+        upscaler,
+        components,
+        ignored,
+        unknown,
+        notes,
+    })
 }
 
 fn split_vae(

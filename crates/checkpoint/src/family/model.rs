@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{DiffusionConfig, Prediction, TextEncoderConfig, VaeConfig};
+use crate::config::{DiffusionConfig, Prediction, TextEncoderConfig, UpscalerConfig, VaeConfig};
 use crate::layer::{Component, ComponentKind};
 
 /// What a file was recognised as, split into components.
@@ -18,6 +18,9 @@ pub struct Model {
     pub text_encoders: Vec<TextEncoder>,
     /// The autoencoder's configuration, where the file holds one.
     pub vae: Option<VaeConfig>,
+    /// The configuration of the model that enlarges pictures, where the file holds one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upscaler: Option<UpscalerConfig>,
     /// The layers of what the file holds: at most one component of each kind, in the order of
     /// [`ComponentKind`].
     pub components: Vec<Component>,
@@ -171,13 +174,19 @@ impl Model {
         self.components.iter().find(|component| component.kind == kind)
     }
 
-    /// The components that the file does not hold.
+    /// The components of a checkpoint that the file does not hold; none of an upscaler.
     pub fn missing(&self) -> Vec<ComponentKind> {
+        if self.upscaler.is_some() {
+            return Vec::new();
+        }
         ComponentKind::ALL.into_iter().filter(|kind| self.component(*kind).is_none()).collect()
     }
 
     /// What the file is, for people: "SDXL base", "SD 2.x v-prediction", "Flux schnell", "VAE".
     pub fn label(&self) -> String {
+        if let Some(upscaler) = &self.upscaler {
+            return format!("{} ×{}", upscaler.name(), upscaler.scale());
+        }
         match &self.diffusion {
             Some(diffusion) => diffusion.label(),
             None if self.text_encoders.is_empty() => "VAE".to_owned(),

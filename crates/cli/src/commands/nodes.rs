@@ -118,7 +118,7 @@ fn kind(kind: &Kind) -> (String, Option<String>) {
         Kind::String { default, .. } => (name.to_owned(), Some(format!("{default:?}"))),
         Kind::Boolean { default, .. } => (name.to_owned(), Some(default.to_string())),
         Kind::Choice { default, .. } => (name.to_owned(), default.map(str::to_owned)),
-        Kind::Link(_) => (name.to_owned(), None),
+        Kind::Data(_) | Kind::Link(_) => (name.to_owned(), None),
     }
 }
 

@@ -56,6 +56,9 @@ pub fn activation_bytes(
         }
         // Latents are decoded one by one.
         ComponentKind::Vae => model.vae.as_ref().map(|config| estimate::vae(config, workload)),
+        ComponentKind::Upscaler => {
+            model.upscaler.as_ref().map(|config| estimate::upscaler(config, workload))
+        }
     };
     let need = need.unwrap_or_default();
     let workspace = match (compute.host, component.kind) {

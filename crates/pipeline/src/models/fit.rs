@@ -114,7 +114,9 @@ impl Check<'_> {
             PlanWarning::DoesNotFit { least_virtual_vram_gb, .. } => *least_virtual_vram_gb,
             _ => None,
         });
-        let adapts = self.retries && (least.is_some() || kind == ComponentKind::Vae);
+        // An upscaler takes smaller tiles by itself.
+        let adapts = kind == ComponentKind::Upscaler
+            || (self.retries && (least.is_some() || kind == ComponentKind::Vae));
         // What the host has is asked for below: it may swap, and some of it is held by models that leave.
         if !plan.fits && !host && !adapts {
             let need = plan.resident_bytes.saturating_add(plan.transient_bytes());
@@ -166,13 +168,15 @@ impl Check<'_> {
         gigabytes: Option<Number>,
     ) -> Remedy {
         let component = kind.short_name().to_owned();
-        // A VAE is whole on its device.
-        if let Some(gigabytes) = gigabytes.filter(|_| kind != ComponentKind::Vae) {
+        // A VAE or an upscaler is whole on its device.
+        let is_whole = matches!(kind, ComponentKind::Vae | ComponentKind::Upscaler);
+        if let Some(gigabytes) = gigabytes.filter(|_| !is_whole) {
             let replaces_allocation = settings_for(kind, self.subject.settings).expert.is_some();
             return Remedy::VirtualVram { component, gigabytes, replaces_allocation };
         }
         match (kind, picture) {
             (ComponentKind::Vae, _) => Remedy::Tiles,
+            (ComponentKind::Upscaler, _) => Remedy::OtherDevice { component },
             (ComponentKind::TextEncoders, _) => Remedy::OtherDevice { component },
             (ComponentKind::DiffusionModel, Some(picture)) if picture.batch > 1 => {
                 Remedy::FewerPictures

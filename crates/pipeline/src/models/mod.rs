@@ -17,6 +17,7 @@ mod retry;
 mod shortage;
 pub(crate) mod store;
 pub(crate) mod tasks;
+mod upscaler;
 mod vae;
 
 pub use clip::Clip;
@@ -29,4 +30,5 @@ pub use pinning::{Pin, Pinning};
 pub use shortage::shortage_in;
 pub use store::{Loader, ModelStore, Parts};
 pub use tasks::{Task, Tasks, size_in_words};
+pub use upscaler::Upscaler;
 pub use vae::Vae;

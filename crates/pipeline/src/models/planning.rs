@@ -50,12 +50,12 @@ pub struct Subject<'a> {
 
 impl Planning<'_> {
     /// What a component computes in: f32 on the CPU, f16 elsewhere but for the VAE, whose values
-    /// leave f16's range in SDXL.
+    /// leave f16's range in SDXL, and for upscalers, which ComfyUI runs in f32.
     pub fn compute_dtype(&self, kind: ComponentKind, device: DeviceId) -> DType {
         match (self.dtype, kind) {
-            (Some(DType::F16), ComponentKind::Vae) => DType::F32,
+            (Some(DType::F16), ComponentKind::Vae | ComponentKind::Upscaler) => DType::F32,
             (Some(dtype), _) => dtype,
-            (None, ComponentKind::Vae) => DType::F32,
+            (None, ComponentKind::Vae | ComponentKind::Upscaler) => DType::F32,
             (None, _) if self.is_host(device) => DType::F32,
             (None, _) => DType::F16,
         }
@@ -153,6 +153,7 @@ pub(super) fn settings_for(kind: ComponentKind, settings: &LoaderSettings) -> Co
     match kind {
         ComponentKind::DiffusionModel => settings.unet.clone(),
         ComponentKind::TextEncoders => settings.clip.clone(),
-        ComponentKind::Vae => settings.vae.clone(),
+        // A file of its own: its loader's settings are those of one component.
+        ComponentKind::Vae | ComponentKind::Upscaler => settings.vae.clone(),
     }
 }

@@ -534,10 +534,11 @@ fn set(kind: ComponentKind, all: &mut LoaderSettings, settings: ComponentSetting
     match kind {
         ComponentKind::DiffusionModel => all.unet = settings,
         ComponentKind::TextEncoders => all.clip = settings,
-        ComponentKind::Vae => all.vae = settings,
+        ComponentKind::Vae | ComponentKind::Upscaler => all.vae = settings,
     }
 }
 
 fn kind_of(name: &str) -> Option<ComponentKind> {
-    ComponentKind::ALL.into_iter().find(|kind| kind.short_name() == name)
+    let all = ComponentKind::ALL.into_iter().chain([ComponentKind::Upscaler]);
+    all.into_iter().find(|kind| kind.short_name() == name)
 }

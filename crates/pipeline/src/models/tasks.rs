@@ -57,6 +57,8 @@ pub struct Tasks {
     pub text: Task,
     /// The autoencoder: one picture, or one tile.
     pub vae: Task,
+    /// The model that enlarges pictures: one picture, or one tile, before it is enlarged.
+    pub upscaler: Task,
 }
 
 impl Tasks {
@@ -66,6 +68,7 @@ impl Tasks {
             ComponentKind::DiffusionModel => self.diffusion,
             ComponentKind::TextEncoders => self.text,
             ComponentKind::Vae => self.vae,
+            ComponentKind::Upscaler => self.upscaler,
         }
     }
 
@@ -75,6 +78,7 @@ impl Tasks {
             ComponentKind::DiffusionModel => &mut self.diffusion,
             ComponentKind::TextEncoders => &mut self.text,
             ComponentKind::Vae => &mut self.vae,
+            ComponentKind::Upscaler => &mut self.upscaler,
         };
         *place = place.and(task);
     }
@@ -83,7 +87,8 @@ impl Tasks {
     pub fn picture(picture: Workload) -> Self {
         let task = Task::of(Some(picture));
         let one = Workload { batch: 1, ..picture };
-        Self { diffusion: task, text: task, vae: Task::of(Some(one)) }
+        let one = Task::of(Some(one));
+        Self { diffusion: task, text: task, vae: one, upscaler: one }
     }
 }
 
@@ -98,7 +103,7 @@ pub fn size_in_words(picture: Workload) -> String {
 
 impl fmt::Display for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [("sampling", self.diffusion), ("VAE", self.vae)];
+        let parts = [("sampling", self.diffusion), ("VAE", self.vae), ("upscaling", self.upscaler)];
         let known = parts.into_iter().filter_map(|(name, task)| Some((name, task.most?)));
         let known: Vec<String> =
             known.map(|(name, most)| format!("{name} {}", size_in_words(most))).collect();

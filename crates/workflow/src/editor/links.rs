@@ -268,8 +268,10 @@ mod tests {
         let target =
             |name: &str, link: i64| json!({"name": name, "link": link, "widget": {"name": name}});
         let link = |id: i64, slot: i64, node: i64| json!({"id": id, "origin_id": -10, "origin_slot": slot, "target_id": node, "target_slot": 0});
+        let names =
+            |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
         let inside = json!({
-            "id": "s", "inputs": ["text", "size", "latent", "seed", "steps"].map(|name| json!({"name": name})),
+            "id": "s", "inputs": names(&["text", "size", "latent", "seed", "steps"]),
             "nodes": [
                 {"id": 1, "type": "CLIPTextEncode", "inputs": [target("text", 1)], "widgets_values": ["own"]},
                 {"id": 2, "type": "EmptyLatentImage", "inputs": [target("width", 2)],
@@ -280,7 +282,7 @@ mod tests {
             "links": [link(1, 0, 1), link(3, 1, 3), link(2, 1, 2), link(4, 2, 4), link(5, 3, 4), link(6, 4, 4)]
         });
         let outer = json!({
-            "id": "t", "inputs": ["a", "b", "c", "d", "e"].map(|name| json!({"name": name})),
+            "id": "t", "inputs": names(&["a", "b", "c", "d", "e"]),
             "nodes": [{"id": 5, "type": "s", "inputs": [
                 {"name": "text", "link": 1, "widget": {"name": "text"}}, {"name": "size", "link": 2},
                 {"name": "latent", "link": 3}, {"name": "seed", "link": 4}, {"name": "steps", "link": 5}]}],

@@ -65,6 +65,9 @@ pub(super) const TYPE: Input = Input::choice(
         "mage",
         "minimax",
         "yue2",
+        "flux3",
+        "moss_image",
+        "fibo2",
     ],
 )
 .tooltip(TYPE_IN_WORDS);

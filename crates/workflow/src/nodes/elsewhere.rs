@@ -17,8 +17,6 @@ const CLASSES: &[(&str, &str)] = &[
     ("ControlNetApply", "ComfyUI (ControlNet)"),
     ("ControlNetApplyAdvanced", "ComfyUI (ControlNet)"),
     ("ControlNetLoader", "ComfyUI (ControlNet)"),
-    ("ImageUpscaleWithModel", "ComfyUI (upscale models)"),
-    ("UpscaleModelLoader", "ComfyUI (upscale models)"),
     ("unCLIPConditioning", "ComfyUI (unCLIP)"),
 ];
 

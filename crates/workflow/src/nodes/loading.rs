@@ -190,6 +190,7 @@ pub(super) fn ahead_of(
             ComponentKind::DiffusionModel => Known::Model(source),
             ComponentKind::TextEncoders => Known::Clip(source),
             ComponentKind::Vae => Known::Vae(source),
+            ComponentKind::Upscaler => Known::Upscaler(source),
         }
     };
     let known = files.components.iter().map(known).collect();

@@ -1,5 +1,7 @@
 //! The nodes that this program ships with: one table, which fills a registry.
 
+mod bounding_boxes;
+mod camera_angle;
 mod checkpoint;
 mod clip_loaders;
 mod conditioning;
@@ -19,6 +21,7 @@ mod image_combine;
 mod image_edit;
 mod image_measure;
 mod image_outpaint;
+mod image_repeat;
 mod image_resize;
 mod inpaint;
 mod latent_batch;
@@ -28,6 +31,7 @@ mod latent_file;
 mod latent_mix;
 mod latent_resize;
 mod latent_transform;
+mod layout_prompt;
 mod load_image;
 mod loading;
 mod logic;
@@ -37,6 +41,8 @@ mod mask_edit;
 mod math;
 mod model_patches;
 mod primitive;
+mod reference_images;
+mod resize_any;
 mod sampling;
 mod sampling_custom;
 mod save_image;
@@ -45,7 +51,9 @@ mod sigmas;
 mod skip_layers;
 mod text;
 mod text_encode;
+mod text_format;
 mod text_patterns;
+mod upscale_model;
 mod vae;
 mod vae_inpaint;
 mod vae_loader;
@@ -232,6 +240,19 @@ const NODES: &[&Node] = &[
     &logic::OR,
     &math::EXPRESSION,
     &math::CONVERT,
+    &primitive::CUSTOM_COMBO,
+    &resize_any::RESIZE,
+    &image_repeat::REPEAT,
+    &image_repeat::RESIZE_AND_PAD,
+    &text_format::FORMAT,
+    &text_format::JSON_EXTRACT,
+    &reference_images::REFERENCE_MULTI_LATENT,
+    &bounding_boxes::CREATE_BOUNDING_BOXES,
+    &layout_prompt::FLUX3,
+    &layout_prompt::MOSS,
+    &camera_angle::CAMERA_ANGLE,
+    &upscale_model::LOADER,
+    &upscale_model::UPSCALE,
 ];
 
 #[cfg(test)]

@@ -76,6 +76,33 @@ pub const BOOLEAN: Node = Node {
     ..Node::EMPTY
 };
 
+/// One of the texts that a user wrote for a client's list.
+pub const CUSTOM_COMBO: Node = Node {
+    class: "CustomCombo",
+    title: "Custom Combo",
+    category: "utilities",
+    about: "Returns a text that was chosen from a list of the user's own, and its place in the list.",
+    inputs: &[
+        Input::file("choice", |_| Vec::new()).tooltip("The text."),
+        Input::int("index", 0, 0, MOST).optional().tooltip("Its place, from 0."),
+    ],
+    outputs: &[Output::new(Type::String), Output::new(Type::Int).named("INDEX")],
+    is_experimental: true,
+    forecast: Some(|ahead| {
+        let known = |value: Option<Value>| {
+            value.map_or(Known::Nothing, |value| Known::Value(Box::new(value)))
+        };
+        let choice = ahead.inputs().get("choice").cloned();
+        let index = ahead.inputs().get("index").cloned();
+        Ok(vec![known(choice), known(index)])
+    }),
+    run: |_, inputs| {
+        let index = if inputs.has("index") { inputs.int("index")? } else { 0 };
+        Ok(vec![Value::String(inputs.text("choice")?.into()), Value::Int(index)])
+    },
+    ..Node::EMPTY
+};
+
 /// The value itself is known before a run.
 fn given(ahead: &Ahead<'_>) -> Result<Vec<Known>, NodeError> {
     let value = ahead.inputs().get("value").cloned().map(Box::new);

@@ -256,6 +256,7 @@ fn shown(value: &Value) -> String {
         Value::Image(pictures) => format!("IMAGE {:?}", pictures.shape()),
         Value::Mask(mask) => format!("MASK {:?}", mask.shape()),
         Value::Latent(latent) => format!("LATENT {:?}", latent.samples.dims()),
+        Value::Data(_, json) => super::text_format::written(json),
         other => format!("{other:?}"),
     }
 }

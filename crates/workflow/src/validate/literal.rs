@@ -67,6 +67,11 @@ pub(crate) fn literal(
             }
             choose(name, &given, &options.list(environment)).map(|name| Value::String(name.into()))
         }
+        Kind::Data(kind) => match value {
+            Json::Array(_) | Json::Object(_) => Ok(Value::Data(kind, value.clone().into())),
+            Json::Null => Ok(Value::Data(kind, Json::Array(Vec::new()).into())),
+            _ => Err(wrong_type()),
+        },
         Kind::Link(Type::Any | Type::Number) if let Some(value) = as_it_is(value) => Ok(value),
         Kind::Link(kind) => {
             let details =

@@ -299,5 +299,7 @@ fn accepts(input: Type, value: Type) -> bool {
                 | (_, Type::Any)
                 | (Type::Combo, Type::String | Type::Device)
                 | (Type::Number, Type::Int | Type::Float | Type::Boolean)
+                | (Type::ImageOrMask, Type::Image | Type::Mask)
+                | (Type::AnyBoxes, Type::BoundingBox | Type::Array | Type::String)
         )
 }
