@@ -226,6 +226,27 @@ impl VaeConfig {
     }
 }
 
+/// A half of a tiny autoencoder (TAESD).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TinyVaeConfig {
+    /// Which half.
+    pub half: TinyVaeHalf,
+    /// Channels of the latent.
+    pub latent_channels: usize,
+    /// Channels between the convolutions.
+    pub channels: usize,
+}
+
+/// A half of an autoencoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TinyVaeHalf {
+    /// From pictures to latents.
+    Encoder,
+    /// From latents to pictures.
+    Decoder,
+}
+
 /// A model that enlarges pictures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -18,7 +18,7 @@ pub use bench::{BenchArgs, BenchCommand, OffloadArgs, RandomModel};
 pub use make::{ComputeArgs, GenerateArgs, NodesArgs, RunArgs};
 pub use number::SeedArg;
 pub use parts::{LinkArgs, LoraBenchArgs, OperatorSet, OperatorsArgs};
-pub use serve::{LogFormat, PreviewArg, RunningArgs, ServeArgs, WorkerArgs};
+pub use serve::{LogFormat, RunningArgs, ServeArgs, WorkerArgs};
 
 /// Runs diffusion checkpoints that do not fit on one device.
 #[derive(Debug, Parser)]

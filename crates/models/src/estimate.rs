@@ -9,7 +9,8 @@
 
 use distorch_checkpoint::config::{
     ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, MmditConfig, T5Config,
-    TextEncoderConfig, UnetConfig, UpscalerConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig, VaeArchitecture, VaeConfig,
+    ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +263,15 @@ pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
             }
         }
     }
+    walk.most
+}
+
+/// A half of a tiny autoencoder, whose blocks have as many channels at the picture's size.
+pub(crate) fn tiny_vae(config: &TinyVaeConfig, workload: Workload) -> Need {
+    let mut walk = Walk::default();
+    let positions = workload.positions(1);
+    walk.meet(4 * config.channels, positions);
+    walk.conv(config.channels, config.channels, positions);
     walk.most
 }
 

@@ -31,6 +31,7 @@ pub mod t5;
 mod t5_text;
 pub mod text;
 pub mod timestep;
+pub mod tiny_vae;
 mod token_table;
 pub mod unet;
 pub mod upscaler;

@@ -66,6 +66,38 @@ impl Vae {
     }
 }
 
+/// As [`Vae::decode_tiled`], with another decoder of latents of `downscale` pixels.
+///
+/// # Errors
+/// `convert`'s, and as [`Tiling::check_decode`].
+pub(crate) fn decoded_in_tiles(
+    latent: &Tensor<4>,
+    tiling: Tiling,
+    downscale: usize,
+    convert: &mut Convert,
+) -> Result<Tensor<4>, ModelError> {
+    Layout::decoding(tiling, downscale).run(latent, convert)
+}
+
+/// As [`Vae::encode_tiled`], with another encoder to latents of `downscale` pixels.
+///
+/// # Errors
+/// `convert`'s, and as [`Tiling::check_encode`].
+pub(crate) fn encoded_in_tiles(
+    picture: &Tensor<4>,
+    tiling: Tiling,
+    downscale: usize,
+    convert: &mut Convert,
+) -> Result<Tensor<4>, ModelError> {
+    let [_, _, height, width] = picture.dims();
+    if height < downscale || width < downscale {
+        return convert(picture.clone()); // which says what is wrong
+    }
+    let whole = |length: usize| length / downscale * downscale;
+    let picture = picture.clone().narrow(2, 0, whole(height)).narrow(3, 0, whole(width));
+    Layout::encoding(tiling, downscale).run(&picture, convert)
+}
+
 /// What `convert` makes of a picture, `scale` times as large, in square tiles of `tile` pixels that share `overlap` and
 /// fade into each other: one pass, for networks that look at a tile's neighbourhood alone.
 ///

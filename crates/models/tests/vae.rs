@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "vae/tiny.rs"]
+mod tiny;
 #[path = "vae/upscaler.rs"]
 mod upscaler;
 

@@ -107,6 +107,12 @@ pub trait EventSink: Sync {
     fn wants_previews(&self) -> bool {
         false
     }
+
+    /// Whether previews are to come from a tiny decoder in `models/vae_approx`, which costs a forward pass each, where
+    /// there is one for the model's latents.
+    fn wants_decoded_previews(&self) -> bool {
+        false
+    }
 }
 
 /// Tells nobody.

@@ -12,7 +12,7 @@ use distorch_runtime::offload::Interrupt;
 
 use crate::error::PipelineError;
 use crate::events::{Event, EventSink, Phase, RunId};
-use crate::preview::Preview;
+use crate::preview::{Preview, PreviewDecoder};
 use crate::session::Session;
 use distorch_models::latent_format::LatentFormat;
 
@@ -212,9 +212,37 @@ impl<'a> Run<'a> {
         total: impl Into<Option<usize>>,
         latent: Option<(&Tensor<4>, &LatentFormat)>,
     ) {
-        let latent = latent.filter(|_| self.events.wants_previews());
-        let preview = latent.and_then(|(latent, format)| Preview::of(latent, format));
+        let preview = latent.and_then(|(latent, format)| self.preview(None, latent, format));
         self.tell(Event::Step { done, total: total.into(), preview });
+    }
+
+    /// As [`step`](Self::step), with a preview that is made already.
+    pub(crate) fn shown_step(
+        &self,
+        done: usize,
+        total: impl Into<Option<usize>>,
+        preview: Option<Preview>,
+    ) {
+        self.tell(Event::Step { done, total: total.into(), preview });
+    }
+
+    /// A preview of a latent as the model has it, where somebody wants one: by a decoder, else by its format's table.
+    pub(crate) fn preview(
+        &self,
+        decoder: Option<&PreviewDecoder>,
+        latent: &Tensor<4>,
+        format: &LatentFormat,
+    ) -> Option<Preview> {
+        if !self.events.wants_previews() {
+            return None;
+        }
+        let decoded = decoder.and_then(|decoder| decoder.preview(self, latent));
+        decoded.or_else(|| Preview::of(latent, format))
+    }
+
+    /// Whether previews are to come from a tiny decoder.
+    pub(crate) fn wants_decoded_previews(&self) -> bool {
+        self.events.wants_previews() && self.events.wants_decoded_previews()
     }
 
     /// Reports something that the user should know.

@@ -125,7 +125,10 @@ pub enum PreviewMethod {
     None,
     /// A table of colours for each family of models. All clients are sent them.
     Latent2Rgb,
-    /// The best way that there is: the table. Clients that said what they can do are sent them: others may take any
+    /// A tiny decoder in `models/vae_approx`; the table where there is none for a model's latents. All clients are sent
+    /// them.
+    Taesd,
+    /// The table. Clients that said what they can do are sent them: others may take any
     /// picture for the result.
     #[default]
     Auto,

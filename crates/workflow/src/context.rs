@@ -101,4 +101,8 @@ impl EventSink for NodeEvents<'_> {
     fn wants_previews(&self) -> bool {
         self.observer.wants_previews()
     }
+
+    fn wants_decoded_previews(&self) -> bool {
+        self.observer.wants_decoded_previews()
+    }
 }

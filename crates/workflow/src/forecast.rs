@@ -306,7 +306,9 @@ impl<'a> Ahead<'a> {
     /// Pixels to one of the latents of the autoencoder of an input, where it is known.
     pub fn downscale(&self, vae: &str) -> Option<usize> {
         let source = self.source(vae)?;
-        source.file.model.vae.as_ref().map(distorch_checkpoint::config::VaeConfig::downscale)
+        let model = &source.file.model;
+        let tiny = model.tiny_vae.as_ref().map(|_| distorch_models::tiny_vae::DOWNSCALE);
+        tiny.or_else(|| model.vae.as_ref().map(distorch_checkpoint::config::VaeConfig::downscale))
     }
 }
 

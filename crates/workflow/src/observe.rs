@@ -104,6 +104,11 @@ pub trait Observer: Sync {
     fn wants_previews(&self) -> bool {
         false
     }
+
+    /// Whether previews are to come from a tiny decoder in `models/vae_approx`, where there is one.
+    fn wants_decoded_previews(&self) -> bool {
+        false
+    }
 }
 
 /// Nobody.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "loader_nodes/tiny_vae.rs"]
+mod tiny_vae;
+
 use std::sync::Mutex;
 
 use distorch_checkpoint::Checkpoint;
@@ -398,7 +401,7 @@ fn pixel_space_leaves_pictures_as_they_are() {
     let mut harness = Harness::sd1();
     let tensors = [("pixel_space_vae".to_owned(), vec![], vec![1.0])];
     ModelFile::of_values(tensors).write(&harness.model_path("vae/pixels.safetensors"));
-    for file in ["taesd_encoder.safetensors", "taesd_decoder.safetensors", "taef1_decoder.pth"] {
+    for file in ["taehv.safetensors", "taef1_decoder.pth"] {
         let tensors = [("1.weight".to_owned(), vec![1], vec![1.0])];
         ModelFile::of_values(tensors).write(&harness.model_path(&format!("vae_approx/{file}")));
     }
@@ -406,7 +409,7 @@ fn pixel_space_leaves_pictures_as_they_are() {
     let prompt = prompt(&[
         ("chosen", load("pixel_space")),
         ("file", load("pixels.safetensors")),
-        ("taesd", load("taesd")),
+        ("videos", load("taehv.safetensors")),
         ("taef1", load("taef1")),
         (
             "grey",
@@ -446,14 +449,14 @@ fn pixel_space_leaves_pictures_as_they_are() {
     assert!(distance(before.values(), after.values()) < 1e-6);
     let error = harness.try_run(&prompt, "wrong").unwrap_err().to_string();
     assert!(error.contains("latents of 4 channels, but this VAE decodes 3"), "{error}");
-    // Chosen, a tiny autoencoder says what it is; without both files it is no choice.
-    let error = harness.try_run(&prompt, "taesd").unwrap_err().to_string();
-    assert!(error.contains("tiny autoencoder"), "{error}");
+    // Chosen, a tiny autoencoder of videos says what it is; one of pictures without both files is no choice.
+    let error = harness.try_run(&prompt, "videos").unwrap_err().to_string();
+    assert!(error.contains("tiny autoencoder of videos"), "{error}");
     let parsed = Prompt::from_json(&prompt.to_string(), &nodes::all()).unwrap();
     let refused = harness.executor.run_nodes(&parsed, &["taef1"], &Silent).unwrap_err();
     let ExecutionError::Invalid(invalid) = refused else { panic!("{refused}") };
     let told = format!("{invalid:?}");
-    assert!(told.contains("taesd") && told.contains("pixel_space"), "{told}");
+    assert!(told.contains("taef1") && told.contains("pixel_space"), "{told}");
 }
 
 #[test]

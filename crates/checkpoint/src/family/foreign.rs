@@ -160,13 +160,13 @@ const FILES: &[(Sign, &str, &str)] = &[
     ),
     (
         Key("decoder.layers.1.weight"),
-        "a tiny autoencoder (TAESD)",
-        "tiny autoencoders are not supported; take a whole VAE",
+        "a tiny autoencoder (TAESD) in the diffusers layout",
+        "take its halves in files of their own, taesd_encoder and taesd_decoder, or a whole VAE",
     ),
     (
         Within("taesd_decoder."),
         "a tiny autoencoder (TAESD)",
-        "tiny autoencoders are not supported; take a whole VAE",
+        "take its halves in files of their own, or a whole VAE",
     ),
     (
         Key("pixel_space_vae"),

@@ -169,7 +169,16 @@ impl Joined {
         let notes = notes.flat_map(|(_, member)| member.model.notes.iter().cloned()).collect();
         let components = components.into_iter().map(|(_, component)| component).collect();
         let (ignored, unknown) = (Vec::new(), Vec::new());
-        let upscaler = None;
-        Model { diffusion, text_encoders, vae, upscaler, components, ignored, unknown, notes }
+        Model {
+            diffusion,
+            text_encoders,
+            vae,
+            tiny_vae: None,
+            upscaler: None,
+            components,
+            ignored,
+            unknown,
+            notes,
+        }
     }
 }

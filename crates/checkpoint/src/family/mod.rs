@@ -10,6 +10,7 @@
 //! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
+//! | `tiny_vae` | tiny autoencoders, a half a file |
 //! | `upscaler` | models that enlarge pictures, one file an architecture |
 //! | `vae_names` | where diffusers keeps an autoencoder's layers |
 //! | `layout`, `matching` | a tree of modules; matching its leaves with tensors |
@@ -40,6 +41,7 @@ mod resolution;
 mod round_trip;
 mod t5;
 mod text;
+mod tiny_vae;
 mod unet;
 mod upscaler;
 mod vae;
@@ -113,6 +115,14 @@ fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
         add(ComponentKind::Vae, layers);
         config
     });
+    let tiny_vae = match components.is_empty() {
+        true => tiny_vae::split(inventory)?,
+        false => None,
+    };
+    let tiny_vae = tiny_vae.map(|(config, layers)| {
+        components.push(Component { kind: ComponentKind::Vae, layers });
+        config
+    });
     // Names of upscalers' layers are few and plain, so that other models are looked for first.
     let upscaler = match components.is_empty() {
         true => upscaler::split(inventory)?,
@@ -136,6 +146,7 @@ fn split(inventory: &mut Inventory<'_>) -> Result<Model, FamilyError> {
         diffusion,
         text_encoders: text.encoders,
         vae,
+        tiny_vae,
         upscaler,
         components,
         ignored,

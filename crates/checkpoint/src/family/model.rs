@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{DiffusionConfig, Prediction, TextEncoderConfig, UpscalerConfig, VaeConfig};
+use crate::config::{
+    DiffusionConfig, Prediction, TextEncoderConfig, TinyVaeConfig, TinyVaeHalf, UpscalerConfig,
+    VaeConfig,
+};
 use crate::layer::{Component, ComponentKind};
 
 /// What a file was recognised as, split into components.
@@ -18,6 +21,9 @@ pub struct Model {
     pub text_encoders: Vec<TextEncoder>,
     /// The autoencoder's configuration, where the file holds one.
     pub vae: Option<VaeConfig>,
+    /// Which half of a tiny autoencoder the file holds, where it holds one; its layers are a VAE's component.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiny_vae: Option<TinyVaeConfig>,
     /// The configuration of the model that enlarges pictures, where the file holds one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upscaler: Option<UpscalerConfig>,
@@ -174,9 +180,9 @@ impl Model {
         self.components.iter().find(|component| component.kind == kind)
     }
 
-    /// The components of a checkpoint that the file does not hold; none of an upscaler.
+    /// The components of a checkpoint that the file does not hold; none of an upscaler or a tiny autoencoder.
     pub fn missing(&self) -> Vec<ComponentKind> {
-        if self.upscaler.is_some() {
+        if self.upscaler.is_some() || self.tiny_vae.is_some() {
             return Vec::new();
         }
         ComponentKind::ALL.into_iter().filter(|kind| self.component(*kind).is_none()).collect()
@@ -186,6 +192,13 @@ impl Model {
     pub fn label(&self) -> String {
         if let Some(upscaler) = &self.upscaler {
             return format!("{} ×{}", upscaler.name(), upscaler.scale());
+        }
+        if let Some(tiny) = &self.tiny_vae {
+            let half = match tiny.half {
+                TinyVaeHalf::Encoder => "encoder",
+                TinyVaeHalf::Decoder => "decoder",
+            };
+            return format!("tiny {half} (TAESD)");
         }
         match &self.diffusion {
             Some(diffusion) => diffusion.label(),

@@ -187,7 +187,7 @@ pub enum PreviewArg {
     None,
     /// By a table of colours for each family of models, for all clients
     Latent2rgb,
-    /// By a small decoder in `models/vae_approx`: not yet
+    /// By a tiny decoder in `models/vae_approx` (taesd, taesdxl, taesd3, taef1), else by the table, for all clients
     Taesd,
     /// By the table, for clients that say what they can do, as frontends do
     Auto,
@@ -236,8 +236,8 @@ impl ServeArgs {
         let previews = match self.preview_method {
             PreviewArg::None => PreviewMethod::None,
             PreviewArg::Latent2rgb => PreviewMethod::Latent2Rgb,
-            // The command refuses `taesd` before.
-            PreviewArg::Taesd | PreviewArg::Auto => PreviewMethod::Auto,
+            PreviewArg::Taesd => PreviewMethod::Taesd,
+            PreviewArg::Auto => PreviewMethod::Auto,
         };
         let tls = self.tls_cert.clone().zip(self.tls_key.clone());
         Config {

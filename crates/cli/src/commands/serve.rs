@@ -16,7 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use crate::args::{LogFormat, PreviewArg, RunningArgs, ServeArgs, Shared, WorkerArgs};
+use crate::args::{LogFormat, RunningArgs, ServeArgs, Shared, WorkerArgs};
 use crate::error::CliError;
 use crate::machine;
 use crate::session;
@@ -26,10 +26,6 @@ const LOG_VARIABLE: &str = "DISTORCH_LOG";
 
 /// Serves until the program is told to end.
 pub fn run(shared: &Shared, args: &ServeArgs) -> Result<(), CliError> {
-    if args.preview_method == PreviewArg::Taesd {
-        let text = "`--preview-method taesd`: small decoders are not built into this program yet";
-        return Err(CliError::usage(text).hint("`latent2rgb` shows pictures by a table of colours"));
-    }
     let mut config = args.config();
     let prepared = Prepared::new(shared, &args.running)?;
     serve::check_access(&config).map_err(CliError::usage)?;

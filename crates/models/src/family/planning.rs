@@ -55,7 +55,10 @@ pub fn activation_bytes(
             most.map(|elements| Need { elements, workspace: 0 })
         }
         // Latents are decoded one by one.
-        ComponentKind::Vae => model.vae.as_ref().map(|config| estimate::vae(config, workload)),
+        ComponentKind::Vae => match &model.tiny_vae {
+            Some(config) => Some(estimate::tiny_vae(config, workload)),
+            None => model.vae.as_ref().map(|config| estimate::vae(config, workload)),
+        },
         ComponentKind::Upscaler => {
             model.upscaler.as_ref().map(|config| estimate::upscaler(config, workload))
         }

@@ -22,6 +22,7 @@ use crate::error::{Argument, PipelineError};
 use crate::finite::{self, NotFinite, odd_in};
 use crate::latent::Latent;
 use crate::models::Model;
+use crate::preview::PreviewDecoder;
 use crate::run::Run;
 
 /// What comes out of a run.
@@ -139,6 +140,11 @@ pub fn sample(
         mask,
         differential: model.options().differential,
     };
+    let decoder = match run.wants_decoded_previews() {
+        true => PreviewDecoder::of(run, &format, model.part().compute_device()),
+        false => None,
+    };
+    let decoder = decoder.as_ref();
     let mut last: Option<Tensor<4>> = None;
     let mut untold = None;
     let result = sampler_run.run(&mut watched, &mut |step| {
@@ -147,7 +153,8 @@ pub fn sample(
         // A device that works off a queue is not as far as it was told: without this, progress
         // would run ahead of it and a stop would come too late.
         tensor::wait(&device);
-        run.step(step.index + 1, step.total, Some((step.denoised, &format)));
+        let preview = run.preview(decoder, step.denoised, &format);
+        run.shown_step(step.index + 1, step.total, preview);
         let broken = evaluations.look().is_err();
         if run.cancelled() || (broken && ends) {
             ControlFlow::Break(())
@@ -171,7 +178,8 @@ pub fn sample(
         Err(error) => return Err(PipelineError::failed(error)),
     };
     if let Some(steps) = untold {
-        run.step(steps, steps, last.as_ref().map(|latent| (latent, &format)));
+        let preview = last.as_ref().and_then(|latent| run.preview(decoder, latent, &format));
+        run.shown_step(steps, steps, preview);
     }
     let out = |x: Tensor<4>| {
         latent.with_samples(format.to_autoencoder(x).cast(DType::F32).to_device(&cpu()))

@@ -31,4 +31,4 @@ pub use shortage::shortage_in;
 pub use store::{Loader, ModelStore, Parts};
 pub use tasks::{Task, Tasks, size_in_words};
 pub use upscaler::Upscaler;
-pub use vae::Vae;
+pub use vae::{TinyFormat, Vae};

@@ -4,14 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use distorch_checkpoint::ComponentKind;
-use distorch_checkpoint::config::VaeConfig;
+use distorch_checkpoint::config::{TinyVaeConfig, TinyVaeHalf, VaeConfig};
 use distorch_models::ModelError;
 use distorch_models::estimate::Workload;
+use distorch_models::tiny_vae::{self, TinyVae};
 use distorch_models::vae::{self, Posterior};
 use distorch_models::vae_tiled::Tiling;
-use distorch_runtime::Tensor;
 use distorch_runtime::lora::LoraPatch;
 use distorch_runtime::tensor::{DType, cpu};
+use distorch_runtime::{Scope, Tensor};
 
 use crate::error::{Argument, PipelineError};
 use crate::finite::{self, NotFinite};
@@ -28,8 +29,28 @@ pub struct Vae(Kind);
 enum Kind {
     /// A network with its weights.
     Network(Network),
+    /// Two halves that see latents as the diffusion model does.
+    Tiny(Tiny),
     /// No network: a latent is the picture itself, from -1 to 1, for models that sample pixels.
     Pixels,
+}
+
+/// A tiny autoencoder.
+#[derive(Clone)]
+struct Tiny {
+    encoder: Network<TinyVaeConfig>,
+    decoder: Network<TinyVaeConfig>,
+    /// How the diffusion model's latents come from an autoencoder's.
+    format: TinyFormat,
+}
+
+/// What tells the latents that a tiny autoencoder sees from a whole one's: `(latent - shift) · scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TinyFormat {
+    /// What a latent is multiplied with after `shift` was taken off.
+    pub scale: f64,
+    /// What is taken off a latent.
+    pub shift: f64,
 }
 
 /// Channels of a picture.
@@ -55,10 +76,42 @@ impl Vae {
         Ok(Self(Kind::Network(Network { part, config: Arc::new(config) })))
     }
 
+    /// The tiny autoencoder of two parts.
+    ///
+    /// # Errors
+    /// When one is not the half that it should be, or they have latents of different channels.
+    pub fn tiny(
+        encoder: Arc<Part>,
+        decoder: Arc<Part>,
+        format: TinyFormat,
+    ) -> Result<Self, PipelineError> {
+        let half = |part: Arc<Part>, half: TinyVaeHalf, name: &str| {
+            let file = part.file();
+            let found = file.model.tiny_vae.clone().filter(|config| config.half == half);
+            let config = found.ok_or_else(|| {
+                let label = file.model.label();
+                PipelineError::failed(format!("`{}` is no tiny {name}: it is {label}", file.name))
+            })?;
+            Ok::<_, PipelineError>(Network { part, config: Arc::new(config) })
+        };
+        let encoder = half(encoder, TinyVaeHalf::Encoder, "encoder")?;
+        let decoder = half(decoder, TinyVaeHalf::Decoder, "decoder")?;
+        let [made, read] = [&encoder, &decoder].map(|half| half.config.latent_channels);
+        if made != read {
+            return Err(PipelineError::failed(format!(
+                "`{}` makes latents of {made} channels, but `{}` reads {read}",
+                encoder.part.file().name,
+                decoder.part.file().name,
+            )));
+        }
+        Ok(Self(Kind::Tiny(Tiny { encoder, decoder, format })))
+    }
+
     /// Pixels of a picture to one of the latent.
     pub fn downscale(&self) -> usize {
         match &self.0 {
             Kind::Network(network) => network.config.downscale(),
+            Kind::Tiny(_) => tiny_vae::DOWNSCALE,
             Kind::Pixels => 1,
         }
     }
@@ -67,6 +120,7 @@ impl Vae {
     pub fn latent_channels(&self) -> usize {
         match &self.0 {
             Kind::Network(network) => network.config.latent_channels,
+            Kind::Tiny(tiny) => tiny.decoder.config.latent_channels,
             Kind::Pixels => COLOURS,
         }
     }
@@ -94,25 +148,44 @@ impl Vae {
                 self.latent_channels(),
             ));
         }
-        let Kind::Network(network) = &self.0 else {
+        if matches!(self.0, Kind::Pixels) {
             return Pictures::from_decoded(latents.clone()).map_err(PipelineError::failed);
-        };
+        }
         if let Some(tiling) = tiling {
             tiling
                 .check_decode([height, width], self.downscale())
                 .map_err(|error| PipelineError::argument(Argument::Tiling, error))?;
         }
         let sides = [height, width].map(|side| side.saturating_mul(self.downscale()));
-        let decoded = network.each(
-            run,
-            latents.clone(),
-            sides,
-            tiling,
-            |vae, latent, tiling| match tiling {
-                Some(tiling) => vae.decode_tiled(latent, tiling),
-                None => vae.decode(latent),
-            },
-        )?;
+        let decoded = match &self.0 {
+            Kind::Pixels => latents.clone(),
+            Kind::Network(network) => network.each(
+                run,
+                latents.clone(),
+                sides,
+                tiling,
+                vae::Vae::load,
+                |vae, latent, tiling| match tiling {
+                    Some(tiling) => vae.decode_tiled(latent, tiling),
+                    None => vae.decode(latent),
+                },
+            )?,
+            Kind::Tiny(Tiny { decoder, format, .. }) => {
+                let latents = (latents.clone() - format.shift) * format.scale;
+                let made = decoder.each(
+                    run,
+                    latents,
+                    sides,
+                    tiling,
+                    TinyVae::load,
+                    |vae, latent, tiling| match tiling {
+                        Some(tiling) => vae.decode_tiled(latent, tiling),
+                        None => vae.decode(latent),
+                    },
+                )?;
+                made * 2.0 - 1.0
+            }
+        };
         Pictures::from_decoded(decoded).map_err(PipelineError::failed)
     }
 
@@ -140,44 +213,68 @@ impl Vae {
                  which is {side}×{side}: scale it up first"
             ));
         }
-        if let Some(tiling) = tiling.filter(|_| matches!(self.0, Kind::Network(_))) {
+        if let Some(tiling) = tiling.filter(|_| !matches!(self.0, Kind::Pixels)) {
             tiling
                 .check_encode([height, width], side)
                 .map_err(|error| PipelineError::argument(Argument::Tiling, error))?;
         }
         let pixels = pictures.colours().channels_first() * 2.0 - 1.0;
-        let Kind::Network(network) = &self.0 else { return Ok(pixels) };
+        if matches!(self.0, Kind::Pixels) {
+            return Ok(pixels);
+        }
         let cut = |pixels: Tensor<4>, dim: usize, length: usize| {
             pixels.narrow(dim, length % side / 2, length / side * side)
         };
         let pixels = cut(cut(pixels, 2, height), 3, width);
         let [_, _, height, width] = pixels.dims();
-        network.each(run, pixels, [height, width], tiling, |vae, picture, tiling| {
-            let posterior = match tiling {
-                Some(tiling) => vae.encode_tiled(picture, tiling),
-                None => vae.encode(picture),
-            };
-            posterior.map(Posterior::mode)
-        })
+        let sides = [height, width];
+        match &self.0 {
+            Kind::Pixels => Ok(pixels),
+            Kind::Network(network) => {
+                network.each(run, pixels, sides, tiling, vae::Vae::load, |vae, picture, tiling| {
+                    let posterior = match tiling {
+                        Some(tiling) => vae.encode_tiled(picture, tiling),
+                        None => vae.encode(picture),
+                    };
+                    posterior.map(Posterior::mode)
+                })
+            }
+            Kind::Tiny(Tiny { encoder, format, .. }) => {
+                let pixels = pixels * 0.5 + 0.5;
+                let made = encoder.each(
+                    run,
+                    pixels,
+                    sides,
+                    tiling,
+                    TinyVae::load,
+                    |vae, picture, tiling| match tiling {
+                        Some(tiling) => vae.encode_tiled(picture, tiling),
+                        None => vae.encode(picture),
+                    },
+                )?;
+                Ok(made / format.scale + format.shift)
+            }
+        }
     }
 }
 
 /// A network with its weights.
 #[derive(Clone)]
-struct Network {
+struct Network<C = VaeConfig> {
     part: Arc<Part>,
-    config: Arc<VaeConfig>,
+    config: Arc<C>,
 }
 
-impl Network {
+impl<C> Network<C> {
     /// Runs over a batch of pictures of these sides one by one; in and out on the CPU in f32.
-    fn each(
+    fn each<N>(
         &self,
         run: &Run<'_>,
         batch: Tensor<4>,
         sides: [usize; 2],
         tiling: Option<Tiling>,
-        convert: impl Fn(&vae::Vae, Tensor<4>, Option<Tiling>) -> Result<Tensor<4>, ModelError>,
+        open: impl Fn(&Scope, &C) -> Result<N, ModelError>,
+        convert: impl Fn(&N, Tensor<4>, Option<Tiling>) -> Result<Tensor<4>, ModelError>,
     ) -> Result<Tensor<4>, PipelineError> {
         let (device, dtype) = (self.part.device(), self.part.activation_dtype());
         let count = batch.dims()[0];
@@ -189,7 +286,7 @@ impl Network {
             }
             let picture = piece(sides, tiling);
             let one = batch.clone().narrow(0, out.len(), 1).to_device(device).cast(dtype);
-            let made = self.load(run, picture).and_then(|vae| {
+            let made = self.load(run, picture, &open).and_then(|vae| {
                 run.attempt(&self.part, picture, || {
                     convert(&vae, one.clone(), tiling).map_err(PipelineError::failed)
                 })
@@ -256,9 +353,14 @@ impl Network {
         }
     }
 
-    fn load(&self, run: &Run<'_>, picture: Workload) -> Result<vae::Vae, PipelineError> {
+    fn load<N>(
+        &self,
+        run: &Run<'_>,
+        picture: Workload,
+        open: impl Fn(&Scope, &C) -> Result<N, ModelError>,
+    ) -> Result<N, PipelineError> {
         let scope = run.load(&self.part, &LoraPatch::new(ComponentKind::Vae), picture)?;
-        vae::Vae::load(&scope, &self.config).map_err(PipelineError::failed)
+        open(&scope, &self.config).map_err(PipelineError::failed)
     }
 }
 
@@ -281,6 +383,7 @@ impl fmt::Debug for Vae {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Network(network) => write!(f, "VAE of {}", network.part.file().name),
+            Kind::Tiny(tiny) => write!(f, "tiny VAE of {}", tiny.decoder.part.file().name),
             Kind::Pixels => f.write_str("VAE that leaves pictures as they are"),
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct PromptObserver {
     clients: Clients,
     running: Running,
     previews: Audience,
+    /// Whether a tiny decoder makes them.
+    decoded: bool,
     /// What is told beside the clients of this process.
     relay: Option<UnboundedSender<Relayed>>,
     /// Whether what nodes show is told when they are done, or by the worker once it is stored.
@@ -71,8 +73,13 @@ impl PromptObserver {
         previews: Audience,
         relay: Option<UnboundedSender<Relayed>>,
     ) -> Self {
-        let (tells_outputs, state) = (true, Mutex::default());
-        Self { prompt, client, clients, running, previews, relay, tells_outputs, state }
+        let (decoded, tells_outputs, state) = (false, true, Mutex::default());
+        Self { prompt, client, clients, running, previews, decoded, relay, tells_outputs, state }
+    }
+
+    /// The same, with previews by a tiny decoder or not.
+    pub fn with_decoded_previews(self, decoded: bool) -> Self {
+        Self { decoded, ..self }
     }
 
     /// The same; what nodes show is told by the worker, once it is stored.
@@ -273,6 +280,10 @@ impl Observer for PromptObserver {
 
     fn wants_previews(&self) -> bool {
         self.clients.takes_previews(self.to(), self.previews)
+    }
+
+    fn wants_decoded_previews(&self) -> bool {
+        self.decoded
     }
 }
 

@@ -185,7 +185,7 @@ async fn run(
     let started = std::time::Instant::now();
     let mut hold = state.queue.hold(attempt, LEASE / 3);
     state.running.begin(id, client_id.clone());
-    let previews = audience(state.config.previews, &record.payload.extra_data);
+    let (previews, decoded) = previews(state.config.previews, &record.payload.extra_data);
     let (relay_to, relaying) = match state.relays() {
         true => {
             let (sender, messages) = mpsc::unbounded_channel();
@@ -194,7 +194,8 @@ async fn run(
         false => (None, None),
     };
     let (clients, running) = (state.clients.clone(), state.running.clone());
-    let observer = PromptObserver::new(id, client_id, clients, running, previews, relay_to);
+    let observer = PromptObserver::new(id, client_id, clients, running, previews, relay_to)
+        .with_decoded_previews(decoded);
     let outputs = state.config.outputs.clone();
     let observer = Arc::new(match outputs {
         None => observer,
@@ -293,16 +294,23 @@ async fn run(
     executor
 }
 
-/// Who is sent a prompt's previews: as the prompt says (`preview_method` in its extra data), or the server.
-fn audience(method: PreviewMethod, extra_data: &Json) -> Audience {
+/// Who is sent a prompt's previews, and whether a tiny decoder makes them: as the prompt says (`preview_method` in its
+/// extra data), or the server.
+fn previews(method: PreviewMethod, extra_data: &Json) -> (Audience, bool) {
     let data: Value = extra_data.parse().unwrap_or_default();
-    match (data["preview_method"].as_str(), method) {
+    let asked = data["preview_method"].as_str();
+    let audience = match (asked, method) {
         (_, PreviewMethod::None) | (Some("none"), _) => Audience::Nobody,
-        (Some("latent2rgb" | "taesd" | "auto"), _) | (_, PreviewMethod::Latent2Rgb) => {
-            Audience::Everybody
-        }
+        (Some("latent2rgb" | "taesd" | "auto"), _)
+        | (_, PreviewMethod::Latent2Rgb | PreviewMethod::Taesd) => Audience::Everybody,
         (_, PreviewMethod::Auto) => Audience::Negotiated,
-    }
+    };
+    let decoded = match asked {
+        Some("taesd") => true,
+        Some("latent2rgb" | "auto" | "none") => false,
+        _ => method == PreviewMethod::Taesd,
+    };
+    (audience, decoded)
 }
 
 /// Stores what came of a prompt, and tells so.

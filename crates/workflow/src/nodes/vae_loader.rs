@@ -17,7 +17,8 @@ use crate::forecast::{Ahead, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
-use distorch_pipeline::models::{ModelFile, Vae};
+use distorch_checkpoint::source::ModelFiles;
+use distorch_pipeline::models::{ModelFile, TinyFormat, Vae};
 
 const VAE_NAME: Input = Input::found("vae_name", vaes).tooltip("The name of the VAE.");
 
@@ -27,8 +28,14 @@ const OUTPUT: &[Output] =
 /// The choice of no network at all: a latent is the picture itself.
 const PIXEL_SPACE: &str = "pixel_space";
 
-/// Tiny autoencoders of pictures, each an encoder and a decoder in files of their own whose names start so.
-const TINY: [&str; 4] = ["taesd", "taesdxl", "taesd3", "taef1"];
+/// Tiny autoencoders of pictures, each an encoder and a decoder in files of their own whose names start so, with the
+/// scale and shift between the latents that they see and a whole VAE's (those of SD 1.x, SDXL, SD3 and Flux).
+const TINY: [(&str, TinyFormat); 4] = [
+    ("taesd", TinyFormat { scale: 0.18215, shift: 0.0 }),
+    ("taesdxl", TinyFormat { scale: 0.13025, shift: 0.0 }),
+    ("taesd3", TinyFormat { scale: 1.5305, shift: 0.0609 }),
+    ("taef1", TinyFormat { scale: 0.3611, shift: 0.1159 }),
+];
 
 /// What the names of tiny autoencoders of videos start with.
 const TINY_OF_VIDEOS: [&str; 3] = ["taehv", "lighttae", "taeltx"];
@@ -40,7 +47,8 @@ fn vaes(environment: &Environment) -> Vec<String> {
     let has = |start: String| tiny.iter().any(|name| name.starts_with(&start));
     let both = |name: &str| has(format!("{name}_encoder.")) && has(format!("{name}_decoder."));
     names.extend(tiny.iter().filter(|name| is_of_videos(name)).cloned());
-    names.extend(TINY.iter().filter(|name| both(name)).map(|name| (*name).to_owned()));
+    let tiny = TINY.iter().map(|(name, _)| *name);
+    names.extend(tiny.filter(|name| both(name)).map(str::to_owned));
     names.push(PIXEL_SPACE.to_owned());
     names
 }
@@ -51,7 +59,28 @@ fn is_of_videos(name: &str) -> bool {
 
 fn fingerprint(environment: &Environment, inputs: &Inputs) -> String {
     let name = inputs.text("vae_name").unwrap_or_default();
-    file_state(environment, ModelKind::Vae, name)
+    match tiny(environment, name) {
+        Some(_) => ["encoder", "decoder"]
+            .map(|half| match half_of(environment, name, half) {
+                Some(file) => file_state(environment, ModelKind::VaeApprox, &file),
+                None => String::new(),
+            })
+            .join(" "),
+        None => file_state(environment, ModelKind::Vae, name),
+    }
+}
+
+/// The tiny autoencoder that is meant, where one is.
+fn tiny(environment: &Environment, name: &str) -> Option<TinyFormat> {
+    let (_, format) = TINY.iter().find(|(known, _)| *known == name)?;
+    let in_folder = models(environment, ModelKind::Vae).iter().any(|own| own == name);
+    (!in_folder).then_some(*format)
+}
+
+/// The file of a half of a tiny autoencoder.
+fn half_of(environment: &Environment, name: &str, half: &str) -> Option<String> {
+    let start = format!("{name}_{half}.");
+    models(environment, ModelKind::VaeApprox).into_iter().find(|file| file.starts_with(&start))
 }
 
 /// A VAE on the default device.
@@ -104,15 +133,15 @@ fn marks_pixel_space(environment: &Environment, name: &str) -> bool {
 /// Whether no network at all is meant.
 ///
 /// # Errors
-/// When it is a tiny autoencoder.
+/// When it is a tiny autoencoder of videos.
 fn is_pixel_space(environment: &Environment, name: &str) -> Result<bool, NodeError> {
     let in_folder = models(environment, ModelKind::Vae).iter().any(|own| own == name);
     if (!in_folder && name == PIXEL_SPACE) || marks_pixel_space(environment, name) {
         return Ok(true);
     }
-    if !in_folder && (TINY.contains(&name) || is_of_videos(name)) {
+    if !in_folder && is_of_videos(name) {
         let problem = format!(
-            "`{name}` is a tiny autoencoder, which distorch does not run: take a whole VAE, such as \
+            "`{name}` is a tiny autoencoder of videos, which distorch does not run: take a whole VAE, such as \
              the checkpoint's own"
         );
         return Err(NodeError::input("vae_name", problem));
@@ -130,6 +159,14 @@ fn load(
         return Ok(vec![Value::Vae(Vae::pixels())]);
     }
     let settings = to(context.environment(), inputs)?;
+    if let Some(format) = tiny(context.environment(), inputs.text("vae_name")?) {
+        let half = |files: &Files, ejects: bool| {
+            let parts = place(context, inputs, files, settings.clone(), ejects)?;
+            parts.get(ComponentKind::Vae).cloned().ok_or_else(|| no_vae(&parts.file))
+        };
+        let (decoder, encoder) = (half(&DECODER, ejects)?, half(&ENCODER, false)?);
+        return Ok(vec![Value::Vae(Vae::tiny(encoder, decoder, format)?)]);
+    }
     let parts = place(context, inputs, &FILE, settings, ejects)?;
     let part = parts.get(ComponentKind::Vae).cloned().ok_or_else(|| no_vae(&parts.file))?;
     Ok(vec![Value::Vae(Vae::new(part)?)])
@@ -140,6 +177,33 @@ const FILE: Files = Files {
     find: |environment, inputs| one_file(environment, inputs, ModelKind::Vae, "vae_name"),
     components: &[ComponentKind::Vae],
 };
+
+/// The halves of a tiny autoencoder.
+const DECODER: Files = Files {
+    inputs: &["vae_name"],
+    find: |environment, inputs| half(environment, inputs, "decoder"),
+    components: &[ComponentKind::Vae],
+};
+const ENCODER: Files = Files {
+    inputs: &["vae_name"],
+    find: |environment, inputs| half(environment, inputs, "encoder"),
+    components: &[ComponentKind::Vae],
+};
+
+fn half(
+    environment: &Environment,
+    inputs: &Inputs,
+    half: &str,
+) -> Result<(String, ModelFiles), NodeError> {
+    let name = inputs.text("vae_name")?;
+    let file = half_of(environment, name, half).ok_or_else(|| {
+        let problem = format!("there is no `{name}_{half}` in models/vae_approx: put it there");
+        NodeError::input("vae_name", problem)
+    })?;
+    let path = environment.session.folders.resolve(ModelKind::VaeApprox, &file);
+    let path = path.map_err(|error| NodeError::input("vae_name", error))?;
+    Ok((file, path.into()))
+}
 
 fn no_vae(file: &ModelFile) -> NodeError {
     let (name, label) = (&file.name, file.model.label());
@@ -153,7 +217,10 @@ fn loads(ahead: &Ahead<'_>, to: Place, ejects: bool) -> Result<Vec<Known>, NodeE
         return Ok(Vec::new());
     }
     let settings = to(ahead.environment(), ahead.inputs())?;
-    match ahead_of(ahead, &FILE, settings, ejects)? {
+    let name = ahead.inputs().text("vae_name").unwrap_or_default();
+    // Of a tiny autoencoder, the decoder stands for both.
+    let files = if tiny(ahead.environment(), name).is_some() { &DECODER } else { &FILE };
+    match ahead_of(ahead, files, settings, ejects)? {
         Some((file, known)) if matches!(known.first(), Some(Known::Absent(_))) => {
             Err(no_vae(&file))
         }

@@ -41,7 +41,7 @@ fn enlarged(width: u64, height: u64) -> Json {
     })
 }
 
-fn harness(simulated: &str) -> Harness {
+fn doubler(simulated: &str) -> Harness {
     let harness = Harness::empty_on(simulated);
     doubling([0.25, -0.5, 0.5]).write(&harness.model_path("upscale_models/twice.safetensors"));
     harness
@@ -61,7 +61,7 @@ impl Observer for Heard {
 
 #[test]
 fn a_batch_is_enlarged_in_tiles_and_kept_within_0_and_1() {
-    let mut harness = harness("");
+    let mut harness = doubler("");
     // Two tiles wide.
     let made = pictures(&harness.run(&enlarged(600, 5), "node")[0]);
     assert_eq!(made.shape(), [2, 10, 1200, 3]);
@@ -83,9 +83,9 @@ fn a_batch_is_enlarged_in_tiles_and_kept_within_0_and_1() {
 /// A device that holds half a tile, but not a whole one, enlarges in smaller tiles: to the same picture.
 #[test]
 fn tiles_are_halved_where_memory_is_short() {
-    let mut harness = harness("");
+    let mut harness = doubler("");
     let whole = pictures(&harness.run(&enlarged(512, 512), "node")[0]);
-    let mut small = harness("cuda:0=24MiB");
+    let mut small = doubler("cuda:0=24MiB");
     let prompt = Prompt::from_json(&enlarged(512, 512).to_string(), &nodes::all()).unwrap();
     let heard = Heard::default();
     let report = small.executor.run_nodes(&prompt, &["node"], &heard).unwrap();
@@ -96,7 +96,7 @@ fn tiles_are_halved_where_memory_is_short() {
     let heard = heard.0.into_inner().unwrap();
     assert!(heard.iter().any(|text| text.contains("in tiles of 256 pixels")), "{heard:?}");
     // One that holds no tile of 128 pixels either says so.
-    let mut none = harness("cuda:0=1MiB");
+    let mut none = doubler("cuda:0=1MiB");
     let error = none.fail(&enlarged(512, 512), "node");
     assert!(error.contains("cuda:0") && error.contains("memory"), "{error}");
 }
