@@ -101,6 +101,12 @@ impl Plan {
         self.bytes.saturating_sub(self.bytes_on(self.compute_device))
     }
 
+    /// What a ledger promises to it: each device that it uses, and bytes of its memory.
+    pub fn promised(&self) -> impl Iterator<Item = (DeviceId, u64)> {
+        let shares = self.devices.iter().filter(|share| share.bytes > 0);
+        shares.map(|share| (share.device, share.memory_bytes))
+    }
+
     /// Settles the window and what follows from it: with a larger one, blocks that take long to come
     /// can set off earlier. Half of what is spare is left for what the estimate doesn't see.
     pub(crate) fn settle(&mut self, available: u64) {

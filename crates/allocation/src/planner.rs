@@ -199,9 +199,7 @@ pub fn plan_model(
 
 /// Promises a plan's bytes on every device that it uses.
 fn promise(ledger: &mut Ledger, model: &str, plan: &Plan) {
-    let shares = plan.devices.iter().filter(|share| share.bytes > 0);
-    let shares = shares.map(|share| (share.device, share.memory_bytes));
-    ledger.promise(model, &plan.component, shares);
+    ledger.promise(model, &plan.component, plan.promised());
 }
 
 /// What `ledger` leaves to one component.

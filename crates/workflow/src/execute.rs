@@ -244,6 +244,9 @@ impl Executor {
         observer.event(Event::Started { prompt });
         let mut run = Progress { results: HashMap::new(), report: Report::default() };
         let wanted = scope.wanted(cache, &order, targets, &keys, &mut run.results);
+        // Models that are there already and will be used are part of this run, as if their loaders ran.
+        let kept = run.results.values().flat_map(|entry| &entry.values);
+        kept.flat_map(Value::parts).for_each(|part| environment.session.models.keep(part));
         run.report.cached =
             order.iter().filter(|id| run.results.contains_key(*id)).cloned().collect();
         observer.event(Event::Cached { nodes: &run.report.cached });

@@ -9,7 +9,7 @@ use distorch_pipeline::diffusion::guider::Guider;
 use distorch_pipeline::diffusion::noise::NoiseSource;
 use distorch_pipeline::diffusion::sampler::SamplerChoice;
 use distorch_pipeline::image::{Mask, Pictures};
-use distorch_pipeline::models::{Clip, Model, Upscaler, Vae};
+use distorch_pipeline::models::{Clip, Model, Part, Upscaler, Vae};
 use serde_json::Value as Json;
 
 /// The type of an input or output.
@@ -155,6 +155,19 @@ impl Value {
         match self {
             Value::List(values) => Some(values),
             _ => None,
+        }
+    }
+
+    /// The weights that the value stands for.
+    pub fn parts(&self) -> Vec<&Arc<Part>> {
+        match self {
+            Value::Model(model) => vec![model.part()],
+            Value::Guider(guider) => vec![guider.model.part()],
+            Value::Clip(clip) => vec![clip.part()],
+            Value::Vae(vae) => vae.parts(),
+            Value::UpscaleModel(upscaler) => vec![upscaler.part()],
+            Value::List(values) => values.iter().flat_map(Value::parts).collect(),
+            _ => Vec::new(),
         }
     }
 

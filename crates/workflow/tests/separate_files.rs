@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "separate_files/memory.rs"]
+mod memory;
+
 use std::path::Path;
 use std::sync::Mutex;
 

@@ -334,6 +334,16 @@ impl ModelStore {
         state.run = state.run.wrapping_add(1);
     }
 
+    /// Counts a part that an earlier run placed as one of this run: it keeps what it is promised when models are ejected,
+    /// and is promised it anew where that was given up since.
+    pub fn keep(&self, part: &Part) {
+        let mut state = self.state();
+        let Some(key) = state.key_of(part) else { return };
+        let (now, plan) = (state.run, part.plan());
+        state.ledger.promise(&model_name(&key.0.path()), &plan.component, plan.promised());
+        state.placed.insert(key, now);
+    }
+
     /// Ends a run: what passed through the compute devices leaves them, and what computing freed is
     /// the system's again.
     pub fn rest(&self) {

@@ -51,6 +51,11 @@ impl Upscaler {
         Ok(Self { part, config: Arc::new(config) })
     }
 
+    /// The model's weights.
+    pub fn part(&self) -> &Arc<Part> {
+        &self.part
+    }
+
     /// How many times as long the sides become.
     pub fn scale(&self) -> usize {
         self.config.scale()

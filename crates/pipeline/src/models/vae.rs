@@ -107,6 +107,15 @@ impl Vae {
         Ok(Self(Kind::Tiny(Tiny { encoder, decoder, format })))
     }
 
+    /// The weights of its networks.
+    pub fn parts(&self) -> Vec<&Arc<Part>> {
+        match &self.0 {
+            Kind::Network(network) => vec![&network.part],
+            Kind::Tiny(tiny) => vec![&tiny.encoder.part, &tiny.decoder.part],
+            Kind::Pixels => Vec::new(),
+        }
+    }
+
     /// Pixels of a picture to one of the latent.
     pub fn downscale(&self) -> usize {
         match &self.0 {
