@@ -268,9 +268,16 @@ fn no_node_panics_whatever_it_is_given() {
     let mut faults = Vec::new();
     let mut runs = 0;
     for class in nodes::all().nodes() {
+        // Of growing lists a few stand for all.
+        let mut grown = 0;
+        let mut is_tried = |input: &&Input| {
+            grown += usize::from(input.growing.is_some());
+            input.growing.is_none() || grown <= 3
+        };
         let all: Vec<(&str, Vec<Json>)> = class
             .inputs
             .iter()
+            .filter(&mut is_tried)
             .map(|input| (input.name, values(&harness, class.class, input)))
             .filter(|(_, values)| !values.is_empty())
             .collect();
