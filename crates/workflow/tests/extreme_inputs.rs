@@ -218,6 +218,9 @@ fn values(harness: &Harness, class: &str, input: &Input) -> Vec<Json> {
             all.map(|value| serde_json::from_str(&value.to_string()).unwrap()).collect()
         }
         Kind::Float { default, min, max, .. } => {
+            // Each of several pictures is encoded at this size.
+            let is_encoded = class == "ReferenceMultiLatent";
+            let (default, max) = if is_encoded { (0.01, 0.03) } else { (default, max) };
             let all = [default, min, max, min.max(1e-9), 0.0, -0.0, 1.0, 0.999_999];
             all.into_iter().filter(|value| (min..=max).contains(value)).map(Json::from).collect()
         }

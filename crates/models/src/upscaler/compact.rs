@@ -20,7 +20,7 @@ impl Compact {
         let body = scope.at("body");
         let conv = |place: usize| Conv2d::load(&body, &place.to_string(), 1, 1);
         let pair = |place: usize| {
-            let slopes = Slopes { handle: body.layer(&(2 * place + 1).to_string())? };
+            let slopes = Slopes { handle: body.layer((2 * place + 1).to_string())? };
             Ok((conv(2 * place)?, slopes))
         };
         Ok(Self {
