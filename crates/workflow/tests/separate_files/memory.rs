@@ -65,7 +65,7 @@ fn a_second_run_moves_what_it_must() {
     let folder = shipped();
     lora().write(&folder.path().join("models/loras/one.safetensors"));
     let clip = json!({ "clip_name": "clip_l.safetensors", "type": "stable_diffusion" });
-    let spread = json!({ "virtual_vram_gb": 4.0, "donor_device": "cpu" });
+    let spread = json!({ "virtual_vram_gb": 4.0, "donor_device": "cpu", "eject_models": false });
     let unet = unet("UNETLoaderDisTorch2MultiGPU", spread);
     let mut prompt = separate(
         unet,
