@@ -120,7 +120,7 @@ fn previews_come_from_a_tiny_decoder_where_there_is_one() {
         }
     }
     let mut harness = Harness::sd1();
-    let mut run = |harness: &mut Harness, seed: u64, decoded: bool| {
+    let run = |harness: &mut Harness, seed: u64, decoded: bool| {
         let prompt = prompt(&[
             ("ckpt", node("CheckpointLoaderSimple", json!({ "ckpt_name": "tiny.safetensors" }))),
             ("text", node("CLIPTextEncode", json!({ "clip": ["ckpt", 1], "text": "a fox" }))),
