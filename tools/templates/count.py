@@ -2,9 +2,11 @@
 
     python tools/templates/count.py templates FOLDER   # of the wheel comfyui-workflow-templates-json, unpacked
     python tools/templates/count.py examples FOLDER    # of any files, such as ComfyUI-MultiGPU's example_workflows
+    python tools/templates/count.py run FOLDER         # runs them with small random models in place of those they name
 
 For the templates, those of kind `image` with open models count, weighted by the `usage` of their index, by the model that
-comes first. Nothing of the files is kept. The judge is `crates/workflow/examples/validate_workflows.rs`.
+comes first. Nothing of the files is kept. The judge is `crates/workflow/examples/validate_workflows.rs`; what runs them is
+`run_small.rs` beside it.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JUDGE = ["cargo", "run", "--quiet", "--package", "distorch-workflow", "--example", "validate_workflows", "--"]
+RUNNER = [*JUDGE[:-2], "run_small", "--"]
 
 
 def judged(files, judge):
@@ -66,15 +69,24 @@ def examples(folder, judge, shown):
     print(f"{sum(found[str(path)]['valid'] for path in files)} of {len(files)} are valid")
 
 
+def run(folder, judge, shown):
+    files = sorted(folder.rglob("*.json"))
+    found = judged(files, judge)
+    for path in files:
+        problem = found[str(path)].get("problem")
+        print(f"{path.name}: {problem.strip().splitlines()[0] if problem else 'ran'}")
+    print(f"{sum(found[str(path)]['ran'] for path in files)} of {len(files)} ran")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["templates", "examples"])
+    parser.add_argument("kind", choices=["templates", "examples", "run"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--problems", action="store_true", help="say what is wrong with each")
     parser.add_argument("--judge", type=Path, help="the judge as it was built, instead of building it")
     given = parser.parse_args()
-    judge = [str(given.judge)] if given.judge else JUDGE
-    count = templates if given.kind == "templates" else examples
+    judge = [str(given.judge)] if given.judge else RUNNER if given.kind == "run" else JUDGE
+    count = {"templates": templates, "examples": examples, "run": run}[given.kind]
     count(given.folder.resolve(), judge, given.problems)
 
 

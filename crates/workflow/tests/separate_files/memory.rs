@@ -84,11 +84,11 @@ fn a_second_run_moves_what_it_must() {
     let streamed = first["unet.safetensors"];
     assert!(streamed > 0);
     assert_eq!((first["clip_l.safetensors"], first["vae.safetensors"]), (0, 0));
-    // Two steps of one evaluation each: no layer comes more often.
+    // Two steps of two evaluations each, for the prompt and against the empty one: no layer comes more often.
     let models = &executor.environment().session.models;
     let away = models.stats().into_iter().find(|(part, _)| part.file().name == "unet.safetensors");
     let away = away.map(|(part, _)| part.plan().bytes_elsewhere()).unwrap();
-    assert!(streamed <= 2 * away, "{streamed} of {away}");
+    assert!(streamed <= 4 * away, "{streamed} of {away}");
 
     prompt["latent"]["inputs"]["seed"] = json!(8);
     let (loads, second) = run(&mut executor, &prompt);
