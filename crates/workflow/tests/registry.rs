@@ -169,6 +169,13 @@ fn who_has_what_is_absent_is_part_of_a_registry() {
     assert!(fail("Countr").contains("node 1 is a `Countr`: did you mean Counter?"));
     // That of the shipped nodes.
     assert_eq!(nodes::all().provided_by("ControlNetLoader"), Some("ComfyUI (ControlNet)"));
+    for service in ["FluxProUltraImageNode", "KlingTextToVideoWithAudio", "OpenAIGPTImage1"] {
+        let provider = Some("a paid service, and distorch calls none");
+        assert_eq!(nodes::all().provided_by(service), provider, "{service}");
+    }
+    for open in ["TextEncodeBooguEdit", "SeedVR2Preprocess", "LuminaNode", "TripoSplat"] {
+        assert_eq!(nodes::all().provided_by(open), None, "{open}");
+    }
     let pack = Some("the node pack ComfyUI-MultiGPU");
     assert_eq!(nodes::all().provided_by("ControlNetLoaderDisTorch2MultiGPU"), pack);
 }

@@ -7,7 +7,8 @@ use crate::registry::{Absent, Classes};
 pub fn absent() -> impl Iterator<Item = Absent> {
     let named = |&(name, provider)| Absent { classes: Classes::Named(name), provider };
     let marked = |&(mark, provider)| Absent { classes: Classes::Containing(mark), provider };
-    CLASSES.iter().map(named).chain(MARKS.iter().map(marked))
+    let paid = |&mark| Absent { classes: Classes::Containing(mark), provider: PAID };
+    CLASSES.iter().map(named).chain(MARKS.iter().map(marked)).chain(SERVICES.iter().map(paid))
 }
 
 /// Whole names.
@@ -39,4 +40,83 @@ const MARKS: &[(&str, &str)] = &[
     ("easy ", "the node pack ComfyUI-Easy-Use"),
     ("CR ", "the node pack ComfyUI_Comfyroll_CustomNodes"),
     ("UltimateSDUpscale", "the node pack ComfyUI_UltimateSDUpscale"),
+];
+
+/// Who has the classes of services.
+const PAID: &str = "a paid service, and distorch calls none";
+
+/// What the names of classes have in common that send their inputs to a service.
+const SERVICES: &[&str] = &[
+    "Beeble",
+    "Bria",
+    "ByteDance",
+    "ClarityCrystal",
+    "ClaudeNode",
+    "ElevenLabs",
+    "FishAudio",
+    "FluxProUltra",
+    "FluxProExpand",
+    "FluxProFill",
+    "FluxProCanny",
+    "FluxProDepth",
+    "FluxKontextPro",
+    "FluxKontextMax",
+    "Flux2ImageNode",
+    "Flux2ProImage",
+    "Flux2MaxImage",
+    "Flux3ImageNode",
+    "Flux3Max",
+    "Gemini",
+    "Grok",
+    "HappyHorse",
+    "HeyGen",
+    "Higgsfield",
+    "IdeogramPImage",
+    "IdeogramV",
+    "EditApi",
+    "TextToImageApi",
+    "GenerateApi",
+    "ToSVGApi",
+    "VideoApi",
+    "Kling",
+    "Krea2ImageNode",
+    "Krea2StyleReferenceNode",
+    "Krea3ImageNode",
+    "LtxApi",
+    "LumaImage",
+    "LumaRay",
+    "LumaReference",
+    "Magnific",
+    "Meshy",
+    "MinimaxHailuo",
+    "Mirelo",
+    "Moonvalley",
+    "OpenAI",
+    "OpenRouter",
+    "Pixverse",
+    "Pruna",
+    "Quiver",
+    "Recraft",
+    "Rodin3D",
+    "Runway",
+    "Sonilo",
+    "StabilityStableImage",
+    "StabilityUpscale",
+    "SyncLipSync",
+    "SyncTalking",
+    "Tencent",
+    "Topaz",
+    "TripoConversion",
+    "TripoImageToModel",
+    "TripoMultiview",
+    "TripoP1",
+    "TripoPSeries",
+    "TripoRetarget",
+    "TripoRig",
+    "TripoText",
+    "Veed",
+    "Veo3",
+    "VeoVideo",
+    "Vidu",
+    "Wavespeed",
 ];
