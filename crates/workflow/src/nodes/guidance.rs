@@ -36,6 +36,24 @@ pub const MODEL_SAMPLING_AURA_FLOW: Node = Node {
     ..Node::EMPTY
 };
 
+/// Which routine computes attention.
+pub const MODEL_ATTENTION_BACKEND: Node = Node {
+    class: "ModelAttentionBackend",
+    title: "Model Attention Backend",
+    category: "model/patch",
+    about: "Chooses the routine of ComfyUI that computes attention. Here it is one for all models, as where ComfyUI has \
+            not the one that is chosen.",
+    inputs: &[
+        MODEL,
+        Input::choice("attention", &["pytorch attention", "comfy kitchen attention"])
+            .tooltip("The routine."),
+    ],
+    outputs: &[Output::new(Type::Model).named("model").tooltip("The model.")],
+    forecast: Some(|ahead| Ok(crate::forecast::same(ahead, "model"))),
+    run: |_, inputs| Ok(vec![Value::Model(inputs.model("model")?)]),
+    ..Node::EMPTY
+};
+
 /// CFG-Zero★.
 pub const CFG_ZERO_STAR: Node = Node {
     class: "CFGZeroStar",

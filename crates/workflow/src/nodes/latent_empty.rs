@@ -60,6 +60,27 @@ pub const EMPTY_FLUX2_LATENT_IMAGE: Node = Node {
     ..Node::EMPTY
 };
 
+/// Latents of zeros that are pixels: for models without an autoencoder.
+pub const EMPTY_CHROMA_RADIANCE_LATENT_IMAGE: Node = Node {
+    class: "EmptyChromaRadianceLatentImage",
+    title: "EmptyChromaRadianceLatentImage",
+    category: "model/latent/chroma radiance",
+    about: "Makes a batch of empty latents of the pictures' pixels, for models that sample these.",
+    inputs: EMPTY_SD3_LATENT_IMAGE.inputs,
+    outputs: OUTPUT,
+    forecast: Some(|ahead| Ok(vec![Known::latent(pixels(ahead.inputs()).ok())])),
+    run: |_, inputs| {
+        let extent = pixels(inputs)?;
+        Ok(vec![Value::Latent(Latent::empty(extent.batch, 3, extent.size()))])
+    },
+    ..Node::EMPTY
+};
+
+fn pixels(inputs: &Inputs) -> Result<Extent, NodeError> {
+    let size = [inputs.count("height")?, inputs.count("width")?];
+    Ok(Extent::new(inputs.count("batch_size")?, size))
+}
+
 const OUTPUT: &[Output] = &[Output::new(Type::Latent).tooltip("The empty latents.")];
 
 fn packed(inputs: &Inputs) -> Result<Extent, NodeError> {

@@ -251,6 +251,8 @@ const NODES: &[&Node] = &[
     &layout_prompt::FLUX3,
     &layout_prompt::MOSS,
     &camera_angle::CAMERA_ANGLE,
+    &latent_empty::EMPTY_CHROMA_RADIANCE_LATENT_IMAGE,
+    &guidance::MODEL_ATTENTION_BACKEND,
     &upscale_model::LOADER,
     &upscale_model::UPSCALE,
 ];

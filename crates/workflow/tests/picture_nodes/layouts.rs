@@ -316,3 +316,28 @@ fn several_pictures_are_referenced() {
     let Value::Latent(empty) = &harness.run(&prompt, "node")[2].clone() else { panic!() };
     assert_eq!(empty.samples.dims()[2], 102 / downscale);
 }
+
+#[test]
+fn empty_latents_of_pixels_and_another_routine_of_attention() {
+    let mut harness = Harness::sd1();
+    let sampler = |model: &str| {
+        json!({"class_type": "KSampler", "inputs": {
+            "model": [model, 0], "positive": ["text", 0], "negative": ["text", 0],
+            "latent_image": ["empty", 0], "seed": 1, "steps": 2, "cfg": 1.0,
+            "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}})
+    };
+    let prompt = json!({
+        "pixels": {"class_type": "EmptyChromaRadianceLatentImage", "inputs":
+                   {"width": 48, "height": 32, "batch_size": 2}},
+        "ckpt": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny.safetensors"}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["ckpt", 1], "text": "a fox"}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs":
+                  {"width": 32, "height": 32, "batch_size": 1}},
+        "other": {"class_type": "ModelAttentionBackend", "inputs":
+                  {"model": ["ckpt", 0], "attention": "comfy kitchen attention"}},
+        "one": sampler("ckpt"),
+        "two": sampler("other"),
+    });
+    assert_eq!(harness.latent(&prompt, "pixels", 0), vec![0.0; 2 * 3 * 32 * 48]);
+    assert_eq!(harness.latent(&prompt, "one", 0), harness.latent(&prompt, "two", 0));
+}
