@@ -149,6 +149,16 @@ const FILES: &[(Sign, &str, &str)] = &[
     (Key("string_to_param.*"), "a textual-inversion embedding", "put it into models/embeddings"),
     (Key("emb_params"), "a textual-inversion embedding", "put it into models/embeddings"),
     (
+        Within("model.1.sub.0.RDB1."),
+        "an upscaler (ESRGAN) without its first layer",
+        "its download broke off, or it is a part of one",
+    ),
+    (
+        Within("body.0.rdb1."),
+        "an upscaler (ESRGAN) without its first layer",
+        "its download broke off, or it is a part of one",
+    ),
+    (
         Within("relative_position_bias_table"),
         "an upscaler (Swin)",
         "upscalers of this kind are not run; take ESRGAN's, a compact one or SPAN",
