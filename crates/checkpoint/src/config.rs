@@ -156,9 +156,27 @@ pub struct T5Config {
     pub relative_buckets: usize,
 }
 
-/// A decoder-only language model that is read as a text encoder (Qwen3).
+/// What tells decoder-only language models apart besides their sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecoderKind {
+    /// Qwen3: queries and keys are normalised head by head.
+    #[default]
+    Qwen3,
+    /// The language model of Qwen3-VL: Qwen3 with longer periods of its positions.
+    Qwen3Vl,
+    /// Mistral Small 3: no norms of heads.
+    Mistral3,
+    /// Gemma 2: a norm before and behind each branch, all with weights around 0.
+    Gemma2,
+}
+
+/// A decoder-only language model that is read as a text encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecoderConfig {
+    /// Which one it is.
+    #[serde(default)]
+    pub kind: DecoderKind,
     /// Rows of the token table (151936).
     pub vocab_size: usize,
     /// Width of the hidden states.
@@ -501,7 +519,7 @@ pub enum TextEncoderConfig {
     Clip(ClipConfig),
     /// T5-XXL.
     T5(T5Config),
-    /// Qwen3.
+    /// Qwen3, Mistral Small 3, Gemma 2.
     Decoder(DecoderConfig),
 }
 

@@ -38,14 +38,32 @@ pub enum ConditioningError {
         present: String,
     },
     /// The file's own vocabulary is of no use.
-    #[error(
-        "the tokenizer that the file holds for {encoder} (`spiece_model`) cannot be used: {problem}"
-    )]
+    #[error("the tokenizer that the file holds for {encoder} (`{tensor}`) cannot be used: {problem}")]
     Vocabulary {
+        /// The text encoder.
+        encoder: &'static str,
+        /// The tensor that holds it.
+        tensor: &'static str,
+        /// What is wrong with it.
+        problem: TokenizerError,
+    },
+    /// The program's own tokenizer is of no use.
+    #[error("the tokenizer of {encoder} cannot be used: {problem}")]
+    Tokenizer {
         /// The text encoder.
         encoder: &'static str,
         /// What is wrong with it.
         problem: TokenizerError,
+    },
+    /// The file lacks the tokenizer's vocabulary, which does not come with the program.
+    #[error(
+        "the file of {encoder} does not hold its tokenizer (`{tensor}`): take the one that is made for ComfyUI, which does"
+    )]
+    NoVocabulary {
+        /// The text encoder.
+        encoder: &'static str,
+        /// The tensor that would hold it.
+        tensor: &'static str,
     },
     /// A tokenizer has ids that the text encoder has no vectors for.
     #[error("{encoder} has vectors for {rows} tokens, and its tokenizer has {ids}")]

@@ -1,11 +1,14 @@
 //! Decoder-only language models, whose hidden states diffusion models read: Qwen3 (Yang et al.,
-//! <https://arxiv.org/abs/2505.09388>).
+//! <https://arxiv.org/abs/2505.09388>), the language model of Qwen3-VL, Mistral Small 3 and Gemma 2
+//! (<https://arxiv.org/abs/2408.00118>).
 //!
-//! A pre-norm transformer without biases. A token sees those before it. Queries and keys are normalised by the root mean
-//! square of each head, and rotated by the token's place; several heads of queries share one of keys and values (Ainslie
-//! et al., <https://arxiv.org/abs/2305.13245>).
+//! A pre-norm transformer without biases. A token sees those before it. Queries and keys are rotated by the token's place;
+//! Qwen's are normalised by the root mean square of each head before. Several heads of queries share one of keys and values
+//! (Ainslie et al., <https://arxiv.org/abs/2305.13245>). Gemma's tokens are scaled, and its branches have a norm behind
+//! them, too.
 
-use distorch_checkpoint::config::DecoderConfig;
+use distorch_checkpoint::config::{DecoderConfig, DecoderKind};
+use distorch_runtime::kernels::gelu_tanh;
 use distorch_runtime::tensor::{TensorData, ops};
 use distorch_runtime::{DType, Device, Scope, Tensor};
 
@@ -15,20 +18,70 @@ use crate::layers::{Linear, RmsNorm};
 use crate::prompt::token::Token;
 use crate::token_table::TokenTable;
 
-const MODEL: &str = "Qwen3 text encoder";
-
-/// Of every norm.
-const EPSILON: f64 = 1e-6;
-
-/// The longest period of the rotation.
-const THETA: f64 = 1_000_000.0;
-
 /// Tokens of a text at most: what Qwen3 was trained on without an extension of its positions.
 const LONGEST: usize = 32_768;
+
+/// What a model does that its sizes do not say, as its published configuration has it.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Its name in errors.
+    model: &'static str,
+    /// Of every norm.
+    epsilon: f64,
+    /// The longest period of the rotation.
+    theta: f64,
+    /// Whether queries and keys are normalised head by head.
+    head_norms: bool,
+    /// Whether it is built as Gemma is: scaled tokens, norms around 1 before and behind branches, GELU for SiLU.
+    ///
+    /// Gemma 2 bounds attention's scores by a tanh of 50 and lets every other layer see 4096 tokens; the first is left
+    /// out here as in ComfyUI and in PyTorch's own attention.
+    gemma: bool,
+}
+
+const fn rules(kind: DecoderKind) -> Rules {
+    let qwen3 = Rules {
+        model: "Qwen3 text encoder",
+        epsilon: 1e-6,
+        theta: 1_000_000.0,
+        head_norms: true,
+        gemma: false,
+    };
+    match kind {
+        DecoderKind::Qwen3 => qwen3,
+        DecoderKind::Qwen3Vl => {
+            Rules { model: "Qwen3-VL text encoder", theta: 5_000_000.0, ..qwen3 }
+        }
+        DecoderKind::Mistral3 => Rules {
+            model: "Mistral text encoder",
+            epsilon: 1e-5,
+            theta: 1_000_000_000.0,
+            head_norms: false,
+            gemma: false,
+        },
+        DecoderKind::Gemma2 => Rules {
+            model: "Gemma text encoder",
+            epsilon: 1e-6,
+            theta: 10_000.0,
+            head_norms: false,
+            gemma: true,
+        },
+    }
+}
+
+impl Rules {
+    fn norm(self, scope: &Scope, name: &str) -> Result<RmsNorm, ModelError> {
+        match self.gemma {
+            true => RmsNorm::load_around_one(scope, name, self.epsilon),
+            false => RmsNorm::load(scope, name, self.epsilon),
+        }
+    }
+}
 
 /// A language model without its output layer.
 pub struct Decoder {
     config: DecoderConfig,
+    rules: Rules,
     dtype: DType,
     tokens: TokenTable,
     blocks: Vec<Block>,
@@ -40,23 +93,26 @@ impl Decoder {
     /// # Errors
     /// When a layer is missing, or the configuration has heads that cannot be.
     pub fn load(config: &DecoderConfig, scope: &Scope) -> Result<Self, ModelError> {
-        let DecoderConfig { vocab_size, width, heads, kv_heads, head_dim, .. } = *config;
+        let DecoderConfig { kind, vocab_size, width, heads, kv_heads, head_dim, .. } = *config;
+        let rules = rules(kind);
+        let model = rules.model;
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || heads == 0 {
             let reason = format!("{heads} heads of queries do not share {kv_heads} of keys");
-            return Err(ModelError::Config { model: MODEL, reason });
+            return Err(ModelError::Config { model, reason });
         }
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
             let reason = format!("heads of {head_dim} features cannot turn in pairs");
-            return Err(ModelError::Config { model: MODEL, reason });
+            return Err(ModelError::Config { model, reason });
         }
-        let model = scope.at("model");
-        let layers = model.at("layers");
-        let blocks = (0..config.layers).map(|at| Block::load(config, &layers.at(at)));
+        let inside = scope.at("model");
+        let layers = inside.at("layers");
+        let blocks = (0..config.layers).map(|at| Block::load(config, rules, &layers.at(at)));
         let rows = [vocab_size, width];
         Ok(Self {
             config: config.clone(),
+            rules,
             dtype: scope.activation_dtype(),
-            tokens: TokenTable::load(&model, "embed_tokens", MODEL, rows, LONGEST)?,
+            tokens: TokenTable::load(&inside, "embed_tokens", model, rows, LONGEST)?,
             blocks: blocks.collect::<Result<_, _>>()?,
         })
     }
@@ -116,15 +172,19 @@ impl Decoder {
         let last = layers.last().copied().unwrap_or(0);
         if !layers.is_sorted() || last > self.blocks.len() {
             return Err(ModelError::Input {
-                model: MODEL,
+                model: self.rules.model,
                 input: "list of layers",
                 expected: format!("0 to {} in order", self.blocks.len()),
                 found: format!("{layers:?}"),
             });
         }
         let mut x = self.tokens.forward(texts)?;
+        if self.rules.gemma {
+            x = x * (self.config.width as f64).sqrt();
+        }
         let device = x.device();
-        let rotation = HalfRotation::new(x.dims()[1], self.config.head_dim, &device);
+        let places = (x.dims()[1], self.config.head_dim);
+        let rotation = HalfRotation::new(places, self.rules.theta, &device);
         let mut states = Vec::with_capacity(layers.len());
         let mut keep = |at: usize, x: &Tensor<3>| {
             states.extend(layers.iter().filter(|layer| **layer == at).map(|_| x.clone()));
@@ -140,19 +200,33 @@ impl Decoder {
 
 /// Self-attention and a feed-forward network, each behind a norm and around a residual.
 struct Block {
-    input_layernorm: RmsNorm,
+    attention_norm: RmsNorm,
     attention: Attention,
-    post_attention_layernorm: RmsNorm,
+    attended_norm: Option<RmsNorm>,
+    feed_forward_norm: RmsNorm,
     feed_forward: FeedForward,
+    fed_norm: Option<RmsNorm>,
 }
 
 impl Block {
-    fn load(config: &DecoderConfig, scope: &Scope) -> Result<Self, ModelError> {
+    fn load(config: &DecoderConfig, rules: Rules, scope: &Scope) -> Result<Self, ModelError> {
+        let norm = |name: &str| rules.norm(scope, name);
+        // What is behind the attention is before the feed-forward network where a branch has one norm.
+        let (attended, before_feed_forward, fed) = match rules.gemma {
+            false => (None, "post_attention_layernorm", None),
+            true => (
+                Some("post_attention_layernorm"),
+                "pre_feedforward_layernorm",
+                Some("post_feedforward_layernorm"),
+            ),
+        };
         Ok(Self {
-            input_layernorm: RmsNorm::load(scope, "input_layernorm", EPSILON)?,
-            attention: Attention::load(config, &scope.at("self_attn"))?,
-            post_attention_layernorm: RmsNorm::load(scope, "post_attention_layernorm", EPSILON)?,
-            feed_forward: FeedForward::load(&scope.at("mlp"))?,
+            attention_norm: norm("input_layernorm")?,
+            attention: Attention::load(config, rules, &scope.at("self_attn"))?,
+            attended_norm: attended.map(norm).transpose()?,
+            feed_forward_norm: norm(before_feed_forward)?,
+            feed_forward: FeedForward::load(&scope.at("mlp"), rules)?,
+            fed_norm: fed.map(norm).transpose()?,
         })
     }
 
@@ -164,10 +238,20 @@ impl Block {
         mask: &Mask,
         dtype: DType,
     ) -> Result<Tensor<3>, ModelError> {
-        let h = self.input_layernorm.forward(x.clone())?.cast(dtype);
-        let x = x + self.attention.forward(h, rotation, mask.clone())?.cast(DType::F32);
-        let h = self.post_attention_layernorm.forward(x.clone())?.cast(dtype);
-        Ok(x + self.feed_forward.forward(h)?.cast(DType::F32))
+        let h = self.attention_norm.forward(x.clone())?.cast(dtype);
+        let seen = self.attention.forward(h, rotation, mask.clone())?.cast(DType::F32);
+        let x = x + behind(self.attended_norm.as_ref(), seen)?;
+        let h = self.feed_forward_norm.forward(x.clone())?.cast(dtype);
+        let fed = self.feed_forward.forward(h)?.cast(DType::F32);
+        Ok(x + behind(self.fed_norm.as_ref(), fed)?)
+    }
+}
+
+/// What comes out of a branch, normalised where there is a norm.
+fn behind(norm: Option<&RmsNorm>, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => Ok(x),
     }
 }
 
@@ -178,13 +262,12 @@ struct Attention {
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
-    q_norm: RmsNorm,
-    k_norm: RmsNorm,
+    head_norms: Option<[RmsNorm; 2]>,
     o_proj: Linear,
 }
 
 impl Attention {
-    fn load(config: &DecoderConfig, scope: &Scope) -> Result<Self, ModelError> {
+    fn load(config: &DecoderConfig, rules: Rules, scope: &Scope) -> Result<Self, ModelError> {
         Ok(Self {
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -192,8 +275,10 @@ impl Attention {
             q_proj: Linear::load(scope, "q_proj")?,
             k_proj: Linear::load(scope, "k_proj")?,
             v_proj: Linear::load(scope, "v_proj")?,
-            q_norm: RmsNorm::load(scope, "q_norm", EPSILON)?,
-            k_norm: RmsNorm::load(scope, "k_norm", EPSILON)?,
+            head_norms: match rules.head_norms {
+                true => Some([rules.norm(scope, "q_norm")?, rules.norm(scope, "k_norm")?]),
+                false => None,
+            },
             o_proj: Linear::load(scope, "o_proj")?,
         })
     }
@@ -205,11 +290,14 @@ impl Attention {
         mask: Mask,
     ) -> Result<Tensor<3>, ModelError> {
         let (inner, shared) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let q = self.split(self.q_proj.tokens_to(x.clone(), inner)?);
-        let k = self.split(self.k_proj.tokens_to(x.clone(), shared)?);
+        let mut q = self.split(self.q_proj.tokens_to(x.clone(), inner)?);
+        let mut k = self.split(self.k_proj.tokens_to(x.clone(), shared)?);
         let v = self.split(self.v_proj.tokens_to(x, shared)?);
-        let q = join(rotation.turn(self.q_norm.forward(q)?));
-        let k = join(self.repeated(rotation.turn(self.k_norm.forward(k)?)));
+        if let Some([of_query, of_key]) = &self.head_norms {
+            (q, k) = (of_query.forward(q)?, of_key.forward(k)?);
+        }
+        let q = join(rotation.turn(q));
+        let k = join(self.repeated(rotation.turn(k)));
         let v = join(self.repeated(v));
         self.o_proj.tokens(attention(q, k, v, self.heads, mask, self.q_proj.precision()))
     }
@@ -237,16 +325,18 @@ fn join(x: Tensor<4>) -> Tensor<3> {
     x.reshape([batch, tokens, heads * dim])
 }
 
-/// `down · (silu(gate · x) ⊙ up · x)` (Shazeer, <https://arxiv.org/abs/2002.05202>).
+/// `down · (silu(gate · x) ⊙ up · x)` (Shazeer, <https://arxiv.org/abs/2002.05202>), or with GELU.
 struct FeedForward {
+    gelu: bool,
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
 }
 
 impl FeedForward {
-    fn load(scope: &Scope) -> Result<Self, ModelError> {
+    fn load(scope: &Scope, rules: Rules) -> Result<Self, ModelError> {
         Ok(Self {
+            gelu: rules.gemma,
             gate_proj: Linear::load(scope, "gate_proj")?,
             up_proj: Linear::load(scope, "up_proj")?,
             down_proj: Linear::load(scope, "down_proj")?,
@@ -254,7 +344,8 @@ impl FeedForward {
     }
 
     fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
-        let gate = ops::activation::silu(self.gate_proj.tokens(x.clone())?);
+        let gate = self.gate_proj.tokens(x.clone())?;
+        let gate = if self.gelu { gelu_tanh(gate) } else { ops::activation::silu(gate) };
         let up = self.up_proj.tokens(x)?;
         self.down_proj.tokens(gate * up)
     }
@@ -268,10 +359,10 @@ struct HalfRotation {
 }
 
 impl HalfRotation {
-    fn new(tokens: usize, head_dim: usize, device: &Device) -> Self {
+    fn new((tokens, head_dim): (usize, usize), theta: f64, device: &Device) -> Self {
         let half = head_dim / 2;
         let angle = |token: usize, at: usize| {
-            token as f64 * THETA.powf(-((2 * at) as f64) / head_dim as f64)
+            token as f64 * theta.powf(-((2 * at) as f64) / head_dim as f64)
         };
         let table = |f: fn(f64) -> f64| {
             let values = (0..tokens)

@@ -2,28 +2,36 @@
 
 use std::sync::Arc;
 
-use distorch_checkpoint::config::TextEncoderConfig;
-use distorch_checkpoint::family::TextEncoder;
+use distorch_checkpoint::config::{DecoderKind, TextEncoderConfig};
+use distorch_checkpoint::family::{Family, TextEncoder};
 use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
+use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder::Decoder;
 use crate::prompt::qwen_tokenizer::QwenTokenizer;
+use crate::prompt::tekken::TekkenTokenizer;
 use crate::prompt::token::Token;
 
 /// The name of Qwen3 among text encoders.
-pub(crate) const NAME: &str = "qwen3";
+pub(crate) const QWEN3: &str = "qwen3";
 
-/// What stands before and behind a prompt: one turn of a chat, and the beginning of the answer.
+/// That of Mistral Small 3.
+pub(crate) const MISTRAL3: &str = "mistral3";
+
+/// What stands before and behind a prompt for Qwen: one turn of a chat, and the beginning of the answer.
 const BEFORE: &str = "<|im_start|>user\n";
 const BEHIND: &str = "<|im_end|>\n<|im_start|>assistant\n";
 
 /// An answer that was not thought about.
 const WITHOUT_THOUGHT: &str = "<think>\n\n</think>\n\n";
 
-/// What fills texts up.
+/// What fills Qwen's texts up.
 const PAD: u32 = 151_643;
+
+/// The tensor of Mistral's vocabulary.
+const TEKKEN: &str = "tekken_model";
 
 /// How the answer to a prompt begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,24 +45,62 @@ pub(crate) enum Answer {
 /// A language model with its tokenizer.
 pub(crate) struct DecoderPart {
     decoder: Decoder,
-    tokenizer: Arc<QwenTokenizer>,
+    tokenizer: Tokenizer,
+}
+
+enum Tokenizer {
+    Qwen(Arc<QwenTokenizer>),
+    Tekken(TekkenTokenizer),
 }
 
 impl DecoderPart {
-    /// Qwen3 among text encoders that each have a scope, where it is there.
-    pub fn find(encoders: &[(&TextEncoder, Scope)]) -> Result<Option<Self>, ConditioningError> {
-        let found = encoders.iter().find_map(|(encoder, scope)| match &encoder.config {
-            TextEncoderConfig::Decoder(config) if encoder.name == NAME => Some((config, scope)),
+    /// The language model of this name below a scope whose layers' names start with their encoder's.
+    ///
+    /// # Errors
+    /// When it is not there, or of no use.
+    pub fn load(
+        scope: &Scope,
+        encoders: &[TextEncoder],
+        name: &'static str,
+        family: Family,
+    ) -> Result<Self, ConditioningError> {
+        let found = encoders.iter().find_map(|encoder| match &encoder.config {
+            TextEncoderConfig::Decoder(config) if encoder.name == name => Some((config, encoder)),
             _ => None,
         });
-        let Some((config, scope)) = found else { return Ok(None) };
-        let tokenizer = QwenTokenizer::standard()
-            .map_err(|problem| ConditioningError::Vocabulary { encoder: NAME, problem })?;
-        let (ids, rows) = (tokenizer.ids(), config.vocab_size);
+        let (config, encoder) = found.ok_or_else(|| ConditioningError::NoEncoder {
+            family,
+            encoder: name,
+            present: clip_text::names(encoders),
+        })?;
+        let tokenizer = match config.kind {
+            DecoderKind::Qwen3 | DecoderKind::Qwen3Vl => QwenTokenizer::standard()
+                .map(Tokenizer::Qwen)
+                .map_err(|problem| ConditioningError::Tokenizer { encoder: name, problem })?,
+            DecoderKind::Mistral3 => {
+                let bytes = encoder.vocabulary.as_deref();
+                let missing = ConditioningError::NoVocabulary { encoder: name, tensor: TEKKEN };
+                let tokenizer = TekkenTokenizer::parse(bytes.ok_or(missing)?);
+                Tokenizer::Tekken(tokenizer.map_err(|problem| ConditioningError::Vocabulary {
+                    encoder: name,
+                    tensor: TEKKEN,
+                    problem,
+                })?)
+            }
+            DecoderKind::Gemma2 => {
+                let tensor = "spiece_model";
+                return Err(ConditioningError::NoVocabulary { encoder: name, tensor });
+            }
+        };
+        let ids = match &tokenizer {
+            Tokenizer::Qwen(tokenizer) => tokenizer.ids(),
+            Tokenizer::Tekken(tokenizer) => tokenizer.ids(),
+        };
+        let rows = config.vocab_size;
         if ids > rows {
-            return Err(ConditioningError::Tokens { encoder: NAME, rows, ids });
+            return Err(ConditioningError::Tokens { encoder: name, rows, ids });
         }
-        Ok(Some(Self { decoder: Decoder::load(config, scope)?, tokenizer }))
+        Ok(Self { decoder: Decoder::load(config, &scope.at(name))?, tokenizer })
     }
 
     /// Layers of the model.
@@ -62,9 +108,17 @@ impl DecoderPart {
         self.decoder.config().layers
     }
 
-    /// The hidden states of a prompt in a chat behind each of these numbers of layers, `[1, tokens, width]` in f32, with
-    /// padding up to so many tokens, which no other token sees. No token is dropped, and a prompt's weights are read as
-    /// text, as in ComfyUI.
+    /// The token ids of a text, special tokens by their names.
+    pub fn tokenize(&self, text: &str) -> Vec<u32> {
+        match &self.tokenizer {
+            Tokenizer::Qwen(tokenizer) => tokenizer.tokenize(text),
+            Tokenizer::Tekken(tokenizer) => tokenizer.tokenize(text),
+        }
+    }
+
+    /// The hidden states of a prompt in a chat with Qwen3 behind each of these numbers of layers, `[1, tokens, width]` in
+    /// f32, with padding up to so many tokens, which no other token sees. No token is dropped, and a prompt's weights are
+    /// read as text, as in ComfyUI.
     pub fn chat(
         &self,
         prompt: &str,
@@ -76,11 +130,16 @@ impl DecoderPart {
             Answer::Open => "",
             Answer::WithoutThought => WITHOUT_THOUGHT,
         };
-        let mut ids = self.tokenizer.tokenize(&format!("{BEFORE}{prompt}{BEHIND}{answer}"));
+        let mut ids = self.tokenize(&format!("{BEFORE}{prompt}{BEHIND}{answer}"));
         let words = ids.len();
         ids.resize(words.max(min_length), PAD);
         let text = ids.into_iter().map(Token::Id).collect();
         self.decoder.states_padded(text, words, layers)
+    }
+
+    /// The hidden states of tokens behind each of these numbers of layers, `[1, tokens, width]` in f32.
+    pub fn states(&self, ids: Vec<u32>, layers: &[usize]) -> Result<Vec<Tensor<3>>, ModelError> {
+        self.decoder.states(&[ids.into_iter().map(Token::Id).collect()], layers)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use distorch_runtime::kernels::{self, Precision, Rows};
 use distorch_runtime::tensor::ops;
-use distorch_runtime::{IntTensor, LayerHandle, LayerParams, Scope, Tensor};
+use distorch_runtime::{DType, IntTensor, LayerHandle, LayerParams, Scope, Tensor};
 
 use crate::ModelError;
 
@@ -252,6 +252,8 @@ impl LayerNorm {
 pub struct RmsNorm {
     handle: LayerHandle,
     epsilon: f64,
+    /// Whether the weight is what is added to 1.
+    around_one: bool,
 }
 
 impl RmsNorm {
@@ -260,7 +262,15 @@ impl RmsNorm {
     /// # Errors
     /// When there is no such layer.
     pub fn load(scope: &Scope, name: &str, epsilon: f64) -> Result<Self, ModelError> {
-        Ok(Self { handle: scope.layer(name)?, epsilon })
+        Ok(Self { handle: scope.layer(name)?, epsilon, around_one: false })
+    }
+
+    /// As [`load`](Self::load), of a norm that multiplies with its weight and 1 (Gemma, Krea 2).
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn load_around_one(scope: &Scope, name: &str, epsilon: f64) -> Result<Self, ModelError> {
+        Ok(Self { handle: scope.layer(name)?, epsilon, around_one: true })
     }
 
     /// `[.., features]` to the same.
@@ -269,27 +279,28 @@ impl RmsNorm {
     /// When the weights cannot be fetched or do not fit.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, ModelError> {
         let params = self.handle.fetch()?;
-        let weight = Self::weight_of(&params)?;
+        let weight = self.weight_of(&params)?;
         fits(params.layer(), "features", weight.dims()[0], x.dims()[D - 1])?;
         Ok(kernels::rms_norm(x, weight, self.epsilon))
     }
 
-    /// The weight itself, `[features]`, for a kernel that normalises among other things.
+    /// What is multiplied with, `[features]`, for a kernel that normalises among other things.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn weight(&self, features: usize) -> Result<Tensor<1>, ModelError> {
         let params = self.handle.fetch()?;
-        let weight = Self::weight_of(&params)?;
+        let weight = self.weight_of(&params)?;
         fits(params.layer(), "features", weight.dims()[0], features)?;
         Ok(weight)
     }
 
-    fn weight_of(params: &LayerParams) -> Result<Tensor<1>, ModelError> {
-        Ok(match params.get_optional::<1>("scale")? {
+    fn weight_of(&self, params: &LayerParams) -> Result<Tensor<1>, ModelError> {
+        let weight = match params.get_optional::<1>("scale")? {
             Some(scale) => scale,
             None => params.weight::<1>()?,
-        })
+        };
+        Ok(if self.around_one { weight.cast(DType::F32) + 1.0 } else { weight })
     }
 }
 

@@ -16,6 +16,9 @@ use crate::t5::T5Encoder;
 use crate::text::T5Padding;
 use crate::weighted;
 
+/// The tensor of its vocabulary.
+const SPIECE: &str = "spiece_model";
+
 /// The name of T5 among text encoders.
 pub(crate) const NAME: &str = "t5xxl";
 
@@ -57,7 +60,7 @@ impl T5Part {
             None => T5Tokenizer::standard(),
         };
         let tokenizer = tokenizer
-            .map_err(|problem| ConditioningError::Vocabulary { encoder: NAME, problem })?;
+            .map_err(|problem| ConditioningError::Vocabulary { encoder: NAME, tensor: SPIECE, problem })?;
         let (ids, rows) = (tokenizer.ids(), config.vocab_size);
         if ids > rows {
             return Err(ConditioningError::Tokens { encoder: NAME, rows, ids });

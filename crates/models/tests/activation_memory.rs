@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use common::seeded;
 use distorch_checkpoint::config::{
-    ChromaConfig, DecoderConfig, DiffusionConfig, Flux2Config, T5Config, TextEncoderConfig,
+    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, T5Config, TextEncoderConfig,
     ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
@@ -107,6 +107,7 @@ fn t5() {
 /// 512 tokens; the 4B model has 32 heads of 128 on a width of 2560, and 9728 features within.
 fn qwen3() {
     let config = DecoderConfig {
+        kind: DecoderKind::Qwen3,
         vocab_size: 64,
         width: 640,
         layers: 2,

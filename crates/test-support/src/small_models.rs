@@ -4,9 +4,7 @@ use std::path::Path;
 
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
-    ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DiffusionConfig, Flux2Config,
-    FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture,
-    VaeConfig, ZImageConfig,
+    ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -162,6 +160,7 @@ pub fn chroma() -> Configs {
 
 fn qwen3(layers: usize) -> TextEncoderConfig {
     TextEncoderConfig::Decoder(DecoderConfig {
+        kind: DecoderKind::Qwen3,
         vocab_size: 151_936,
         width: 24,
         layers,

@@ -46,7 +46,7 @@ fn last_segment(name: &str) -> Option<&'static str> {
         "logit_scale" => "the temperature of CLIP's training loss",
         "attn_mask" => "the causal mask, which is computed",
         "scaled_fp8" | "comfy_quant" => "marks scaled FP8",
-        "spiece_model" => "the tokenizer's model",
+        "spiece_model" | "tekken_model" => "the tokenizer's model",
         _ => return None,
     })
 }
@@ -73,18 +73,31 @@ fn beginning(key: &str) -> Option<&'static str> {
     }
 }
 
+/// The beginnings of the names of encoders of pictures beside text encoders.
+const VISION: [&str; 8] = [
+    "vision_model.",
+    "visual.",
+    "visual_projection.",
+    "model.visual.",
+    "vision_tower.",
+    "model.vision_tower.",
+    "multi_modal_projector.",
+    "model.multi_modal_projector.",
+];
+
 /// Why a tensor of a recognised text encoder's file is not needed, by its name under the
 /// encoder's prefix.
 pub(super) fn reason_beside_text_encoder(name: &str) -> Option<&'static str> {
     if name == "encoder.embed_tokens.weight" || name == "shared.weight" {
         Some("the token table again")
-    } else if name == "lm_head.weight" {
+    } else if name.ends_with("lm_head.weight") {
         Some("the layer that writes text")
-    } else if ["vision_model.", "visual.", "visual_projection."]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    } else if matches!(name, "norm.weight" | "model.norm.weight" | "language_model.model.norm.weight")
+        || name == "model.language_model.norm.weight"
     {
-        Some("CLIP's picture encoder")
+        Some("the norm behind the last layer, which is not read")
+    } else if VISION.iter().any(|prefix| name.starts_with(prefix)) {
+        Some("an encoder of pictures, which texts do without")
     } else {
         None
     }

@@ -57,12 +57,12 @@ pub struct DiffusionModel {
 /// A recognised text encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TextEncoder {
-    /// `clip_l`, `clip_h`, `clip_g`, `t5xxl` or `qwen3`: what its layers' names start with.
+    /// `clip_l`, `clip_h`, `clip_g`, `t5xxl`, `qwen3`, …: what its layers' names start with.
     pub name: &'static str,
     /// Its architecture and sizes.
     pub config: TextEncoderConfig,
     /// The vocabulary of its tokenizer, where the file holds one beside the weights: a SentencePiece model
-    /// (`spiece_model`).
+    /// (`spiece_model`), or Mistral's (`tekken_model`).
     #[serde(skip)]
     pub vocabulary: Option<Vocabulary>,
 }

@@ -4,8 +4,7 @@ use proptest::prelude::*;
 
 use super::{Configs, blank, recognise, vae};
 use crate::config::{
-    ChromaConfig, DecoderConfig, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig,
-    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::dtype::Dtype;
@@ -272,16 +271,24 @@ proptest! {
         let t5 = TextEncoderConfig::T5(t5);
         prop_assert_eq!(of_text_encoder("t5xxl", &t5), t5);
 
-        let decoder = DecoderConfig {
-            vocab_size: 99,
-            width: 40,
-            layers,
-            heads: 2 * heads,
-            kv_heads: heads,
-            head_dim: 8,
-            intermediate: feed_forward,
-        };
-        let decoder = TextEncoderConfig::Decoder(decoder);
-        prop_assert_eq!(of_text_encoder("qwen3", &decoder), decoder);
+        for (name, kind, vocab_size, head_dim) in [
+            ("qwen3", DecoderKind::Qwen3, 99, 8),
+            ("qwen3vl", DecoderKind::Qwen3Vl, 99, 8),
+            ("mistral3", DecoderKind::Mistral3, 131_072, 128),
+            ("gemma2", DecoderKind::Gemma2, 99, 256),
+        ] {
+            let decoder = DecoderConfig {
+                kind,
+                vocab_size,
+                width: 40,
+                layers,
+                heads: 2 * heads,
+                kv_heads: heads,
+                head_dim,
+                intermediate: feed_forward,
+            };
+            let decoder = TextEncoderConfig::Decoder(decoder);
+            prop_assert_eq!(of_text_encoder(name, &decoder), decoder);
+        }
     }
 }

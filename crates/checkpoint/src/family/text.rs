@@ -7,7 +7,7 @@ use super::inventory::{Inventory, Scope, Tensor};
 use super::matching::{Part, match_layers};
 use super::model::{Family, TextEncoder, Vocabulary};
 use super::t5;
-use crate::config::{ClipActivation, TextEncoderConfig};
+use crate::config::{ClipActivation, DecoderKind, TextEncoderConfig};
 use crate::dtype::Dtype;
 use crate::layer::Layer;
 
@@ -15,7 +15,7 @@ use crate::layer::Layer;
 ///
 /// `cond_stage_model` is CompVis' name, `conditioner.embedders` that of generative-models,
 /// `text_encoders` that of files with several encoders (SD3, Flux).
-const PLACES: [(&str, Option<&str>); 17] = [
+const PLACES: [(&str, Option<&str>); 24] = [
     ("cond_stage_model.transformer.", Some("clip_l")),
     ("cond_stage_model.model.", None),
     ("conditioner.embedders.0.transformer.", Some("clip_l")),
@@ -26,7 +26,14 @@ const PLACES: [(&str, Option<&str>); 17] = [
     ("text_encoders.clip_g.transformer.", Some("clip_g")),
     ("text_encoders.t5xxl.transformer.", Some("t5xxl")),
     ("text_encoders.qwen3_4b.transformer.", Some("qwen3")),
+    ("text_encoders.qwen3_8b.transformer.", Some("qwen3")),
     ("text_encoders.qwen3.transformer.", Some("qwen3")),
+    ("text_encoders.qwen3vl_4b.transformer.", Some("qwen3vl")),
+    ("text_encoders.qwen3vl.transformer.", Some("qwen3vl")),
+    ("text_encoders.mistral3_24b.transformer.", Some("mistral3")),
+    ("text_encoders.mistral3.transformer.", Some("mistral3")),
+    ("text_encoders.gemma2_2b.transformer.", Some("gemma2")),
+    ("text_encoders.gemma2.transformer.", Some("gemma2")),
     ("clip_l.transformer.", Some("clip_l")),
     ("clip_h.transformer.", Some("clip_h")),
     ("clip_g.transformer.", Some("clip_g")),
@@ -36,15 +43,19 @@ const PLACES: [(&str, Option<&str>); 17] = [
 ];
 
 /// All encoders' names, in the order in which their outputs are joined.
-const NAMES: [&str; 5] = ["clip_l", "clip_h", "clip_g", "t5xxl", "qwen3"];
+const NAMES: [&str; 8] =
+    ["clip_l", "clip_h", "clip_g", "t5xxl", "qwen3", "qwen3vl", "mistral3", "gemma2"];
 
 /// The place of an encoder among those whose outputs are joined.
 pub(super) fn position(name: &str) -> usize {
     NAMES.iter().position(|known| *known == name).unwrap_or(NAMES.len())
 }
 
-/// Bytes of a tokenizer's vocabulary at most; the largest in use have 5 MB.
-const LARGEST_VOCABULARY: usize = 16 << 20;
+/// Bytes of a tokenizer's vocabulary at most; the largest in use have 20 MB.
+const LARGEST_VOCABULARY: usize = 64 << 20;
+
+/// The vocabulary of a tokenizer as SentencePiece writes it.
+const SPIECE: &str = "spiece_model";
 
 /// The text encoders of a file.
 #[derive(Default)]
@@ -59,7 +70,7 @@ pub(super) struct TextEncoders {
 enum Form {
     Clip(clip::Layout),
     T5,
-    Decoder,
+    Decoder(DecoderKind),
 }
 
 /// A text encoder that is there and not yet matched.
@@ -79,8 +90,13 @@ pub(super) fn split(
         let (config, layers) = take(inventory, &found, all.layers.len())?;
         all.layers.extend(layers);
         let vocabulary = match found.form {
-            Form::T5 => vocabulary(inventory, found.prefix)?,
-            Form::Clip(_) | Form::Decoder => None,
+            Form::T5 | Form::Decoder(DecoderKind::Gemma2) => {
+                vocabulary(inventory, found.prefix, SPIECE)?
+            }
+            Form::Decoder(DecoderKind::Mistral3) => {
+                vocabulary(inventory, found.prefix, decoder::TEKKEN)?
+            }
+            Form::Clip(_) | Form::Decoder(DecoderKind::Qwen3 | DecoderKind::Qwen3Vl) => None,
         };
         all.encoders.push(TextEncoder { name: found.name, config, vocabulary });
         all.prefixes.push(found.prefix);
@@ -97,14 +113,20 @@ fn find(inventory: &Inventory<'_>, family: Option<Family>) -> Result<Vec<Found>,
         let form = match clip {
             Some(layout) => Form::Clip(layout),
             None if scope.count(t5::BLOCKS) > 0 => Form::T5,
-            None if decoder::detect(scope) => Form::Decoder,
-            None => continue,
+            None => match decoder::detect(scope) {
+                Some(kind) => Form::Decoder(kind),
+                None => continue,
+            },
         };
-        let name = match (name, form) {
-            (Some(name), _) => name,
-            (None, Form::T5) => "t5xxl",
-            (None, Form::Decoder) => "qwen3",
-            (None, Form::Clip(layout)) => clip_name(layout, layout.width(scope)?, family),
+        let (form, name) = match (name, form) {
+            // Its pictures' encoder may be left out where the place says what it is.
+            (Some("qwen3vl"), Form::Decoder(DecoderKind::Qwen3)) => {
+                (Form::Decoder(DecoderKind::Qwen3Vl), "qwen3vl")
+            }
+            (Some(name), _) => (form, name),
+            (None, Form::T5) => (form, "t5xxl"),
+            (None, Form::Decoder(kind)) => (form, decoder::name(kind)),
+            (None, Form::Clip(layout)) => (form, clip_name(layout, layout.width(scope)?, family)),
         };
         if all.iter().all(|found| found.name != name) {
             all.push(Found { prefix, name, form });
@@ -152,8 +174,8 @@ fn take(
             })?;
             Ok((TextEncoderConfig::T5(config), layers))
         }
-        Form::Decoder => {
-            let config = decoder::infer(scope)?;
+        Form::Decoder(kind) => {
+            let config = decoder::infer(scope, kind)?;
             let layers = decoder::layout(&config).layers();
             let layers = match_layers(inventory, &part, layers, |inventory, layer, param| {
                 decoder::stored(inventory, prefix, layer, param)
@@ -163,14 +185,15 @@ fn take(
     }
 }
 
-/// Takes the SentencePiece model of the encoder under a prefix: `spiece_model` there, or under a shorter prefix.
+/// Takes the tokenizer's vocabulary of the encoder under a prefix: the tensor `name` there, or under a shorter prefix.
 fn vocabulary(
     inventory: &mut Inventory<'_>,
     prefix: &str,
+    name: &str,
 ) -> Result<Option<Vocabulary>, FamilyError> {
     let ends = prefix.rmatch_indices('.').map(|(at, dot)| at + dot.len()).chain([0]);
     for end in ends {
-        let key = format!("{}spiece_model", prefix.get(..end).unwrap_or_default());
+        let key = format!("{}{name}", prefix.get(..end).unwrap_or_default());
         match inventory.get(&key) {
             Some(Tensor { dtype: Dtype::U8 | Dtype::I8, shape: [bytes] }) => {
                 if *bytes > LARGEST_VOCABULARY {

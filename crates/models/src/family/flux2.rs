@@ -1,4 +1,5 @@
-//! Flux.2 dev and Klein: a transformer with Qwen3 (Klein) and an autoencoder whose latents are packed.
+//! Flux.2 dev and Klein: a transformer with Mistral Small 3 (dev) or Qwen3 (Klein) and an autoencoder whose latents are
+//! packed.
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, Flux2Config};
@@ -12,7 +13,7 @@ use crate::conditioning::ConditioningError;
 use crate::cost;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::flux2::Flux2Transformer;
-use crate::flux2::text::KleinText;
+use crate::flux2::text::{DevText, KleinText};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
@@ -71,7 +72,10 @@ impl TransformerFamily for Flux2 {
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
-        Ok(Box::new(KleinText::load(scope, encoders)?))
+        match encoders.iter().any(|encoder| encoder.name == "mistral3") {
+            true => Ok(Box::new(DevText::load(scope, encoders)?)),
+            false => Ok(Box::new(KleinText::load(scope, encoders)?)),
+        }
     }
 
     fn activations(config: &Flux2Config, workload: Workload, compute: Compute) -> Need {

@@ -41,7 +41,8 @@ pub trait DiffusionFamily: Sync {
         true
     }
 
-    /// The names of the text encoders that read its prompts, in the order in which their states are joined.
+    /// The names of the text encoders that read its prompts, in the order in which their states are joined. Those of the
+    /// smallest model where models of a family differ in them.
     fn encoders(&self) -> Vec<&'static str>;
 
     /// What it reads of a conditioning.

@@ -13,9 +13,11 @@ pub mod qwen_tokenizer;
 pub mod spiece;
 pub mod syntax;
 pub mod t5_tokenizer;
+pub mod tekken;
 pub mod token;
 pub mod tokenizer;
 mod unigram;
+mod words;
 
 use embedding::{EmbeddingProblem, Embeddings};
 use t5_tokenizer::T5Tokenizer;

@@ -7,11 +7,11 @@ use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use flate2::read::GzDecoder;
-use regex::Regex;
 use unicode_normalization::UnicodeNormalization;
 
 use super::byte_bpe::ByteBpe;
 use super::t5_tokenizer::TokenizerError;
+use super::words::{Digits, Words};
 
 /// The vocabulary; see the notice beside it. For each token the number of its bytes, and these.
 const VOCABULARY: &[u8] = include_bytes!("../../data/qwen/vocabulary.gz");
@@ -46,14 +46,10 @@ const SPECIAL: [&str; 26] = [
     "</think>",
 ];
 
-/// Words, as the tokenizers say it, but for `\s+(?!\S)`: a run of blanks that is not the text's end leaves its last one
-/// to the word behind.
-const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
-
 /// A tokenizer of Qwen's.
 pub struct QwenTokenizer {
     bpe: ByteBpe,
-    words: Regex,
+    words: Words,
 }
 
 impl QwenTokenizer {
@@ -85,7 +81,7 @@ impl QwenTokenizer {
         if !bpe.is_complete() {
             return Err(damaged("a byte is missing"));
         }
-        let words = Regex::new(WORDS).map_err(|error| damaged(&error.to_string()))?;
+        let words = Words::new(Digits::One).map_err(|error| damaged(&error.to_string()))?;
         Ok(Self { bpe, words })
     }
 
@@ -117,19 +113,8 @@ impl QwenTokenizer {
     /// The ids of a text between special tokens.
     fn tokenize_plain(&self, text: &str, ids: &mut Vec<u32>) {
         let text: String = text.nfc().collect();
-        let mut start = 0;
-        while let Some(word) = self.words.find_at(&text, start).filter(|word| !word.is_empty()) {
-            let mut end = word.end();
-            let is_blank = word.as_str().chars().all(char::is_whitespace);
-            if is_blank && !word.as_str().ends_with(['\r', '\n']) && end < text.len() {
-                let last = word.as_str().chars().next_back().map_or(0, char::len_utf8);
-                // A blank alone is a word of its own.
-                if last < word.len() {
-                    end -= last;
-                }
-            }
-            self.bpe.encode(text.as_bytes().get(word.start()..end).unwrap_or_default(), ids);
-            start = end;
+        for word in self.words.of(&text) {
+            self.bpe.encode(word.as_bytes(), ids);
         }
     }
 }

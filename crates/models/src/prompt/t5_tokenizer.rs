@@ -38,6 +38,12 @@ pub enum TokenizerError {
     /// The vocabulary is not T5's.
     #[error(transparent)]
     Vocabulary(#[from] SpieceError),
+    /// The vocabulary is not one of Mistral's.
+    #[error("it is no `tekken.json` that can be used: {problem}")]
+    Tekken {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The vocabulary of Qwen that comes with the program is of no use.
     #[error("the vocabulary of Qwen that comes with the program is damaged: {problem}")]
     Damaged {

@@ -5,7 +5,7 @@ use distorch_runtime::Scope;
 
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
-use crate::decoder_text::{Answer, DecoderPart, NAME, stacked};
+use crate::decoder_text::{Answer, DecoderPart, QWEN3, stacked};
 use crate::prompt::embedding::Embeddings;
 use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
 
@@ -25,14 +25,7 @@ impl ZImageText {
     /// # Errors
     /// When the text encoder or a layer of it is missing.
     pub fn load(scope: &Scope, encoders: &[TextEncoder]) -> Result<Self, ConditioningError> {
-        let each: Vec<_> =
-            encoders.iter().map(|encoder| (encoder, scope.at(encoder.name))).collect();
-        let part = DecoderPart::find(&each)?.ok_or_else(|| ConditioningError::NoEncoder {
-            family: Family::ZImage,
-            encoder: NAME,
-            present: clip_text::names(encoders),
-        })?;
-        Ok(Self { part })
+        Ok(Self { part: DecoderPart::load(scope, encoders, QWEN3, Family::ZImage)? })
     }
 }
 
@@ -48,7 +41,7 @@ impl TextConditioner for ZImageText {
         let skip = options.clip_skip.filter(|&skip| skip <= layers).unwrap_or(2);
         let states = {
             let read = [(layers + 1).saturating_sub(skip)];
-            self.part.chat(prompt.of(NAME), Answer::Open, &read, 0)?
+            self.part.chat(prompt.of(QWEN3), Answer::Open, &read, 0)?
         };
         let context = stacked(states)?;
         Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })

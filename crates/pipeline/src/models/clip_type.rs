@@ -45,6 +45,7 @@ const ROWS: &[Row] = &[
     Row { types: &["flux"], encoders: &["clip_l", "t5xxl"], some: false, family: Family::Flux },
     Row { types: &["lumina2"], encoders: &["qwen3"], some: false, family: Family::ZImage },
     Row { types: &["flux2"], encoders: &["qwen3"], some: false, family: Family::Flux2 },
+    Row { types: &["flux2"], encoders: &["mistral3"], some: false, family: Family::Flux2 },
     Row { types: &["chroma"], encoders: &["t5xxl"], some: false, family: Family::Chroma },
     Row { types: &SD, encoders: &["clip_l"], some: false, family: Family::Sd1 },
     Row { types: &SD, encoders: &["clip_h"], some: false, family: Family::Sd2 },
@@ -122,6 +123,7 @@ mod tests {
         assert_eq!(family("flux", &["clip_l", "t5xxl"]), Some(Family::Flux));
         assert_eq!(family("lumina2", &["qwen3"]), Some(Family::ZImage));
         assert_eq!(family("flux2", &["qwen3"]), Some(Family::Flux2));
+        assert_eq!(family("flux2", &["mistral3"]), Some(Family::Flux2));
         assert_eq!(family("chroma", &["t5xxl"]), Some(Family::Chroma));
         assert_eq!(family("flux", &["clip_l"]), None);
         assert_eq!(family("wan", &["t5xxl"]), None);
