@@ -1,4 +1,4 @@
-//! Qwen3 as a text encoder against transformers and diffusers at seeded random weights, and its tokenizer against
+//! Decoder-only language models as text encoders: Qwen3 against transformers and diffusers at seeded random weights, and its tokenizer against
 //! transformers'; `tools/reference/make_qwen3.py` and `make_qwen_tokens.py` made the fixtures.
 //!
 //! Tolerance: 2e-4 of the reference's largest value. Sums in another order differ by about 1e-6 here.
@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod common;
+#[path = "decoders/mistral.rs"]
+mod mistral;
 
 use std::io::Read;
 use std::sync::Arc;

@@ -14,7 +14,16 @@ pub mod small_models;
 #[cfg(feature = "tensors")]
 pub mod tensors;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// A `tekken.json` of the first tokens of Mistral's vocabulary; see the notice beside it.
+pub fn tekken() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let file = &include_bytes!("../data/tekken.json.gz")[..];
+    flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
+    bytes
+}
 
 /// The repository.
 pub fn repository() -> PathBuf {

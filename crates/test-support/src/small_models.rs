@@ -9,7 +9,7 @@ use distorch_checkpoint::config::{
 use distorch_checkpoint::family::{Configs, blank};
 
 use crate::model_file::ModelFile;
-use crate::seeded;
+use crate::{seeded, tekken};
 
 /// SD 1.x at a width of 32, with stages of twice and four times it.
 pub fn sd1() -> Configs {
@@ -132,6 +132,27 @@ pub fn klein() -> Configs {
     }
 }
 
+/// Flux.2 dev with a Mistral whose vocabulary is [`tekken`], and a VAE whose latents are packed; the sizes are those of
+/// `tools/reference/make_flux2_pipeline.py`.
+pub fn flux2_dev() -> Configs {
+    let mut configs = klein();
+    if let Some(DiffusionConfig::Flux2(config)) = &mut configs.diffusion {
+        config.guidance_embed = true;
+    }
+    let mistral = DecoderConfig {
+        kind: DecoderKind::Mistral3,
+        vocab_size: 4096,
+        width: 24,
+        layers: 3,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 128,
+        intermediate: 56,
+    };
+    configs.text_encoders = vec![("mistral3", TextEncoderConfig::Decoder(mistral))];
+    configs
+}
+
 /// Chroma with a T5 of its whole vocabulary, and a VAE of 16 channels.
 pub fn chroma() -> Configs {
     let transformer = ChromaConfig {
@@ -200,14 +221,19 @@ pub fn vae() -> VaeConfig {
     }
 }
 
-/// Writes a model in F32 whose weights are [`seeded`] by their keys.
+/// Writes a model in F32 whose weights are [`seeded`] by their keys, with the vocabulary of a Mistral.
 pub fn write(path: &Path, configs: &Configs) {
     let checkpoint = blank("blank", configs, Dtype::F32).unwrap();
     let tensors = checkpoint.tensors();
     let weights = tensors.map(|(key, info)| {
         (key.to_owned(), info.shape.clone(), seeded::weight(key, &info.shape, 0))
     });
-    ModelFile::of_values(weights).write(path);
+    let mut file = ModelFile::of_values(weights);
+    if configs.text_encoders.iter().any(|(name, _)| *name == "mistral3") {
+        let (key, bytes) = ("text_encoders.mistral3.transformer.tekken_model", tekken());
+        file.add_bytes(key, Dtype::U8, &[bytes.len()], &bytes);
+    }
+    file.write(path);
 }
 
 /// Flux dev with both its text encoders.

@@ -1,10 +1,10 @@
-//! Small checkpoints of Z-Image and of Flux.2 Klein through this program and through diffusers' and transformers' classes:
+//! Small checkpoints of Z-Image and of Flux.2 Klein and dev through this program and through diffusers' and transformers' classes:
 //! the same latents and pictures. `tools/reference/make_z_image_pipeline.py` and `make_flux2_pipeline.py` made the reference.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distorch_checkpoint::family::Configs;
 use distorch_test_support::runs::{Harness, node, prompt};
-use distorch_test_support::small_models::{chroma, klein, write, z_image};
+use distorch_test_support::small_models::{chroma, flux2_dev, klein, write, z_image};
 use distorch_test_support::tensors::max_error;
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
@@ -49,6 +49,12 @@ fn latents_and_pictures_of_klein_are_diffusers() {
     check("klein", &klein());
 }
 
+/// With a distilled guidance.
+#[test]
+fn latents_and_pictures_of_flux2_dev_are_diffusers() {
+    check("flux2_dev", &flux2_dev());
+}
+
 fn check(name: &str, configs: &Configs) {
     let file = format!("{name}.safetensors");
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
@@ -59,9 +65,15 @@ fn check(name: &str, configs: &Configs) {
     let run: Json = serde_json::from_str(&metadata["run"]).unwrap();
     let reference = SafeTensors::deserialize(&bytes).unwrap();
     let mut harness = Harness::with(&format!("checkpoints/{file}"), configs);
-    for cfg in ["1.0", "3.0"] {
-        let workflow = workflow(loader(&file), &prompts, &run, cfg.parse().unwrap());
-        let latent = reference.tensor(&format!("latent.{cfg}")).unwrap();
+    let strengths: Vec<f64> = serde_json::from_value(run["guidance"].clone()).unwrap();
+    for cfg in strengths {
+        let mut workflow = workflow(loader(&file), &prompts, &run, cfg);
+        if let Some(guidance) = run.get("distilled") {
+            let inputs = json!({ "conditioning": ["positive", 0], "guidance": guidance });
+            workflow["guided"] = node("FluxGuidance", inputs);
+            workflow["sampler"]["inputs"]["positive"] = json!(["guided", 0]);
+        }
+        let latent = reference.tensor(&format!("latent.{cfg:.1}")).unwrap();
         let floats = latent.data().chunks_exact(4);
         let expected: Vec<f32> =
             floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
@@ -74,7 +86,7 @@ fn check(name: &str, configs: &Configs) {
         };
         // Bytes as ComfyUI's SaveImage makes them.
         let found: Vec<u8> = pictures.values().iter().map(|value| (value * 255.0) as u8).collect();
-        let picture = reference.tensor(&format!("picture.{cfg}")).unwrap();
+        let picture = reference.tensor(&format!("picture.{cfg:.1}")).unwrap();
         assert_eq!(found.len(), picture.data().len());
         let pairs = found.iter().zip(picture.data());
         let furthest = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
@@ -88,7 +100,12 @@ fn every_allocation_gives_the_same_latents() {
     let prompts = ["a red circle, 红色的圆".to_owned(), String::new()];
     let run = json!({ "seed": 5, "steps": 2, "width": 72, "height": 64 });
     let allocations = ["cuda:0,40%;cuda:1,30%;cpu,30%", "cuda:0,500kb;cuda:1,300kb;cpu,*", ""];
-    for (name, configs) in [("z_image.safetensors", z_image()), ("klein.safetensors", klein())] {
+    let models = [
+        ("z_image.safetensors", z_image()),
+        ("klein.safetensors", klein()),
+        ("flux2_dev.safetensors", flux2_dev()),
+    ];
+    for (name, configs) in models {
         let mut plain = Harness::with(&format!("checkpoints/{name}"), &configs);
         let expected = plain.latent(&workflow(loader(name), &prompts, &run, 2.0), "sampler", 0);
         for allocation in allocations {
@@ -113,7 +130,8 @@ fn every_allocation_gives_the_same_latents() {
 fn separate_files_make_what_one_file_makes() {
     let prompts = ["a red circle".to_owned(), String::new()];
     let run = json!({ "seed": 5, "steps": 2, "width": 72, "height": 64 });
-    let cases = [("lumina2", z_image()), ("flux2", klein()), ("chroma", chroma())];
+    let cases =
+        [("lumina2", z_image()), ("flux2", klein()), ("flux2", flux2_dev()), ("chroma", chroma())];
     for (kind, configs) in cases {
         let name = format!("{kind}.safetensors");
         let mut whole = Harness::with(&format!("checkpoints/{name}"), &configs);
