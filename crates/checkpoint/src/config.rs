@@ -493,6 +493,43 @@ pub struct ZImageConfig {
     pub depth: usize,
 }
 
+/// Krea 2's transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Krea2Config {
+    /// Channels of the latent.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Latent pixels of one patch, along a side.
+    pub patch_size: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads of queries.
+    pub heads: usize,
+    /// Attention heads of keys and values, which several heads of queries share.
+    pub kv_heads: usize,
+    /// Width of the feed-forward layers.
+    pub mlp_width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Width of the sinusoidal embedding of the time.
+    pub time_frequencies: usize,
+    /// Width of the hidden states of a layer of the text encoder.
+    pub text_width: usize,
+    /// Layers of the text encoder that are read.
+    pub text_layers: usize,
+    /// As `heads`, of the blocks that read the text.
+    pub text_heads: usize,
+    /// As `kv_heads`, of the same.
+    pub text_kv_heads: usize,
+    /// As `mlp_width`, of the same.
+    pub text_mlp_width: usize,
+    /// Blocks in which the layers of a token see each other.
+    pub layerwise_depth: usize,
+    /// Blocks in which the tokens of the text see each other.
+    pub refiner_depth: usize,
+}
+
 /// A diffusion model of any family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "architecture")]
@@ -509,6 +546,8 @@ pub enum DiffusionConfig {
     Flux2(Flux2Config),
     /// Chroma.
     Chroma(ChromaConfig),
+    /// Krea 2.
+    Krea2(Krea2Config),
 }
 
 /// A text encoder of any family.

@@ -38,7 +38,9 @@ pub enum ConditioningError {
         present: String,
     },
     /// The file's own vocabulary is of no use.
-    #[error("the tokenizer that the file holds for {encoder} (`{tensor}`) cannot be used: {problem}")]
+    #[error(
+        "the tokenizer that the file holds for {encoder} (`{tensor}`) cannot be used: {problem}"
+    )]
     Vocabulary {
         /// The text encoder.
         encoder: &'static str,

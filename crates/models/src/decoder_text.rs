@@ -17,6 +17,9 @@ use crate::prompt::token::Token;
 /// The name of Qwen3 among text encoders.
 pub(crate) const QWEN3: &str = "qwen3";
 
+/// That of Qwen3-VL's language model.
+pub(crate) const QWEN3VL: &str = "qwen3vl";
+
 /// That of Mistral Small 3.
 pub(crate) const MISTRAL3: &str = "mistral3";
 
@@ -73,25 +76,24 @@ impl DecoderPart {
             encoder: name,
             present: clip_text::names(encoders),
         })?;
-        let tokenizer = match config.kind {
-            DecoderKind::Qwen3 | DecoderKind::Qwen3Vl => QwenTokenizer::standard()
-                .map(Tokenizer::Qwen)
-                .map_err(|problem| ConditioningError::Tokenizer { encoder: name, problem })?,
-            DecoderKind::Mistral3 => {
-                let bytes = encoder.vocabulary.as_deref();
-                let missing = ConditioningError::NoVocabulary { encoder: name, tensor: TEKKEN };
-                let tokenizer = TekkenTokenizer::parse(bytes.ok_or(missing)?);
-                Tokenizer::Tekken(tokenizer.map_err(|problem| ConditioningError::Vocabulary {
-                    encoder: name,
-                    tensor: TEKKEN,
-                    problem,
-                })?)
-            }
-            DecoderKind::Gemma2 => {
-                let tensor = "spiece_model";
-                return Err(ConditioningError::NoVocabulary { encoder: name, tensor });
-            }
-        };
+        let tokenizer =
+            match config.kind {
+                DecoderKind::Qwen3 | DecoderKind::Qwen3Vl => QwenTokenizer::standard()
+                    .map(Tokenizer::Qwen)
+                    .map_err(|problem| ConditioningError::Tokenizer { encoder: name, problem })?,
+                DecoderKind::Mistral3 => {
+                    let bytes = encoder.vocabulary.as_deref();
+                    let missing = ConditioningError::NoVocabulary { encoder: name, tensor: TEKKEN };
+                    let tokenizer = TekkenTokenizer::parse(bytes.ok_or(missing)?);
+                    Tokenizer::Tekken(tokenizer.map_err(|problem| {
+                        ConditioningError::Vocabulary { encoder: name, tensor: TEKKEN, problem }
+                    })?)
+                }
+                DecoderKind::Gemma2 => {
+                    let tensor = "spiece_model";
+                    return Err(ConditioningError::NoVocabulary { encoder: name, tensor });
+                }
+            };
         let ids = match &tokenizer {
             Tokenizer::Qwen(tokenizer) => tokenizer.ids(),
             Tokenizer::Tekken(tokenizer) => tokenizer.ids(),

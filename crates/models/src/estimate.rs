@@ -8,9 +8,7 @@
 //! [`activation_bytes`](crate::family::activation_bytes) makes it for a component.
 
 use distorch_checkpoint::config::{
-    ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, MmditConfig, T5Config,
-    TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig, VaeArchitecture, VaeConfig,
-    ZImageConfig,
+    ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +235,21 @@ pub(crate) fn z_image(config: &ZImageConfig, workload: Workload, compute: Comput
     let features = attention.max(3 * config.width + 3 * config.mlp_width) as u64;
     let elements = workload.rows().saturating_mul(tokens).saturating_mul(features);
     Need { elements, workspace: 0 }
+}
+
+/// A block for all tokens, as its feed-forward layer computes or as its heads are joined; or one that reads all layers of
+/// all of the text's tokens. Elsewhere than on the CPU attention computes with copies in f32.
+pub(crate) fn krea2(config: &Krea2Config, workload: Workload, compute: Compute) -> Need {
+    const TEXT_TOKENS: u64 = 512;
+    let block = |width: usize, mlp_width: usize| {
+        let attention = if compute.host { 9 } else { 14 } * width;
+        attention.max(3 * width + 3 * mlp_width) as u64
+    };
+    let tokens = workload.positions(8 * config.patch_size.max(1) as u64) + TEXT_TOKENS;
+    let picture = tokens.saturating_mul(block(config.width, config.mlp_width));
+    let states = TEXT_TOKENS * config.text_layers as u64;
+    let text = states.saturating_mul(block(config.text_width, config.text_mlp_width));
+    Need { elements: workload.rows().saturating_mul(picture.max(text)), workspace: 0 }
 }
 
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.

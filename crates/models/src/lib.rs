@@ -21,6 +21,7 @@ pub mod family;
 pub mod flux;
 pub mod flux2;
 pub mod freeu;
+pub mod krea2;
 pub mod latent_format;
 pub mod layers;
 pub mod network;

@@ -59,8 +59,11 @@ impl T5Part {
             Some(bytes) => T5Tokenizer::from_spiece(bytes, config.vocab_size).map(Arc::new),
             None => T5Tokenizer::standard(),
         };
-        let tokenizer = tokenizer
-            .map_err(|problem| ConditioningError::Vocabulary { encoder: NAME, tensor: SPIECE, problem })?;
+        let tokenizer = tokenizer.map_err(|problem| ConditioningError::Vocabulary {
+            encoder: NAME,
+            tensor: SPIECE,
+            problem,
+        })?;
         let (ids, rows) = (tokenizer.ids(), config.vocab_size);
         if ids > rows {
             return Err(ConditioningError::Tokens { encoder: NAME, rows, ids });

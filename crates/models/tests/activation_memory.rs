@@ -1,4 +1,4 @@
-//! What text encoders and the transformers of Z-Image, Flux.2 and Chroma take on the CPU beside its weights, held against the estimate.
+//! What text encoders and the transformers of Z-Image, Flux.2, Chroma and Krea 2 take on the CPU beside its weights, held against the estimate.
 //!
 //! In a process of its own: the allocator's count is of all threads.
 
@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use common::seeded;
 use distorch_checkpoint::config::{
-    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, T5Config, TextEncoderConfig,
-    ZImageConfig,
+    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, Krea2Config, T5Config,
+    TextEncoderConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
@@ -20,6 +20,7 @@ use distorch_models::decoder::Decoder;
 use distorch_models::estimate::{Compute, Workload};
 use distorch_models::family::activation_bytes;
 use distorch_models::flux2::Flux2Transformer;
+use distorch_models::krea2::Krea2Transformer;
 use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::prompt::token::Token;
 use distorch_models::t5::T5Encoder;
@@ -83,6 +84,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
     z_image();
     flux2();
     chroma();
+    krea2();
 }
 
 /// T5 reads 512 tokens in the estimate; XXL has 64 heads of 64 and a width of 4096.
@@ -183,6 +185,32 @@ fn chroma() {
     let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
     let network = ChromaTransformer::load(&scope, &config).unwrap();
     check_network("Chroma", &model, &network, [16, 8, 96]);
+}
+
+fn krea2() {
+    let config = Krea2Config {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 768,
+        heads: 6,
+        kv_heads: 2,
+        mlp_width: 2048,
+        depth: 2,
+        time_frequencies: 64,
+        text_width: 64,
+        text_layers: 4,
+        text_heads: 2,
+        text_kv_heads: 2,
+        text_mlp_width: 172,
+        layerwise_depth: 1,
+        refiner_depth: 1,
+    };
+    let diffusion = Some(DiffusionConfig::Krea2(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = Krea2Transformer::load(&scope, &config).unwrap();
+    check_network("Krea 2", &model, &network, [16, 8, 4 * 64]);
 }
 
 /// Of latents of so many channels, each of whose pixels are so many of the picture, with 512 tokens of text of a width.

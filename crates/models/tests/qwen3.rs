@@ -8,6 +8,8 @@
 mod common;
 #[path = "decoders/mistral.rs"]
 mod mistral;
+#[path = "decoders/qwen3_vl.rs"]
+mod qwen3_vl;
 
 use std::io::Read;
 use std::sync::Arc;

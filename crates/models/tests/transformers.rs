@@ -26,6 +26,9 @@ use serde_json::{Value, json};
 const TOLERANCE: f32 = 2e-4;
 const TOLERANCE_BF16: f32 = 0.06;
 
+/// What diffusers' Krea 2 in bf16 is away from itself in f32 at these weights: norms and gates of about 2 in every block.
+const TOLERANCE_BF16_KREA2: f32 = 0.12;
+
 type Change = fn(&mut NetworkInput);
 
 /// A network at a size that tests can compute.
@@ -83,6 +86,19 @@ const CASES: &[Case] = &[
         unused: &[],
         wrong: &[],
         broken: &[],
+    },
+    Case {
+        name: "krea2",
+        architecture: "krea2",
+        family: Family::Krea2,
+        label: "Krea 2",
+        // Parameters that blocks own themselves.
+        published: |name| {
+            name.strip_suffix(".lin.lin").map_or(name.to_owned(), |of| format!("{of}.lin"))
+        },
+        unused: &[],
+        wrong: &[],
+        broken: &[("heads", 0), ("heads", 5), ("kv_heads", 3), ("text_heads", 7)],
     },
     Case {
         name: "z_image",
@@ -215,6 +231,10 @@ fn predictions_are_diffusers() {
             let errors = opened.errors(dtype);
             println!("{} {dtype:?}: {errors:?}", opened.case.name);
             let name = opened.case.name;
+            let tolerance = match (name, dtype) {
+                ("krea2", DType::BF16) => TOLERANCE_BF16_KREA2,
+                _ => tolerance,
+            };
             assert!(errors.iter().all(|error| *error < tolerance), "{name}: {errors:?}");
         }
     }

@@ -5,9 +5,10 @@ use super::inventory::{Inventory, Scope};
 use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{chroma, flux, flux2, mmdit, prediction, unet, z_image};
+use super::{chroma, flux, flux2, krea2, mmdit, prediction, unet, z_image};
 use crate::config::{
-    ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, MmditConfig, UnetConfig, ZImageConfig,
+    ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig, UnetConfig,
+    ZImageConfig,
 };
 use crate::layer::Layer;
 
@@ -37,7 +38,7 @@ struct Architecture {
 }
 
 /// All architectures; the first that fits counts.
-const ARCHITECTURES: [Architecture; 6] = [
+const ARCHITECTURES: [Architecture; 7] = [
     Architecture {
         anchor: mmdit::ANCHOR,
         without: None,
@@ -89,6 +90,16 @@ const ARCHITECTURES: [Architecture; 6] = [
         stored: as_named,
     },
     Architecture {
+        anchor: krea2::ANCHOR,
+        without: None,
+        blocks: krea2::BLOCKS,
+        infer: |_, scope| {
+            let config = krea2::infer(scope)?;
+            Ok((Family::Krea2, krea2_variant(&config)?, DiffusionConfig::Krea2(config)))
+        },
+        stored: as_named,
+    },
+    Architecture {
         anchor: unet::ANCHOR,
         without: Some(unet::CONTROLNET_ANCHOR),
         blocks: "output_blocks",
@@ -110,6 +121,7 @@ pub(super) fn layout(config: &DiffusionConfig) -> Module {
         DiffusionConfig::ZImage(config) => z_image::layout(config),
         DiffusionConfig::Flux2(config) => flux2::layout(config),
         DiffusionConfig::Chroma(config) => chroma::layout(config),
+        DiffusionConfig::Krea2(config) => krea2::layout(config),
     }
 }
 
@@ -239,6 +251,13 @@ fn z_image_variant(config: &ZImageConfig) -> Result<Variant, FamilyError> {
     match (config.in_channels, config.out_channels) {
         (input, output) if input == output => Ok(Variant::Base),
         (input, output) => Err(odd_input("a Z-Image transformer", input, output)),
+    }
+}
+
+fn krea2_variant(config: &Krea2Config) -> Result<Variant, FamilyError> {
+    match (config.in_channels, config.out_channels) {
+        (input, output) if input == output => Ok(Variant::Base),
+        (input, output) => Err(odd_input("a Krea 2 transformer", input, output)),
     }
 }
 

@@ -92,8 +92,10 @@ pub(super) fn reason_beside_text_encoder(name: &str) -> Option<&'static str> {
         Some("the token table again")
     } else if name.ends_with("lm_head.weight") {
         Some("the layer that writes text")
-    } else if matches!(name, "norm.weight" | "model.norm.weight" | "language_model.model.norm.weight")
-        || name == "model.language_model.norm.weight"
+    } else if matches!(
+        name,
+        "norm.weight" | "model.norm.weight" | "language_model.model.norm.weight"
+    ) || name == "model.language_model.norm.weight"
     {
         Some("the norm behind the last layer, which is not read")
     } else if VISION.iter().any(|prefix| name.starts_with(prefix)) {

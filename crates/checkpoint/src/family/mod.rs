@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `krea2`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
 //! | `tiny_vae` | tiny autoencoders, a half a file |
@@ -31,6 +31,7 @@ mod foreign;
 mod ignorable;
 mod inventory;
 mod join;
+mod krea2;
 mod layout;
 mod matching;
 mod mmdit;

@@ -123,6 +123,8 @@ pub enum Family {
     Flux2,
     /// Chroma.
     Chroma,
+    /// Krea 2.
+    Krea2,
 }
 
 impl Family {
@@ -138,12 +140,14 @@ impl Family {
             Family::ZImage => "Z-Image",
             Family::Flux2 => "Flux.2",
             Family::Chroma => "Chroma",
+            Family::Krea2 => "Krea 2",
         }
     }
 
     /// Whether its models are rectified flows.
     pub const fn is_flow(self) -> bool {
-        matches!(self, Family::Sd3 | Family::Flux | Family::ZImage | Family::Flux2 | Family::Chroma)
+        use Family::{Chroma, Flux, Flux2, Krea2, Sd3, ZImage};
+        matches!(self, Sd3 | Flux | ZImage | Flux2 | Chroma | Krea2)
     }
 }
 
@@ -216,9 +220,10 @@ impl DiffusionModel {
     /// What the model is, for people.
     pub fn label(&self) -> String {
         let mut label = match &self.config {
-            DiffusionConfig::Unet(_) | DiffusionConfig::ZImage(_) | DiffusionConfig::Chroma(_) => {
-                self.family.to_string()
-            }
+            DiffusionConfig::Unet(_)
+            | DiffusionConfig::ZImage(_)
+            | DiffusionConfig::Chroma(_)
+            | DiffusionConfig::Krea2(_) => self.family.to_string(),
             DiffusionConfig::Mmdit(config) => match config.qk_norm {
                 false => "SD3".to_owned(),
                 true if config.dual_attention_layers.is_empty() => "SD3.5 large".to_owned(),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{Configs, blank, recognise, vae};
 use crate::config::{
-    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::dtype::Dtype;
@@ -133,6 +133,29 @@ fn chroma() -> impl Strategy<Value = ChromaConfig> {
     )
 }
 
+fn krea2() -> impl Strategy<Value = Krea2Config> {
+    (1usize..4, 0usize..3, 1usize..3, (1usize..4, 1usize..3), 1usize..200).prop_map(
+        |(depth, layerwise_depth, refiner_depth, (kv_heads, shared), mlp_width)| Krea2Config {
+            in_channels: 16,
+            out_channels: 16,
+            patch_size: 2,
+            width: 32 * kv_heads * shared,
+            heads: kv_heads * shared,
+            kv_heads,
+            mlp_width,
+            depth,
+            time_frequencies: 40,
+            text_width: 24 * shared,
+            text_layers: 5,
+            text_heads: shared,
+            text_kv_heads: 1,
+            text_mlp_width: mlp_width + 1,
+            layerwise_depth,
+            refiner_depth,
+        },
+    )
+}
+
 fn flux2() -> impl Strategy<Value = Flux2Config> {
     (1usize..4, 0usize..5, 1usize..4, 1usize..300, any::<bool>()).prop_map(
         |(depth, depth_single, heads, mlp_width, guidance_embed)| Flux2Config {
@@ -220,6 +243,12 @@ proptest! {
     #[test]
     fn of_flux2(config in flux2()) {
         let config = DiffusionConfig::Flux2(config);
+        prop_assert_eq!(of_diffusion(&config), config);
+    }
+
+    #[test]
+    fn of_krea2(config in krea2()) {
+        let config = DiffusionConfig::Krea2(config);
         prop_assert_eq!(of_diffusion(&config), config);
     }
 

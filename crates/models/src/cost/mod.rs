@@ -5,6 +5,7 @@
 //! the reading of its weights. [`layer_costs`](crate::family::layer_costs) asks for a model's.
 
 pub(crate) mod flux;
+pub(crate) mod krea2;
 pub(crate) mod mmdit;
 pub(crate) mod unet;
 pub(crate) mod z_image;

@@ -5,6 +5,7 @@
 mod chroma;
 mod flux;
 mod flux2;
+mod krea2;
 mod planning;
 mod sd3;
 mod stable_diffusion;
@@ -101,6 +102,7 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::ZImage => &z_image::ZImage,
         Family::Flux2 => &flux2::Flux2,
         Family::Chroma => &chroma::Chroma,
+        Family::Krea2 => &krea2::Krea2,
     }
 }
 

@@ -43,8 +43,7 @@ impl TextConditioner for KleinText {
         clip_text::check_clip_skip(options)?;
         let layers = self.part.layers();
         let read = [layers / 4, layers / 2, 3 * layers / 4];
-        let states =
-            self.part.chat(prompt.of(QWEN3), Answer::WithoutThought, &read, MIN_LENGTH)?;
+        let states = self.part.chat(prompt.of(QWEN3), Answer::WithoutThought, &read, MIN_LENGTH)?;
         let context = stacked(states)?;
         Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
     }

@@ -62,9 +62,8 @@ impl TekkenTokenizer {
         let file: File = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
         let Config { default_vocab_size: size, default_num_special_tokens: offset } = file.config;
         let count = size.checked_sub(offset).filter(|_| offset <= MOST_SPECIAL);
-        let count = count.ok_or_else(|| {
-            wrong(format!("{offset} of {size} tokens cannot be special ones"))
-        })?;
+        let count = count
+            .ok_or_else(|| wrong(format!("{offset} of {size} tokens cannot be special ones")))?;
         let mut tokens = Vec::with_capacity(count.min(file.vocab.len()));
         for (place, Entry { rank, token_bytes }) in file.vocab.into_iter().take(count).enumerate() {
             if rank != place {
@@ -155,7 +154,8 @@ mod tests {
 
     #[test]
     fn ids_follow_the_special_tokens() {
-        let special = r#","special_tokens":[{"rank":1,"token_str":"<s>"},{"rank":2,"token_str":"<s>x"}]"#;
+        let special =
+            r#","special_tokens":[{"rank":1,"token_str":"<s>"},{"rank":2,"token_str":"<s>x"}]"#;
         let tokenizer = TekkenTokenizer::parse(file(267, special).as_bytes()).unwrap();
         assert_eq!(tokenizer.ids(), 267);
         assert_eq!(tokenizer.special("<s>"), Some(1));
@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn what_is_no_vocabulary_is_an_error() {
-        let problem = |text: &str| TekkenTokenizer::parse(text.as_bytes()).err().unwrap().to_string();
+        let problem =
+            |text: &str| TekkenTokenizer::parse(text.as_bytes()).err().unwrap().to_string();
         assert!(problem("{").contains("tekken"));
         assert!(problem(&file(267, "")).contains("no special tokens"));
         assert!(problem(&file(9, "")).contains("10 of 9"));

@@ -10,6 +10,7 @@ mod chroma;
 mod clip;
 mod flux;
 mod flux2;
+mod krea2;
 mod mmdit;
 mod unet;
 mod z_image;
@@ -182,6 +183,7 @@ pub(crate) fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
         DiffusionConfig::ZImage(config) => Box::new(|layer| z_image::names(config, layer)),
         DiffusionConfig::Flux2(config) => Box::new(|layer| flux2::names(config, layer)),
         DiffusionConfig::Chroma(config) => Box::new(|layer| chroma::names(config, layer)),
+        DiffusionConfig::Krea2(_) => Box::new(krea2::names),
     }
 }
 

@@ -1,0 +1,184 @@
+//! Blocks: gated attention whose heads of queries share heads of keys and values, and a gated feed-forward layer.
+
+use distorch_runtime::kernels::{Projected, Rotation, add_gated, join_heads, join_rotated_heads};
+use distorch_runtime::tensor::ops::activation::{sigmoid, silu};
+use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
+
+use crate::ModelError;
+use crate::attention::{Mask, attention};
+use crate::layers::{Linear, RmsNorm};
+
+/// Of every norm.
+pub(super) const EPSILON: f64 = 1e-5;
+
+/// The sizes of a block's attention.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub width: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+}
+
+/// A block that reads the text alone.
+pub(super) struct TextBlock(Inside);
+
+impl TextBlock {
+    pub(super) fn load(scope: &Scope, sizes: Sizes) -> Result<Self, ModelError> {
+        Ok(Self(Inside::load(scope, sizes)?))
+    }
+
+    /// `x` `[batch, tokens, width]`.
+    pub(super) fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let Self(inside) = self;
+        let h = inside.attention_norm.forward(x.clone())?;
+        let x = finite(x + inside.attention.forward(h, None)?);
+        let h = inside.feed_forward_norm.forward(x.clone())?;
+        Ok(finite(x + inside.feed_forward.forward(h)?))
+    }
+}
+
+/// A block for text and picture, which the time modulates.
+pub(super) struct Block {
+    /// What is added to the modulation that all blocks share.
+    modulation: LayerHandle,
+    inside: Inside,
+}
+
+impl Block {
+    pub(super) fn load(scope: &Scope, sizes: Sizes) -> Result<Self, ModelError> {
+        let modulation = scope.layer("mod.lin")?;
+        Ok(Self { modulation, inside: Inside::load(scope, sizes)? })
+    }
+
+    /// `x` `[batch, tokens, width]`; `shared` is the modulation of all blocks, `[batch, 6 × width]`.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        shared: &Tensor<2>,
+        rotation: &Rotation,
+    ) -> Result<Tensor<3>, ModelError> {
+        let width = x.dims()[2];
+        let params = self.modulation.fetch()?;
+        let own: Tensor<1> = params.get("lin")?;
+        if own.dims() != [6 * width] {
+            return Err(ModelError::Layer {
+                layer: params.layer().to_owned(),
+                expected: format!("{} values", 6 * width),
+                found: format!("{:?}", own.dims()),
+            });
+        }
+        let all = shared.clone() + own.cast(shared.dtype()).unsqueeze();
+        let part = |at: usize| all.clone().narrow(1, at * width, width);
+        let Inside { attention_norm, attention, feed_forward_norm, feed_forward } = &self.inside;
+        let h = modulated(attention_norm.forward(x.clone())?, part(0), part(1));
+        let x = finite(add_gated(x, attention.forward(h, Some(rotation))?, part(2)));
+        let h = modulated(feed_forward_norm.forward(x.clone())?, part(3), part(4));
+        Ok(finite(add_gated(x, feed_forward.forward(h)?, part(5))))
+    }
+}
+
+/// `(1 + scale) · x + shift`: `x` `[batch, tokens, width]`, the others `[batch, width]`.
+pub(super) fn modulated(x: Tensor<3>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<3> {
+    x * (scale + 1.0).unsqueeze_dim::<3>(1) + shift.unsqueeze_dim::<3>(1)
+}
+
+/// Hidden states may grow beyond f16 in a few features.
+fn finite(x: Tensor<3>) -> Tensor<3> {
+    if x.dtype() == DType::F16 { x.clamp(-65504.0, 65504.0) } else { x }
+}
+
+/// What both kinds of blocks have.
+struct Inside {
+    attention_norm: RmsNorm,
+    attention: Attention,
+    feed_forward_norm: RmsNorm,
+    feed_forward: FeedForward,
+}
+
+impl Inside {
+    fn load(scope: &Scope, sizes: Sizes) -> Result<Self, ModelError> {
+        Ok(Self {
+            attention_norm: RmsNorm::load_around_one(scope, "prenorm", EPSILON)?,
+            attention: Attention::load(&scope.at("attn"), sizes)?,
+            feed_forward_norm: RmsNorm::load_around_one(scope, "postnorm", EPSILON)?,
+            feed_forward: FeedForward::load(&scope.at("mlp"))?,
+        })
+    }
+}
+
+struct Attention {
+    sizes: Sizes,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    head_norms: [RmsNorm; 2],
+    gate: Linear,
+    out: Linear,
+}
+
+impl Attention {
+    fn load(scope: &Scope, sizes: Sizes) -> Result<Self, ModelError> {
+        let norms = scope.at("qknorm");
+        let norm = |name: &str| RmsNorm::load_around_one(&norms, name, EPSILON);
+        Ok(Self {
+            sizes,
+            query: Linear::load(scope, "wq")?,
+            key: Linear::load(scope, "wk")?,
+            value: Linear::load(scope, "wv")?,
+            head_norms: [norm("qnorm")?, norm("knorm")?],
+            gate: Linear::load(scope, "gate")?,
+            out: Linear::load(scope, "wo")?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>) -> Result<Tensor<3>, ModelError> {
+        let Sizes { width, heads, kv_heads } = self.sizes;
+        let (head, precision) = (width / heads, self.query.precision());
+        let shared = kv_heads * head;
+        let query = self.query.tokens_to(x.clone(), width)?;
+        let key = self.repeated(self.key.tokens_to(x.clone(), shared)?);
+        let value = self.repeated(self.value.tokens_to(x.clone(), shared)?);
+        let qkv = Tensor::cat(vec![query, key, value], 2);
+        let [of_query, of_key] = &self.head_norms;
+        let norms = Some([of_query.weight(head)?, of_key.weight(head)?]);
+        let projected = vec![Projected { qkv, norms }];
+        let [query, key, value] = match rotation {
+            Some(rotation) => join_rotated_heads(projected, heads, EPSILON, rotation),
+            None => join_heads(projected, heads, EPSILON),
+        };
+        let seen = attention(query, key, value, heads, Mask::None, precision);
+        let gate = sigmoid(self.gate.tokens_to(x, width)?);
+        self.out.tokens_to(seen * gate, width)
+    }
+
+    /// Each head of keys or values as often as heads of queries share it.
+    fn repeated(&self, x: Tensor<3>) -> Tensor<3> {
+        let Sizes { width, heads, kv_heads } = self.sizes;
+        if heads == kv_heads {
+            return x;
+        }
+        let ([batch, tokens, _], head) = (x.dims(), width / heads);
+        let x = x.reshape([batch, tokens, kv_heads, 1, head]);
+        x.expand([batch, tokens, kv_heads, heads / kv_heads, head]).reshape([batch, tokens, width])
+    }
+}
+
+/// `down · (silu(gate · x) ⊙ up · x)` (Shazeer, <https://arxiv.org/abs/2002.05202>).
+struct FeedForward {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl FeedForward {
+    fn load(scope: &Scope) -> Result<Self, ModelError> {
+        let layer = |name: &str| Linear::load(scope, name);
+        Ok(Self { gate: layer("gate")?, up: layer("up")?, down: layer("down")? })
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let width = x.dims()[2];
+        let gate = silu(self.gate.tokens(x.clone())?);
+        self.down.tokens_to(gate * self.up.tokens(x)?, width)
+    }
+}
