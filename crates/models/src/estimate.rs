@@ -8,7 +8,9 @@
 //! [`activation_bytes`](crate::family::activation_bytes) makes it for a component.
 
 use distorch_checkpoint::config::{
-    ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
+    T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig, VaeArchitecture,
+    VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
-    ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
+    Flux2Config, FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig,
+    VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 

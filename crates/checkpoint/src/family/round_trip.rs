@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::{Configs, blank, recognise, vae};
 use crate::config::{
-    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads,
+    Krea2Config, MmditConfig, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig,
+    ZImageConfig,
 };
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::dtype::Dtype;
