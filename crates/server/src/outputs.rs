@@ -124,7 +124,8 @@ impl Outputs {
         Ok(shown)
     }
 
-    /// Fetches a result into the folder of results, and returns its path; `None` where the store has none.
+    /// Fetches a result into the folder of results, and returns its path; `None` where the store has none, or its name
+    /// leads out of the folder.
     ///
     /// # Errors
     /// Where the file cannot be written, or the store fails.
@@ -137,17 +138,22 @@ impl Outputs {
         let (Ok(below), Ok(file)) = (paths::folder(subfolder), paths::relative(name)) else {
             return Ok(None);
         };
-        let found = match self.store.get(&self.key(&below, name)).await {
+        let key = self.key(&below, name);
+        let path = folder.join(below).join(file);
+        // Before anything is made there: a link may lead out of the folder.
+        if !paths::would_be_inside(folder, &path) {
+            return Ok(None);
+        }
+        let found = match self.store.get(&key).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(source) => return Err(self.failed(source)),
         };
-        let folder = folder.join(below);
-        let path = folder.join(file);
         let failed = |source| OutputsError::File { path: path.clone(), source };
-        tokio::fs::create_dir_all(&folder).await.map_err(failed)?;
+        let parent = path.parent().unwrap_or(folder);
+        tokio::fs::create_dir_all(parent).await.map_err(failed)?;
         // Under another name until it is whole: others may fetch it or look for it at the same time.
-        let temporary = tempfile::NamedTempFile::new_in(&folder).map_err(failed)?;
+        let temporary = tempfile::NamedTempFile::new_in(parent).map_err(failed)?;
         let mut file = tokio::fs::File::from_std(temporary.reopen().map_err(failed)?);
         let mut parts = found.into_stream();
         while let Some(part) = parts.try_next().await.map_err(|source| self.failed(source))? {
@@ -265,6 +271,40 @@ mod tests {
             assert!(matches!(refused, Err(OutputsError::Name { .. })));
             assert_eq!(outputs.fetch(folder.path(), subfolder, name).await.unwrap(), None);
         }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn nothing_is_fetched_through_links_that_lead_out() {
+        let outputs = Outputs::in_store(Arc::new(InMemory::new()), "", "memory".to_owned());
+        let [saved, front_end, outside] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let prompt = Uuid::new_v4();
+        for subfolder in ["out", "in", "kept"] {
+            std::fs::create_dir(saved.path().join(subfolder)).unwrap();
+            std::fs::write(saved.path().join(subfolder).join("a.png"), b"a").unwrap();
+            let shown = shown("a.png", subfolder, "output");
+            outputs.store(prompt, saved.path(), &shown).await.unwrap();
+        }
+        std::fs::create_dir(front_end.path().join("kept")).unwrap();
+        let link = |target: &Path, name: &str| {
+            std::os::unix::fs::symlink(target, front_end.path().join(name)).unwrap();
+        };
+        link(outside.path(), "out");
+        link(&front_end.path().join("kept"), "in");
+        let fetch = async |subfolder: &str| {
+            let place = format!("{subfolder}/{prompt}");
+            outputs.fetch(front_end.path(), &place, "a.png").await.unwrap()
+        };
+        assert_eq!(fetch("out").await, None);
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        let inside = fetch("in").await.unwrap();
+        assert_eq!(std::fs::read(inside).unwrap(), b"a");
+        // A file that is a link, to where nothing is.
+        let dangling = front_end.path().join(format!("kept/{prompt}/a.png"));
+        std::fs::remove_file(&dangling).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("new.png"), &dangling).unwrap();
+        assert_eq!(fetch("kept").await, None);
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -82,6 +82,16 @@ impl Gate {
     }
 }
 
+/// Opens a gate once it is dropped, with a test that fails too: what waits there would keep its thread, its turn to
+/// compute, and the runtime that ends with the test.
+pub struct OpensAtEnd(pub Gate);
+
+impl Drop for OpensAtEnd {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 /// A server, its folders, and a client.
 pub struct TestServer {
     pub folder: Arc<TempDir>,
@@ -91,6 +101,7 @@ pub struct TestServer {
     pub client: reqwest::Client,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    _opens: OpensAtEnd,
 }
 
 /// An answer.
@@ -183,7 +194,8 @@ impl TestServer {
             server.run(async move { drop(ended.await) }).await.unwrap();
         });
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { folder, state, url, gate, client, end, task }
+        let opens = OpensAtEnd(gate.clone());
+        Self { folder, state, url, gate, client, end, task, _opens: opens }
     }
 
     /// Ends the server as a signal does, and returns its folders.

@@ -13,24 +13,26 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::postgres;
-use crate::server::{Gate, TestServer, one, state_on};
+use crate::server::{Gate, OpensAtEnd, TestServer, one, state_on};
 
 /// A worker: what `distorch worker` runs.
 struct TestWorker {
     folder: TempDir,
     end: watch::Sender<bool>,
     task: JoinHandle<()>,
+    _opens: OpensAtEnd,
 }
 
 impl TestWorker {
     async fn start(address: &str, name: &str, outputs: Option<Outputs>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { worker_name: name.to_owned(), outputs, ..Config::default() };
-        let state = state_on(address, folder.path(), &Gate::default(), config).await;
+        let gate = Gate::default();
+        let state = state_on(address, folder.path(), &gate, config).await;
         let executor = Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry));
         let (end, ended) = watch::channel(false);
         let task = tokio::spawn(execution::work(state, executor, ended));
-        Self { folder, end, task }
+        Self { folder, end, task, _opens: OpensAtEnd(gate) }
     }
 
     async fn end(self) -> TempDir {
