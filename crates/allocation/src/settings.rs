@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::device::DeviceId;
 use crate::language::Allocation;
 use crate::layout_choice::LayoutChoice;
+use crate::topology::Topology;
 use crate::virtual_vram::{Donors, VirtualVram};
 
 /// What the user wants for one component.
@@ -36,6 +37,23 @@ impl ComponentSettings {
             layout: LayoutChoice::default(),
             most_window: None,
         }
+    }
+
+    /// The devices that any plan by these settings may use: the one that computes, and those that may hold something.
+    pub fn devices(&self, topology: &Topology) -> Vec<DeviceId> {
+        let mut devices = vec![self.compute_device];
+        match &self.expert {
+            Some(allocation) => {
+                devices.extend(allocation.entries().iter().map(|entry| entry.device));
+                // What fits nowhere else goes there.
+                devices.push(DeviceId::CPU);
+            }
+            None if self.virtual_vram == VirtualVram::ZERO => {}
+            None => devices.extend(self.donors.resolve(self.compute_device, topology)),
+        }
+        devices.sort_unstable();
+        devices.dedup();
+        devices
     }
 }
 

@@ -47,6 +47,7 @@
 //! | --- | --- |
 //! | [`session`] | what runs share: devices, folders, models that stay loaded |
 //! | [`request`] | what is asked for: a picture from a prompt, or from a picture |
+//! | [`device_set`] | the devices that a run has to itself |
 //! | [`run`], [`events`], [`preview`] | one run: cancelling it, hearing how it goes on |
 //! | [`steps`] | load, encode, sample, decode: for those who put them together themselves |
 //! | [`models`] | model files that are open, their plans and weights |
@@ -54,6 +55,7 @@
 //! | [`image`] | pictures and masks in memory, and as files |
 //! | [`latent`], [`finite`], [`error`] | what goes between these, and what goes wrong |
 
+pub mod device_set;
 pub mod diffusion;
 pub mod error;
 pub mod events;
@@ -67,6 +69,7 @@ pub mod run;
 pub mod session;
 pub mod steps;
 
+pub use device_set::DeviceSet;
 pub use diffusion::conditioning::Guidance;
 pub use error::PipelineError;
 pub use events::{Event, EventSink, Phase, RunEvent, RunId, Silent};

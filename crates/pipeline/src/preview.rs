@@ -121,7 +121,7 @@ impl PreviewDecoder {
             eject_models: false,
             tasks: Tasks { vae: Task::of(None), ..Tasks::default() },
         };
-        let parts = session.models.place(&loader)?;
+        let parts = run.place(&loader)?;
         let half = parts.file.model.tiny_vae.as_ref().map(|config| config.half);
         match parts.get(ComponentKind::Vae).filter(|_| half == Some(TinyVaeHalf::Decoder)) {
             Some(part) => Ok(Self { part: Arc::clone(part), has_failed: Cell::new(false) }),

@@ -1,26 +1,40 @@
 //! A run: the work on one request, which can be cancelled and reports how it goes on.
 //!
-//! Runs of a process compute one after the other, so that what is measured of one (memory at its peak, bytes moved,
-//! seconds waited) holds nothing of another.
+//! A run has its [devices](DeviceSet) to itself: runs that share one compute one after the other, those that share none
+//! side by side. Each part of a model computes on a device of its run, so that what is measured of it (bytes moved, seconds
+//! waited, memory of an accelerator) holds nothing of another run. The count of the host's memory is the process's: while
+//! runs compute side by side, the estimates of their plans stand in for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use distorch_runtime::Tensor;
+use distorch_allocation::Plan;
 use distorch_runtime::offload::Interrupt;
+use distorch_runtime::{Tensor, heap};
+use thiserror::Error;
+
+use crate::device_set::{DeviceLock, DeviceSet, LOCKS};
 
 use crate::error::PipelineError;
 use crate::events::{Event, EventSink, Phase, RunId};
+use crate::models::{Loader, Parts};
 use crate::preview::{Preview, PreviewDecoder};
 use crate::session::Session;
 use distorch_models::latent_format::LatentFormat;
 
-/// How often a run that waits for its turn looks whether it was cancelled.
-const LOOK: Duration = Duration::from_millis(50);
-
 static NEXT: AtomicU64 = AtomicU64::new(1);
-static TURN: Turn = Turn { taken: Mutex::new(false), free: Condvar::new() };
+
+/// A run would compute on a device that it does not have to itself.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("`{what}` uses {device}, which this run did not ask for as it began: it has {devices}")]
+pub struct NotReserved {
+    /// What would compute or live there.
+    pub what: String,
+    /// The device, by name.
+    pub device: String,
+    /// The devices that the run has.
+    pub devices: DeviceSet,
+}
 
 impl RunId {
     /// A number that no other run of this process has.
@@ -36,8 +50,8 @@ pub struct CancelToken(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     cancelled: AtomicBool,
-    /// What ends the waits of the run while it computes.
-    waits: Mutex<Option<Interrupt>>,
+    /// What ends the waits of the run while it computes: one for each of its devices.
+    waits: Mutex<Vec<Interrupt>>,
 }
 
 impl CancelToken {
@@ -50,9 +64,7 @@ impl CancelToken {
     pub fn cancel(&self) {
         let waits = self.waits();
         self.0.cancelled.store(true, Ordering::SeqCst);
-        if let Some(waits) = &*waits {
-            waits.raise();
-        }
+        waits.iter().for_each(Interrupt::raise);
     }
 
     /// Whether the run is to end.
@@ -60,57 +72,79 @@ impl CancelToken {
         self.0.cancelled.load(Ordering::SeqCst)
     }
 
-    fn attach(&self, interrupt: &Interrupt) {
+    fn attach(&self, interrupts: Vec<Interrupt>) {
         let mut waits = self.waits();
-        interrupt.clear();
-        if self.is_cancelled() {
-            interrupt.raise();
+        for interrupt in &interrupts {
+            interrupt.clear();
+            if self.is_cancelled() {
+                interrupt.raise();
+            }
         }
-        *waits = Some(interrupt.clone());
+        *waits = interrupts;
     }
 
     fn detach(&self) {
-        if let Some(interrupt) = self.waits().take() {
+        for interrupt in self.waits().drain(..) {
             interrupt.clear();
         }
     }
 
-    fn waits(&self) -> MutexGuard<'_, Option<Interrupt>> {
+    fn waits(&self) -> MutexGuard<'_, Vec<Interrupt>> {
         self.0.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A run that has its turn to compute. Dropping it ends the run: what passed through the compute devices leaves them.
+/// A run that has its devices, and computes. Dropping it ends the run: what passed through the compute devices leaves
+/// them.
 pub struct ActiveRun<'a> {
     session: &'a Session,
     id: RunId,
+    devices: DeviceSet,
     cancel: &'a CancelToken,
+    _computing: heap::Computing,
+    _lock: DeviceLock<'static>,
 }
 
 impl Session {
-    /// A run that has its turn to compute, until it is dropped: for those who take the steps themselves.
+    /// A run that has all devices, until it is dropped: for those who take the steps themselves.
     ///
     /// # Errors
     /// [`PipelineError::Cancelled`] where the token was used before the run starts.
     pub fn begin<'a>(&'a self, cancel: &'a CancelToken) -> Result<ActiveRun<'a>, PipelineError> {
-        ActiveRun::begin(self, RunId::next(), cancel)
+        self.begin_on(DeviceSet::all(self.topology()), cancel)
+    }
+
+    /// As [`begin`](Self::begin), with these devices only: those that [`ModelStore::devices`] says of what the run
+    /// loads. Runs with others may go on meanwhile.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    ///
+    /// [`ModelStore::devices`]: crate::models::ModelStore::devices
+    pub fn begin_on<'a>(
+        &'a self,
+        devices: DeviceSet,
+        cancel: &'a CancelToken,
+    ) -> Result<ActiveRun<'a>, PipelineError> {
+        ActiveRun::begin(self, RunId::next(), devices, cancel)
     }
 }
 
 impl<'a> ActiveRun<'a> {
-    /// Waits for the turn to compute.
+    /// Waits for the devices.
     ///
     /// # Errors
     /// [`PipelineError::Cancelled`] where the token is or was used meanwhile.
     pub(crate) fn begin(
         session: &'a Session,
         id: RunId,
+        devices: DeviceSet,
         cancel: &'a CancelToken,
     ) -> Result<Self, PipelineError> {
-        TURN.take(|| cancel.is_cancelled())?;
-        cancel.attach(session.interrupt());
-        session.models.begin_run();
-        Ok(Self { session, id, cancel })
+        let lock = LOCKS.lock(&devices, || cancel.is_cancelled())?;
+        cancel.attach(session.models.interrupts(&devices));
+        session.models.begin_run(id, devices.clone());
+        Ok(Self { session, id, devices, cancel, _computing: heap::computing(), _lock: lock })
     }
 
     /// Its number.
@@ -120,42 +154,16 @@ impl<'a> ActiveRun<'a> {
 
     /// The run as its steps see it, reporting to `events`.
     pub fn reporting<'e>(&'e self, events: &'e dyn EventSink) -> Run<'e> {
-        Run { session: self.session, id: self.id, cancel: self.cancel, events }
+        let Self { session, id, ref devices, cancel, .. } = *self;
+        Run { session, id, devices, cancel, events }
     }
 }
 
 impl Drop for ActiveRun<'_> {
     fn drop(&mut self) {
         self.cancel.detach();
-        self.session.models.rest();
-        TURN.give_back();
-    }
-}
-
-struct Turn {
-    taken: Mutex<bool>,
-    free: Condvar,
-}
-
-impl Turn {
-    fn take(&self, cancelled: impl Fn() -> bool) -> Result<(), PipelineError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if cancelled() {
-                return Err(PipelineError::Cancelled);
-            }
-            if !*taken {
-                *taken = true;
-                return Ok(());
-            }
-            let waited = self.free.wait_timeout(taken, LOOK);
-            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn give_back(&self) {
-        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.free.notify_one();
+        self.session.models.rest(&self.devices);
+        self.session.models.end_run(self.id);
     }
 }
 
@@ -164,6 +172,7 @@ impl Turn {
 pub struct Run<'a> {
     session: &'a Session,
     id: RunId,
+    devices: &'a DeviceSet,
     cancel: &'a CancelToken,
     events: &'a dyn EventSink,
 }
@@ -177,6 +186,42 @@ impl<'a> Run<'a> {
     /// Its number.
     pub fn id(&self) -> RunId {
         self.id
+    }
+
+    /// The devices that it has to itself.
+    pub fn devices(&self) -> &'a DeviceSet {
+        self.devices
+    }
+
+    /// Plans a file's components on the run's devices, and promises their memory.
+    ///
+    /// # Errors
+    /// As [`ModelStore::place`](crate::models::ModelStore::place).
+    pub fn place(&self, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
+        self.session.models.place(self.id, loader)
+    }
+
+    /// What passed through the run's devices leaves them, and what computing freed is the system's again.
+    pub fn rest(&self) {
+        self.session.models.rest(self.devices);
+    }
+
+    /// Whether a plan only uses devices of this run.
+    ///
+    /// # Errors
+    /// [`NotReserved`] where it does not.
+    pub(crate) fn check_devices(&self, what: &str, plan: &Plan) -> Result<(), PipelineError> {
+        let held = plan.devices.iter().filter(|share| share.bytes > 0);
+        let held = held.map(|share| share.device).filter(|device| !device.is_cpu());
+        let used: DeviceSet = held.chain([plan.compute_device]).collect();
+        match used.missing_in(self.devices) {
+            None => Ok(()),
+            Some(device) => Err(PipelineError::failed(NotReserved {
+                what: what.to_owned(),
+                device: device.to_string(),
+                devices: self.devices.clone(),
+            })),
+        }
     }
 
     /// Whether the run is to end.

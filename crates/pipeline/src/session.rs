@@ -7,11 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use distorch_allocation::{LayoutChoice, Topology, TopologyError};
 use distorch_checkpoint::folders::{FolderError, ModelFolders};
 use distorch_runtime::devices;
-use distorch_runtime::offload::Interrupt;
 use thiserror::Error;
 
 use crate::diffusion::noise::NoiseChoice;
 use crate::error::PipelineError;
+use crate::events::RunId;
 use crate::models::store::{Loader, ModelStore, Parts};
 
 /// Why there is no session.
@@ -25,8 +25,8 @@ pub enum SessionError {
     Topology(#[from] TopologyError),
 }
 
-/// What runs share. Lives as long as the program, and keeps its models. Threads may share it: their runs compute one
-/// after the other.
+/// What runs share. Lives as long as the program, and keeps its models. Threads may share it: runs that share a device
+/// compute one after the other, others side by side.
 pub struct Session {
     /// Where models are found.
     pub folders: ModelFolders,
@@ -39,7 +39,6 @@ pub struct Session {
     /// The models.
     pub models: ModelStore,
     topology: Topology,
-    interrupt: Interrupt,
     /// Checkpoints that requests loaded, by path: nothing else holds them between runs.
     kept: Mutex<HashMap<PathBuf, Parts>>,
 }
@@ -56,13 +55,11 @@ impl Session {
 
     /// These folders, on these devices.
     pub fn on(folders: ModelFolders, topology: Topology) -> Self {
-        let interrupt = Interrupt::default();
         Self {
-            models: ModelStore::new(topology.clone(), interrupt.clone()),
+            models: ModelStore::new(topology.clone()),
             layout: LayoutChoice::default(),
             allow_nan: false,
             noise: NoiseChoice::default(),
-            interrupt,
             folders,
             topology,
             kept: Mutex::default(),
@@ -80,30 +77,25 @@ impl Session {
         &self.topology
     }
 
-    /// Drops the checkpoints that the session keeps, and the weights of all models.
+    /// Drops the checkpoints that the session keeps, and the weights of all models but those of runs that go on.
     pub fn unload(&self) {
         self.kept().clear();
         self.models.unload_all();
     }
 
-    /// Plans a file's components, promises their memory, and keeps them for later runs.
-    pub(crate) fn place(&self, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
+    /// Plans a file's components for a run, promises their memory, and keeps them for later runs.
+    pub(crate) fn place(&self, run: RunId, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
         let mut kept = self.kept();
         let own = loader.files.path();
         if loader.eject_models {
             kept.retain(|path, _| *path == own);
         }
-        let parts = self.models.place(loader)?;
+        let parts = self.models.place(run, loader)?;
         kept.insert(own, parts.clone());
         Ok(parts)
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<PathBuf, Parts>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What ends waits for weights.
-    pub(crate) fn interrupt(&self) -> &Interrupt {
-        &self.interrupt
     }
 }

@@ -1,6 +1,6 @@
 //! The steps to a picture one by one, for programs that put them together themselves.
 //!
-//! All of them need a [`Run`], which has the turn to compute:
+//! All of them need a [`Run`], which has the devices that they compute on:
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -118,7 +118,7 @@ impl Run<'_> {
     /// # Errors
     /// When the file cannot be opened, lacks a component, or its settings cannot be planned.
     pub fn load_checkpoint(&self, loader: &Loader<'_>) -> Result<Checkpoint, PipelineError> {
-        let parts = self.session().place(loader)?;
+        let parts = self.session().place(self.id(), loader)?;
         let (model, tasks, plans) = (loader.name.to_owned(), loader.tasks, parts.plans());
         self.tell(Event::Planned { model, tasks, plans });
         let part = |kind| {

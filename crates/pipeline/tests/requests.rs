@@ -2,16 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
-use distorch_allocation::{Allocation, DeviceInfo, Topology};
+use distorch_allocation::{Allocation, DeviceInfo, Topology, VirtualVram};
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_pipeline::diffusion::conditioning::Guidance;
 use distorch_pipeline::error::{Argument, PipelineError};
 use distorch_pipeline::image::{Mask, Pictures};
+use distorch_pipeline::models::{Loader, Tasks};
 use distorch_pipeline::request::{ComponentPlacement, ModelSource, Placement};
+use distorch_pipeline::steps::CHECKPOINT;
 use distorch_pipeline::{
-    Event, EventSink, ImageToImage, Lora, Phase, RunEvent, RunId, Session, TextToImage,
+    CancelToken, DeviceSet, Event, EventSink, ImageToImage, Lora, Phase, RunEvent, RunId, Session,
+    Silent, TextToImage,
 };
 use serde_json::Value as Json;
 
@@ -264,6 +268,127 @@ fn runs_of_two_threads_have_their_own_events_and_pictures() {
         let steps = events.iter().filter(|kept| matches!(kept.event, Event::Step { .. }));
         assert_eq!(steps.count(), 2);
     }
+}
+
+/// Where two runs wait for each other in the middle of their work.
+#[derive(Default)]
+struct Meeting {
+    there: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Meeting {
+    /// Goes on once both are there. For a machine that is busy it waits long: what does not come is a failure, not a hang.
+    fn meet(&self) {
+        let mut there = self.there.lock().unwrap();
+        *there += 1;
+        self.changed.notify_all();
+        let waited = self.changed.wait_timeout_while(there, Duration::from_secs(300), |n| *n < 2);
+        assert!(!waited.unwrap().1.timed_out(), "the other run is not under way");
+    }
+}
+
+/// A picture on a device. The diffusion model's weights come from the host layer by layer.
+fn on(device: &str, seed: u64) -> TextToImage {
+    let device = device.parse().unwrap();
+    let mut placement = Placement::on(device);
+    placement.diffusion_model.virtual_vram = VirtualVram::gigabytes(1.0).unwrap();
+    TextToImage { seed, placement, ..small() }
+}
+
+#[test]
+fn runs_that_share_no_device_compute_side_by_side() {
+    let alone = session("");
+    let expected =
+        [1, 2].map(|seed| alone.text_to_image(TextToImage { seed, ..small() }).unwrap().run());
+    let expected = expected.map(|made| made.unwrap().pictures);
+    let session = session("cuda:0=2GiB,cuda:1=2GiB");
+    let meeting = Meeting::default();
+    let run = |device, seed| {
+        let generation = session.text_to_image(on(device, seed)).unwrap();
+        let made = generation.run_with(&|_: RunId, event: Event| {
+            if let Event::Step { done: 1, .. } = event {
+                meeting.meet();
+            }
+        });
+        made.unwrap().pictures
+    };
+    // The same file, with weights of their own on each device.
+    let made = std::thread::scope(|scope| {
+        let other = scope.spawn(|| run("cuda:1", 2));
+        [run("cuda:0", 1), other.join().unwrap()]
+    });
+    assert!(made == expected);
+}
+
+#[test]
+fn one_of_two_runs_that_compute_is_cancelled_alone() {
+    let session = session("cuda:0=2GiB,cuda:1=2GiB");
+    let expected = session.text_to_image(on("cuda:1", 2)).unwrap().run().unwrap().pictures;
+    let meeting = Meeting::default();
+    let (cancel, cancelled) = (CancelToken::new(), Meeting::default());
+    let long = TextToImage { steps: 1000, ..on("cuda:0", 1) };
+    let first = session.text_to_image(long).unwrap().cancelled_by(cancel.clone());
+    let second = session.text_to_image(on("cuda:1", 2)).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            let ended = first.run_with(&|_: RunId, event: Event| {
+                if let Event::Step { done: 1, .. } = event {
+                    meeting.meet();
+                }
+            });
+            cancelled.meet();
+            ended
+        });
+        let made = second.run_with(&|_: RunId, event: Event| {
+            if let Event::Step { done: 1, .. } = event {
+                meeting.meet();
+                cancel.cancel();
+                // The other has ended; this one is in the middle.
+                cancelled.meet();
+            }
+        });
+        assert!(made.unwrap().pictures == expected);
+        assert!(matches!(first.join().unwrap(), Err(PipelineError::Cancelled)));
+    });
+}
+
+#[test]
+fn a_run_computes_on_no_device_that_it_did_not_ask_for() {
+    let session = session("cuda:0=2GiB,cuda:1=2GiB");
+    let path = root().join("models/checkpoints").join(CKPT).into();
+    let settings = |device: &str| {
+        let settings = on(device, 0).placement.settings(session.topology(), session.layout);
+        settings.unwrap()
+    };
+    let (cancel, both) = (CancelToken::new(), [settings("cuda:0"), settings("cuda:1")]);
+    let loader = |settings| Loader {
+        name: "tiny",
+        files: &path,
+        settings,
+        kinds: CHECKPOINT,
+        high_precision_loras: true,
+        eject_models: true,
+        tasks: Tasks::default(),
+    };
+    let devices = session.models.devices(&loader(&both[0]));
+    assert_eq!(
+        devices,
+        DeviceSet::from_iter(["cuda:0".parse().unwrap()]),
+        "cpu only holds weights"
+    );
+    let active = session.begin_on(devices, &cancel).unwrap();
+    let run = active.reporting(&Silent);
+    let checkpoint = run.load_checkpoint(&loader(&both[0])).unwrap();
+    run.encode_prompt(&checkpoint.text_encoders, "a red circle").unwrap();
+    let refused = run.load_checkpoint(&loader(&both[1])).unwrap_err().to_string();
+    assert!(refused.contains("uses cuda:1") && refused.contains("it has cuda:0"), "{refused}");
+    drop(active);
+    // What was placed by one run is not used by another that has other devices.
+    let active = session.begin_on(DeviceSet::host(), &cancel).unwrap();
+    let refused = active.reporting(&Silent).encode_prompt(&checkpoint.text_encoders, "x");
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("uses cuda:0") && refused.contains("it has cpu"), "{refused}");
 }
 
 #[test]

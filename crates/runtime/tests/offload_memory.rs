@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use common::{Stack, forward, id, machine};
 use distorch_allocation::Layout;
 use distorch_checkpoint::Dtype;
-use distorch_runtime::heap::{CountingAllocator, PeakMeter, taken};
+use distorch_runtime::heap::{CountingAllocator, PeakMeter, computing, taken};
 use distorch_runtime::machine::Remedy;
 use distorch_runtime::offload::{OffloadedWeights, Options};
 use distorch_runtime::{LayerSource, WeightError};
@@ -59,6 +59,32 @@ fn the_count_follows_what_is_taken() {
         other.peak_since_last() < NOISE && meter.most() >= 8 * MIB - NOISE,
         "each has its own start"
     );
+}
+
+/// The count is the process's: of runs side by side nobody knows which took what.
+#[test]
+fn what_runs_take_side_by_side_is_not_taken_for_one_of_them() {
+    let _turn = turn();
+    let machine = machine("cuda:0=64MiB");
+    let stack = Stack::new(24, Dtype::F32);
+    let weights = stack.load_narrow(&machine, &stack.plan(&machine, "cuda:0", ""));
+    let run = computing();
+    pass_taking(&weights, &stack, 4 * MIB).unwrap();
+    let alone = weights.measured_activations().unwrap();
+    assert!((4 * MIB..4 * MIB + NOISE).contains(&alone), "{alone}");
+    pass_taking(&weights, &stack, MIB).unwrap();
+    let other = computing();
+    assert_eq!(weights.measured_activations(), None);
+    drop(other);
+    // What the other left, or released, is in what is counted now.
+    assert_eq!(weights.measured_activations(), None);
+    assert!(weights.stats().devices.iter().all(|held| !held.measured));
+    weights.drain();
+    drop(run);
+    let _run = computing();
+    pass_taking(&weights, &stack, 2 * MIB).unwrap();
+    let again = weights.measured_activations().unwrap();
+    assert!((2 * MIB..2 * MIB + NOISE).contains(&again), "{again}");
 }
 
 #[test]

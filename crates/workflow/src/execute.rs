@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use distorch_allocation::Plan;
-use distorch_pipeline::CancelToken;
 use distorch_pipeline::error::chain;
+use distorch_pipeline::events::Silent;
 use distorch_pipeline::run::ActiveRun;
+use distorch_pipeline::{CancelToken, DeviceSet};
 use distorch_runtime::heap;
 use indexmap::IndexMap;
 use serde_json::Value as Json;
@@ -77,11 +78,13 @@ pub struct Report {
     pub node_errors: IndexMap<String, NodeProblems>,
 }
 
-/// Runs prompts, one after the other, and keeps results between them.
+/// Runs prompts, one after the other, and keeps results between them. Copies share the results, and may run prompts side
+/// by side: those whose models share no device do.
+#[derive(Clone)]
 pub struct Executor {
     environment: Arc<Environment>,
     registry: Arc<Registry>,
-    cache: Cache,
+    cache: Arc<Mutex<Cache>>,
 }
 
 impl Executor {
@@ -91,7 +94,8 @@ impl Executor {
         registry: impl Into<Arc<Registry>>,
     ) -> Self {
         let (environment, registry) = (environment.into(), registry.into());
-        Self { environment, registry, cache: Cache::new(CACHE_BYTES) }
+        let cache = Arc::new(Mutex::new(Cache::new(CACHE_BYTES)));
+        Self { environment, registry, cache }
     }
 
     /// The nodes that prompts may use.
@@ -109,9 +113,9 @@ impl Executor {
         Arc::get_mut(&mut self.environment)
     }
 
-    /// The results that are kept.
-    pub fn cache_mut(&mut self) -> &mut Cache {
-        &mut self.cache
+    /// The results that are kept. No prompt goes on while they are held.
+    pub fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at every node that an output needs; see [`validate`](validate::validate).
@@ -205,10 +209,13 @@ impl Executor {
         let forecast = scope.look_ahead(&order, &all, observer)?;
         let mut parts = Vec::new();
         let mut overview = Vec::new();
-        self.environment.session.models.begin_run();
+        let cancel = CancelToken::new();
+        let (_, devices) = scope.devices(&order);
+        let active = self.environment.session.begin_on(devices, &cancel);
+        let active = active.map_err(|_| interrupted_first(prompt, &order))?;
+        let run = active.reporting(&Silent);
         for (node, planned) in &forecast.loads {
-            let models = &self.environment.session.models;
-            let placed = models.place(&planned.load.loader(planned.tasks));
+            let placed = run.place(&planned.load.loader(planned.tasks));
             let placed = placed.map_err(|error| failed(prompt, node, error.into()))?;
             tell_plans(observer, node, planned, &placed.plans());
             overview.push(PlannedModel {
@@ -226,27 +233,29 @@ impl Executor {
     }
 
     fn run_checked(
-        &mut self,
+        &self,
         prompt: &Prompt,
         targets: &[String],
         observer: &dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Report, ExecutionError> {
-        let Self { environment, registry, cache } = self;
+        let Self { environment, registry, .. } = self;
         let lazy = Lazy::decided(prompt, registry, environment, targets);
         let scope = Scope { prompt, registry, environment, lazy: &lazy };
         let order = scope.order(targets);
         let keys = scope.keys(&order);
-        let active = environment.session.begin(cancel).map_err(|_| {
-            let first = order.first().cloned().unwrap_or_default();
-            failed(prompt, &first, NodeError::Interrupted)
-        })?;
+        // What was opened for this stays open until it is looked at again.
+        let (_files, devices) = scope.devices(&order);
+        let active = environment.session.begin_on(devices, cancel);
+        let active = active.map_err(|_| interrupted_first(prompt, &order))?;
         observer.event(Event::Started { prompt });
         let mut run = Progress { results: HashMap::new(), report: Report::default() };
-        let wanted = scope.wanted(cache, &order, targets, &keys, &mut run.results);
+        let results = &mut run.results;
+        let wanted = scope.wanted(&mut self.cache(), &order, targets, &keys, results);
         // Models that are there already and will be used are part of this run, as if their loaders ran.
         let kept = run.results.values().flat_map(|entry| &entry.values);
-        kept.flat_map(Value::parts).for_each(|part| environment.session.models.keep(part));
+        let models = &environment.session.models;
+        kept.flat_map(Value::parts).for_each(|part| models.keep(active.id(), part));
         run.report.cached =
             order.iter().filter(|id| run.results.contains_key(*id)).cloned().collect();
         observer.event(Event::Cached { nodes: &run.report.cached });
@@ -270,7 +279,7 @@ impl Executor {
             run.report.executed.push(id.clone());
             observer.event(Event::Done { node: &id, ui: entry.ui.as_ref() });
             if let Some(key) = keys.get(id.as_str()) {
-                cache.insert(*key, Arc::clone(&entry));
+                self.cache().insert(*key, Arc::clone(&entry));
             }
             run.results.insert(id, entry);
         }
@@ -299,6 +308,33 @@ impl Scope<'_> {
         let is_chosen = |input: &str| chosen.as_ref().is_none_or(|names| names.contains(&input));
         let needed = open.into_iter().filter(|(input, _)| is_chosen(input));
         Ok(needed.map(|(_, node)| node.to_owned()).collect())
+    }
+
+    /// The devices that the run of these nodes has to itself, and what is known of it before it has them.
+    fn devices(&self, order: &[String]) -> (Forecast, DeviceSet) {
+        let Self { prompt, registry, environment, .. } = *self;
+        let session = &environment.session;
+        // Nothing runs yet, so that nothing fails.
+        let forecast = look_ahead::look_ahead(prompt, order, registry, environment, |_| false);
+        let forecast = forecast.unwrap_or_default();
+        let mut devices = DeviceSet::default();
+        for id in order {
+            let Some((_, class)) = self.node_and_class(id) else { continue };
+            match forecast.loads.get(id) {
+                Some(planned) => {
+                    let loader = planned.load.loader(planned.tasks);
+                    devices.extend(session.models.devices(&loader).iter());
+                }
+                None if class.loads_models() => {
+                    return (forecast, DeviceSet::all(session.topology()));
+                }
+                None => {}
+            }
+        }
+        if devices.is_empty() {
+            devices = DeviceSet::host();
+        }
+        (forecast, devices)
     }
 
     /// What is known of the run of these nodes. What will go wrong does so now.
@@ -360,7 +396,7 @@ impl Scope<'_> {
         }));
         let ui = context.ui.take();
         let node = id.clone();
-        environment.session.models.rest();
+        pipeline.rest();
         match result.unwrap_or_else(|panic| Err(NodeError::failed(panic_message(&*panic)))) {
             Ok(values) => Ok(Arc::new(Entry { values, ui })),
             Err(_) if pipeline.cancelled() => {
@@ -410,6 +446,11 @@ fn failed_after(prompt: &Prompt, node: &str, error: NodeError, run: &Progress) -
         }
         other => other,
     }
+}
+
+/// A run that was stopped before its first node ran.
+fn interrupted_first(prompt: &Prompt, order: &[String]) -> ExecutionError {
+    failed(prompt, order.first().map_or("", String::as_str), NodeError::Interrupted)
 }
 
 /// A node that fails before any has run.

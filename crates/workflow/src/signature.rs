@@ -84,6 +84,13 @@ impl Node {
     pub fn input(&self, name: &str) -> Option<&'static Input> {
         self.inputs.iter().find(|input| input.name == name)
     }
+
+    /// Whether models come out that do not come in.
+    pub fn loads_models(&self) -> bool {
+        let comes_in = |kind| self.inputs.iter().any(|input| input.kind.value_type() == kind);
+        let models = [Type::Model, Type::Clip, Type::Vae, Type::UpscaleModel];
+        self.outputs.iter().any(|out| models.contains(&out.kind) && !comes_in(out.kind))
+    }
 }
 
 /// What ComfyUI gives a node that saves the workflow with its result.

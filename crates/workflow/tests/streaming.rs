@@ -338,7 +338,7 @@ fn a_part_that_does_not_fit_takes_the_allocation_that_the_error_names() {
     assert!(told.iter().any(|t| t.contains("going on with unet_virtual_vram_gb 0.1")), "{told:?}");
     check_peaks(&retrying, "after a retry");
     // The next run knows.
-    retrying.cache_mut().clear();
+    retrying.cache().clear();
     let observer = Greedy::default();
     assert!(wanted.try_make(&mut retrying, &observer).unwrap() == expected);
     assert_eq!(observer.told.into_inner().unwrap(), Vec::<String>::new());

@@ -15,6 +15,7 @@ mod pinning;
 pub mod planning;
 mod retry;
 mod shortage;
+mod state;
 pub(crate) mod store;
 pub(crate) mod tasks;
 mod upscaler;

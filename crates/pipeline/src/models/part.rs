@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use distorch_allocation::{DeviceId, Plan};
@@ -73,6 +73,8 @@ pub struct Part {
     options: PartOptions,
     interrupt: Interrupt,
     weights: Mutex<Option<Arc<OffloadedWeights>>>,
+    /// Whether there are weights: known without waiting for those who load or move them.
+    loaded: AtomicBool,
     used: AtomicU64,
 }
 
@@ -95,6 +97,7 @@ impl Part {
             options,
             interrupt,
             weights: Mutex::default(),
+            loaded: AtomicBool::new(false),
             used: AtomicU64::new(0),
         }
     }
@@ -184,7 +187,7 @@ impl Part {
 
     /// Whether its weights are loaded.
     pub fn is_loaded(&self) -> bool {
-        self.weights().is_some()
+        self.loaded.load(Ordering::Acquire)
     }
 
     /// When it was last used, on the store's clock.
@@ -194,7 +197,7 @@ impl Part {
 
     /// Drops the weights; they are loaded again when needed. Their memory is the system's again.
     pub fn unload(&self) {
-        let weights = self.weights().take();
+        let weights = self.take_weights();
         if weights.is_some() {
             drop(weights);
             heap::give_back();
@@ -211,8 +214,16 @@ impl Part {
 
     /// Takes over the weights of another part of the same component, and leaves it without.
     pub fn take_over(&self, other: &Part) {
-        let weights = other.weights().take();
-        *self.weights() = weights;
+        let weights = other.take_weights();
+        let mut own = self.weights();
+        self.loaded.store(weights.is_some(), Ordering::Release);
+        *own = weights;
+    }
+
+    fn take_weights(&self) -> Option<Arc<OffloadedWeights>> {
+        let mut weights = self.weights();
+        self.loaded.store(false, Ordering::Release);
+        weights.take()
     }
 
     /// Ends a run: what passed through the compute device leaves it.
@@ -272,6 +283,7 @@ impl Part {
             None => {
                 let placed = Arc::new(self.load(progress)?);
                 *weights = Some(Arc::clone(&placed));
+                self.loaded.store(true, Ordering::Release);
                 placed
             }
         };

@@ -32,6 +32,7 @@ impl Run<'_> {
         picture: Workload,
     ) -> Result<Scope, PipelineError> {
         let what = format!("{} of {}", in_words(part.kind()), part.file().name);
+        self.check_devices(&what, &part.plan())?;
         let patch = (!loras.is_empty()).then(|| Arc::new(loras.clone()) as Arc<dyn Patch>);
         part.expect(picture);
         self.again(part, picture, &mut || {

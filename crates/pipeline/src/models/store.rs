@@ -1,13 +1,10 @@
 //! What is open and loaded, and who may stay.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use distorch_allocation::{
-    ComponentSettings, DeviceId, Ledger, LoaderSettings, Plan, Topology, VirtualVram,
-};
+use distorch_allocation::{DeviceId, Ledger, LoaderSettings, Plan, Topology, VirtualVram};
 use distorch_checkpoint::source::ModelFiles;
 use distorch_checkpoint::{ComponentKind, Layer};
 use distorch_models::estimate::Workload;
@@ -21,15 +18,20 @@ use super::fit::Check;
 use super::part::{LoadProgress, Part, PartOptions};
 use super::pinning::{Pin, Pinning};
 use super::planning::{Planning, Subject, settings_for};
+use super::state::{Instance, Key, State, model_name, release, set};
 use super::tasks::Tasks;
+use crate::device_set::DeviceSet;
 use crate::error::PipelineError;
+use crate::events::RunId;
+use crate::run::NotReserved;
 
 /// Opens model files once, plans all of them on one ledger, and keeps their weights while there
 /// is room.
 #[derive(Debug)]
 pub struct ModelStore {
     machine: Arc<Machine>,
-    interrupt: Interrupt,
+    /// What ends waits for weights, by the device that computes with them.
+    interrupts: BTreeMap<DeviceId, Interrupt>,
     /// What every model computes in; without it, each device has its own.
     dtype: Option<DType>,
     /// Whether what lives on `cpu` is kept in RAM instead of in its file.
@@ -39,23 +41,6 @@ pub struct ModelStore {
     clock: AtomicU64,
     state: Mutex<State>,
 }
-
-#[derive(Debug)]
-struct State {
-    ledger: Ledger,
-    files: HashMap<Identity, Weak<ModelFile>>,
-    parts: Vec<(Key, Weak<Part>)>,
-    /// How each file was loaded last.
-    loaders: HashMap<Identity, (LoaderSettings, Vec<ComponentKind>, Tasks)>,
-    /// Counts runs, and in which one each part was placed last.
-    run: u64,
-    placed: HashMap<Key, u64>,
-    /// Settings that turned out not to fit, and those that took their place.
-    adopted: HashMap<Key, (ComponentSettings, ComponentSettings)>,
-}
-
-/// Which component of which file.
-type Key = (Identity, ComponentKind);
 
 /// How a loader node wants a file loaded.
 #[derive(Clone, Debug)]
@@ -98,21 +83,13 @@ impl Parts {
 }
 
 impl ModelStore {
-    /// An empty store on these devices. Raising `interrupt` ends waits for weights.
-    pub fn new(topology: Topology, interrupt: Interrupt) -> Self {
-        let ledger = Ledger::new(topology.clone());
-        let state = State {
-            ledger,
-            files: HashMap::new(),
-            parts: Vec::new(),
-            loaders: HashMap::new(),
-            run: 0,
-            placed: HashMap::new(),
-            adopted: HashMap::new(),
-        };
+    /// An empty store on these devices.
+    pub fn new(topology: Topology) -> Self {
+        let interrupts = topology.ids().into_iter().map(|id| (id, Interrupt::default()));
+        let state = State::new(Ledger::new(topology.clone()));
         Self {
+            interrupts: interrupts.collect(),
             machine: Machine::new(topology),
-            interrupt,
             dtype: None,
             pin: Pin::default(),
             auto_retry: false,
@@ -165,14 +142,32 @@ impl ModelStore {
     pub fn plan(&self, loader: &Loader<'_>) -> Result<Vec<Plan>, PipelineError> {
         let file = self.open(loader.name, loader.files)?;
         let state = self.state();
-        let identity = Identity::of(loader.files);
+        let instance = Instance { identity: Identity::of(loader.files), number: 0 };
         let mut ledger = state.ledger.clone();
         if loader.eject_models {
-            let others = state.parts.iter().filter(|((owner, _), _)| *owner != identity);
+            let others = state.parts.iter().filter(|((owner, _), _)| *owner != instance);
             others.for_each(|(key, _)| release(&mut ledger, key));
         }
-        let settings = state.settings_of(&identity, loader.settings);
-        self.plans(&file, &settings, loader, &mut ledger, |_| None)
+        let settings = state.settings_of(&instance.identity, loader.settings);
+        self.plans(&file, &instance, &settings, loader, &mut ledger)
+    }
+
+    /// The devices that a run must have to itself to load this: those that compute, and accelerators that may hold
+    /// weights.
+    pub fn devices(&self, loader: &Loader<'_>) -> DeviceSet {
+        let settings = self.state().settings_of(&Identity::of(loader.files), loader.settings);
+        let mut devices = DeviceSet::default();
+        for kind in loader.kinds {
+            let mut settings = settings_for(*kind, &settings);
+            if self.auto_retry && settings.expert.is_none() {
+                // It may get more than it begins with.
+                settings.virtual_vram = VirtualVram::Auto;
+            }
+            let may_hold = settings.devices(self.machine.topology()).into_iter();
+            devices.extend(may_hold.filter(|device| !device.is_cpu()));
+            devices.extend([settings.compute_device]);
+        }
+        devices
     }
 
     /// Whether a file's components can do what they are to do, each alone on devices on which nothing
@@ -209,30 +204,37 @@ impl ModelStore {
         }
     }
 
-    /// Plans a file's components and promises their memory. Weights are loaded when they are
+    /// Plans a file's components for a run and promises their memory. Weights are loaded when they are
     /// needed. What the same file was loaded as before gives way; its weights stay where both
-    /// plans have them.
+    /// plans have them. What other runs compute with now stays as it is.
     ///
     /// # Errors
-    /// As [`plan`](Self::plan), and when this build cannot compute on a device.
-    pub fn place(&self, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
+    /// As [`plan`](Self::plan), when this build cannot compute on a device, and when the run has not
+    /// [all devices](Self::devices) that the file may use.
+    pub fn place(&self, run: RunId, loader: &Loader<'_>) -> Result<Parts, PipelineError> {
+        let needed = self.devices(loader);
         let file = self.open(loader.name, loader.files)?;
         let identity = Identity::of(loader.files);
         let mut state = self.state();
-        state.forget_the_gone();
-        if loader.eject_models {
-            state.eject(&identity);
+        let devices = state.devices_of(run);
+        if let Some(device) = needed.missing_in(&devices) {
+            let (what, device) = (loader.name.to_owned(), device.to_string());
+            return Err(PipelineError::failed(NotReserved { what, device, devices }));
         }
+        state.forget_the_gone();
         let settings = state.settings_of(&identity, loader.settings);
-        let plans = self.plans(&file, &settings, loader, &mut state.ledger, |_| None)?;
+        let instance = state.instance(run, identity, &settings);
+        if loader.eject_models {
+            state.eject(run, &instance);
+        }
+        let plans = self.plans(&file, &instance, &settings, loader, &mut state.ledger)?;
         let placed = (settings, loader.kinds.to_vec(), loader.tasks);
-        state.loaders.insert(identity.clone(), placed);
+        state.loaders.insert(instance.clone(), placed);
         let mut parts = Vec::new();
         for plan in plans {
             let Some(kind) = kind_of(&plan.component) else { continue };
-            let key = (identity.clone(), kind);
-            let now = state.run;
-            state.placed.insert(key.clone(), now);
+            let key = (instance.clone(), kind);
+            state.placed.insert(key.clone(), run);
             let pinning = self.pinning(&state, &key, &plan);
             let options = PartOptions {
                 device: self.machine.open(plan.compute_device).map_err(PipelineError::failed)?,
@@ -241,7 +243,8 @@ impl ModelStore {
                 pinning,
             };
             let (file, machine) = (Arc::clone(&file), Arc::clone(&self.machine));
-            let part = Part::new(file, kind, plan, machine, options, self.interrupt.clone());
+            let interrupt = self.interrupts.get(&plan.compute_device).cloned().unwrap_or_default();
+            let part = Part::new(file, kind, plan, machine, options, interrupt);
             parts.push(state.settle(key, part));
         }
         Ok(Parts { file, parts })
@@ -267,10 +270,11 @@ impl ModelStore {
     }
 
     /// Drops the weights of the part that was used longest ago of those that hold memory of a
-    /// device, but for this one. False when there is none.
+    /// device, but for this one and those of other runs. False when there is none.
     pub fn make_room(&self, but: &Part, device: DeviceId) -> bool {
         let holds = |part: &Arc<Part>| !std::ptr::eq(&**part, but) && part.held_on(device) > 0;
-        let oldest = self.loaded().into_iter().filter(holds).min_by_key(|part| part.last_used());
+        let may_leave = self.may_leave_for(but).into_iter();
+        let oldest = may_leave.filter(holds).min_by_key(|part| part.last_used());
         oldest.inspect(|part| part.unload()).is_some()
     }
 
@@ -286,8 +290,9 @@ impl ModelStore {
         shortage: &Shortage,
     ) -> Result<Option<Remedy>, PipelineError> {
         let mut state = self.state();
-        let Some((identity, kind)) = state.key_of(part) else { return Ok(None) };
-        let Some((mut settings, kinds, tasks)) = state.loaders.get(&identity).cloned() else {
+        let Some((instance, kind)) = state.key_of(part) else { return Ok(None) };
+        let identity = instance.identity.clone();
+        let Some((mut settings, kinds, tasks)) = state.loaders.get(&instance).cloned() else {
             return Ok(None);
         };
         let before = settings_for(kind, &settings);
@@ -308,7 +313,7 @@ impl ModelStore {
         let known = |of| (of == kind).then_some(needed);
         let file = part.file();
         let subject = Subject {
-            name: &model_name(&file.path),
+            name: &instance.name(),
             model: &file.model,
             kinds: &kinds,
             settings: &settings,
@@ -318,8 +323,8 @@ impl ModelStore {
         let plans = plans.map_err(PipelineError::failed)?;
         let original = state.adopted.get(&(identity.clone(), kind)).map_or(&before, |(o, _)| o);
         let adopted = (original.clone(), after);
-        state.adopted.insert((identity.clone(), kind), adopted);
-        state.loaders.insert(identity, (settings, kinds, tasks));
+        state.adopted.insert((identity, kind), adopted);
+        state.loaders.insert(instance, (settings, kinds, tasks));
         drop(state);
         let plan = plans.into_iter().find(|plan| kind_of(&plan.component) == Some(kind));
         let Some(plan) = plan else { return Ok(None) };
@@ -327,30 +332,40 @@ impl ModelStore {
         Ok(Some(shortage.remedy.clone()))
     }
 
-    /// Begins a run: what is placed from now on belongs together, and keeps what it is promised when models are
-    /// ejected.
-    pub fn begin_run(&self) {
-        let mut state = self.state();
-        state.run = state.run.wrapping_add(1);
+    /// Begins a run, which has these devices to itself: what it places belongs together, and keeps what it is promised
+    /// when models are ejected.
+    pub(crate) fn begin_run(&self, run: RunId, devices: DeviceSet) {
+        self.state().runs.push((run, devices));
     }
 
     /// Counts a part that an earlier run placed as one of this run: it keeps what it is promised when models are ejected,
     /// and is promised it anew where that was given up since.
-    pub fn keep(&self, part: &Part) {
+    pub fn keep(&self, run: RunId, part: &Part) {
         let mut state = self.state();
         let Some(key) = state.key_of(part) else { return };
-        let (now, plan) = (state.run, part.plan());
-        state.ledger.promise(&model_name(&key.0.path()), &plan.component, plan.promised());
-        state.placed.insert(key, now);
+        let plan = part.plan();
+        state.ledger.promise(&key.0.name(), &plan.component, plan.promised());
+        state.placed.insert(key, run);
     }
 
-    /// Ends a run: what passed through the compute devices leaves them, and what computing freed is
+    /// Ends a run.
+    pub(crate) fn end_run(&self, run: RunId) {
+        self.state().runs.retain(|(id, _)| *id != run);
+    }
+
+    /// What passed through these devices to compute there leaves them, and what computing freed is
     /// the system's again.
-    pub fn rest(&self) {
-        for part in self.loaded() {
+    pub(crate) fn rest(&self, devices: &DeviceSet) {
+        for part in self.parts().into_iter().filter(|part| devices.contains(part.compute_device()))
+        {
             part.rest();
         }
         heap::give_back();
+    }
+
+    /// What ends waits for weights that these devices compute with.
+    pub(crate) fn interrupts(&self, devices: &DeviceSet) -> Vec<Interrupt> {
+        devices.iter().filter_map(|device| self.interrupts.get(&device).cloned()).collect()
     }
 
     /// Whether the device that computes a part has room for what such a picture takes, beside what is
@@ -360,7 +375,8 @@ impl ModelStore {
         let (plan, device) = (part.plan(), part.compute_device());
         let (residents, free) = match self.machine.pool(device) {
             Ok(pool) if pool.is_simulated() || !device.is_cpu() => {
-                let leave = self.loaded().iter().map(|part| part.held_on(device)).sum::<u64>();
+                let others = self.may_leave_for(part);
+                let leave = others.iter().map(|part| part.held_on(device)).sum::<u64>();
                 (plan.resident_bytes, pool.free().saturating_add(leave))
             }
             _ => {
@@ -371,9 +387,9 @@ impl ModelStore {
         residents.saturating_add(plan.least_window_bytes).saturating_add(need) <= free
     }
 
-    /// Drops all weights; they are loaded again when needed.
+    /// Drops all weights but those of runs that go on; they are loaded again when needed.
     pub fn unload_all(&self) {
-        self.state().unload(|_| true);
+        self.state().unload();
     }
 
     /// Bytes that are free on a device now; `None` where there is no such device.
@@ -391,9 +407,20 @@ impl ModelStore {
         parts.filter_map(|part| part.stats().map(|stats| (part, stats))).collect()
     }
 
+    fn parts(&self) -> Vec<Arc<Part>> {
+        self.state().parts.iter().filter_map(|(_, part)| part.upgrade()).collect()
+    }
+
     fn loaded(&self) -> Vec<Arc<Part>> {
-        let parts: Vec<_> = self.state().parts.iter().filter_map(|(_, p)| p.upgrade()).collect();
-        parts.into_iter().filter(|part| part.is_loaded()).collect()
+        self.parts().into_iter().filter(|part| part.is_loaded()).collect()
+    }
+
+    /// The parts that are loaded and no other run than that of this part computes with, this part among them.
+    fn may_leave_for(&self, part: &Part) -> Vec<Arc<Part>> {
+        let loaded = self.loaded();
+        let state = self.state();
+        let run = state.run_on(part.compute_device());
+        loaded.into_iter().filter(|part| !state.is_in_use(part, run)).collect()
     }
 
     /// Whether the host's free memory is less than a part computing there takes.
@@ -406,24 +433,23 @@ impl ModelStore {
         Planning { topology: self.machine.topology(), dtype: self.dtype }
     }
 
-    /// Plans the components of a file. `known` says what activations are known to be more than
-    /// estimated.
+    /// Plans the components of a file.
     fn plans(
         &self,
         file: &ModelFile,
+        instance: &Instance,
         settings: &LoaderSettings,
         loader: &Loader<'_>,
         ledger: &mut Ledger,
-        known: impl Fn(ComponentKind) -> Option<u64>,
     ) -> Result<Vec<Plan>, PipelineError> {
         let subject = Subject {
-            name: &model_name(&file.path),
+            name: &instance.name(),
             model: &file.model,
             kinds: loader.kinds,
             settings,
             tasks: &loader.tasks,
         };
-        self.planning().plans(&subject, ledger, known).map_err(PipelineError::failed)
+        self.planning().plans(&subject, ledger, |_| None).map_err(PipelineError::failed)
     }
 
     /// Whether what the plan has on `cpu` is kept in RAM. What is loaded stays as it is; what others were promised and
@@ -452,75 +478,6 @@ impl ModelStore {
     }
 }
 
-impl State {
-    /// Settings as the user wants them, but for those that turned out not to fit.
-    fn settings_of(&self, identity: &Identity, wanted: &LoaderSettings) -> LoaderSettings {
-        let mut settings = wanted.clone();
-        for ((owner, kind), (before, after)) in &self.adopted {
-            if owner == identity && settings_for(*kind, wanted) == *before {
-                set(*kind, &mut settings, after.clone());
-            }
-        }
-        settings
-    }
-
-    /// Which component of which file a part is.
-    fn key_of(&self, part: &Part) -> Option<Key> {
-        let same = |weak: &Weak<Part>| std::ptr::eq(weak.as_ptr(), part);
-        self.parts.iter().find(|(_, weak)| same(weak)).map(|(key, _)| key.clone())
-    }
-
-    /// The part that is there already if it is the same; else this one in its place.
-    fn settle(&mut self, key: Key, part: Part) -> Arc<Part> {
-        let known = self.parts.iter().find(|(known, _)| *known == key);
-        if let Some(known) = known.and_then(|(_, part)| part.upgrade()) {
-            match known.may_hand_over(&part) {
-                true if known.plan() == part.plan() => return known,
-                true => part.take_over(&known),
-                false => known.unload(),
-            }
-        }
-        let part = Arc::new(part);
-        self.parts.retain(|(known, _)| *known != key);
-        self.parts.push((key, Arc::downgrade(&part)));
-        part
-    }
-
-    /// Drops the weights of all parts but those of these files. What was promised to those that this run placed stays
-    /// theirs: they come back when they are used.
-    fn eject(&mut self, but: &Identity) {
-        for (key, part) in &self.parts {
-            let Some(part) = part.upgrade().filter(|_| key.0 != *but) else { continue };
-            part.unload();
-            if self.placed.get(key) != Some(&self.run) {
-                release(&mut self.ledger, key);
-            }
-        }
-    }
-
-    /// Drops the weights of parts and what was promised to them.
-    fn unload(&mut self, gone: impl Fn(&Key) -> bool) {
-        for (key, part) in &self.parts {
-            if let (true, Some(part)) = (gone(key), part.upgrade()) {
-                part.unload();
-                release(&mut self.ledger, key);
-            }
-        }
-    }
-
-    /// Gives back what was promised to parts that no longer are.
-    fn forget_the_gone(&mut self) {
-        let (there, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parts)
-            .into_iter()
-            .partition(|(_, part)| part.strong_count() > 0);
-        self.parts = there;
-        for (key, _) in &gone {
-            release(&mut self.ledger, key);
-            self.placed.remove(key);
-        }
-    }
-}
-
 /// Bytes that a part's layers at home on the host take there: as they are computed with.
 fn widened_bytes(part: &Part) -> u64 {
     let on_host = part.plan().bytes_on(part.compute_device());
@@ -529,23 +486,6 @@ fn widened_bytes(part: &Part) -> u64 {
         let wide = component.layers.iter().map(bytes).sum::<u64>();
         (u128::from(wide) * u128::from(on_host) / u128::from(component.bytes().max(1))) as u64
     })
-}
-
-fn release(ledger: &mut Ledger, (identity, kind): &Key) {
-    ledger.release_component(&model_name(&identity.path()), kind.short_name());
-}
-
-/// A file's name in the ledger.
-fn model_name(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn set(kind: ComponentKind, all: &mut LoaderSettings, settings: ComponentSettings) {
-    match kind {
-        ComponentKind::DiffusionModel => all.unet = settings,
-        ComponentKind::TextEncoders => all.clip = settings,
-        ComponentKind::Vae | ComponentKind::Upscaler => all.vae = settings,
-    }
 }
 
 fn kind_of(name: &str) -> Option<ComponentKind> {

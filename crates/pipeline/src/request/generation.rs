@@ -91,7 +91,7 @@ impl<'s> Generation<'s> {
         self.session.models.plan(&self.checked.loader())
     }
 
-    /// Computes the pictures in this thread, after the runs before it.
+    /// Computes the pictures in this thread, after the runs before it that use a device of its placement.
     ///
     /// # Errors
     /// [`PipelineError::Cancelled`] where the token was used, also before; else what went wrong. What a component lacks
@@ -105,7 +105,8 @@ impl<'s> Generation<'s> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_with(self, events: &dyn EventSink) -> Result<Generated, PipelineError> {
-        let active = ActiveRun::begin(self.session, self.id, &self.cancel)?;
+        let devices = self.session.models.devices(&self.checked.loader());
+        let active = ActiveRun::begin(self.session, self.id, devices, &self.cancel)?;
         let run = active.reporting(events);
         let Checked { request, start, sampling, .. } = &self.checked;
         let Checkpoint { model, text_encoders, vae } = self.load(&run)?;

@@ -10,7 +10,7 @@ pub mod shortage;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use shortage::{Doing, doing, fallible};
@@ -145,6 +145,31 @@ pub(crate) fn account(bytes: i64) {
     ACCOUNTED.fetch_add(bytes, Ordering::Relaxed);
 }
 
+/// Runs that compute now, and how often one began or ended beside another.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+static OVERLAPS: AtomicU64 = AtomicU64::new(0);
+
+/// A run of this process computes until this is dropped. While there are several, nobody knows which of them takes what.
+#[derive(Debug)]
+#[must_use]
+pub struct Computing(());
+
+/// A run computes from now on.
+pub fn computing() -> Computing {
+    if RUNS.fetch_add(1, Ordering::SeqCst) > 0 {
+        OVERLAPS.fetch_add(1, Ordering::SeqCst);
+    }
+    Computing(())
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        if RUNS.fetch_sub(1, Ordering::SeqCst) > 1 {
+            OVERLAPS.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 /// The meters that are on, and the lock under which the peak is read.
 static METERS: Mutex<Vec<Weak<PeakMeter>>> = Mutex::new(Vec::new());
 
@@ -153,18 +178,26 @@ static METERS: Mutex<Vec<Weak<PeakMeter>>> = Mutex::new(Vec::new());
 pub struct PeakMeter {
     base: i64,
     peak: AtomicI64,
+    /// The overlaps of runs before it began.
+    overlaps: u64,
 }
 
 impl PeakMeter {
     /// Measures from now on; `None` unless [`CountingAllocator`] is installed.
     pub fn begin() -> Option<Arc<Self>> {
         taken()?;
+        let overlaps = OVERLAPS.load(Ordering::SeqCst);
         let mut meters = meters();
         look(&mut meters);
         let base = beyond();
-        let meter = Arc::new(Self { base, peak: AtomicI64::new(base) });
+        let meter = Arc::new(Self { base, peak: AtomicI64::new(base), overlaps });
         meters.push(Arc::downgrade(&meter));
         Some(meter)
+    }
+
+    /// Whether no two runs computed side by side at any time since it began: else what it knows is of both.
+    pub fn is_of_one_run(&self) -> bool {
+        RUNS.load(Ordering::SeqCst) < 2 && OVERLAPS.load(Ordering::SeqCst) == self.overlaps
     }
 
     /// The most bytes since it began.

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Write as _};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -32,11 +33,13 @@ static ADMITTED: AtomicI64 = AtomicI64::new(0);
 static ASKING: AtomicBool = AtomicBool::new(false);
 
 /// What the program is doing, for the sentence that ends it.
-static DOING: Mutex<Text> = Mutex::new(Text::EMPTY);
+static DOING: Mutex<Work> = Mutex::new(Work::NOTHING);
 
 thread_local! {
     /// Whether this thread goes on where an allocation fails.
     static FALLIBLE: Cell<bool> = const { Cell::new(false) };
+    /// The last of what this thread does, by its number.
+    static OWN: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Runs code that handles failed allocations itself, such as `Vec::try_reserve`. Nothing else in it
@@ -61,30 +64,95 @@ pub fn fallible<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// Says what the program is doing until this is dropped: `node 3 (KSampler)`. A failed allocation
+/// Says what this thread is doing until this is dropped: `node 3 (KSampler)`. A failed allocation
 /// names it.
 pub fn doing(what: &str) -> Doing {
     let mut text = Text::EMPTY;
     // A text that is too long is cut.
     let _ = text.write_str(what);
-    Doing { before: std::mem::replace(&mut *lock(), text) }
+    let outer = OWN.get();
+    let number = lock().begin(outer, text);
+    if number > 0 {
+        OWN.set(number);
+    }
+    Doing { number, outer, thread: PhantomData }
 }
 
-/// What the program did before [`doing`]; it does so again once this is dropped.
+/// What a thread does; it does what it did before [`doing`] once this is dropped, which is on the same thread.
 #[derive(Debug)]
 #[must_use]
 pub struct Doing {
-    before: Text,
+    number: u64,
+    outer: u64,
+    thread: PhantomData<*const ()>,
 }
 
 impl Drop for Doing {
     fn drop(&mut self) {
-        *lock() = self.before;
+        if self.number > 0 {
+            lock().end(self.number);
+            OWN.set(self.outer);
+        }
     }
 }
 
-fn lock() -> MutexGuard<'static, Text> {
+fn lock() -> MutexGuard<'static, Work> {
     DOING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What threads are doing. As many texts as there is room for: those of some more are not known.
+struct Work {
+    texts: [Option<Entry>; Self::ROOM],
+    last: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    number: u64,
+    /// What the same thread did before, and still does; 0 for nothing.
+    outer: u64,
+    text: Text,
+}
+
+impl Work {
+    const ROOM: usize = 16;
+    const NOTHING: Self = Self { texts: [None; Self::ROOM], last: 0 };
+
+    /// Adds a text, and returns its number; 0 where there is no room.
+    fn begin(&mut self, outer: u64, text: Text) -> u64 {
+        let Some(place) = self.texts.iter_mut().find(|entry| entry.is_none()) else { return 0 };
+        self.last += 1;
+        *place = Some(Entry { number: self.last, outer, text });
+        self.last
+    }
+
+    fn end(&mut self, number: u64) {
+        for place in &mut self.texts {
+            if place.is_some_and(|entry| entry.number == number) {
+                *place = None;
+            }
+        }
+    }
+
+    /// What a thread does, by the number of its last text; where it is none of those that said so, it works for one of
+    /// them: what was begun last by any, and all that was begun beside it.
+    fn said(&self, own: u64) -> Text {
+        let entries = || self.texts.iter().flatten();
+        if let Some(entry) = entries().find(|entry| entry.number == own) {
+            return entry.text;
+        }
+        // The first is the program's own, which waits for the others.
+        let first = entries().map(|entry| entry.number).min();
+        let alone = entries().count() == 1;
+        let is_last = |entry: &&Entry| !entries().any(|other| other.outer == entry.number);
+        let mut said = Text::EMPTY;
+        for entry in entries().filter(is_last).filter(|entry| alone || Some(entry.number) != first)
+        {
+            let or = if said.as_str().is_empty() { "" } else { " or " };
+            let _ = write!(said, "{or}{}", entry.text.as_str());
+        }
+        said
+    }
 }
 
 /// Whether `more` bytes may be taken where `taken` are. Asks the machine only now and then.
@@ -142,8 +210,8 @@ pub(super) fn failed(bytes: usize) {
     let asked = !ASKING.swap(true, Ordering::Acquire);
     let mut message = Text::EMPTY;
     let doing = match DOING.try_lock() {
-        Ok(text) => *text,
-        Err(TryLockError::Poisoned(text)) => *text.into_inner(),
+        Ok(work) => work.said(OWN.get()),
+        Err(TryLockError::Poisoned(work)) => work.into_inner().said(OWN.get()),
         Err(TryLockError::WouldBlock) => Text::EMPTY,
     };
     let _ = message.write_str("error: out of memory");
@@ -228,16 +296,42 @@ mod tests {
 
     #[test]
     fn what_is_done_is_said_until_it_is_done() {
+        let said = || lock().said(OWN.get());
         let outer = doing("loading");
         let inner = doing("node 3 (KSampler)");
-        assert_eq!(lock().as_str(), "node 3 (KSampler)");
+        assert_eq!(said().as_str(), "node 3 (KSampler)");
         drop(inner);
-        assert_eq!(lock().as_str(), "loading");
+        assert_eq!(said().as_str(), "loading");
         drop(outer);
         let long = "ü".repeat(Text::ROOM);
         let _long = doing(&long);
-        let said = *lock();
-        assert!(!said.as_str().is_empty() && long.starts_with(said.as_str()));
+        assert!(!said().as_str().is_empty() && long.starts_with(said().as_str()));
+    }
+
+    #[test]
+    fn two_runs_are_told_apart_by_their_threads() {
+        let text = |text: &str| {
+            let mut made = Text::EMPTY;
+            made.write_str(text).unwrap();
+            made
+        };
+        let mut work = Work::NOTHING;
+        let serves = work.begin(0, text("`distorch serve`"));
+        assert_eq!(work.said(0).as_str(), "`distorch serve`");
+        let [first, second] = ["node 3", "node 5"].map(|node| work.begin(0, text(node)));
+        assert_eq!(work.said(second).as_str(), "node 5");
+        assert_eq!(work.said(first).as_str(), "node 3");
+        assert_eq!(work.said(0).as_str(), "node 3 or node 5");
+        // The one that began first ends first.
+        work.end(first);
+        assert_eq!(work.said(0).as_str(), "node 5");
+        work.end(second);
+        work.end(serves);
+        assert_eq!(work.said(0).as_str(), "");
+        let inner = work.begin(serves, text("inner"));
+        assert_eq!(work.said(0).as_str(), "inner");
+        assert!((1..Work::ROOM).all(|_| work.begin(inner, Text::EMPTY) > 0));
+        assert_eq!(work.begin(0, Text::EMPTY), 0);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A session lasts from the first layer that is asked for until the run ends. Where the device is
 //! this process's memory, the count of the [heap](crate::heap) says exactly what was taken at
 //! most; where it is an accelerator, what the computing thread has there is asked for as layers
-//! are; where neither is known the plan's estimate stands in.
+//! are; where neither is known the plan's estimate stands in. The heap's count is that of the process:
+//! once two runs have computed side by side in a session, nobody knows what either took of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -54,7 +55,14 @@ impl Activations {
     pub(super) fn look(&self) -> Option<u64> {
         let mut state = self.lock();
         let recent = match state.session.get_or_insert_with(|| self.begin()) {
-            Session::Heap(meter) => meter.peak_since_last(),
+            Session::Heap(meter) => {
+                let recent = meter.peak_since_last();
+                if !meter.is_of_one_run() {
+                    *state = State { session: Some(Session::Blind), most: None };
+                    return None;
+                }
+                recent
+            }
             Session::Accelerator { base, accounted, looks } if *looks < LOOKS => {
                 *looks += 1;
                 let more = tensor::bytes_in_use(&self.device)?.saturating_sub(*base);

@@ -47,10 +47,10 @@ impl MemoryRequests {
 }
 
 impl MemoryRequest {
-    /// Drops it. Results hold models, so these go first.
-    pub(super) fn apply(self, executor: &mut Executor) {
+    /// Drops it, but for models of prompts that run. Results hold models, so these go first.
+    pub(super) fn apply(self, executor: &Executor) {
         if self.free_memory {
-            executor.cache_mut().clear();
+            executor.cache().clear();
         }
         if self.unload_models || self.free_memory {
             executor.environment().session.unload();

@@ -137,7 +137,7 @@ pub(super) fn place(
 ) -> Result<Parts, NodeError> {
     let load = load_of(context.environment(), inputs, files, settings, ejects)?;
     let tasks = context.tasks();
-    let placed = context.environment().session.models.place(&load.loader(tasks));
+    let placed = context.run().place(&load.loader(tasks));
     let parts = placed.map_err(|error| files.blame(error.into()))?;
     let (node, plans) = (context.node(), parts.plans());
     context.tell(Event::Planned { node, model: &load.name, tasks: &tasks, plans: &plans });
