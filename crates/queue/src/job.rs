@@ -194,6 +194,8 @@ pub struct Claimed {
     pub attempt: Attempt,
     /// The job.
     pub record: Record,
+    /// What it needs.
+    pub requires: Requirements,
 }
 
 /// What a worker learns when it renews a lease.

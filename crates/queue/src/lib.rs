@@ -21,4 +21,4 @@ pub use json::Json;
 pub use notice::{Notice, NoticeKind, Notices};
 pub use options::QueueOptions;
 pub use queue::Queue;
-pub use routing::{Requirements, Worker};
+pub use routing::{ALL_DEVICES, DEFAULT_DEVICE, Requirements, Worker};

@@ -22,7 +22,17 @@ pub struct Requirements {
     /// Classes of nodes.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub node_classes: BTreeSet<String>,
+    /// Devices that it has to itself while it runs: [`DEFAULT_DEVICE`] is the worker's own default, [`ALL_DEVICES`] all
+    /// that it has.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub occupies: BTreeSet<String>,
 }
+
+/// In [`Requirements::occupies`], the device that a worker computes on where nothing is said.
+pub const DEFAULT_DEVICE: &str = "default";
+
+/// In [`Requirements::occupies`], every device.
+pub const ALL_DEVICES: &str = "*";
 
 /// What a worker has.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +41,10 @@ pub struct Worker {
     pub name: String,
     /// Its devices, with the bytes of memory of each.
     pub devices: BTreeMap<String, u64>,
-    /// Those of its devices that run another job now. A job that needs one waits, and keeps its
-    /// place: no later job takes a device that an earlier one waits for.
+    /// The one that it computes on where nothing is said.
+    pub default_device: String,
+    /// Those of its devices that run another job now, [`ALL_DEVICES`] for all. A job that occupies one
+    /// waits, and keeps its place: no later job takes a device that an earlier one waits for.
     pub busy: BTreeSet<String>,
     /// Model files that it can read.
     pub models: BTreeSet<String>,
@@ -44,6 +56,15 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The devices that a job has to itself on this worker, for [`busy`](Self::busy).
+    pub fn occupied(&self, requires: &Requirements) -> BTreeSet<String> {
+        let names = requires.occupies.iter();
+        names
+            .map(|name| if name == DEFAULT_DEVICE { &self.default_device } else { name })
+            .cloned()
+            .collect()
+    }
+
     /// What of a job's requirements this worker does not have, in words; `None` where it can run
     /// it.
     pub fn lacks(&self, requires: &Requirements) -> Option<String> {
@@ -111,12 +132,9 @@ impl<'a> Choice<'a> {
         if self.worker.lacks(requires).is_some() {
             return ControlFlow::Continue(());
         }
-        let waits = requires
-            .devices
-            .keys()
-            .any(|device| self.worker.busy.contains(device) || self.awaited.contains(device));
-        if waits {
-            self.awaited.extend(requires.devices.keys().cloned());
+        let occupied = self.worker.occupied(requires);
+        if share(&occupied, &self.worker.busy) || share(&occupied, &self.awaited) {
+            self.awaited.extend(occupied);
             return ControlFlow::Continue(());
         }
         let is_loaded = requires.models.is_subset(&self.worker.loaded);
@@ -146,6 +164,15 @@ impl<'a> Choice<'a> {
     }
 }
 
+/// Whether two sets have a device in common.
+fn share(one: &BTreeSet<String>, other: &BTreeSet<String>) -> bool {
+    let has_all = |set: &BTreeSet<String>| set.contains(ALL_DEVICES);
+    match (one.is_empty(), other.is_empty()) {
+        (false, false) => has_all(one) || has_all(other) || !one.is_disjoint(other),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +186,7 @@ mod tests {
             devices: devices.iter().map(|&name| (name.to_owned(), 10)).collect(),
             models: names(models),
             node_classes: BTreeSet::new(),
+            occupies: names(devices),
         }
     }
 
@@ -232,6 +260,29 @@ mod tests {
         let chosen = choose(&worker(&[], &["cuda:0"]), &jobs[1..]);
         assert_eq!(chosen, Some(Chosen { seq: 0, passed_over: None }));
         assert_eq!(choose(&worker(&[], &["cuda:0"]), &jobs[..2]), None);
+    }
+
+    #[test]
+    fn the_default_device_is_the_workers_and_all_devices_are_each() {
+        let on = |names_of: &[&str]| Requirements {
+            occupies: names(names_of),
+            ..Requirements::default()
+        };
+        let two =
+            |busy: &[&str]| Worker { default_device: "cuda:0".to_owned(), ..worker(&[], busy) };
+        let jobs = |first: &[&str]| [(0.0, 0, on(first)), (1.0, 0, on(&["cuda:1"]))];
+        let [first, second] = [0, 1].map(|seq| Some(Chosen { seq, passed_over: None }));
+        assert_eq!(choose(&two(&["cuda:1"]), &jobs(&[DEFAULT_DEVICE])), first);
+        assert_eq!(choose(&two(&["cuda:0"]), &jobs(&[DEFAULT_DEVICE])), second);
+        // What waits for all devices waits for each.
+        assert_eq!(choose(&two(&["cuda:0"]), &jobs(&[ALL_DEVICES])), None);
+        assert_eq!(choose(&two(&[]), &jobs(&[ALL_DEVICES])), first);
+        assert_eq!(choose(&two(&[ALL_DEVICES]), &jobs(&["cuda:1"])), None);
+        // What occupies none runs beside all.
+        assert_eq!(choose(&two(&[ALL_DEVICES]), &jobs(&[])), first);
+        // A device that is only needed may be shared.
+        let shared = Requirements { occupies: names(&["cuda:1"]), ..needs(&["cuda:0"], &[]) };
+        assert_eq!(choose(&two(&["cuda:0"]), &[(0.0, 0, shared)]), first);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Config {
     pub previews: PreviewMethod,
     /// How long a prompt that runs may go on when the server is to end.
     pub grace: Duration,
+    /// How long a prompt is this worker's without a sign of life.
+    pub lease: Duration,
     /// Certificate and key, both PEM, for HTTPS.
     pub tls: Option<Tls>,
     /// Names by which the server may be called beside `localhost`, its address and the names of `Origin` headers.
@@ -46,6 +48,7 @@ impl Default for Config {
             limits: Limits::default(),
             previews: PreviewMethod::Auto,
             grace: Duration::from_secs(30),
+            lease: Duration::from_secs(30),
             tls: None,
             allowed_hosts: Vec::new(),
             web: Web::default(),

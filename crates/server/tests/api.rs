@@ -27,6 +27,8 @@ mod plan;
 mod prompts;
 #[path = "api/safety.rs"]
 mod safety;
+#[path = "api/side_by_side.rs"]
+mod side_by_side;
 #[path = "api/socket.rs"]
 mod socket;
 #[path = "api/userdata.rs"]

@@ -102,6 +102,10 @@ pub struct RunningArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole(0..=86400), allow_hyphen_values = true)]
     pub grace: u32,
 
+    /// Seconds without a sign of life after which another worker takes what this one is at
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole(2..=86400), allow_hyphen_values = true)]
+    pub lease: u32,
+
     /// Form of the log, which goes to standard error; DISTORCH_LOG sets what is in it (`debug`, `warn`)
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -154,6 +158,7 @@ impl WorkerArgs {
     pub fn config(&self) -> Config {
         Config {
             grace: self.running.grace(),
+            lease: self.running.lease(),
             worker_name: self.running.name(u32::MAX),
             ..Config::default()
         }
@@ -163,6 +168,10 @@ impl WorkerArgs {
 impl RunningArgs {
     fn grace(&self) -> Duration {
         Duration::from_secs(self.grace.into())
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease.into())
     }
 
     /// The name among the workers of a queue: a machine has a port once, or a process.
@@ -248,6 +257,7 @@ impl ServeArgs {
             limits,
             previews,
             grace: self.running.grace(),
+            lease: self.running.lease(),
             tls: tls.map(|(certificate, key)| Tls { certificate, key }),
             allowed_hosts: self.allow_host.clone(),
             worker_name: self.running.name(self.port),

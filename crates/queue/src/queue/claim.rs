@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::job::{Attempt, Claimed, Job};
 use crate::notice::{Notice, NoticeKind};
 use crate::retry::{Failure, retry};
-use crate::routing::{Candidate, Choice, Worker};
+use crate::routing::{Candidate, Choice, Requirements, Worker};
 
 /// How many pending jobs are read at a time.
 const PAGE: i64 = 256;
@@ -255,9 +255,7 @@ async fn offer_pending(
             if taken.contains(&seq) {
                 continue;
             }
-            let text = row.text("requires")?;
-            let requires = serde_json::from_str(&text)
-                .map_err(|_| Error::Damaged { column: "requires", value: text })?;
+            let requires = requirements(row.text("requires")?)?;
             let passed = row.int("passed")?;
             if choice.offer(Candidate { seq, number, passed, requires }).is_break() {
                 return Ok(());
@@ -269,17 +267,21 @@ async fn offer_pending(
     }
 }
 
+fn requirements(text: String) -> Result<Requirements, Error> {
+    serde_json::from_str(&text).map_err(|_| Error::Damaged { column: "requires", value: text })
+}
+
 /// The job that a claim with this token took.
 async fn claimed_by(tx: &mut Tx, token: Uuid) -> Result<Option<Claimed>, Failure> {
     let statement = format!(
-        "SELECT {RECORD_COLUMNS} FROM queue_jobs JOIN queue_payloads p ON p.job = seq \
+        "SELECT {RECORD_COLUMNS}, requires FROM queue_jobs JOIN queue_payloads p ON p.job = seq \
          LEFT JOIN queue_results r ON r.job = seq \
          WHERE state = 'running' AND claim_token = $1"
     );
     let Some(row) = tx.row(&statement, args![token]).await? else {
         return Ok(None);
     };
-    let record = record(&row)?;
+    let (record, requires) = (record(&row)?, requirements(row.text("requires")?)?);
     let Job { id, attempt, .. } = record.job;
-    Ok(Some(Claimed { attempt: Attempt { job: id, number: attempt }, record }))
+    Ok(Some(Claimed { attempt: Attempt { job: id, number: attempt }, record, requires }))
 }

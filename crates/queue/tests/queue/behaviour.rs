@@ -378,6 +378,7 @@ async fn a_worker_gets_what_it_can_run_and_rather_what_it_has_loaded(place: Plac
         devices: [(device.to_owned(), 8)].into(),
         models: [model.to_owned()].into(),
         node_classes: ["KSampler".to_owned()].into(),
+        occupies: [device.to_owned()].into(),
     };
     let submit = async |number, requires| {
         queue.submit(&NewJob { requires, ..job(number) }).await.unwrap();
@@ -407,7 +408,8 @@ async fn a_worker_gets_what_it_can_run_and_rather_what_it_has_loaded(place: Plac
     let large = Worker { devices, ..small.clone() };
     let busy = Worker { busy: BTreeSet::from(["cuda:1".to_owned()]), ..large.clone() };
     assert!(queue.claim(&busy, LONG).await.unwrap().is_none());
-    assert_eq!(claim(&queue, &large, LONG).await.job, id(2));
+    let claimed = queue.claim(&large, LONG).await.unwrap().unwrap();
+    assert_eq!((claimed.attempt.job, claimed.requires), (id(2), needs("cuda:1", "a")));
     // Further than a page of pending jobs that it cannot run.
     for number in 10..310 {
         submit(number, needs("cuda:7", "a")).await;

@@ -242,6 +242,7 @@ async fn step(
                 devices: device.iter().map(|device| (device.to_string(), 1)).collect(),
                 models: needed.iter().map(|&at| MODELS[at].to_owned()).collect(),
                 node_classes: BTreeSet::new(),
+                occupies: device.iter().map(ToString::to_string).collect(),
             };
             let (number, front) = (number.map(f64::from), *front);
             let job = NewJob { id: uuid(*id), number, front, requires, ..NewJob::default() };
@@ -256,6 +257,7 @@ async fn step(
             let worker = Worker {
                 name: name(*worker),
                 devices: BTreeMap::from([("0".to_owned(), 1), ("1".to_owned(), 1)]),
+                default_device: "0".to_owned(),
                 busy: busy.then(|| "0".to_owned()).into_iter().collect(),
                 models: MODELS.iter().map(|&model| model.to_owned()).collect(),
                 node_classes: BTreeSet::new(),

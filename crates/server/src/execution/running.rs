@@ -44,13 +44,14 @@ impl Running {
         self.all().len()
     }
 
-    /// The node that runs of a client's prompt, as the message `executing` says it.
-    pub fn node_of(&self, client: &str) -> Option<Value> {
+    /// The nodes that run of a client's prompts, as the message `executing` says it.
+    pub fn nodes_of(&self, client: &str) -> Vec<Value> {
         let all = self.all();
-        all.iter().find_map(|(id, prompt)| {
+        let nodes = all.iter().filter_map(|(id, prompt)| {
             let node = prompt.node.as_ref().filter(|_| prompt.client.as_deref() == Some(client))?;
             Some(json!({ "node": node, "display_node": node, "prompt_id": id }))
-        })
+        });
+        nodes.collect()
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Uuid, RunningPrompt>> {

@@ -1,6 +1,6 @@
-//! What claims prompts from the queue and runs them, one at a time on an executor.
+//! What claims prompts from the queue and runs them: those whose models share no device side by side.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
 use uuid::Uuid;
 
 use super::observer::{PromptObserver, Relayed};
@@ -28,52 +29,113 @@ use crate::outputs::Outputs;
 use crate::socket::{Audience, To};
 use crate::state::AppState;
 
-/// How long a prompt is this worker's without a sign of life.
-const LEASE: Duration = Duration::from_secs(30);
-
 /// How often the queue is looked at where it does not say that there is something new.
 const POLL: Duration = Duration::from_secs(5);
 
 /// How long to wait after the queue failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
-/// Runs prompts until `end` says so; the one that runs then gets its grace, and is put back after it.
-pub async fn work(state: AppState, mut executor: Executor, mut end: watch::Receiver<bool>) {
+/// The prompts that run, with the devices that each has to itself.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    occupied: HashMap<Id, BTreeSet<String>>,
+}
+
+impl Tasks {
+    fn start(
+        &mut self,
+        occupied: BTreeSet<String>,
+        prompt: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let id = self.set.spawn(prompt).id();
+        self.occupied.insert(id, occupied);
+    }
+
+    /// The devices that are in use.
+    fn busy(&self) -> BTreeSet<String> {
+        self.occupied.values().flatten().cloned().collect()
+    }
+
+    /// Waits until one of them has ended; for ever where there is none.
+    async fn one_ended(&mut self) {
+        match self.set.join_next_with_id().await {
+            Some(ended) => self.ended(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn all_ended(&mut self) {
+        while let Some(ended) = self.set.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                tracing::error!("what runs a prompt failed: {error}");
+                error.id()
+            }
+        };
+        self.occupied.remove(&id);
+    }
+}
+
+/// Runs prompts until `end` says so; those that run then get their grace, and are put back after it.
+pub async fn work(state: AppState, executor: Executor, mut end: watch::Receiver<bool>) {
     let name = state.worker_name().to_owned();
     if let Err(error) = state.queue.release_worker(&name).await {
         tracing::error!("prompts of an earlier run cannot be taken up again: {error}");
     }
     let mut notices = state.queue.subscribe();
+    let mut tasks = Tasks::default();
+    // Each has a device; those of an older version's queue do not say which.
+    let most = state.environment.session.topology().devices().len().max(1);
     while !*end.borrow() {
-        // What was queued meanwhile is found below.
-        let claimed = state.queue.claim(&describe(&state).await, LEASE).await;
-        let wait = match claimed {
-            Ok(Some(claimed)) => {
-                executor = match run(&state, executor, claimed, end.clone()).await {
-                    Some(executor) => executor,
-                    None => {
-                        Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry))
-                    }
-                };
-                continue;
-            }
-            Ok(None) => POLL,
-            Err(error) => {
-                tracing::error!("no prompt can be taken from the queue: {error}");
-                AFTER_FAILURE
-            }
+        let has_room = tasks.set.len() < most;
+        let wait = match has_room {
+            false => POLL,
+            true => match claim(&state, &mut tasks, &executor, &end).await {
+                Ok(true) => continue,
+                Ok(false) => POLL,
+                Err(error) => {
+                    tracing::error!("no prompt can be taken from the queue: {error}");
+                    AFTER_FAILURE
+                }
+            },
         };
+        let is_idle = tasks.set.is_empty();
         tokio::select! {
             _ = end.changed() => {}
-            () = state.memory.asked() => executor = free(&state, executor).await,
-            () = news(&mut notices) => {}
+            () = tasks.one_ended() => {}
+            () = state.memory.asked(), if is_idle => free(&state, executor.clone()).await,
+            () = news(&mut notices), if has_room => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
+    tasks.all_ended().await;
     // What was claimed in the moment of the end.
     if let Err(error) = state.queue.release_worker(&name).await {
         tracing::error!("a prompt could not be put back: {error}");
     }
+}
+
+/// Starts the next prompt that can run beside those that do; whether there was one.
+async fn claim(
+    state: &AppState,
+    tasks: &mut Tasks,
+    executor: &Executor,
+    end: &watch::Receiver<bool>,
+) -> Result<bool, distorch_queue::Error> {
+    let worker = describe(state, tasks.busy()).await;
+    let Some(claimed) = state.queue.claim(&worker, state.config.lease).await? else {
+        return Ok(false);
+    };
+    let occupied = worker.occupied(&claimed.requires);
+    tasks.start(occupied, run(state.clone(), executor.clone(), claimed, end.clone()));
+    Ok(true)
 }
 
 /// Waits until there may be something to run.
@@ -87,15 +149,12 @@ async fn news(notices: &mut Notices) {
 }
 
 /// Drops what clients asked to be dropped.
-async fn free(state: &AppState, mut executor: Executor) -> Executor {
+async fn free(state: &AppState, executor: Executor) {
     let asked = state.memory.take();
-    let (environment, registry) = (Arc::clone(&state.environment), Arc::clone(&state.registry));
-    let work = move || {
-        asked.apply(&mut executor);
-        executor
-    };
-    let freed = tokio::task::spawn_blocking(work).await;
-    freed.unwrap_or_else(|_| Executor::new(environment, registry))
+    let freed = tokio::task::spawn_blocking(move || asked.apply(&executor)).await;
+    if let Err(error) = freed {
+        tracing::error!("memory could not be freed: {error}");
+    }
 }
 
 /// A message as it is in the queue.
@@ -119,7 +178,7 @@ async fn relay(state: AppState, attempt: Attempt, mut messages: UnboundedReceive
 /// Tells clients what happens in the queue: how long it is, and what prompts say that run elsewhere.
 pub async fn follow(state: AppState) {
     let mut notices = state.queue.subscribe();
-    let mut expiry = tokio::time::interval(LEASE);
+    let mut expiry = tokio::time::interval(state.config.lease);
     state.tell_queue_status().await;
     loop {
         let notice = tokio::select! {
@@ -172,18 +231,19 @@ enum Stop {
     Ending,
 }
 
-/// Runs a prompt, and returns the executor; `None` where its thread failed.
+/// Runs a prompt.
 async fn run(
-    state: &AppState,
+    state: AppState,
     mut executor: Executor,
     claimed: Claimed,
     mut end: watch::Receiver<bool>,
-) -> Option<Executor> {
-    let Claimed { attempt, record } = claimed;
+) {
+    let state = &state;
+    let Claimed { attempt, record, .. } = claimed;
     let Job { id, client_id, .. } = record.job;
     tracing::info!(prompt = %id, "prompt begins");
     let started = std::time::Instant::now();
-    let mut hold = state.queue.hold(attempt, LEASE / 3);
+    let mut hold = state.queue.hold(attempt, state.config.lease / 3);
     state.running.begin(id, client_id.clone());
     let (previews, decoded) = previews(state.config.previews, &record.payload.extra_data);
     let (relay_to, relaying) = match state.relays() {
@@ -209,7 +269,7 @@ async fn run(
         let folder = state.environment.output_dir.clone();
         let store = outputs.map(|outputs| (outputs, folder, tokio::runtime::Handle::current()));
         move || {
-            memory.apply(&mut executor);
+            memory.apply(&executor);
             let text = format!(
                 "{{\"prompt\":{},\"extra_data\":{}}}",
                 payload.prompt.as_str(),
@@ -237,8 +297,7 @@ async fn run(
                     }
                 }
             }
-            let end = outcome::end(result, &prompt, &observer);
-            (executor, end)
+            outcome::end(result, &prompt, &observer)
         }
     };
     let mut working = tokio::task::spawn_blocking(work);
@@ -263,13 +322,10 @@ async fn run(
             }
         }
     };
-    let (executor, ended) = match finished {
-        Ok((executor, ended)) => (Some(executor), ended),
-        Err(error) => {
-            tracing::error!(prompt = %id, "the thread of a prompt failed: {error}");
-            (None, failed(&observer, "the thread of this prompt failed; the log says why"))
-        }
-    };
+    let ended = finished.unwrap_or_else(|error| {
+        tracing::error!(prompt = %id, "the thread of a prompt failed: {error}");
+        failed(&observer, "the thread of this prompt failed; the log says why")
+    });
     let seconds = started.elapsed().as_secs_f64();
     metrics::histogram!("distorch_prompt_seconds").record(seconds);
     match stop {
@@ -291,7 +347,6 @@ async fn run(
         // It ends with the observer, which the thread that worked has dropped.
         drop(task.await);
     }
-    executor
 }
 
 /// Who is sent a prompt's previews, and whether a tiny decoder makes them: as the prompt says (`preview_method` in its
@@ -402,16 +457,16 @@ fn failed(observer: &PromptObserver, text: &str) -> End {
 }
 
 /// What this process has, for the queue to choose a prompt by.
-async fn describe(state: &AppState) -> Worker {
-    let name = state.worker_name().to_owned();
+async fn describe(state: &AppState, busy: BTreeSet<String>) -> Worker {
+    let topology = state.environment.session.topology();
+    let default_device = topology.default_compute().to_string();
+    let worker =
+        Worker { name: state.worker_name().to_owned(), default_device, busy, ..Worker::default() };
     if !state.relays() {
-        // All prompts are its own, and need nothing.
-        return Worker { name, ..Worker::default() };
+        // All prompts are its own, and need nothing but free devices.
+        return worker;
     }
-    let devices: BTreeMap<String, u64> = state
-        .environment
-        .session
-        .topology()
+    let devices: BTreeMap<String, u64> = topology
         .devices()
         .iter()
         .map(|DeviceInfo { id, total, .. }| (id.to_string(), *total))
@@ -429,5 +484,5 @@ async fn describe(state: &AppState) -> Worker {
         (models, classes)
     });
     let (models, node_classes) = listed.await.unwrap_or_default();
-    Worker { name, devices, busy: BTreeSet::new(), models, node_classes, loaded: BTreeSet::new() }
+    Worker { devices, models, node_classes, ..worker }
 }

@@ -117,10 +117,12 @@ async fn put(state: &AppState, sent: Sent, usage: Option<&str>) -> Result<Queued
         outputs: valid.outputs,
         number,
         front: sent.front.is_some_and(|front| is_true(&front)),
-        // Without other processes this one runs it, which has just checked it.
-        requires: match state.relays() {
-            true => requirements(&parsed, &state.registry),
-            false => Requirements::default(),
+        requires: match (state.relays(), requirements(&parsed, &state.registry)) {
+            (true, needs) => needs,
+            // Without other processes this one runs it, which has just checked it.
+            (false, Requirements { occupies, .. }) => {
+                Requirements { occupies, ..Requirements::default() }
+            }
         },
     };
     let number = state.queue.submit(&job).await.map_err(refused)?;

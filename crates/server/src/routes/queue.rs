@@ -123,7 +123,8 @@ struct Free {
     free_memory: bool,
 }
 
-/// Drops models (`unload_models`) and results of nodes (`free_memory`) from memory, once nothing runs.
+/// Drops models (`unload_models`) that no prompt uses, and results of nodes (`free_memory`), once nothing runs or before
+/// the next prompt begins.
 #[utoipa::path(post, path = "/free", request_body = Object,
     responses((status = 200, description = "It will be"), (status = 400, description = "Not as expected")))]
 async fn free(State(state): State<AppState>, JsonBody(free): JsonBody<Free>) -> StatusCode {

@@ -112,7 +112,8 @@ fn greeting(state: &AppState, id: &str) -> Vec<Message> {
     let status = json!({ "status": state.queue_status(), "sid": id });
     let mut messages =
         vec![Message::json("feature_flags", &flags), Message::json("status", &status)];
-    messages.extend(state.running.node_of(id).map(|node| Message::json("executing", &node)));
+    let nodes = state.running.nodes_of(id);
+    messages.extend(nodes.iter().map(|node| Message::json("executing", node)));
     messages
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::server::{TestServer, example, one, png};
 
 /// The file that `distorch run` saves of this prompt: the executor runs it without a server.
-fn run_alone(prompt: &Value, folder: &Path) -> Vec<u8> {
+pub fn run_alone(prompt: &Value, folder: &Path) -> Vec<u8> {
     let cpu = devices::survey().devices.into_iter().map(|device| device.info);
     let topology = Topology::new(cpu.filter(|info| info.id.is_cpu()).collect()).unwrap();
     let folders = ModelFolders::new(&repository(), &[]).unwrap();
@@ -141,7 +141,7 @@ async fn the_queue_is_ordered_listed_and_emptied() {
         sent
     };
     let running = server.queue(&send("0", json!({}))).await;
-    socket.next_of("executing").await;
+    socket.until_runs(&running, "1").await;
     let own = "6f9619ff-8b86-d011-b42d-00cf4fc964ff";
     let first = server.queue(&send("1", json!({}))).await;
     let named = server.queue(&send("2", json!({ "prompt_id": own }))).await;
@@ -190,12 +190,12 @@ async fn the_queue_is_ordered_listed_and_emptied() {
     assert_eq!(job["status"], "cancelled");
     // All at once, and by a list of ids.
     let another = server.queue(&send("6", json!({}))).await;
-    socket.next_of("executing").await;
+    socket.until_runs(&another, "1").await;
     let request = server.request(reqwest::Method::POST, "/interrupt");
     assert_eq!(server.send(request).await.status, 200);
     assert_eq!(socket.next_of("execution_interrupted").await["prompt_id"], json!(another));
     let third = server.queue(&send("7", json!({}))).await;
-    socket.next_of("executing").await;
+    socket.until_runs(&third, "1").await;
     let cancel = |ids: Value| json!({ "job_ids": ids });
     let wrong = server.post("/api/jobs/cancel", &cancel(json!([third, "x"]))).await;
     assert_eq!((wrong.status.as_u16(), &wrong.json()["invalid_ids"]), (400, &json!(["x"])));

@@ -131,11 +131,26 @@ pub async fn state(folder: &Path, gate: &Gate, config: Config) -> AppState {
 
 /// The same, with the queue at an address.
 pub async fn state_on(address: &str, folder: &Path, gate: &Gate, config: Config) -> AppState {
+    state_with(address, "", folder, gate, config).await
+}
+
+/// The same, with simulated devices beside the CPU.
+pub async fn state_with(
+    address: &str,
+    simulated: &str,
+    folder: &Path,
+    gate: &Gate,
+    config: Config,
+) -> AppState {
     let real = devices::survey().devices.into_iter().filter(|device| device.info.id.is_cpu());
     let hardware: Vec<_> = real.collect();
     let topology = Topology::new(hardware.iter().map(|device| device.info.clone()).collect());
+    let topology = match simulated {
+        "" => topology.unwrap(),
+        devices => topology.unwrap().simulate(devices).unwrap(),
+    };
     let folders = ModelFolders::new(&repository(), &[]).unwrap();
-    let mut environment = Environment::on(folders, topology.unwrap());
+    let mut environment = Environment::on(folders, topology);
     environment.input_dir = folder.join("input");
     environment.output_dir = folder.join("output");
     environment.temp_dir = folder.join("temp");
@@ -290,6 +305,17 @@ impl Socket {
                     return message["data"].take();
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// Waits until a node of a prompt runs.
+    pub async fn until_runs(&mut self, prompt: &str, node: &str) {
+        loop {
+            // The end of an earlier prompt has no node.
+            let told = self.next_of("executing").await;
+            if told["prompt_id"] == prompt && told["node"] == node {
+                return;
             }
         }
     }

@@ -136,7 +136,7 @@ async fn a_prompt_that_runs_elsewhere_is_interrupted_and_told_so() {
     let mut waits = one("Wait", "a");
     waits["client_id"] = json!("client");
     let id = front.queue(&waits).await;
-    while socket.next_of("executing").await["node"] != "1" {}
+    socket.until_runs(&id, "1").await;
     front.post("/interrupt", &json!({})).await;
     let stopped = socket.next_of("execution_interrupted").await;
     assert_eq!((&stopped["prompt_id"], &stopped["node_id"]), (&json!(id), &json!("1")));
