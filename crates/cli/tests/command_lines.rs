@@ -19,7 +19,7 @@ use distorch_checkpoint::Dtype;
 use documents::{Shown, documents, shown_by, shown_in, subcommands};
 
 /// What is not a command line of this program, by how it begins, and why it is not run here.
-const OTHERS: [(&str, &str); 24] = [
+const OTHERS: [(&str, &str); 25] = [
     ("cargo test", "runs these tests"),
     ("cargo build", "builds"),
     ("cargo bench", "measures, for minutes"),
@@ -37,6 +37,7 @@ const OTHERS: [(&str, &str); 24] = [
     ("curl ", "asks a server, as its tests do"),
     ("python ", "needs PyTorch"),
     ("tools/server/", "asks a server, for minutes"),
+    ("tools/clients/", "is a stage of CI"),
     ("python3 tools/hostile", "is a stage of CI"),
     ("tools/gpu/", "measures a GPU; CI runs it without one"),
     ("OUT=results tools/gpu/", "measures a GPU; CI runs it without one"),

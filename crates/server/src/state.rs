@@ -95,12 +95,17 @@ impl AppState {
         json!({ "exec_info": { "queue_remaining": self.remaining.load(Ordering::Relaxed) } })
     }
 
-    /// Counts the prompts that wait or run, and tells all clients.
-    pub(crate) async fn tell_queue_status(&self) {
+    /// Counts the prompts that wait or run.
+    pub(crate) async fn count_queue(&self) {
         match self.queue.remaining().await {
             Ok(remaining) => self.remaining.store(remaining, Ordering::Relaxed),
             Err(error) => tracing::warn!("the queue cannot be counted: {error}"),
         }
+    }
+
+    /// Counts the prompts that wait or run, and tells all clients.
+    pub(crate) async fn tell_queue_status(&self) {
+        self.count_queue().await;
         self.clients.send_json(To::All, "status", &json!({ "status": self.queue_status() }));
     }
 

@@ -67,6 +67,8 @@ async fn connect(
 }
 
 async fn serve(mut socket: WebSocket, state: AppState, entry: Entry) {
+    // Some clients queue before they connect, and take an empty queue for the end.
+    state.count_queue().await;
     for message in greeting(&state, &entry.id) {
         entry.outbox.push(message);
     }

@@ -42,14 +42,17 @@ async fn prompts_that_share_no_device_run_side_by_side() {
         items.map(|item| item[1].as_str().unwrap().to_owned()).collect()
     };
     let queue = server.get("/queue").await.json();
-    assert_eq!(ids(&queue, "queue_running"), [first.clone()]);
-    assert_eq!(ids(&queue, "queue_pending"), [third.clone()]);
+    assert_eq!(ids(&queue, "queue_running"), std::slice::from_ref(&first));
+    assert_eq!(ids(&queue, "queue_pending"), std::slice::from_ref(&third));
     // Of two that run, one is stopped.
     let stopped = server.queue(&send(on("cuda:1", 4, Some("b")))).await;
     watcher.until_runs(&stopped, "20").await;
     server.post("/interrupt", &json!({ "prompt_id": stopped })).await;
     assert_eq!(watcher.next_of("execution_interrupted").await["prompt_id"], json!(stopped));
-    assert_eq!(ids(&server.get("/queue").await.json(), "queue_running"), [first.clone()]);
+    assert_eq!(
+        ids(&server.get("/queue").await.json(), "queue_running"),
+        std::slice::from_ref(&first)
+    );
     server.gate.open();
     let mut ended = Vec::new();
     while ended.last() != Some(&("execution_success", third.clone())) {
