@@ -90,7 +90,8 @@ struct Picture {
 }
 
 /// The pictures of the output folder, the newest first.
-#[utoipa::path(get, path = "/distorch/gallery", params(Page), responses((status = 200, body = Gallery)))]
+#[utoipa::path(get, path = "/distorch/gallery", params(Page), responses(
+    (status = 200, body = Gallery), (status = 400, description = "Not as expected")))]
 async fn gallery(
     State(state): State<AppState>,
     Query(page): Query<Page>,
