@@ -5,8 +5,8 @@ use std::path::Path;
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
-    Flux2Config, FluxConfig, Heads, MmditConfig, T5Config, TextEncoderConfig, UnetConfig,
-    VaeArchitecture, VaeConfig, ZImageConfig,
+    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, T5Config, TextEncoderConfig,
+    UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -153,6 +153,49 @@ pub fn flux2_dev() -> Configs {
     };
     configs.text_encoders = vec![("mistral3", TextEncoderConfig::Decoder(mistral))];
     configs
+}
+
+/// Krea 2 with the language model of a Qwen3-VL, and a VAE whose convolutions run over frames; the sizes are those of
+/// `tools/reference/make_krea2_pipeline.py`.
+pub fn krea2() -> Configs {
+    let transformer = Krea2Config {
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 96,
+        heads: 3,
+        kv_heads: 1,
+        mlp_width: 160,
+        depth: 2,
+        time_frequencies: 64,
+        text_width: 24,
+        text_layers: 2,
+        text_heads: 2,
+        text_kv_heads: 1,
+        text_mlp_width: 40,
+        layerwise_depth: 1,
+        refiner_depth: 1,
+    };
+    let language_model = DecoderConfig {
+        kind: DecoderKind::Qwen3Vl,
+        vocab_size: 151_936,
+        width: 24,
+        layers: 6,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 12,
+        intermediate: 56,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::Krea2(transformer)),
+        text_encoders: vec![("qwen3vl", TextEncoderConfig::Decoder(language_model))],
+        vae: Some(VaeConfig {
+            architecture: VaeArchitecture::Causal,
+            latent_channels: 16,
+            scaling_factor: 1.0,
+            ..vae()
+        }),
+    }
 }
 
 /// Chroma with a T5 of its whole vocabulary, and a VAE of 16 channels.

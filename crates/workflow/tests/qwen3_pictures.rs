@@ -1,10 +1,10 @@
-//! Small checkpoints of Z-Image and of Flux.2 Klein and dev through this program and through diffusers' and transformers' classes:
+//! Small checkpoints of Z-Image and of Flux.2 Klein and dev, Krea 2 through this program and through diffusers' and transformers' classes:
 //! the same latents and pictures. `tools/reference/make_z_image_pipeline.py` and `make_flux2_pipeline.py` made the reference.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distorch_checkpoint::family::Configs;
 use distorch_test_support::runs::{Harness, node, prompt};
-use distorch_test_support::small_models::{chroma, flux2_dev, klein, write, z_image};
+use distorch_test_support::small_models::{chroma, flux2_dev, klein, krea2, write, z_image};
 use distorch_test_support::tensors::max_error;
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
@@ -53,6 +53,11 @@ fn latents_and_pictures_of_klein_are_diffusers() {
 #[test]
 fn latents_and_pictures_of_flux2_dev_are_diffusers() {
     check("flux2_dev", &flux2_dev());
+}
+
+#[test]
+fn latents_and_pictures_of_krea_2_are_diffusers() {
+    check("krea2", &krea2());
 }
 
 fn check(name: &str, configs: &Configs) {
@@ -104,6 +109,7 @@ fn every_allocation_gives_the_same_latents() {
         ("z_image.safetensors", z_image()),
         ("klein.safetensors", klein()),
         ("flux2_dev.safetensors", flux2_dev()),
+        ("krea2.safetensors", krea2()),
     ];
     for (name, configs) in models {
         let mut plain = Harness::with(&format!("checkpoints/{name}"), &configs);
