@@ -9,6 +9,12 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+#[allow(dead_code)] // The queue's tests restart it too.
+#[path = "../../queue/tests/queue/postgres.rs"]
+mod postgres;
+#[path = "endings/queue.rs"]
+mod queue;
+
 const CKPT: &str = "tiny-shapes.safetensors";
 
 fn root() -> PathBuf {
