@@ -165,6 +165,8 @@ pub enum DecoderKind {
     Qwen3,
     /// The language model of Qwen3-VL: Qwen3 with longer periods of its positions.
     Qwen3Vl,
+    /// The language model of Qwen2.5-VL: biases in place of norms of heads.
+    Qwen25Vl,
     /// Mistral Small 3: no norms of heads.
     Mistral3,
     /// Gemma 2: a norm before and behind each branch, all with weights around 0.
@@ -530,6 +532,27 @@ pub struct Krea2Config {
     pub refiner_depth: usize,
 }
 
+/// Qwen-Image's transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QwenImageConfig {
+    /// Channels of the latent.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the text conditioning.
+    pub context_dim: usize,
+    /// Width of the feed-forward layers.
+    pub mlp_width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Whether reference latents are modulated as latents without noise are (Qwen-Image-Edit 2511).
+    pub references_at_zero: bool,
+}
+
 /// A diffusion model of any family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "architecture")]
@@ -548,6 +571,8 @@ pub enum DiffusionConfig {
     Chroma(ChromaConfig),
     /// Krea 2.
     Krea2(Krea2Config),
+    /// Qwen-Image.
+    QwenImage(QwenImageConfig),
 }
 
 /// A text encoder of any family.

@@ -11,7 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use distorch_checkpoint::cast::to_fp8;
-use distorch_checkpoint::config::{ClipActivation, ClipConfig, T5Config, TextEncoderConfig};
+use distorch_checkpoint::config::{
+    ClipActivation, ClipConfig, DiffusionConfig, T5Config, TextEncoderConfig,
+};
 use distorch_checkpoint::decode::to_f32;
 use distorch_checkpoint::family::{Configs, blank, original, recognise};
 use distorch_checkpoint::file::{NewTensor, Piece};
@@ -236,5 +238,60 @@ fn a_folder_of_diffusers_has_its_models_in_files_or_shards() {
     for param in of_t5.flat_map(|layer| &layer.params) {
         let key = param.key.rsplit('/').next().unwrap();
         assert_eq!(checkpoint.bytes(&param.key).unwrap(), whole.bytes(key).unwrap(), "{key}");
+    }
+}
+
+/// Of Qwen-Image's published files (`tools/reference/make_qwen_image_keys.py`).
+#[derive(Deserialize)]
+struct QwenImage {
+    transformer: IndexMap<String, Vec<usize>>,
+    parameters: u64,
+    text: IndexMap<String, Vec<usize>>,
+}
+
+#[test]
+fn files_of_qwen_image_are_recognised() {
+    let QwenImage { transformer, parameters, text } = key_list::read("qwen-image");
+    let open = |shapes: IndexMap<String, Vec<usize>>, prefix: &str, more: &[&str]| {
+        let eight = |shape: &[usize]| if shape.len() == 2 { Dtype::F8E4M3 } else { Dtype::BF16 };
+        let mut all: key_list::Tensors = shapes
+            .into_iter()
+            .map(|(key, shape)| (format!("{prefix}{key}"), (eight(&shape), shape)))
+            .collect();
+        all.extend(more.iter().map(|key| ((*key).to_owned(), (Dtype::F32, vec![1]))));
+        recognise(&key_list::parts(all, &[])).unwrap()
+    };
+    for (prefix, marker) in [("", false), ("model.diffusion_model.", false), ("", true)] {
+        let more: &[&str] = if marker { &["__index_timestep_zero__"] } else { &[] };
+        let model = open(transformer.clone(), prefix, more);
+        assert_eq!(model.label(), "Qwen-Image");
+        let component = model.component(ComponentKind::DiffusionModel).unwrap();
+        assert_eq!(component.parameters(), parameters);
+        assert_eq!((&model.unknown, model.ignored.len()), (&Vec::new(), more.len()));
+        let Some(DiffusionConfig::QwenImage(config)) = model.diffusion.map(|found| found.config)
+        else {
+            panic!("another network")
+        };
+        let sizes = (config.width, config.heads, config.depth, config.context_dim);
+        assert_eq!(sizes, (3072, 24, 60, 3584));
+        assert_eq!(config.references_at_zero, marker);
+    }
+    // As transformers names it today, and with a name that the place gives.
+    let new = |key: &str| match key.strip_prefix("model.") {
+        Some(rest) => format!("model.language_model.{rest}"),
+        None if key.starts_with("visual.") => format!("model.{key}"),
+        None => key.to_owned(),
+    };
+    let today = text.iter().map(|(key, shape)| (new(key), shape.clone())).collect();
+    for (text, prefix) in
+        [(text.clone(), ""), (today, ""), (text, "text_encoders.qwen25_7b.transformer.")]
+    {
+        let model = open(text, prefix, &[]);
+        let [encoder] = &model.text_encoders[..] else { panic!("one encoder") };
+        assert_eq!(encoder.name, "qwen25vl");
+        let TextEncoderConfig::Decoder(config) = &encoder.config else { panic!("a decoder") };
+        let sizes = (config.width, config.layers, config.heads, config.kv_heads, config.head_dim);
+        assert_eq!(sizes, (3584, 28, 28, 4, 128));
+        assert_eq!(model.unknown, Vec::<String>::new());
     }
 }

@@ -2,7 +2,7 @@
 //! <https://arxiv.org/abs/2505.09388>), the language model of Qwen3-VL, Mistral Small 3 and Gemma 2
 //! (<https://arxiv.org/abs/2408.00118>).
 //!
-//! A pre-norm transformer without biases. A token sees those before it. Queries and keys are rotated by the token's place;
+//! A pre-norm transformer, without biases but in Qwen2.5-VL's queries, keys and values (<https://arxiv.org/abs/2502.13923>). A token sees those before it. Queries and keys are rotated by the token's place;
 //! Qwen's are normalised by the root mean square of each head before. Several heads of queries share one of keys and values
 //! (Ainslie et al., <https://arxiv.org/abs/2305.13245>). Gemma's tokens are scaled, and its branches have a norm behind
 //! them, too.
@@ -52,6 +52,9 @@ const fn rules(kind: DecoderKind) -> Rules {
         DecoderKind::Qwen3Vl => {
             Rules { model: "Qwen3-VL text encoder", theta: 5_000_000.0, ..qwen3 }
         }
+        DecoderKind::Qwen25Vl => {
+            Rules { model: "Qwen2.5-VL text encoder", head_norms: false, ..qwen3 }
+        }
         DecoderKind::Mistral3 => Rules {
             model: "Mistral text encoder",
             epsilon: 1e-5,
@@ -85,6 +88,8 @@ pub struct Decoder {
     dtype: DType,
     tokens: TokenTable,
     blocks: Vec<Block>,
+    /// The final norm, of models whose last states are read.
+    norm: Option<RmsNorm>,
 }
 
 impl Decoder {
@@ -114,6 +119,10 @@ impl Decoder {
             dtype: scope.activation_dtype(),
             tokens: TokenTable::load(&inside, "embed_tokens", model, rows, LONGEST)?,
             blocks: blocks.collect::<Result<_, _>>()?,
+            norm: match kind {
+                DecoderKind::Qwen25Vl => Some(rules.norm(&inside, "norm")?),
+                _ => None,
+            },
         })
     }
 
@@ -161,6 +170,21 @@ impl Decoder {
         let bias = TensorData::new(bias, [1, 1, tokens, tokens]);
         let mask = Mask::Bias(Tensor::from_data(bias, (device, DType::F32)));
         self.run(&[text], layers, &mask)
+    }
+
+    /// The states of texts of equally many tokens behind all layers and the final norm, `[texts, tokens, width]` in f32.
+    ///
+    /// # Errors
+    /// As [`states`](Self::states); when the model's last states are not read.
+    pub fn last_states(&self, texts: &[Vec<Token>]) -> Result<Tensor<3>, ModelError> {
+        let states = self.run(texts, &[self.blocks.len()], &Mask::Causal)?;
+        match (states.into_iter().next(), &self.norm) {
+            (Some(states), Some(norm)) => norm.forward(states),
+            _ => Err(ModelError::Config {
+                model: self.rules.model,
+                reason: "its last states are not read".to_owned(),
+            }),
+        }
     }
 
     fn run(

@@ -20,6 +20,9 @@ pub(crate) const QWEN3: &str = "qwen3";
 /// That of Qwen3-VL's language model.
 pub(crate) const QWEN3VL: &str = "qwen3vl";
 
+/// That of Qwen2.5-VL.
+pub(crate) const QWEN25_VL: &str = "qwen25vl";
+
 /// That of Mistral Small 3.
 pub(crate) const MISTRAL3: &str = "mistral3";
 
@@ -78,9 +81,11 @@ impl DecoderPart {
         })?;
         let tokenizer =
             match config.kind {
-                DecoderKind::Qwen3 | DecoderKind::Qwen3Vl => QwenTokenizer::standard()
-                    .map(Tokenizer::Qwen)
-                    .map_err(|problem| ConditioningError::Tokenizer { encoder: name, problem })?,
+                DecoderKind::Qwen3 | DecoderKind::Qwen3Vl | DecoderKind::Qwen25Vl => {
+                    QwenTokenizer::standard().map(Tokenizer::Qwen).map_err(|problem| {
+                        ConditioningError::Tokenizer { encoder: name, problem }
+                    })?
+                }
                 DecoderKind::Mistral3 => {
                     let bytes = encoder.vocabulary.as_deref();
                     let missing = ConditioningError::NoVocabulary { encoder: name, tensor: TEKKEN };
@@ -137,6 +142,11 @@ impl DecoderPart {
         ids.resize(words.max(min_length), PAD);
         let text = ids.into_iter().map(Token::Id).collect();
         self.decoder.states_padded(text, words, layers)
+    }
+
+    /// The states of tokens behind all layers and the final norm, `[1, tokens, width]` in f32.
+    pub fn last_states(&self, ids: Vec<u32>) -> Result<Tensor<3>, ModelError> {
+        self.decoder.last_states(&[ids.into_iter().map(Token::Id).collect()])
     }
 
     /// The hidden states of tokens behind each of these numbers of layers, `[1, tokens, width]` in f32.

@@ -9,8 +9,8 @@
 
 use distorch_checkpoint::config::{
     ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
-    T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig, VaeArchitecture,
-    VaeConfig, ZImageConfig,
+    QwenImageConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig,
+    VaeArchitecture, VaeConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +252,17 @@ pub(crate) fn krea2(config: &Krea2Config, workload: Workload, compute: Compute) 
     let states = TEXT_TOKENS * config.text_layers as u64;
     let text = states.saturating_mul(block(config.text_width, config.text_mlp_width));
     Need { elements: workload.rows().saturating_mul(picture.max(text)), workspace: 0 }
+}
+
+/// A block as the picture's queries, keys and values are put side by side: its input, the normalised one, and these twice.
+/// Elsewhere than on the CPU attention computes with copies in f32.
+pub(crate) fn qwen_image(config: &QwenImageConfig, workload: Workload, compute: Compute) -> Need {
+    const TEXT_TOKENS: u64 = 512;
+    let tokens = workload.positions(16) + TEXT_TOKENS;
+    let attention = if compute.host { 9 } else { 14 } * config.width;
+    let features = attention.max(3 * config.width + config.mlp_width) as u64;
+    let elements = workload.rows().saturating_mul(tokens).saturating_mul(features);
+    Need { elements, workspace: 0 }
 }
 
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.

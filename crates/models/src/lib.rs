@@ -26,6 +26,7 @@ pub mod latent_format;
 pub mod layers;
 pub mod network;
 pub mod prompt;
+pub mod qwen_image;
 mod rope;
 pub mod sd3;
 pub mod t5;

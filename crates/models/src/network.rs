@@ -36,9 +36,11 @@ pub struct NetworkInput {
 /// index, a row and a column. The noisy latent's have index 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReferenceMethod {
+    /// As the model was trained: [`Offset`](Self::Offset) for Flux.1, [`Index`](Self::Index) for Flux.2 and Qwen-Image.
+    #[default]
+    Own,
     /// All have index 1. The first is at row and column 0; each further one is below those before or to their right,
     /// where its far edge is nearer.
-    #[default]
     Offset,
     /// Each has an index of its own, from 1 on, and begins at row and column 0.
     Index,

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use common::seeded;
 use distorch_checkpoint::config::{
-    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, Krea2Config, T5Config,
-    TextEncoderConfig, ZImageConfig,
+    ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, Krea2Config,
+    QwenImageConfig, T5Config, TextEncoderConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
@@ -23,6 +23,7 @@ use distorch_models::flux2::Flux2Transformer;
 use distorch_models::krea2::Krea2Transformer;
 use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::prompt::token::Token;
+use distorch_models::qwen_image::QwenImageTransformer;
 use distorch_models::t5::T5Encoder;
 use distorch_models::z_image::ZImageTransformer;
 use distorch_runtime::heap::{CountingAllocator, PeakMeter};
@@ -84,6 +85,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
     z_image();
     flux2();
     chroma();
+    qwen_image();
     krea2();
 }
 
@@ -211,6 +213,24 @@ fn krea2() {
     let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
     let network = Krea2Transformer::load(&scope, &config).unwrap();
     check_network("Krea 2", &model, &network, [16, 8, 4 * 64]);
+}
+
+fn qwen_image() {
+    let config = QwenImageConfig {
+        in_channels: 16,
+        out_channels: 16,
+        width: 512,
+        heads: 4,
+        context_dim: 96,
+        mlp_width: 2048,
+        depth: 2,
+        references_at_zero: false,
+    };
+    let diffusion = Some(DiffusionConfig::QwenImage(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = QwenImageTransformer::load(&scope, &config).unwrap();
+    check_network("Qwen-Image", &model, &network, [16, 8, 96]);
 }
 
 /// Of latents of so many channels, each of whose pixels are so many of the picture, with 512 tokens of text of a width.

@@ -101,6 +101,29 @@ const CASES: &[Case] = &[
         broken: &[("heads", 0), ("heads", 5), ("kv_heads", 3), ("text_heads", 7)],
     },
     Case {
+        name: "qwen_image",
+        architecture: "qwen_image",
+        family: Family::QwenImage,
+        label: "Qwen-Image",
+        published: str::to_owned,
+        unused: &[],
+        wrong: &[("reference latent", |input| {
+            input.reference_latents = vec![input.x.clone().narrow(1, 0, 3)];
+        })],
+        broken: &[("heads", 0), ("heads", 5), ("heads", 96), ("in_channels", 0)],
+    },
+    // References without noise.
+    Case {
+        name: "qwen_image_2511",
+        architecture: "qwen_image",
+        family: Family::QwenImage,
+        label: "Qwen-Image",
+        published: str::to_owned,
+        unused: &[("__index_timestep_zero__", &[1])],
+        wrong: &[],
+        broken: &[],
+    },
+    Case {
         name: "z_image",
         architecture: "z_image",
         family: Family::ZImage,

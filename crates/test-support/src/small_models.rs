@@ -5,8 +5,8 @@ use std::path::Path;
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
-    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, T5Config, TextEncoderConfig,
-    UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImageConfig, T5Config,
+    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -192,6 +192,42 @@ pub fn krea2() -> Configs {
         vae: Some(VaeConfig {
             architecture: VaeArchitecture::Causal,
             latent_channels: 16,
+            scaling_factor: 1.0,
+            ..vae()
+        }),
+    }
+}
+
+/// Qwen-Image with a Qwen2.5-VL of its whole vocabulary, and a VAE whose convolutions run over frames; the sizes are those of
+/// `tools/reference/make_qwen_image_pipeline.py`.
+pub fn qwen_image() -> Configs {
+    let transformer = QwenImageConfig {
+        in_channels: 16,
+        out_channels: 16,
+        width: 64,
+        heads: 2,
+        context_dim: 32,
+        mlp_width: 256,
+        depth: 2,
+        references_at_zero: false,
+    };
+    let encoder = DecoderConfig {
+        kind: DecoderKind::Qwen25Vl,
+        vocab_size: 151_936,
+        width: 32,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 16,
+        intermediate: 56,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::QwenImage(transformer)),
+        text_encoders: vec![("qwen25vl", TextEncoderConfig::Decoder(encoder))],
+        vae: Some(VaeConfig {
+            architecture: VaeArchitecture::Causal,
+            latent_channels: 16,
+            channels: 16,
             scaling_factor: 1.0,
             ..vae()
         }),

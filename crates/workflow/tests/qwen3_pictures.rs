@@ -1,10 +1,12 @@
-//! Small checkpoints of Z-Image and of Flux.2 Klein and dev, Krea 2 through this program and through diffusers' and transformers' classes:
-//! the same latents and pictures. `tools/reference/make_z_image_pipeline.py` and `make_flux2_pipeline.py` made the reference.
+//! Small checkpoints of Z-Image, Flux.2 Klein and dev, Krea 2 and Qwen-Image through this program and through diffusers' and
+//! transformers' classes: the same latents and pictures. `make_*_pipeline.py` of `tools/reference` made the references.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distorch_checkpoint::family::Configs;
 use distorch_test_support::runs::{Harness, node, prompt};
-use distorch_test_support::small_models::{chroma, flux2_dev, klein, krea2, write, z_image};
+use distorch_test_support::small_models::{
+    chroma, flux2_dev, klein, krea2, qwen_image, write, z_image,
+};
 use distorch_test_support::tensors::max_error;
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
@@ -60,6 +62,11 @@ fn latents_and_pictures_of_krea_2_are_diffusers() {
     check("krea2", &krea2());
 }
 
+#[test]
+fn latents_and_pictures_of_qwen_image_are_diffusers() {
+    check("qwen_image", &qwen_image());
+}
+
 fn check(name: &str, configs: &Configs) {
     let file = format!("{name}.safetensors");
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
@@ -110,6 +117,7 @@ fn every_allocation_gives_the_same_latents() {
         ("klein.safetensors", klein()),
         ("flux2_dev.safetensors", flux2_dev()),
         ("krea2.safetensors", krea2()),
+        ("qwen_image.safetensors", qwen_image()),
     ];
     for (name, configs) in models {
         let mut plain = Harness::with(&format!("checkpoints/{name}"), &configs);
@@ -136,8 +144,13 @@ fn every_allocation_gives_the_same_latents() {
 fn separate_files_make_what_one_file_makes() {
     let prompts = ["a red circle".to_owned(), String::new()];
     let run = json!({ "seed": 5, "steps": 2, "width": 72, "height": 64 });
-    let cases =
-        [("lumina2", z_image()), ("flux2", klein()), ("flux2", flux2_dev()), ("chroma", chroma())];
+    let cases = [
+        ("lumina2", z_image()),
+        ("flux2", klein()),
+        ("flux2", flux2_dev()),
+        ("chroma", chroma()),
+        ("qwen_image", qwen_image()),
+    ];
     for (kind, configs) in cases {
         let name = format!("{kind}.safetensors");
         let mut whole = Harness::with(&format!("checkpoints/{name}"), &configs);

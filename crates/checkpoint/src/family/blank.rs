@@ -38,6 +38,7 @@ pub fn blank(name: &str, configs: &Configs, dtype: Dtype) -> Result<Checkpoint, 
     if let Some(config) = &configs.diffusion {
         add("model.diffusion_model.", diffusion::layout(config));
     }
+    let markers = configs.diffusion.as_ref().map_or(&[][..], diffusion::markers);
     for (name, config) in &configs.text_encoders {
         let module = match config {
             TextEncoderConfig::Clip(config) => clip::layout(config),
@@ -49,5 +50,7 @@ pub fn blank(name: &str, configs: &Configs, dtype: Dtype) -> Result<Checkpoint, 
     if let Some(config) = &configs.vae {
         add("first_stage_model.", vae::layout(config));
     }
+    parts
+        .extend(markers.iter().map(|key| (format!("model.diffusion_model.{key}"), dtype, vec![1])));
     Checkpoint::from_parts(name, IndexMap::new(), parts)
 }

@@ -6,7 +6,9 @@
 
 use super::error::FamilyError;
 use super::inventory::{Inventory, Scope};
-use super::layout::{LayerSpec, Module, ParamSpec, embedding, linear_without_bias, rms_norm};
+use super::layout::{
+    LayerSpec, Module, ParamSpec, embedding, linear, linear_without_bias, rms_norm,
+};
 use super::matching::{Stored, plain_key};
 use crate::config::{DecoderConfig, DecoderKind};
 
@@ -18,6 +20,9 @@ const ROOTS: [&str; 4] = ["model.language_model.", "language_model.model.", ROOT
 
 /// Rows of Mistral's token table, by which it is told from other models without norms of heads.
 const MISTRAL_ROWS: usize = 131_072;
+
+/// The width of a head of Qwen2.5-VL.
+const QWEN25_HEAD: usize = 128;
 
 /// A tensor of the pictures' encoder of every Qwen3-VL.
 const VISION: &str = "visual.deepstack_merger_list.0.norm.weight";
@@ -40,11 +45,11 @@ pub(super) fn detect(scope: Scope<'_>) -> Option<DecoderKind> {
         (true, false) if sees(scope, VISION) => Some(DecoderKind::Qwen3Vl),
         (true, false) => Some(DecoderKind::Qwen3),
         (false, true) => Some(DecoderKind::Gemma2),
+        (false, false) if has("layers.0.self_attn.q_proj.bias") => Some(DecoderKind::Qwen25Vl),
         (false, false) => {
             let rows = scope.dim(&format!("{root}embed_tokens.weight"), 0).ok();
-            let biased = has("layers.0.self_attn.q_proj.bias");
             let mistral = rows == Some(MISTRAL_ROWS) || scope.has(TEKKEN);
-            (mistral && !biased).then_some(DecoderKind::Mistral3)
+            mistral.then_some(DecoderKind::Mistral3)
         }
     }
 }
@@ -54,6 +59,7 @@ pub(super) const fn name(kind: DecoderKind) -> &'static str {
     match kind {
         DecoderKind::Qwen3 => "qwen3",
         DecoderKind::Qwen3Vl => "qwen3vl",
+        DecoderKind::Qwen25Vl => "qwen25vl",
         DecoderKind::Mistral3 => "mistral3",
         DecoderKind::Gemma2 => "gemma2",
     }
@@ -72,7 +78,7 @@ fn root(scope: Scope<'_>) -> &'static str {
 /// The width of a head, where no tensor tells it: the published models'.
 const fn head_dim(kind: DecoderKind) -> Option<usize> {
     match kind {
-        DecoderKind::Qwen3 | DecoderKind::Qwen3Vl => None,
+        DecoderKind::Qwen3 | DecoderKind::Qwen3Vl | DecoderKind::Qwen25Vl => None,
         DecoderKind::Mistral3 => Some(128),
         DecoderKind::Gemma2 => Some(256),
     }
@@ -84,6 +90,11 @@ pub(super) fn infer(scope: Scope<'_>, kind: DecoderKind) -> Result<DecoderConfig
     let dim = |name: &str, axis| scope.dim(&format!("{root}{name}"), axis);
     let head_dim = match head_dim(kind) {
         Some(head_dim) => head_dim,
+        // All published ones have heads of 128; smaller models have one head of keys.
+        None if kind == DecoderKind::Qwen25Vl => {
+            let shared = dim("layers.0.self_attn.k_proj.weight", 0)?;
+            if shared.is_multiple_of(QWEN25_HEAD) { QWEN25_HEAD } else { shared }
+        }
         None => dim("layers.0.self_attn.q_norm.weight", 0)?,
     };
     Ok(DecoderConfig {
@@ -127,10 +138,14 @@ fn block(config: &DecoderConfig) -> Module {
     let (inner, shared) = (config.heads * head, config.kv_heads * head);
     let head_norms = matches!(config.kind, DecoderKind::Qwen3 | DecoderKind::Qwen3Vl);
     let inner_norms = config.kind == DecoderKind::Gemma2;
+    let projection = match config.kind {
+        DecoderKind::Qwen25Vl => linear,
+        _ => linear_without_bias,
+    };
     let attention = Module::new()
-        .with("q_proj", linear_without_bias(inner, width))
-        .with("k_proj", linear_without_bias(shared, width))
-        .with("v_proj", linear_without_bias(shared, width))
+        .with("q_proj", projection(inner, width))
+        .with("k_proj", projection(shared, width))
+        .with("v_proj", projection(shared, width))
         .with("o_proj", linear_without_bias(width, inner))
         .with_if(head_norms, "q_norm", || rms_norm("weight", head).into())
         .with_if(head_norms, "k_norm", || rms_norm("weight", head).into())

@@ -5,10 +5,10 @@ use super::inventory::{Inventory, Scope};
 use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{chroma, flux, flux2, krea2, mmdit, prediction, unet, z_image};
+use super::{chroma, flux, flux2, krea2, mmdit, prediction, qwen_image, unet, z_image};
 use crate::config::{
-    ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig, UnetConfig,
-    ZImageConfig,
+    ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
+    QwenImageConfig, UnetConfig, ZImageConfig,
 };
 use crate::layer::Layer;
 
@@ -38,7 +38,7 @@ struct Architecture {
 }
 
 /// All architectures; the first that fits counts.
-const ARCHITECTURES: [Architecture; 7] = [
+const ARCHITECTURES: [Architecture; 8] = [
     Architecture {
         anchor: mmdit::ANCHOR,
         without: None,
@@ -100,6 +100,20 @@ const ARCHITECTURES: [Architecture; 7] = [
         stored: as_named,
     },
     Architecture {
+        anchor: qwen_image::ANCHOR,
+        without: None,
+        blocks: qwen_image::BLOCKS,
+        infer: |_, scope| {
+            let config = qwen_image::infer(scope)?;
+            Ok((
+                Family::QwenImage,
+                qwen_image_variant(&config)?,
+                DiffusionConfig::QwenImage(config),
+            ))
+        },
+        stored: as_named,
+    },
+    Architecture {
         anchor: unet::ANCHOR,
         without: Some(unet::CONTROLNET_ANCHOR),
         blocks: "output_blocks",
@@ -122,6 +136,17 @@ pub(super) fn layout(config: &DiffusionConfig) -> Module {
         DiffusionConfig::Flux2(config) => flux2::layout(config),
         DiffusionConfig::Chroma(config) => chroma::layout(config),
         DiffusionConfig::Krea2(config) => krea2::layout(config),
+        DiffusionConfig::QwenImage(config) => qwen_image::layout(config),
+    }
+}
+
+/// The keys of tensors that are in a file of such a network and in none of its layers.
+pub(super) fn markers(config: &DiffusionConfig) -> &'static [&'static str] {
+    match config {
+        DiffusionConfig::QwenImage(config) if config.references_at_zero => {
+            &[qwen_image::REFERENCES_AT_ZERO]
+        }
+        _ => &[],
     }
 }
 
@@ -258,6 +283,13 @@ fn krea2_variant(config: &Krea2Config) -> Result<Variant, FamilyError> {
     match (config.in_channels, config.out_channels) {
         (input, output) if input == output => Ok(Variant::Base),
         (input, output) => Err(odd_input("a Krea 2 transformer", input, output)),
+    }
+}
+
+fn qwen_image_variant(config: &QwenImageConfig) -> Result<Variant, FamilyError> {
+    match (config.in_channels, config.out_channels) {
+        (input, output) if input == output => Ok(Variant::Base),
+        (input, output) => Err(odd_input("a Qwen-Image transformer", input, output)),
     }
 }
 

@@ -83,7 +83,6 @@ const OTHERS: &[(Sign, &str)] = &[
     (Key("mlp_t5.0.weight"), "Hunyuan-DiT"),
     (Keys(&["blocks.0.cross_attn.q_linear.weight", "attention_y_norm.weight"]), "Sana"),
     (Key("blocks.0.cross_attn.kv_linear.weight"), "PixArt"),
-    (Key("txt_norm.weight"), "Qwen-Image"),
     (Key("blocks.0.attn.qkv_x.weight"), "Mochi"),
     (Key("net.blocks.0.self_attn.q_proj.weight"), "Cosmos"),
     (Within("model.model.transformer.layers.0."), "Stable Audio"),

@@ -32,6 +32,9 @@ fn whole_key(key: &str) -> Option<&'static str> {
         "norm_final.weight" | "model.diffusion_model.norm_final.weight" => {
             "a norm that Z-Image does not use"
         }
+        "__index_timestep_zero__" | "model.diffusion_model.__index_timestep_zero__" => {
+            "marks that references have no noise"
+        }
         "v_pred" => "marks v-prediction",
         "no_norm" => "marks a network whose pictures are not centred",
         "ztsnr" => "marks a zero-terminal-SNR schedule",

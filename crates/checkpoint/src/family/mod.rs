@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `krea2`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `krea2`, `qwen_image`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
 //! | `tiny_vae` | tiny autoencoders, a half a file |
@@ -37,6 +37,7 @@ mod matching;
 mod mmdit;
 mod model;
 mod prediction;
+mod qwen_image;
 mod resolution;
 #[cfg(test)]
 mod round_trip;

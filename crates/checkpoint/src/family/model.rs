@@ -125,6 +125,8 @@ pub enum Family {
     Chroma,
     /// Krea 2.
     Krea2,
+    /// Qwen-Image and Qwen-Image-Edit.
+    QwenImage,
 }
 
 impl Family {
@@ -141,13 +143,14 @@ impl Family {
             Family::Flux2 => "Flux.2",
             Family::Chroma => "Chroma",
             Family::Krea2 => "Krea 2",
+            Family::QwenImage => "Qwen-Image",
         }
     }
 
     /// Whether its models are rectified flows.
     pub const fn is_flow(self) -> bool {
-        use Family::{Chroma, Flux, Flux2, Krea2, Sd3, ZImage};
-        matches!(self, Sd3 | Flux | ZImage | Flux2 | Chroma | Krea2)
+        use Family::{Chroma, Flux, Flux2, Krea2, QwenImage, Sd3, ZImage};
+        matches!(self, Sd3 | Flux | ZImage | Flux2 | Chroma | Krea2 | QwenImage)
     }
 }
 
@@ -223,7 +226,8 @@ impl DiffusionModel {
             DiffusionConfig::Unet(_)
             | DiffusionConfig::ZImage(_)
             | DiffusionConfig::Chroma(_)
-            | DiffusionConfig::Krea2(_) => self.family.to_string(),
+            | DiffusionConfig::Krea2(_)
+            | DiffusionConfig::QwenImage(_) => self.family.to_string(),
             DiffusionConfig::Mmdit(config) => match config.qk_norm {
                 false => "SD3".to_owned(),
                 true if config.dual_attention_layers.is_empty() => "SD3.5 large".to_owned(),

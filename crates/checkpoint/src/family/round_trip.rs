@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::{Configs, blank, recognise, vae};
 use crate::config::{
     ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads,
-    Krea2Config, MmditConfig, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig,
-    ZImageConfig,
+    Krea2Config, MmditConfig, QwenImageConfig, TextEncoderConfig, UnetConfig, VaeArchitecture,
+    VaeConfig, ZImageConfig,
 };
 use crate::config::{ClipActivation, ClipConfig, T5Config};
 use crate::dtype::Dtype;
@@ -197,6 +197,19 @@ fn autoencoder() -> impl Strategy<Value = VaeConfig> {
     )
 }
 
+fn qwen_image() -> impl Strategy<Value = QwenImageConfig> {
+    (1usize..5, 1usize..4, 1usize..300).prop_map(|(depth, heads, mlp_width)| QwenImageConfig {
+        in_channels: 16,
+        out_channels: 16,
+        width: 32 * heads,
+        heads,
+        context_dim: 96,
+        mlp_width,
+        depth,
+        references_at_zero: false,
+    })
+}
+
 /// Wan's; half of a level's channels go on to the next.
 fn causal_autoencoder() -> impl Strategy<Value = VaeConfig> {
     (prop::collection::vec(1usize..5, 1..5), 1usize..4, 1usize..17).prop_map(
@@ -261,6 +274,12 @@ proptest! {
     }
 
     #[test]
+    fn of_qwen_image(config in qwen_image()) {
+        let config = DiffusionConfig::QwenImage(config);
+        prop_assert_eq!(of_diffusion(&config), config);
+    }
+
+    #[test]
     fn of_autoencoders(config in autoencoder()) {
         let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
         prop_assert_eq!(recognised(configs).vae.unwrap(), config);
@@ -305,6 +324,7 @@ proptest! {
         for (name, kind, vocab_size, head_dim) in [
             ("qwen3", DecoderKind::Qwen3, 99, 8),
             ("qwen3vl", DecoderKind::Qwen3Vl, 99, 8),
+            ("qwen25vl", DecoderKind::Qwen25Vl, 99, 128),
             ("mistral3", DecoderKind::Mistral3, 131_072, 128),
             ("gemma2", DecoderKind::Gemma2, 99, 256),
         ] {

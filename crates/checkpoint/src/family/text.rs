@@ -15,7 +15,7 @@ use crate::layer::Layer;
 ///
 /// `cond_stage_model` is CompVis' name, `conditioner.embedders` that of generative-models,
 /// `text_encoders` that of files with several encoders (SD3, Flux).
-const PLACES: [(&str, Option<&str>); 24] = [
+const PLACES: [(&str, Option<&str>); 26] = [
     ("cond_stage_model.transformer.", Some("clip_l")),
     ("cond_stage_model.model.", None),
     ("conditioner.embedders.0.transformer.", Some("clip_l")),
@@ -30,6 +30,8 @@ const PLACES: [(&str, Option<&str>); 24] = [
     ("text_encoders.qwen3.transformer.", Some("qwen3")),
     ("text_encoders.qwen3vl_4b.transformer.", Some("qwen3vl")),
     ("text_encoders.qwen3vl.transformer.", Some("qwen3vl")),
+    ("text_encoders.qwen25_7b.transformer.", Some("qwen25vl")),
+    ("text_encoders.qwen25vl.transformer.", Some("qwen25vl")),
     ("text_encoders.mistral3_24b.transformer.", Some("mistral3")),
     ("text_encoders.mistral3.transformer.", Some("mistral3")),
     ("text_encoders.gemma2_2b.transformer.", Some("gemma2")),
@@ -43,8 +45,8 @@ const PLACES: [(&str, Option<&str>); 24] = [
 ];
 
 /// All encoders' names, in the order in which their outputs are joined.
-const NAMES: [&str; 8] =
-    ["clip_l", "clip_h", "clip_g", "t5xxl", "qwen3", "qwen3vl", "mistral3", "gemma2"];
+const NAMES: [&str; 9] =
+    ["clip_l", "clip_h", "clip_g", "t5xxl", "qwen3", "qwen3vl", "qwen25vl", "mistral3", "gemma2"];
 
 /// The place of an encoder among those whose outputs are joined.
 pub(super) fn position(name: &str) -> usize {
@@ -96,7 +98,10 @@ pub(super) fn split(
             Form::Decoder(DecoderKind::Mistral3) => {
                 vocabulary(inventory, found.prefix, decoder::TEKKEN)?
             }
-            Form::Clip(_) | Form::Decoder(DecoderKind::Qwen3 | DecoderKind::Qwen3Vl) => None,
+            Form::Clip(_)
+            | Form::Decoder(DecoderKind::Qwen3 | DecoderKind::Qwen3Vl | DecoderKind::Qwen25Vl) => {
+                None
+            }
         };
         all.encoders.push(TextEncoder { name: found.name, config, vocabulary });
         all.prefixes.push(found.prefix);

@@ -7,6 +7,7 @@ mod flux;
 mod flux2;
 mod krea2;
 mod planning;
+mod qwen_image;
 mod sd3;
 mod stable_diffusion;
 mod transformer;
@@ -102,6 +103,7 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::ZImage => &z_image::ZImage,
         Family::Flux2 => &flux2::Flux2,
         Family::Chroma => &chroma::Chroma,
+        Family::QwenImage => &qwen_image::QwenImage,
         Family::Krea2 => &krea2::Krea2,
     }
 }

@@ -20,7 +20,7 @@ pub use transformer::FluxTransformer;
 pub(crate) mod blocks {
     pub(crate) use super::double::{DoubleBlock, EPSILON, Streams};
     pub(crate) use super::modulation::Step;
-    pub(crate) use super::patches::{AREA, pack, unpack};
+    pub(crate) use super::patches::{AREA, grid, pack, unpack};
     pub(crate) use super::rope::{Axes, ids};
     pub(crate) use super::single::SingleBlock;
 }

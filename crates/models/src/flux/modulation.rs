@@ -47,12 +47,12 @@ impl Step {
     }
 
     /// The normalised tokens, scaled and shifted.
-    pub(super) fn enter(&self, x: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn enter(&self, x: Tensor<3>) -> Tensor<3> {
         modulated_norm(x, self.shift.clone(), self.scale.clone(), EPSILON)
     }
 
     /// The tokens with what a step made of them.
-    pub(super) fn leave(&self, x: Tensor<3>, step: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn leave(&self, x: Tensor<3>, step: Tensor<3>) -> Tensor<3> {
         let x = add_gated(x, step, self.gate.clone());
         // Flux' hidden states grow beyond f16 in a few features.
         if x.dtype() == DType::F16 { x.clamp(-65504.0, 65504.0) } else { x }

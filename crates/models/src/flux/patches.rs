@@ -9,7 +9,7 @@ pub(super) const SIDE: usize = 2;
 pub(crate) const AREA: usize = SIDE * SIDE;
 
 /// Rows and columns of patches that latents of this height and width are cut into.
-pub(super) fn grid(height: usize, width: usize) -> [usize; 2] {
+pub(crate) fn grid(height: usize, width: usize) -> [usize; 2] {
     [height.div_ceil(SIDE), width.div_ceil(SIDE)]
 }
 

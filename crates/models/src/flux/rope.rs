@@ -35,6 +35,11 @@ impl Axes {
         Ok(Self([features - 2 * place, place, place]))
     }
 
+    /// As many of index, row and column.
+    pub(crate) fn features(self) -> [usize; 3] {
+        self.0
+    }
+
     /// The angles of all tokens, `features / 2` each.
     pub(crate) fn rotation(self, ids: &[Ids]) -> Rotation {
         rope::rotation(self.0, THETA, ids)
@@ -55,7 +60,7 @@ pub(crate) fn ids(
     let [mut bottom, mut right] = [0, 0];
     for (at, &size) in references.iter().enumerate() {
         let first = match method {
-            ReferenceMethod::Offset => {
+            ReferenceMethod::Own | ReferenceMethod::Offset => {
                 // Below those before, or to their right where that makes less of a strip.
                 let beside = size[0] + bottom > size[1] + right;
                 let first = if beside { [1, 0, right] } else { [1, bottom, 0] };

@@ -184,6 +184,8 @@ pub(crate) fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
         DiffusionConfig::Flux2(config) => Box::new(|layer| flux2::names(config, layer)),
         DiffusionConfig::Chroma(config) => Box::new(|layer| chroma::names(config, layer)),
         DiffusionConfig::Krea2(_) => Box::new(krea2::names),
+        // Diffusers' names are the original's.
+        DiffusionConfig::QwenImage(_) => Box::new(|_| Vec::new()),
     }
 }
 
