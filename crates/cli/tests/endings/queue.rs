@@ -1,11 +1,13 @@
 //! Servers and workers that are killed: what they were asked for is made, once, and their clients hear of it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 
 use futures::StreamExt;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -210,4 +212,98 @@ async fn another_worker_makes_what_a_killed_one_was_at() {
     let name = entry["outputs"]["9"]["images"][0]["filename"].as_str().unwrap();
     let served = get(&http, &format!("{url}/view?filename={name}")).await;
     assert!(pixels(&served) == pixels(&run_alone(&example())));
+}
+
+/// A picture of one colour, which needs no model.
+fn colour(colour: usize) -> Value {
+    json!({
+        "1": { "class_type": "EmptyImage",
+               "inputs": { "width": 8, "height": 8, "batch_size": 1, "color": colour } },
+        "2": { "class_type": "SaveImage", "inputs": { "images": ["1", 0], "filename_prefix": "c" } },
+    })
+}
+
+/// What a client is told of the prompts that end, up to so many.
+async fn told_of(mut client: Client, count: usize) -> (Client, Vec<String>) {
+    let mut told = Vec::new();
+    while told.len() < count {
+        let heard = client.next().await.expect("the server is gone");
+        if heard["type"] == "execution_success" {
+            told.push(heard["data"]["prompt_id"].as_str().unwrap().to_owned());
+        }
+    }
+    (client, told)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_loses_no_prompt_of_its_clients() {
+    const CLIENTS: usize = 50;
+    const EACH: usize = 2;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, http) = (folder.path(), http());
+    let serve = || {
+        let args = ["serve", "--port", "0", "--queue", "sqlite:queue.sqlite"];
+        let server = Process::start(path, &args);
+        let url = server.url();
+        (server, url)
+    };
+    let (mut server, url) = serve();
+    let names: Vec<String> = (0..CLIENTS).map(|client| format!("client-{client}")).collect();
+    let clients = join_all(names.iter().map(|name| Client::connect(&http, &url, name))).await;
+    // The colour of each prompt.
+    let mut wanted = BTreeMap::new();
+    let queue_all = async |client: &Client, first: usize| {
+        let colours = (first..).take(EACH);
+        let queued = colours.map(async |number| (client.queue(&colour(number)).await, number));
+        join_all(queued).await
+    };
+    let numbered = || clients.iter().zip((0..).step_by(EACH));
+    let queued = join_all(numbered().map(|(client, first)| queue_all(client, first))).await;
+    wanted.extend(queued.iter().flatten().cloned());
+    assert_eq!(wanted.len(), CLIENTS * EACH);
+    // Each hears of its own, of each once.
+    let told = join_all(clients.into_iter().map(|client| told_of(client, EACH))).await;
+    let (clients, told): (Vec<Client>, Vec<Vec<String>>) = told.into_iter().unzip();
+    for (mut told, queued) in told.into_iter().zip(queued) {
+        let mut own: Vec<String> = queued.into_iter().map(|(id, _)| id).collect();
+        told.sort();
+        own.sort();
+        assert_eq!(told, own);
+    }
+    // As many again; the server is killed in the middle of one that takes longer.
+    let mut long = None;
+    for (client, first) in clients.iter().zip((CLIENTS * EACH..).step_by(EACH)) {
+        wanted.extend(queue_all(client, first).await);
+        if first == CLIENTS * EACH + 20 {
+            long = Some(client.queue(&example()).await);
+        }
+    }
+    let long = long.unwrap();
+    while server.says("prompt begins").1 != long {}
+    server.kill();
+    for mut client in clients {
+        while client.next().await.is_some() {}
+    }
+    let (_server, url) = serve();
+    let mut watcher = Client::connect(&http, &url, "watcher").await;
+    let remaining =
+        |heard: &Value| heard["data"]["status"]["exec_info"]["queue_remaining"].as_u64();
+    while remaining(watcher.until("status").await.last().unwrap()) != Some(0) {}
+    let history: Value =
+        serde_json::from_slice(&get(&http, &format!("{url}/history")).await).unwrap();
+    let history = history.as_object().unwrap();
+    assert_eq!(history.len(), 2 * CLIENTS * EACH + 1);
+    let pictures = |id: &str, node: &str| {
+        let entry = &history[id];
+        assert_eq!(entry["status"]["status_str"], "success", "{entry}");
+        let images = entry["outputs"][node]["images"].as_array().unwrap();
+        assert_eq!(images.len(), 1, "{entry}");
+        let name = images[0]["filename"].as_str().unwrap();
+        pixels(&std::fs::read(path.join("output").join(name)).unwrap())
+    };
+    assert!(pictures(&long, "9") == pixels(&run_alone(&example())));
+    for (id, colour) in &wanted {
+        let expected = [16, 8, 0].map(|shift| (colour >> shift) as u8);
+        assert_eq!(pictures(id, "2")[..3], expected, "{colour}");
+    }
 }
