@@ -64,9 +64,8 @@ impl QwenImage {
     /// How many tokens of a latent a layer meets.
     fn tokens(&self, name: &str) -> u64 {
         let of_text = [".txt_mlp.", ".attn.add_", ".attn.to_add_out", ".attn.norm_added_"];
-        if name.starts_with("time_text_embed.") || name.starts_with("norm_out.") {
-            1
-        } else if name.ends_with("_mod.1") {
+        let of_vectors = ["time_text_embed.", "norm_out."];
+        if name.ends_with("_mod.1") || of_vectors.iter().any(|start| name.starts_with(start)) {
             1
         } else if name.starts_with("txt_") || of_text.iter().any(|part| name.contains(part)) {
             WORDS
