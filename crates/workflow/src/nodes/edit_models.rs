@@ -55,7 +55,7 @@ pub const FLUX_KONTEXT_MULTI_REFERENCE_LATENT_METHOD: Node = Node {
         .advanced()
         .tooltip(
             "`offset` is Flux Kontext's own, `index` gives each picture a number, `uxo/uno` is that of UNO's and \
-             USO's LoRAs. `index_timestep_zero` is for Qwen Image's models, which are not run.",
+             USO's LoRAs. `index_timestep_zero` is not there yet: Qwen-Image-Edit 2511's files say it themselves.",
         ),
     ],
     outputs: OUTPUT,
