@@ -67,7 +67,7 @@ pub const FLUX_KONTEXT_MULTI_REFERENCE_LATENT_METHOD: Node = Node {
             name if name.contains("uxo") || name.contains("uso") => ReferenceMethod::Diagonal,
             name => {
                 let problem = format!(
-                    "`{name}` is for models that this program does not run: take `offset`, `index` or `uxo/uno`"
+                    "`{name}` is not there yet: take `offset`, `index` or `uxo/uno`"
                 );
                 return Err(NodeError::input(INPUT, problem));
             }
