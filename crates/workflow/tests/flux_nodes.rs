@@ -220,7 +220,7 @@ fn references_are_looked_at_where_they_are_placed() {
     let both = harness.conds(&prompt, "both").remove(0);
     let found: Vec<_> = both.reference_latents.iter().map(values).collect();
     assert_eq!(found, [red, blue]);
-    assert_eq!(both.reference_method, ReferenceMethod::Offset);
+    assert_eq!(both.reference_method, ReferenceMethod::Own);
     let row = harness.conds(&prompt, "row").remove(0);
     assert_eq!(row.reference_method, ReferenceMethod::Diagonal);
     let error = harness.try_run(&prompt, "qwen").unwrap_err().to_string();
