@@ -1,9 +1,9 @@
 //! What the layers of Flux, Flux.2 and Chroma cost.
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{ChromaConfig, Flux2Config, FluxConfig};
-use distorch_checkpoint::{Layer, LayerKind, Param};
 
-use super::{READING, weight};
+use super::transformer::{self, Transformer};
 use crate::estimate::Workload;
 
 /// Tokens of T5 that a prompt has at least.
@@ -17,14 +17,12 @@ const WORDS_OF_2: u64 = 512;
 
 /// The cost of each of these layers in one forward pass.
 pub(crate) fn costs(config: &FluxConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    let flux = Flux::new([config.width, config.heads], WORDS, workload);
-    layers.iter().map(|layer| flux.cost(layer)).collect()
+    Flux::new([config.width, config.heads], WORDS, workload).costs(layers)
 }
 
 /// As [`costs`], of Flux.2's.
 pub(crate) fn costs_of_2(config: &Flux2Config, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    let flux = Flux::new([config.width, config.heads], WORDS_OF_2, workload);
-    layers.iter().map(|layer| flux.cost(layer)).collect()
+    Flux::new([config.width, config.heads], WORDS_OF_2, workload).costs(layers)
 }
 
 /// As [`costs`], of Chroma's, whose prompts are not filled up.
@@ -33,8 +31,7 @@ pub(crate) fn costs_of_chroma(
     layers: &[Layer],
     workload: Workload,
 ) -> Vec<u64> {
-    let flux = Flux::new([config.width, config.heads], WORDS_OF_CHROMA, workload);
-    layers.iter().map(|layer| flux.cost(layer)).collect()
+    Flux::new([config.width, config.heads], WORDS_OF_CHROMA, workload).costs(layers)
 }
 
 /// A Flux transformer's tokens.
@@ -51,39 +48,21 @@ struct Flux {
 
 impl Flux {
     fn new([width, heads]: [usize; 2], words: u64, workload: Workload) -> Self {
-        let side = |pixels: u32| u64::from(pixels).div_ceil(16);
         Self {
             width: width as u64,
             heads: heads as u64,
             words,
             rows: workload.rows(),
-            patches: side(workload.width).saturating_mul(side(workload.height)),
+            patches: transformer::patches(workload, 16),
         }
     }
+}
 
-    fn cost(&self, layer: &Layer) -> u64 {
-        let elements: u64 = layer.params.iter().map(Param::elements).sum();
-        let read = match layer.kind {
-            // Each token's heads, too.
-            LayerKind::Norm => {
-                let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-                elements.saturating_mul(self.heads).saturating_mul(tokens)
-            }
-            _ => elements,
-        };
-        self.products(layer).saturating_add(read.saturating_mul(READING))
+impl Transformer for Flux {
+    fn rows(&self) -> u64 {
+        self.rows
     }
 
-    /// Multiplications of matrices.
-    fn products(&self, layer: &Layer) -> u64 {
-        if layer.kind != LayerKind::Linear {
-            return 0;
-        }
-        let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-        weight(layer).saturating_mul(tokens).saturating_add(self.attention(&layer.name))
-    }
-
-    /// How many tokens of a latent a layer meets.
     fn tokens(&self, name: &str) -> u64 {
         let both = self.patches.saturating_add(self.words);
         // Those of the vector that modulates: of time, guidance and pooled text.
@@ -102,15 +81,17 @@ impl Flux {
         }
     }
 
-    /// The products of attention, which are made once the last projection of what is attended to is there: queries with
-    /// keys, and what comes of it with values.
+    /// All norms are of queries and keys.
+    fn heads(&self, _: &str) -> u64 {
+        self.heads
+    }
+
     fn attention(&self, name: &str) -> u64 {
         if !name.ends_with(".txt_attn.qkv") && !name.ends_with(".linear1") {
             return 0;
         }
         let tokens = self.patches.saturating_add(self.words);
-        let products = self.rows.saturating_mul(2).saturating_mul(self.width);
-        products.saturating_mul(tokens).saturating_mul(tokens)
+        transformer::attention(self.rows, self.width, tokens)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What Krea 2's layers cost.
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::Krea2Config;
-use distorch_checkpoint::{Layer, LayerKind, Param};
 
-use super::{READING, weight};
+use super::transformer::{self, Transformer};
 use crate::estimate::Workload;
 
 /// Tokens of a short prompt, in a chat's turn.
@@ -11,8 +11,7 @@ const WORDS: u64 = 64;
 
 /// The cost of each of these layers in one forward pass.
 pub(crate) fn costs(config: &Krea2Config, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    let network = Krea2::new(config, workload);
-    layers.iter().map(|layer| network.cost(layer)).collect()
+    Krea2::new(config, workload).costs(layers)
 }
 
 /// A transformer's tokens.
@@ -26,45 +25,22 @@ struct Krea2<'c> {
 
 impl<'c> Krea2<'c> {
     fn new(config: &'c Krea2Config, workload: Workload) -> Self {
-        let cell = (config.patch_size as u64).saturating_mul(8).max(1);
-        let side = |pixels: u32| u64::from(pixels).div_ceil(cell);
-        let patches = side(workload.width).saturating_mul(side(workload.height));
+        let cell = (config.patch_size as u64).saturating_mul(8);
+        let patches = transformer::patches(workload, cell);
         Self { config, rows: workload.rows(), patches }
-    }
-
-    fn cost(&self, layer: &Layer) -> u64 {
-        let elements: u64 = layer.params.iter().map(Param::elements).sum();
-        let read = match layer.kind {
-            LayerKind::Norm => {
-                let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-                let heads = match layer.name.contains(".qknorm.") {
-                    true if self.is_of_text(&layer.name) => self.config.text_heads as u64,
-                    true => self.config.heads as u64,
-                    false => 1,
-                };
-                elements.saturating_mul(heads).saturating_mul(tokens)
-            }
-            _ => elements,
-        };
-        self.products(layer).saturating_add(read.saturating_mul(READING))
-    }
-
-    /// Multiplications of matrices.
-    fn products(&self, layer: &Layer) -> u64 {
-        if layer.kind != LayerKind::Linear {
-            return 0;
-        }
-        let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-        let products = weight(layer).saturating_mul(tokens);
-        products.saturating_add(self.attention(&layer.name))
     }
 
     fn is_of_text(&self, name: &str) -> bool {
         name.starts_with("txtfusion.")
     }
+}
 
-    /// How many tokens of a latent a layer meets; in the first blocks of the text each layer of a token is one, and the
-    /// projector meets each feature of a token.
+impl Transformer for Krea2<'_> {
+    fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// In the first blocks of the text each layer of a token is one, and the projector meets each feature of a token.
     fn tokens(&self, name: &str) -> u64 {
         let each = |count: usize| WORDS.saturating_mul(count as u64);
         if name.starts_with("tmlp.") || name.starts_with("tproj.") {
@@ -82,8 +58,14 @@ impl<'c> Krea2<'c> {
         }
     }
 
-    /// The products of attention, which are made once what it is asked with is there: queries with keys, and what comes of
-    /// it with values.
+    fn heads(&self, name: &str) -> u64 {
+        match name.contains(".qknorm.") {
+            true if self.is_of_text(name) => self.config.text_heads as u64,
+            true => self.config.heads as u64,
+            false => 1,
+        }
+    }
+
     fn attention(&self, name: &str) -> u64 {
         if !name.ends_with(".attn.wq") {
             return 0;

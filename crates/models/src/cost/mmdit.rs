@@ -1,9 +1,9 @@
 //! What an MMDiT's layers cost.
 
 use distorch_checkpoint::config::MmditConfig;
-use distorch_checkpoint::{Layer, LayerKind, Param};
+use distorch_checkpoint::{Layer, LayerKind};
 
-use super::{READING, weight};
+use super::transformer::{self, Transformer};
 use crate::estimate::Workload;
 
 /// Tokens of a text: 77 of both CLIPs side by side and the 77 that T5 has at least.
@@ -11,8 +11,7 @@ const TEXT: u64 = 154;
 
 /// The cost of each of these layers in one forward pass.
 pub(crate) fn costs(config: &MmditConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    let mmdit = Mmdit::new(config, workload);
-    layers.iter().map(|layer| mmdit.cost(layer)).collect()
+    Mmdit::new(config, workload).costs(layers)
 }
 
 /// An MMDiT's tokens.
@@ -27,39 +26,21 @@ struct Mmdit {
 
 impl Mmdit {
     fn new(config: &MmditConfig, workload: Workload) -> Self {
-        let cell = (config.patch_size as u64).saturating_mul(8).max(1);
-        let side = |pixels: u32| u64::from(pixels).div_ceil(cell);
+        let cell = (config.patch_size as u64).saturating_mul(8);
         Self {
             width: config.width as u64,
             heads: config.heads as u64,
             rows: workload.rows(),
-            patches: side(workload.width).saturating_mul(side(workload.height)),
+            patches: transformer::patches(workload, cell),
         }
     }
+}
 
-    fn cost(&self, layer: &Layer) -> u64 {
-        let read = match layer.kind {
-            // Each token's heads, too.
-            LayerKind::Norm => weight(layer)
-                .saturating_mul(self.heads)
-                .saturating_mul(self.rows.saturating_mul(self.tokens(&layer.name))),
-            // Of the table of positions, those that the picture has.
-            LayerKind::Param => self.patches.saturating_mul(self.width),
-            _ => layer.params.iter().map(Param::elements).sum(),
-        };
-        self.products(layer).saturating_add(read.saturating_mul(READING))
+impl Transformer for Mmdit {
+    fn rows(&self) -> u64 {
+        self.rows
     }
 
-    /// Multiplications of matrices.
-    fn products(&self, layer: &Layer) -> u64 {
-        if !matches!(layer.kind, LayerKind::Linear | LayerKind::Conv) {
-            return 0;
-        }
-        let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-        weight(layer).saturating_mul(tokens).saturating_add(self.attention(&layer.name))
-    }
-
-    /// How many tokens of a latent a layer meets.
     fn tokens(&self, name: &str) -> u64 {
         let of_vectors = ["t_embedder.", "y_embedder."].iter().any(|start| name.starts_with(start));
         if of_vectors || name.contains("adaLN_modulation") {
@@ -71,16 +52,26 @@ impl Mmdit {
         }
     }
 
-    /// The products of attention, which are made once the last projection of what is attended to is there: queries with
-    /// keys, and what comes of it with values.
+    /// All norms are of queries and keys.
+    fn heads(&self, _: &str) -> u64 {
+        self.heads
+    }
+
+    fn read(&self, layer: &Layer) -> u64 {
+        match layer.kind {
+            // Of the table of positions, those that the picture has.
+            LayerKind::Param => self.patches.saturating_mul(self.width),
+            _ => transformer::read(self, layer),
+        }
+    }
+
     fn attention(&self, name: &str) -> u64 {
         let tokens = match () {
             () if name.ends_with("context_block.attn.qkv") => self.patches.saturating_add(TEXT),
             () if name.ends_with("x_block.attn2.qkv") => self.patches,
             () => return 0,
         };
-        let products = self.rows.saturating_mul(2).saturating_mul(self.width);
-        products.saturating_mul(tokens).saturating_mul(tokens)
+        transformer::attention(self.rows, self.width, tokens)
     }
 }
 

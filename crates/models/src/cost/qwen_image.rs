@@ -1,9 +1,9 @@
 //! What Qwen-Image's layers cost.
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::QwenImageConfig;
-use distorch_checkpoint::{Layer, LayerKind, Param};
 
-use super::{READING, weight};
+use super::transformer::{self, Transformer};
 use crate::estimate::Workload;
 
 /// Tokens of a prompt, in a chat's turn.
@@ -14,8 +14,7 @@ const CELL: u64 = 16;
 
 /// The cost of each of these layers in one forward pass.
 pub(crate) fn costs(config: &QwenImageConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    let network = QwenImage::new(config, workload);
-    layers.iter().map(|layer| network.cost(layer)).collect()
+    QwenImage::new(config, workload).costs(layers)
 }
 
 /// A transformer's tokens.
@@ -30,38 +29,20 @@ struct QwenImage {
 
 impl QwenImage {
     fn new(config: &QwenImageConfig, workload: Workload) -> Self {
-        let side = |pixels: u32| u64::from(pixels).div_ceil(CELL);
         Self {
             width: config.width as u64,
             heads: config.heads as u64,
             rows: workload.rows(),
-            patches: side(workload.width).saturating_mul(side(workload.height)),
+            patches: transformer::patches(workload, CELL),
         }
     }
+}
 
-    fn cost(&self, layer: &Layer) -> u64 {
-        let elements: u64 = layer.params.iter().map(Param::elements).sum();
-        let read = match layer.kind {
-            LayerKind::Norm => {
-                let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-                let heads = if layer.name.contains(".attn.") { self.heads } else { 1 };
-                elements.saturating_mul(heads).saturating_mul(tokens)
-            }
-            _ => elements,
-        };
-        self.products(layer).saturating_add(read.saturating_mul(READING))
+impl Transformer for QwenImage {
+    fn rows(&self) -> u64 {
+        self.rows
     }
 
-    /// Multiplications of matrices.
-    fn products(&self, layer: &Layer) -> u64 {
-        if layer.kind != LayerKind::Linear {
-            return 0;
-        }
-        let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-        weight(layer).saturating_mul(tokens).saturating_add(self.attention(&layer.name))
-    }
-
-    /// How many tokens of a latent a layer meets.
     fn tokens(&self, name: &str) -> u64 {
         let of_text = [".txt_mlp.", ".attn.add_", ".attn.to_add_out", ".attn.norm_added_"];
         let of_vectors = ["time_text_embed.", "norm_out."];
@@ -74,15 +55,16 @@ impl QwenImage {
         }
     }
 
-    /// The products of attention, which are made once the last projection of what is attended to is there: queries with
-    /// keys, and what comes of it with values.
+    fn heads(&self, name: &str) -> u64 {
+        if name.contains(".attn.") { self.heads } else { 1 }
+    }
+
     fn attention(&self, name: &str) -> u64 {
         if !name.ends_with(".attn.add_v_proj") {
             return 0;
         }
         let tokens = self.patches.saturating_add(WORDS);
-        let products = self.rows.saturating_mul(2).saturating_mul(self.width);
-        products.saturating_mul(tokens).saturating_mul(tokens)
+        transformer::attention(self.rows, self.width, tokens)
     }
 }
 

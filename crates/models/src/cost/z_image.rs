@@ -1,9 +1,9 @@
 //! What Z-Image's layers cost.
 
+use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::ZImageConfig;
-use distorch_checkpoint::{Layer, LayerKind, Param};
 
-use super::{READING, weight};
+use super::transformer::{self, Transformer};
 use crate::estimate::Workload;
 
 /// Tokens of a prompt, in a chat's turn and padded.
@@ -11,8 +11,7 @@ const WORDS: u64 = 64;
 
 /// The cost of each of these layers in one forward pass.
 pub(crate) fn costs(config: &ZImageConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    let network = ZImage::new(config, workload);
-    layers.iter().map(|layer| network.cost(layer)).collect()
+    ZImage::new(config, workload).costs(layers)
 }
 
 /// A transformer's tokens.
@@ -27,40 +26,21 @@ struct ZImage {
 
 impl ZImage {
     fn new(config: &ZImageConfig, workload: Workload) -> Self {
-        let cell = (config.patch_size as u64).saturating_mul(8).max(1);
-        let side = |pixels: u32| u64::from(pixels).div_ceil(cell);
+        let cell = (config.patch_size as u64).saturating_mul(8);
         Self {
             width: config.width as u64,
             heads: config.heads as u64,
             rows: workload.rows(),
-            patches: side(workload.width).saturating_mul(side(workload.height)),
+            patches: transformer::patches(workload, cell),
         }
     }
+}
 
-    fn cost(&self, layer: &Layer) -> u64 {
-        let elements: u64 = layer.params.iter().map(Param::elements).sum();
-        let read = match layer.kind {
-            LayerKind::Norm => {
-                let tokens = self.rows.saturating_mul(self.tokens(&layer.name));
-                let heads = if layer.name.contains(".attention.") { self.heads } else { 1 };
-                elements.saturating_mul(heads).saturating_mul(tokens)
-            }
-            _ => elements,
-        };
-        self.products(layer).saturating_add(read.saturating_mul(READING))
+impl Transformer for ZImage {
+    fn rows(&self) -> u64 {
+        self.rows
     }
 
-    /// Multiplications of matrices.
-    fn products(&self, layer: &Layer) -> u64 {
-        if layer.kind != LayerKind::Linear {
-            return 0;
-        }
-        let tokens = self.tokens(&layer.name);
-        let products = weight(layer).saturating_mul(self.rows.saturating_mul(tokens));
-        products.saturating_add(self.attention(&layer.name, tokens))
-    }
-
-    /// How many tokens of a latent a layer meets.
     fn tokens(&self, name: &str) -> u64 {
         if name.contains("adaLN_modulation") || name.starts_with("t_embedder.") {
             1
@@ -73,14 +53,15 @@ impl ZImage {
         }
     }
 
-    /// The products of attention, which are made once the projection of what is attended to is there: queries with keys,
-    /// and what comes of it with values.
-    fn attention(&self, name: &str, tokens: u64) -> u64 {
+    fn heads(&self, name: &str) -> u64 {
+        if name.contains(".attention.") { self.heads } else { 1 }
+    }
+
+    fn attention(&self, name: &str) -> u64 {
         if !name.ends_with(".attention.qkv") {
             return 0;
         }
-        let products = self.rows.saturating_mul(2).saturating_mul(self.width);
-        products.saturating_mul(tokens).saturating_mul(tokens)
+        transformer::attention(self.rows, self.width, self.tokens(name))
     }
 }
 
