@@ -16,6 +16,7 @@ pub mod conditioning;
 mod cost;
 pub mod decoder;
 mod decoder_text;
+mod description_chat;
 pub mod estimate;
 pub mod family;
 pub mod flux;
