@@ -23,7 +23,6 @@ use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use serde_json::Value;
 
 /// `model.json`.
 #[derive(Deserialize)]
@@ -50,8 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new(arguments.get(1).ok_or("give the folder of bench_flux.py")?);
     rayon::ThreadPoolBuilder::new().num_threads(option("--threads", 2)).build_global()?;
 
-    let about: Value = serde_json::from_slice(&std::fs::read(folder.join("model.json"))?)?;
-    let about: Description = serde_json::from_value(about)?;
+    let about: Description = serde_json::from_slice(&std::fs::read(folder.join("model.json"))?)?;
     let diffusion = Some(about.config.clone());
     let file = blank("blank", &Configs { diffusion, ..Configs::default() }, Dtype::F32)?;
     let model = recognise(&file)?.diffusion.ok_or("no diffusion model")?;
