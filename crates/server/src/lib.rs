@@ -5,6 +5,7 @@
 //! | [`config`] | what a server is started with: address, limits, who may come in |
 //! | [`error`] | what is answered where something is wrong |
 //! | [`execution`] | prompts that run: who is told, and what is kept of them |
+//! | `lingering` | bodies that are read to their end, so that a refusal is heard |
 //! | [`logs`] | the last lines of the log, for clients |
 //! | [`outputs`] | results in an object store, for machines without a common folder |
 //! | [`socket`] | the clients of `/ws`, and the messages to them |
@@ -20,6 +21,7 @@
 pub mod config;
 pub mod error;
 pub mod execution;
+mod lingering;
 pub mod live_plan;
 pub mod logs;
 pub mod outputs;

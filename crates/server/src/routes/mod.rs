@@ -36,6 +36,7 @@ use tower_http::compression::CompressionLayer;
 use utoipa::OpenApi;
 
 use crate::error::ApiError;
+use crate::lingering;
 use crate::safety;
 use crate::socket;
 use crate::state::AppState;
@@ -140,6 +141,7 @@ pub fn router(state: AppState) -> Router {
     safety::guard(routes, &state)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(axum::middleware::from_fn(counted))
+        .layer(axum::middleware::from_fn(lingering::read_to_the_end))
         .with_state(state)
 }
 

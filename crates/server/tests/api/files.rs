@@ -270,6 +270,9 @@ async fn bodies_larger_than_allowed_are_not_taken() {
     );
     let huge = vec![0; 600 << 10];
     assert_eq!(upload(&server, "/upload/image", &[("image", Some("b"), &huge)]).await.status, 413);
+    // What the system's buffers cannot hold, so that the server answers while the client still sends.
+    let large = vec![0; 24 << 20];
+    assert_eq!(upload(&server, "/upload/image", &[("image", Some("b"), &large)]).await.status, 413);
     let field = vec![b'x'; 70 << 10];
     let parts: [Part; 2] = [("subfolder", None, &field), ("image", Some("c"), b"x")];
     assert_eq!(upload(&server, "/upload/image", &parts).await.status, 400);
