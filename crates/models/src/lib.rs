@@ -28,6 +28,7 @@ pub mod layers;
 pub mod network;
 pub mod prompt;
 pub mod qwen_image;
+pub mod resample;
 mod rope;
 pub mod sd3;
 pub mod t5;

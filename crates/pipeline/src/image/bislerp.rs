@@ -5,9 +5,8 @@
 //! The turn is Shoemake's spherical linear interpolation,
 //! <https://doi.org/10.1145/325334.325242>: `(sin((1-t)ω)·a + sin(tω)·b) / sin ω`.
 
+use distorch_models::resample::neighbours;
 use rayon::prelude::*;
-
-use super::neighbours::neighbours;
 
 /// Vectors closer to one direction, or to opposite ones, than this (by their dot product) have no
 /// plane to turn in.

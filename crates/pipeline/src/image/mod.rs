@@ -6,7 +6,6 @@ pub mod embedded;
 mod exif;
 mod jpeg_file;
 mod lanczos;
-mod neighbours;
 pub mod output_file;
 pub mod png_file;
 pub mod regular_file;

@@ -7,9 +7,8 @@
 //!
 //! Data is `[batch, height, width, channels]`, row by row. All but Lanczos take any values.
 
-use rayon::prelude::*;
+use distorch_models::resample::{Filter, resample};
 
-use super::neighbours::{centre, neighbours};
 use super::{Mask, Pictures, TooLarge, bislerp, lanczos, room};
 
 /// A way of resizing.
@@ -66,12 +65,16 @@ pub fn resize(
     if from.contains(&0) || shape.contains(&0) {
         return Err(TooLarge { shape });
     }
+    let linear = |filter| resample(pictures.values(), from, [height, width], filter);
     let values = match method {
-        Method::Bislerp => bislerp::resize(pictures.values(), from, [height, width]),
-        Method::Lanczos => lanczos::resize(pictures.values(), from, [height, width]),
-        _ => linear(pictures.values(), from, [height, width], method),
+        Method::Bislerp => Some(bislerp::resize(pictures.values(), from, [height, width])),
+        Method::Lanczos => Some(lanczos::resize(pictures.values(), from, [height, width])),
+        Method::NearestExact => linear(Filter::NearestExact),
+        Method::Bilinear => linear(Filter::Bilinear),
+        Method::Area => linear(Filter::Area),
+        Method::Bicubic => linear(Filter::Bicubic),
     };
-    Pictures::new(shape, values).ok_or(TooLarge { shape })
+    values.and_then(|values| Pictures::new(shape, values)).ok_or(TooLarge { shape })
 }
 
 /// The masks at another size, `[height, width]`.
@@ -102,100 +105,6 @@ pub fn centre_crop(pictures: &Pictures, [height, width]: [usize; 2]) -> Pictures
         y = off(rows, old / new);
     }
     pictures.crop([y, x], [rows.saturating_sub(2 * y), columns.saturating_sub(2 * x)])
-}
-
-/// The pixels of a line that make one new pixel: from `start` on, with these weights.
-pub(super) struct Tap {
-    pub start: usize,
-    pub weights: Vec<f32>,
-}
-
-/// Each new pixel's share in the old ones, along both sides.
-fn linear(
-    values: &[f32],
-    [batch, height, width, depth]: [usize; 4],
-    [rows, columns]: [usize; 2],
-    method: Method,
-) -> Vec<f32> {
-    let across = taps(method, width, columns);
-    let down = taps(method, height, rows);
-    let wide = resize_lines(values, width * depth, &across, depth);
-    let mut out = vec![0.0; batch * rows * columns * depth];
-    let line = columns * depth;
-    out.par_chunks_mut(line).enumerate().for_each(|(row, out)| {
-        let picture = &wide[row / rows * height * line..][..height * line];
-        let Tap { start, weights } = &down[row % rows];
-        for (from, weight) in picture[start * line..].chunks_exact(line).zip(weights) {
-            out.iter_mut().zip(from).for_each(|(out, from)| *out += from * weight);
-        }
-    });
-    out
-}
-
-/// All lines of `stride` values, each of pixels of `depth` values, at the length of `taps`.
-fn resize_lines(values: &[f32], stride: usize, taps: &[Tap], depth: usize) -> Vec<f32> {
-    let line = taps.len() * depth;
-    let mut out = vec![0.0; values.len() / stride * line];
-    out.par_chunks_mut(line).zip(values.par_chunks(stride)).for_each(|(out, from)| {
-        for (out, Tap { start, weights }) in out.chunks_exact_mut(depth).zip(taps) {
-            for (from, weight) in from[start * depth..].chunks_exact(depth).zip(weights) {
-                out.iter_mut().zip(from).for_each(|(out, from)| *out += from * weight);
-            }
-        }
-    });
-    out
-}
-
-/// What each of `to` pixels of a line takes from `from` ones.
-fn taps(method: Method, from: usize, to: usize) -> Vec<Tap> {
-    (0..to)
-        .map(|place| match method {
-            Method::Area => area(from, to, place),
-            Method::Bicubic => bicubic(from, to, place),
-            Method::NearestExact => nearest(from, to, place),
-            _ => bilinear(from, to, place),
-        })
-        .collect()
-}
-
-fn nearest(from: usize, to: usize, place: usize) -> Tap {
-    let start = ((centre(from, to, place).max(0.0) + 0.5) as usize).min(from - 1);
-    Tap { start, weights: vec![1.0] }
-}
-
-fn bilinear(from: usize, to: usize, place: usize) -> Tap {
-    let (low, high, share) = neighbours(from, to, place);
-    match low == high {
-        true => Tap { start: low, weights: vec![1.0] },
-        false => Tap { start: low, weights: vec![1.0 - share, share] },
-    }
-}
-
-fn area(from: usize, to: usize, place: usize) -> Tap {
-    let start = place * from / to;
-    let count = ((place + 1) * from).div_ceil(to) - start;
-    Tap { start, weights: vec![1.0 / count as f32; count] }
-}
-
-/// Keys' cubic convolution, <https://doi.org/10.1109/TASSP.1981.1163711>, with a = -0.75. Beyond
-/// its ends a line goes on with its last pixel.
-fn bicubic(from: usize, to: usize, place: usize) -> Tap {
-    const A: f32 = -0.75;
-    let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
-    let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
-    let centre = centre(from, to, place);
-    let low = centre.floor();
-    let t = centre - low;
-    let last = from as i64 - 1;
-    let at = |offset: i64| (low as i64 + offset).clamp(0, last) as usize;
-    let (start, end) = (at(-1), at(2));
-    let mut weights = vec![0.0; end - start + 1];
-    for (offset, weight) in
-        [(-1, far(t + 1.0)), (0, near(t)), (1, near(1.0 - t)), (2, far(2.0 - t))]
-    {
-        weights[at(offset) - start] += weight;
-    }
-    Tap { start, weights }
 }
 
 #[cfg(test)]
