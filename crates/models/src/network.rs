@@ -44,9 +44,27 @@ pub enum ReferenceMethod {
     Offset,
     /// Each has an index of its own, from 1 on, and begins at row and column 0.
     Index,
+    /// As [`Index`](Self::Index), and they are seen as without noise, whatever that of the noisy latent
+    /// (Qwen-Image-Edit 2511).
+    IndexAtZero,
     /// All have index 0. The first begins behind the last row and column of the noisy latent, each further one behind
     /// those of the one before (UNO: Wu and others 2025, <https://arxiv.org/abs/2504.02160>).
     Diagonal,
+}
+
+impl ReferenceMethod {
+    /// For networks all of whose tokens have one time.
+    pub(crate) fn check_one_time(self, model: &'static str) -> Result<(), ModelError> {
+        match self {
+            ReferenceMethod::IndexAtZero => Err(ModelError::Input {
+                model,
+                input: "reference method",
+                expected: "`offset`, `index` or `uxo/uno`".to_owned(),
+                found: "`index_timestep_zero`, which Qwen-Image reads here".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Blocks of a transformer that are left out, by their numbers (skip-layer guidance).

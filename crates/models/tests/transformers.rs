@@ -288,6 +288,38 @@ fn skipped_blocks_are_as_if_they_were_not_there() {
     assert_eq!(skipped, values(&shorter.forward(opened.input(0)).unwrap()));
 }
 
+/// Both fixtures have the same weights and inputs: the one is of a model that was trained to see references without noise.
+#[test]
+fn references_have_no_noise_where_the_method_or_the_model_says_so() {
+    let [noisy, clean] = ["qwen_image", "qwen_image_2511"].map(case);
+    for (opened, own) in [(&noisy, "noisy"), (&clean, "clean")] {
+        let network = opened.network(&opened.fixture.component(DType::F32));
+        for (method, expected) in [
+            (ReferenceMethod::Own, own),
+            (ReferenceMethod::Index, "noisy"),
+            (ReferenceMethod::IndexAtZero, "clean"),
+        ] {
+            for call in
+                (0..opened.calls()).filter(|call| !opened.input(*call).reference_latents.is_empty())
+            {
+                let input = NetworkInput { reference_method: method, ..opened.input(call) };
+                let out = values(&network.forward(input).unwrap());
+                let reference = if expected == "noisy" { &noisy } else { &clean };
+                let (_, reference) = reference.fixture.tensor(&format!("out.{call}"));
+                let error = max_error(&out, &reference);
+                assert!(error < TOLERANCE, "{own} by {method:?}: {error}");
+            }
+        }
+    }
+    // All of Flux.2's tokens have one time.
+    let flux2 = case("flux2_dev");
+    let network = flux2.network(&flux2.fixture.component(DType::F32));
+    let input = (0..flux2.calls()).map(|call| flux2.input(call));
+    let input = input.into_iter().find(|input| !input.reference_latents.is_empty()).unwrap();
+    let input = NetworkInput { reference_method: ReferenceMethod::IndexAtZero, ..input };
+    assert!(network.forward(input).unwrap_err().to_string().contains("index_timestep_zero"));
+}
+
 /// Plans and prefetching count with the order that the checkpoint crate states.
 #[test]
 fn layers_are_used_in_the_stated_order() {

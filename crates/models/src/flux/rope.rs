@@ -68,7 +68,7 @@ pub(crate) fn ids(
                 right = right.max(first[2] + size[1]);
                 first
             }
-            ReferenceMethod::Index => [at + 1, 0, 0],
+            ReferenceMethod::Index | ReferenceMethod::IndexAtZero => [at + 1, 0, 0],
             ReferenceMethod::Diagonal => {
                 let [rows, columns] = grid(height, width);
                 let first = [0, rows * SIDE + bottom, columns * SIDE + right];

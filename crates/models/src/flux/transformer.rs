@@ -138,6 +138,9 @@ impl Network for FluxTransformer {
         let size = |x: &Tensor<4>| [x.dims()[2], x.dims()[3]];
         let sizes: Vec<_> = input.reference_latents.iter().map(size).collect();
         let words = input.context.dims()[1];
+        if !input.reference_latents.is_empty() {
+            input.reference_method.check_one_time(MODEL)?;
+        }
         let places = ids(words, [height, width], &sizes, input.reference_method);
         let rotation = self.axes.rotation(&places);
 

@@ -121,6 +121,9 @@ impl Network for Flux2Transformer {
     /// - `reference_latents`: in batches of one or of `x`; each has an index of its own, whatever the method
     fn forward(&self, input: NetworkInput) -> Result<Tensor<4>, ModelError> {
         self.check_inputs(&input)?;
+        if !input.reference_latents.is_empty() {
+            input.reference_method.check_one_time(MODEL)?;
+        }
         let dtype = input.x.dtype();
         let [batch, _, height, width] = input.x.dims();
         let words = input.context.dims()[1];

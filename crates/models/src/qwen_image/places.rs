@@ -20,7 +20,9 @@ pub(super) fn places(
     let [mut bottom, mut right] = [0, 0];
     for (at, &size) in references.iter().enumerate() {
         let first = match method {
-            ReferenceMethod::Own | ReferenceMethod::Index => [at + 1, 0, 0],
+            ReferenceMethod::Own | ReferenceMethod::Index | ReferenceMethod::IndexAtZero => {
+                [at + 1, 0, 0]
+            }
             // ComfyUI knows no third way here.
             ReferenceMethod::Offset | ReferenceMethod::Diagonal => {
                 let beside = size[0] + bottom > size[1] + right;

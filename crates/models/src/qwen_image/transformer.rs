@@ -11,7 +11,7 @@ use super::places::places;
 use crate::ModelError;
 use crate::flux::blocks::{AREA, Axes, EPSILON, grid, pack, unpack};
 use crate::layers::{Linear, RmsNorm};
-use crate::network::{Network, NetworkInput};
+use crate::network::{Network, NetworkInput, ReferenceMethod};
 use crate::rope;
 use crate::timestep::timestep_embedding;
 
@@ -92,7 +92,8 @@ impl Network for QwenImageTransformer {
     /// - `x`: `[batch, in_channels, height, width]`, of any size
     /// - `timesteps`: from 0 (clean) to 1 (noise)
     /// - `context`: the states of the prompt's tokens, without padding
-    /// - `reference_latents`: in batches of one or of `x`; each has an index of its own where nobody says otherwise
+    /// - `reference_latents`: in batches of one or of `x`; each has an index of its own where nobody says otherwise, and no
+    ///   noise where the model was trained so
     fn forward(&self, input: NetworkInput) -> Result<Tensor<4>, ModelError> {
         self.check_inputs(&input)?;
         let (dtype, model_width) = (input.x.dtype(), self.config.width);
@@ -115,7 +116,11 @@ impl Network for QwenImageTransformer {
 
         let picture = self.picture.tokens_to(tokens, model_width)?;
         let mut times = input.timesteps;
-        if self.config.references_at_zero && !sizes.is_empty() {
+        let at_zero = match input.reference_method {
+            ReferenceMethod::Own => self.config.references_at_zero,
+            method => method == ReferenceMethod::IndexAtZero,
+        };
+        if at_zero && !sizes.is_empty() {
             times = Tensor::cat(vec![times.clone(), times.zeros_like()], 0);
         }
         let times = Times { vectors: self.vectors(times, dtype)?, noisy };

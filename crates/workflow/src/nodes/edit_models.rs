@@ -55,7 +55,7 @@ pub const FLUX_KONTEXT_MULTI_REFERENCE_LATENT_METHOD: Node = Node {
         .advanced()
         .tooltip(
             "`offset` is Flux Kontext's own, `index` gives each picture a number, `uxo/uno` is that of UNO's and \
-             USO's LoRAs. `index_timestep_zero` is not there yet: Qwen-Image-Edit 2511's files say it themselves.",
+             USO's LoRAs. `index_timestep_zero` is that of Qwen-Image-Edit 2511, which sees the pictures without noise.",
         ),
     ],
     outputs: OUTPUT,
@@ -64,10 +64,11 @@ pub const FLUX_KONTEXT_MULTI_REFERENCE_LATENT_METHOD: Node = Node {
         let reference_method = match inputs.text(INPUT)? {
             "offset" => ReferenceMethod::Offset,
             "index" => ReferenceMethod::Index,
+            "index_timestep_zero" => ReferenceMethod::IndexAtZero,
             name if name.contains("uxo") || name.contains("uso") => ReferenceMethod::Diagonal,
             name => {
                 let problem = format!(
-                    "`{name}` is not there yet: take `offset`, `index` or `uxo/uno`"
+                    "`{name}` is no method: take `offset`, `index`, `uxo/uno` or `index_timestep_zero`"
                 );
                 return Err(NodeError::input(INPUT, problem));
             }
