@@ -193,6 +193,34 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Width of the feed-forward layers.
     pub intermediate: usize,
+    /// The encoder of pictures whose states stand among its tokens, where the file holds one that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<VisionConfig>,
+}
+
+/// What tells encoders of pictures apart besides their sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VisionKind {
+    /// That of Qwen2.5-VL: most layers see a window of the picture.
+    Qwen25Vl,
+}
+
+/// An encoder of pictures beside a language model, whose width its states have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VisionConfig {
+    /// Which one it is.
+    pub kind: VisionKind,
+    /// Width of the hidden states (1280).
+    pub width: usize,
+    /// Transformer layers (32).
+    pub layers: usize,
+    /// Attention heads (16).
+    pub heads: usize,
+    /// Width of the feed-forward layers (3420).
+    pub intermediate: usize,
+    /// Pixels of a patch along a side (14).
+    pub patch_size: usize,
 }
 
 /// How an autoencoder is built.

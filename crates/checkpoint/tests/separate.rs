@@ -292,6 +292,11 @@ fn files_of_qwen_image_are_recognised() {
         let TextEncoderConfig::Decoder(config) = &encoder.config else { panic!("a decoder") };
         let sizes = (config.width, config.layers, config.heads, config.kv_heads, config.head_dim);
         assert_eq!(sizes, (3584, 28, 28, 4, 128));
+        let vision = config.vision.unwrap();
+        assert_eq!((vision.width, vision.layers, vision.heads), (1280, 32, 16));
+        assert_eq!((vision.intermediate, vision.patch_size), (3420, 14));
+        let ignored: Vec<_> = model.ignored.iter().map(|ignored| ignored.key.as_str()).collect();
+        assert!(ignored.iter().all(|key| key.ends_with("lm_head.weight")), "{ignored:?}");
         assert_eq!(model.unknown, Vec::<String>::new());
     }
 }

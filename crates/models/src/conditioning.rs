@@ -77,6 +77,24 @@ pub enum ConditioningError {
         /// Ids of the tokenizer.
         ids: usize,
     },
+    /// The text encoders see no pictures.
+    #[error(
+        "the text encoders of {family} see no pictures here: take the file of one that comes with its encoder of pictures (Qwen2.5-VL), for a model that edits with it"
+    )]
+    NoPictures {
+        /// The family.
+        family: Family,
+    },
+    /// A text has places for more pictures than there are.
+    #[error(
+        "the prompt has places for {places} pictures (`<|image_pad|>`), and {pictures} come with it"
+    )]
+    Pictures {
+        /// Places.
+        places: usize,
+        /// Pictures.
+        pictures: usize,
+    },
     /// Clip skip counts layers from the last, which is 1.
     #[error("a clip skip of 0 is no layer: 1 is the last layer, 2 the one before")]
     ClipSkip,

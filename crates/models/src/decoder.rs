@@ -6,11 +6,20 @@
 //! Qwen's are normalised by the root mean square of each head before. Several heads of queries share one of keys and values
 //! (Ainslie et al., <https://arxiv.org/abs/2305.13245>). Gemma's tokens are scaled, and its branches have a norm behind
 //! them, too.
+//!
+//! Pictures may stand among a text's tokens ([`pieces`]).
+
+pub(crate) mod pieces;
+pub(crate) mod rotation;
 
 use distorch_checkpoint::config::{DecoderConfig, DecoderKind};
 use distorch_runtime::kernels::gelu_tanh;
 use distorch_runtime::tensor::{TensorData, ops};
-use distorch_runtime::{DType, Device, Scope, Tensor};
+use distorch_runtime::{DType, Scope, Tensor};
+
+use pieces::Embedded;
+pub use pieces::Piece;
+use rotation::{Axis, HalfRotation};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
@@ -32,6 +41,8 @@ struct Rules {
     theta: f64,
     /// Whether queries and keys are normalised head by head.
     head_norms: bool,
+    /// By which number of its place a token's features turn.
+    axis: Axis,
     /// Whether it is built as Gemma is: scaled tokens, norms around 1 before and behind branches, GELU for SiLU.
     ///
     /// Gemma 2 bounds attention's scores by a tanh of 50 and lets every other layer see 4096 tokens; the first is left
@@ -45,6 +56,7 @@ const fn rules(kind: DecoderKind) -> Rules {
         epsilon: 1e-6,
         theta: 1_000_000.0,
         head_norms: true,
+        axis: rotation::first,
         gemma: false,
     };
     match kind {
@@ -53,14 +65,15 @@ const fn rules(kind: DecoderKind) -> Rules {
             Rules { model: "Qwen3-VL text encoder", theta: 5_000_000.0, ..qwen3 }
         }
         DecoderKind::Qwen25Vl => {
-            Rules { model: "Qwen2.5-VL text encoder", head_norms: false, ..qwen3 }
+            let model = "Qwen2.5-VL text encoder";
+            Rules { model, head_norms: false, axis: rotation::sections, ..qwen3 }
         }
         DecoderKind::Mistral3 => Rules {
             model: "Mistral text encoder",
             epsilon: 1e-5,
             theta: 1_000_000_000.0,
             head_norms: false,
-            gemma: false,
+            ..qwen3
         },
         DecoderKind::Gemma2 => Rules {
             model: "Gemma text encoder",
@@ -68,6 +81,7 @@ const fn rules(kind: DecoderKind) -> Rules {
             theta: 10_000.0,
             head_norms: false,
             gemma: true,
+            ..qwen3
         },
     }
 }
@@ -144,7 +158,19 @@ impl Decoder {
         texts: &[Vec<Token>],
         layers: &[usize],
     ) -> Result<Vec<Tensor<3>>, ModelError> {
-        self.run(texts, layers, &Mask::Causal)
+        self.run(Embedded::of_texts(&self.tokens, texts)?, layers, &Mask::Causal)
+    }
+
+    /// As [`states`](Self::states), of one text with pictures among its words.
+    ///
+    /// # Errors
+    /// As [`states`](Self::states); when a picture's states are not of the model's width.
+    pub fn states_with_pictures(
+        &self,
+        pieces: Vec<Piece>,
+        layers: &[usize],
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
+        self.run(Embedded::of_pieces(&self.tokens, pieces)?, layers, &Mask::Causal)
     }
 
     /// As [`states`](Self::states), of one text whose tokens behind the first `words` are padding: nothing sees them.
@@ -169,7 +195,7 @@ impl Decoder {
             .collect();
         let bias = TensorData::new(bias, [1, 1, tokens, tokens]);
         let mask = Mask::Bias(Tensor::from_data(bias, (device, DType::F32)));
-        self.run(&[text], layers, &mask)
+        self.run(Embedded::of_texts(&self.tokens, &[text])?, layers, &mask)
     }
 
     /// The states of texts of equally many tokens behind all layers and the final norm, `[texts, tokens, width]` in f32.
@@ -177,7 +203,19 @@ impl Decoder {
     /// # Errors
     /// As [`states`](Self::states); when the model's last states are not read.
     pub fn last_states(&self, texts: &[Vec<Token>]) -> Result<Tensor<3>, ModelError> {
-        let states = self.run(texts, &[self.blocks.len()], &Mask::Causal)?;
+        self.last(self.states(texts, &[self.blocks.len()])?)
+    }
+
+    /// As [`last_states`](Self::last_states), of one text with pictures among its words.
+    ///
+    /// # Errors
+    /// As [`states_with_pictures`](Self::states_with_pictures); when the model's last states are not read.
+    pub fn last_states_with_pictures(&self, pieces: Vec<Piece>) -> Result<Tensor<3>, ModelError> {
+        self.last(self.states_with_pictures(pieces, &[self.blocks.len()])?)
+    }
+
+    /// Behind the final norm.
+    fn last(&self, states: Vec<Tensor<3>>) -> Result<Tensor<3>, ModelError> {
         match (states.into_iter().next(), &self.norm) {
             (Some(states), Some(norm)) => norm.forward(states),
             _ => Err(ModelError::Config {
@@ -189,7 +227,7 @@ impl Decoder {
 
     fn run(
         &self,
-        texts: &[Vec<Token>],
+        text: Embedded,
         layers: &[usize],
         mask: &Mask,
     ) -> Result<Vec<Tensor<3>>, ModelError> {
@@ -202,13 +240,13 @@ impl Decoder {
                 found: format!("{layers:?}"),
             });
         }
-        let mut x = self.tokens.forward(texts)?;
+        let Embedded { vectors: mut x, places, added } = text;
         if self.rules.gemma {
             x = x * (self.config.width as f64).sqrt();
         }
         let device = x.device();
-        let places = (x.dims()[1], self.config.head_dim);
-        let rotation = HalfRotation::new(places, self.rules.theta, &device);
+        let Rules { theta, axis, .. } = self.rules;
+        let rotation = HalfRotation::of_places(&places, self.config.head_dim, theta, axis, &device);
         let mut states = Vec::with_capacity(layers.len());
         let mut keep = |at: usize, x: &Tensor<3>| {
             states.extend(layers.iter().filter(|layer| **layer == at).map(|_| x.clone()));
@@ -216,6 +254,13 @@ impl Decoder {
         keep(0, &x);
         for (at, block) in self.blocks.iter().enumerate().take(last) {
             x = block.forward(x, &rotation, mask, self.dtype)?;
+            for (start, states) in &added {
+                if let Some(states) = states.get(at) {
+                    let [texts, count, width] = states.dims();
+                    let tokens = x.clone().narrow(1, *start, count) + states.clone();
+                    x = x.slice_assign([0..texts, *start..start + count, 0..width], tokens);
+                }
+            }
             keep(at + 1, &x);
         }
         Ok(states)
@@ -372,41 +417,5 @@ impl FeedForward {
         let gate = if self.gelu { gelu_tanh(gate) } else { ops::activation::silu(gate) };
         let up = self.up_proj.tokens(x)?;
         self.down_proj.tokens(gate * up)
-    }
-}
-
-/// The rotation of language models: a head's first half of features turns with its second.
-struct HalfRotation {
-    /// `[1, tokens, 1, d / 2]` each.
-    cosines: Tensor<4>,
-    sines: Tensor<4>,
-}
-
-impl HalfRotation {
-    fn new((tokens, head_dim): (usize, usize), theta: f64, device: &Device) -> Self {
-        let half = head_dim / 2;
-        let angle = |token: usize, at: usize| {
-            token as f64 * theta.powf(-((2 * at) as f64) / head_dim as f64)
-        };
-        let table = |f: fn(f64) -> f64| {
-            let values = (0..tokens)
-                .flat_map(|token| (0..half).map(move |at| f(angle(token, at)) as f32))
-                .collect::<Vec<f32>>();
-            let data = TensorData::new(values, [1, tokens, 1, half]);
-            Tensor::from_data(data, (device, DType::F32))
-        };
-        Self { cosines: table(f64::cos), sines: table(f64::sin) }
-    }
-
-    /// `[batch, tokens, heads, d]` to the same, in f32 between.
-    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        let (dtype, half) = (x.dtype(), x.dims()[3] / 2);
-        let x = x.cast(DType::F32);
-        let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let turned = vec![
-            first.clone() * self.cosines.clone() - second.clone() * self.sines.clone(),
-            second * self.cosines.clone() + first * self.sines.clone(),
-        ];
-        Tensor::cat(turned, 3).cast(dtype)
     }
 }

@@ -9,10 +9,12 @@ use distorch_runtime::{Scope, Tensor};
 use crate::ModelError;
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Piece};
 use crate::prompt::qwen_tokenizer::QwenTokenizer;
 use crate::prompt::tekken::TekkenTokenizer;
 use crate::prompt::token::Token;
+use crate::text::PromptPicture;
+use crate::vision::{self, VisionTower};
 
 /// The name of Qwen3 among text encoders.
 pub(crate) const QWEN3: &str = "qwen3";
@@ -36,6 +38,9 @@ const WITHOUT_THOUGHT: &str = "<think>\n\n</think>\n\n";
 /// What fills Qwen's texts up.
 const PAD: u32 = 151_643;
 
+/// The token that stands for a picture in Qwen's texts.
+const PICTURE: u32 = 151_655;
+
 /// The tensor of Mistral's vocabulary.
 const TEKKEN: &str = "tekken_model";
 
@@ -48,9 +53,11 @@ pub(crate) enum Answer {
     WithoutThought,
 }
 
-/// A language model with its tokenizer.
+/// A language model with its tokenizer, and its encoder of pictures where the file holds one.
 pub(crate) struct DecoderPart {
+    family: Family,
     decoder: Decoder,
+    vision: Option<Box<dyn VisionTower>>,
     tokenizer: Tokenizer,
 }
 
@@ -107,7 +114,46 @@ impl DecoderPart {
         if ids > rows {
             return Err(ConditioningError::Tokens { encoder: name, rows, ids });
         }
-        Ok(Self { decoder: Decoder::load(config, &scope.at(name))?, tokenizer })
+        let scope = scope.at(name);
+        let vision = config.vision.as_ref();
+        let vision = vision
+            .map(|vision| vision::load(vision, config.width, &scope.at("visual")))
+            .transpose()?;
+        Ok(Self { family, decoder: Decoder::load(config, &scope)?, vision, tokenizer })
+    }
+
+    /// Whether it sees pictures.
+    pub fn sees_pictures(&self) -> bool {
+        self.vision.is_some()
+    }
+
+    /// A text of Qwen's tokens with pictures, one after the other, in the places that it has for them.
+    ///
+    /// # Errors
+    /// When there are pictures and nothing that sees them, or one cannot be encoded.
+    pub fn pieces(
+        &self,
+        ids: &[u32],
+        pictures: &[PromptPicture],
+    ) -> Result<Vec<Piece>, ConditioningError> {
+        let mut pieces = Vec::with_capacity(2 * pictures.len() + 1);
+        let mut pictures = pictures.iter();
+        let mut words = Vec::new();
+        for &id in ids {
+            match pictures.as_slice().first().filter(|_| id == PICTURE) {
+                Some(picture) => {
+                    let family = self.family;
+                    let missing = ConditioningError::NoPictures { family };
+                    let picture = self.vision.as_ref().ok_or(missing)?.encode(picture)?;
+                    pieces.push(Piece::Words(std::mem::take(&mut words)));
+                    pieces.push(Piece::Picture(picture));
+                    pictures.next();
+                }
+                None => words.push(Token::Id(id)),
+            }
+        }
+        pieces.push(Piece::Words(words));
+        Ok(pieces)
     }
 
     /// Layers of the model.
@@ -144,14 +190,18 @@ impl DecoderPart {
         self.decoder.states_padded(text, words, layers)
     }
 
-    /// The states of tokens behind all layers and the final norm, `[1, tokens, width]` in f32.
-    pub fn last_states(&self, ids: Vec<u32>) -> Result<Tensor<3>, ModelError> {
-        self.decoder.last_states(&[ids.into_iter().map(Token::Id).collect()])
+    /// The states of a text behind all layers and the final norm, `[1, tokens, width]` in f32.
+    pub fn last_states(&self, pieces: Vec<Piece>) -> Result<Tensor<3>, ModelError> {
+        self.decoder.last_states_with_pictures(pieces)
     }
 
-    /// The hidden states of tokens behind each of these numbers of layers, `[1, tokens, width]` in f32.
-    pub fn states(&self, ids: Vec<u32>, layers: &[usize]) -> Result<Vec<Tensor<3>>, ModelError> {
-        self.decoder.states(&[ids.into_iter().map(Token::Id).collect()], layers)
+    /// The hidden states of a text behind each of these numbers of layers, `[1, tokens, width]` in f32.
+    pub fn states(
+        &self,
+        pieces: Vec<Piece>,
+        layers: &[usize],
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
+        self.decoder.states_with_pictures(pieces, layers)
     }
 }
 

@@ -24,7 +24,8 @@ impl Linear {
         Ok(Self { handle: scope.layer(name)? })
     }
 
-    /// `[.., in]` to `[.., out]`. A weight of a 1×1 convolution (`[out, in, 1, 1]`) serves too.
+    /// `[.., in]` to `[.., out]`. A weight of a 1×1 convolution (`[out, in, 1, 1]`) serves too, and one of a convolution
+    /// whose window is the whole of what comes in, flat.
     ///
     /// # Errors
     /// When the weights cannot be fetched or do not fit.
@@ -107,15 +108,21 @@ impl Linear {
         let params = self.handle.fetch()?;
         let weight = match params.weight::<2>() {
             Ok(weight) => weight,
-            Err(error) => {
-                let conv = params.weight::<4>().map_err(|_| error)?;
-                let [outputs, inputs, height, width] = conv.dims();
-                conv.reshape([outputs, inputs * height * width])
-            }
+            Err(error) => match params.weight::<4>() {
+                Ok(conv) => flat(conv),
+                Err(_) => flat(params.weight::<5>().map_err(|_| error)?),
+            },
         };
         fits(params.layer(), "features", weight.dims()[1], x.dims()[2])?;
         Ok(kernels::linear(x, weight, params.bias()?, rows, params.precision()))
     }
+}
+
+/// The window of a convolution in one row for each output.
+fn flat<const D: usize>(weight: Tensor<D>) -> Tensor<2> {
+    let [outputs, window @ ..] = &weight.dims()[..] else { return weight.reshape([1, -1]) };
+    let shape = [*outputs, window.iter().product()];
+    weight.reshape(shape)
 }
 
 /// A two-dimensional convolution; `weight` `[out, in, kernel, kernel]`, `bias` `[out]` or none.

@@ -43,6 +43,7 @@ pub mod vae;
 mod vae_causal;
 mod vae_packing;
 pub mod vae_tiled;
+pub mod vision;
 mod weighted;
 pub mod z_image;
 

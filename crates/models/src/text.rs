@@ -8,22 +8,81 @@ use crate::conditioning::ConditioningError;
 use crate::prompt::embedding::{EmbeddingProblem, Embeddings};
 
 /// A prompt, or one for each text encoder.
+///
+/// A text encoder that sees no pictures refuses a prompt with some.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
     /// The same text for every encoder.
     Same(Arc<str>),
     /// A text for each encoder, by its name (`clip_l`, `clip_g`, `t5xxl`); the empty one for those without.
     Each(Vec<(&'static str, Arc<str>)>),
+    /// A text with pictures, for models that edit them.
+    WithPictures(PicturePrompt),
+}
+
+/// A text with pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PicturePrompt {
+    /// The text. `<|image_pad|>` in it stands for the next picture; pictures that have no place in it come first.
+    pub text: Arc<str>,
+    /// What the model is told to do with them.
+    pub task: PictureTask,
+    /// The pictures, in order.
+    pub pictures: Vec<PromptPicture>,
+}
+
+/// What a model that reads a prompt with pictures is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PictureTask {
+    /// As the family has it.
+    Own,
+    /// To say how the text changes the pictures, as Qwen-Image-Edit's encoder is.
+    Edit,
+}
+
+/// A picture in a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptPicture {
+    size: [usize; 2],
+    values: Arc<[f32]>,
+}
+
+impl PromptPicture {
+    /// A picture of `[height, width]` pixels, row by row: red, green and blue from 0 to 1. `None` where there are not as many
+    /// values, or none.
+    pub fn new(size: [usize; 2], values: impl Into<Arc<[f32]>>) -> Option<Self> {
+        let values = values.into();
+        let count = size.into_iter().try_fold(3_usize, usize::checked_mul)?;
+        (count > 0 && count == values.len()).then_some(Self { size, values })
+    }
+
+    /// Height and width in pixels.
+    pub fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
 }
 
 impl Prompt {
     /// The text for an encoder.
     pub fn of(&self, encoder: &str) -> &str {
         match self {
-            Prompt::Same(text) => text,
+            Prompt::Same(text) | Prompt::WithPictures(PicturePrompt { text, .. }) => text,
             Prompt::Each(texts) => {
                 texts.iter().find(|(name, _)| *name == encoder).map_or("", |(_, text)| text)
             }
+        }
+    }
+
+    /// The pictures.
+    pub fn pictures(&self) -> &[PromptPicture] {
+        match self {
+            Prompt::WithPictures(prompt) => &prompt.pictures,
+            Prompt::Same(_) | Prompt::Each(_) => &[],
         }
     }
 }
@@ -69,10 +128,16 @@ pub struct EncodedText {
 
 /// Text encoders with their weights, as a family reads them.
 pub trait TextConditioner: Send + Sync {
+    /// Whether pictures in a prompt are seen.
+    fn sees_pictures(&self) -> bool {
+        false
+    }
+
     /// Encodes a prompt.
     ///
     /// # Errors
-    /// When the prompt cannot be read, or weights cannot be fetched or do not fit.
+    /// When the prompt cannot be read, or has pictures that the encoders do not see, or weights cannot be fetched or do not
+    /// fit.
     fn encode(
         &self,
         prompt: &Prompt,

@@ -37,6 +37,11 @@ impl TokenTable {
         &self.device
     }
 
+    /// The text encoder, for errors.
+    pub fn model(&self) -> &'static str {
+        self.model
+    }
+
     /// The vectors of texts of equally many tokens, `[texts, tokens, width]` in f32.
     pub fn forward(&self, texts: &[Vec<Token>]) -> Result<Tensor<3>, ModelError> {
         let length = self.check(texts)?;
@@ -61,12 +66,18 @@ impl TokenTable {
         Ok(x)
     }
 
+    /// An error where a text has no tokens or more than are read.
+    pub fn check_length(&self, length: usize) -> Result<(), ModelError> {
+        match length == 0 || length > self.longest {
+            true => Err(self.error("text", format!("1 to {} tokens", self.longest), length)),
+            false => Ok(()),
+        }
+    }
+
     /// The number of tokens of each text, once all of them are known to fit.
     fn check(&self, texts: &[Vec<Token>]) -> Result<usize, ModelError> {
         let length = texts.first().map_or(0, Vec::len);
-        if length == 0 || length > self.longest {
-            return Err(self.error("text", format!("1 to {} tokens", self.longest), length));
-        }
+        self.check_length(length)?;
         if let Some(other) = texts.iter().find(|text| text.len() != length) {
             let expected = format!("{length} tokens each");
             return Err(self.error("batch of texts", expected, other.len()));

@@ -119,6 +119,7 @@ fn qwen3() {
         kv_heads: 2,
         head_dim: 128,
         intermediate: 2432,
+        vision: None,
     };
     let (model, scope) = text_encoder("qwen3", TextEncoderConfig::Decoder(config.clone()));
     let decoder = Decoder::load(&config, &scope).unwrap();

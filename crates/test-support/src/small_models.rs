@@ -150,6 +150,7 @@ pub fn flux2_dev() -> Configs {
         kv_heads: 1,
         head_dim: 128,
         intermediate: 56,
+        vision: None,
     };
     configs.text_encoders = vec![("mistral3", TextEncoderConfig::Decoder(mistral))];
     configs
@@ -185,6 +186,7 @@ pub fn krea2() -> Configs {
         kv_heads: 2,
         head_dim: 12,
         intermediate: 56,
+        vision: None,
     };
     Configs {
         diffusion: Some(DiffusionConfig::Krea2(transformer)),
@@ -220,6 +222,7 @@ pub fn qwen_image() -> Configs {
         kv_heads: 1,
         head_dim: 16,
         intermediate: 56,
+        vision: None,
     };
     Configs {
         diffusion: Some(DiffusionConfig::QwenImage(transformer)),
@@ -270,6 +273,7 @@ fn qwen3(layers: usize) -> TextEncoderConfig {
         kv_heads: 2,
         head_dim: 10,
         intermediate: 56,
+        vision: None,
     })
 }
 

@@ -2,7 +2,7 @@
 //! Qwen3-VL, Mistral Small 3 and Gemma 2.
 //!
 //! Names and their order are those of transformers' `…ForCausalLM`; some files leave out the `model.` in front, and those of
-//! models that see pictures have a `language_model.` with it.
+//! models that see pictures have a `language_model.` with it. Their encoder of pictures ([`vision`]) is part of them.
 
 use super::error::FamilyError;
 use super::inventory::{Inventory, Scope};
@@ -10,6 +10,7 @@ use super::layout::{
     LayerSpec, Module, ParamSpec, embedding, linear, linear_without_bias, rms_norm,
 };
 use super::matching::{Stored, plain_key};
+use super::vision;
 use crate::config::{DecoderConfig, DecoderKind};
 
 /// The module that holds all layers but the output's.
@@ -97,6 +98,7 @@ pub(super) fn infer(scope: Scope<'_>, kind: DecoderKind) -> Result<DecoderConfig
         }
         None => dim("layers.0.self_attn.q_norm.weight", 0)?,
     };
+    let pictures = format!("{}{}", vision_root(scope), vision::ROOT);
     Ok(DecoderConfig {
         kind,
         vocab_size: dim("embed_tokens.weight", 0)?,
@@ -106,7 +108,14 @@ pub(super) fn infer(scope: Scope<'_>, kind: DecoderKind) -> Result<DecoderConfig
         kv_heads: (dim("layers.0.self_attn.k_proj.weight", 0)? / head_dim).max(1),
         head_dim,
         intermediate: dim("layers.0.mlp.gate_proj.weight", 0)?,
+        vision: vision::infer(scope, &pictures, kind)?,
     })
+}
+
+/// What stands before the names of the encoder of pictures.
+fn vision_root(scope: Scope<'_>) -> &'static str {
+    let blocks = format!("{ROOT}{}.blocks", vision::ROOT);
+    if scope.count(&blocks) > 0 { ROOT } else { "" }
 }
 
 /// Where the parameter of a layer is under `prefix`.
@@ -116,8 +125,11 @@ pub(super) fn stored(
     layer: &LayerSpec,
     param: &ParamSpec,
 ) -> Stored {
-    let root = root(Scope::new(inventory, prefix));
-    let name = layer.name.strip_prefix(ROOT).unwrap_or(&layer.name);
+    let scope = Scope::new(inventory, prefix);
+    let (root, name) = match layer.name.strip_prefix(ROOT) {
+        Some(name) => (root(scope), name),
+        None => (vision_root(scope), layer.name.as_str()),
+    };
     Stored::whole(plain_key(prefix, &format!("{root}{name}"), param), param)
 }
 
@@ -130,7 +142,13 @@ pub(super) fn layout(config: &DecoderConfig) -> Module {
         .with_if(config.kind != DecoderKind::Mistral3, "norm", || {
             rms_norm("weight", config.width).into()
         });
-    Module::new().with("model", model)
+    let whole = Module::new().with("model", model);
+    match &config.vision {
+        None => whole,
+        Some(pictures) => whole
+            .with(vision::ROOT, vision::layout(pictures, config.width))
+            .used_as(&[vision::ROOT, "model"]),
+    }
 }
 
 fn block(config: &DecoderConfig) -> Module {

@@ -214,6 +214,15 @@ pub(super) fn causal_conv(out: usize, input: usize, kernel: usize) -> Leaf {
     Leaf::new(LayerKind::Conv, &[("weight", &weight), ("bias", &[out])])
 }
 
+/// Convolution over frames and pixels, without a bias.
+pub(super) fn conv_of_frames(
+    out: usize,
+    input: usize,
+    [frames, rows, columns]: [usize; 3],
+) -> Leaf {
+    Leaf::new(LayerKind::Conv, &[("weight", &[out, input, frames, rows, columns])])
+}
+
 /// Square convolution without a bias.
 pub(super) fn conv_without_bias(out: usize, input: usize, kernel: usize) -> Leaf {
     Leaf::new(LayerKind::Conv, &[("weight", &[out, input, kernel, kernel])])

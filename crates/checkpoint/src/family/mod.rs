@@ -49,6 +49,7 @@ mod upscaler;
 mod vae;
 mod vae_causal;
 mod vae_names;
+mod vision;
 mod z_image;
 
 pub use blank::{Configs, blank};

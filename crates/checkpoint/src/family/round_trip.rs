@@ -8,7 +8,7 @@ use crate::config::{
     Krea2Config, MmditConfig, QwenImageConfig, TextEncoderConfig, UnetConfig, VaeArchitecture,
     VaeConfig, ZImageConfig,
 };
-use crate::config::{ClipActivation, ClipConfig, T5Config};
+use crate::config::{ClipActivation, ClipConfig, T5Config, VisionConfig, VisionKind};
 use crate::dtype::Dtype;
 use crate::family::{Family, Model};
 
@@ -337,9 +337,21 @@ proptest! {
                 kv_heads: heads,
                 head_dim,
                 intermediate: feed_forward,
+                vision: None,
             };
-            let decoder = TextEncoderConfig::Decoder(decoder);
-            prop_assert_eq!(of_text_encoder(name, &decoder), decoder);
+            let sees = VisionConfig {
+                kind: VisionKind::Qwen25Vl,
+                width: 64,
+                layers,
+                heads: 16,
+                intermediate: feed_forward,
+                patch_size: 14,
+            };
+            let sees = (kind == DecoderKind::Qwen25Vl).then_some(sees);
+            for vision in [None, sees] {
+                let decoder = TextEncoderConfig::Decoder(DecoderConfig { vision, ..decoder.clone() });
+                prop_assert_eq!(of_text_encoder(name, &decoder), decoder);
+            }
         }
     }
 }

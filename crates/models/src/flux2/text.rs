@@ -104,7 +104,8 @@ impl TextConditioner for DevText {
         let mut ids = vec![self.beginning];
         let prompt = prompt.of(MISTRAL3);
         ids.extend(self.part.tokenize(&format!("{DEV_BEFORE}{prompt}{DEV_BEHIND}")));
-        let mut context = stacked(self.part.states(ids, &read)?)?;
+        let pieces = self.part.pieces(&ids, &[])?;
+        let mut context = stacked(self.part.states(pieces, &read)?)?;
         let [batch, tokens, width] = context.dims();
         if tokens < MIN_LENGTH {
             let options = (&context.device(), context.dtype());

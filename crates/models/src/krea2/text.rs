@@ -34,6 +34,10 @@ impl Krea2Text {
 }
 
 impl TextConditioner for Krea2Text {
+    fn sees_pictures(&self) -> bool {
+        self.part.sees_pictures()
+    }
+
     fn encode(
         &self,
         prompt: &Prompt,
@@ -42,9 +46,10 @@ impl TextConditioner for Krea2Text {
     ) -> Result<EncodedText, ConditioningError> {
         clip_text::check_clip_skip(options)?;
         let read: Vec<usize> = (FIRST..self.part.layers()).step_by(STEP).collect();
-        let ids = self.part.tokenize(&chat(prompt.of(QWEN3VL)));
+        let ids = self.part.tokenize(&chat(prompt.of(QWEN3VL), prompt)?);
         let dropped = dropped(&ids);
-        let context = stacked(self.part.states(ids, &read)?)?;
+        let pieces = self.part.pieces(&ids, prompt.pictures())?;
+        let context = stacked(self.part.states(pieces, &read)?)?;
         let tokens = context.dims()[1].saturating_sub(dropped);
         let context = context.narrow(1, dropped, tokens);
         Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })

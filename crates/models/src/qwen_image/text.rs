@@ -10,7 +10,7 @@ use crate::description_chat::{chat, dropped};
 use crate::prompt::embedding::Embeddings;
 use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
 
-/// Encodes prompts for Qwen-Image.
+/// Encodes prompts for Qwen-Image, with pictures for Qwen-Image-Edit.
 ///
 /// The context is what Qwen2.5-VL makes of the prompt as a user's turn of a chat, behind its final norm, without the tokens
 /// up to the prompt: `[1, tokens, 3584]`. A prompt that begins with `<|im_start|>` is a chat of its own. Weights and textual
@@ -30,6 +30,10 @@ impl QwenImageText {
 }
 
 impl TextConditioner for QwenImageText {
+    fn sees_pictures(&self) -> bool {
+        self.part.sees_pictures()
+    }
+
     fn encode(
         &self,
         prompt: &Prompt,
@@ -38,10 +42,10 @@ impl TextConditioner for QwenImageText {
     ) -> Result<EncodedText, ConditioningError> {
         clip_text::check_clip_skip(options)?;
         // Brackets that would not be weights elsewhere.
-        let prompt = prompt.of(QWEN25_VL).replace("\\(", "(").replace("\\)", ")");
-        let ids = self.part.tokenize(&chat(&prompt));
+        let text = prompt.of(QWEN25_VL).replace("\\(", "(").replace("\\)", ")");
+        let ids = self.part.tokenize(&chat(&text, prompt)?);
         let dropped = dropped(&ids);
-        let states = self.part.last_states(ids)?;
+        let states = self.part.last_states(self.part.pieces(&ids, prompt.pictures())?)?;
         let kept = states.dims()[1].saturating_sub(dropped);
         let context = states.narrow(1, dropped, kept);
         Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })

@@ -15,6 +15,7 @@ mod webp_file;
 
 use std::sync::Arc;
 
+use distorch_models::text::PromptPicture;
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Tensor};
 use thiserror::Error;
@@ -159,6 +160,14 @@ impl Pictures {
         let channel = channel.min(channels.saturating_sub(1));
         let values = self.values.iter().skip(channel).step_by(channels.max(1)).copied().collect();
         Mask { shape: [batch, height, width], values: Arc::new(values) }
+    }
+
+    /// The first picture as a prompt takes it; `None` where there is none.
+    pub fn for_prompt(&self) -> Option<PromptPicture> {
+        let [_, height, width, _] = self.shape;
+        let colours = self.colours();
+        let first = colours.each().next()?;
+        PromptPicture::new([height, width], first)
     }
 
     /// The same pictures with their colours only: three channels.

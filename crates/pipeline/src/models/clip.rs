@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use distorch_checkpoint::ComponentKind;
 use distorch_checkpoint::family::Family;
+use distorch_models::conditioning::ConditioningError;
 use distorch_models::estimate::Workload;
 use distorch_models::family;
 use distorch_models::prompt::embedding::Embeddings;
@@ -81,6 +82,10 @@ impl Clip {
         let encoders = &self.part.file().model.text_encoders;
         let conditioner =
             family::of(self.family).text(&scope, encoders).map_err(PipelineError::failed)?;
+        if !prompt.pictures().is_empty() && !conditioner.sees_pictures() {
+            let family = self.family;
+            return Err(PipelineError::failed(ConditioningError::NoPictures { family }));
+        }
         let options = TextOptions {
             clip_skip: options.clip_skip.or(self.clip_skip),
             t5_padding: options.t5_padding.or(self.t5_padding),

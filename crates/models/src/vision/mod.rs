@@ -1,0 +1,49 @@
+//! Encoders of pictures beside language models: from a picture to states that stand among those of a text's tokens.
+
+mod patches;
+mod qwen25;
+
+use distorch_checkpoint::config::{VisionConfig, VisionKind};
+use distorch_runtime::{Scope, Tensor};
+
+use crate::ModelError;
+use crate::text::PromptPicture;
+
+/// Patches along a side that are one token of the language model.
+const MERGED: usize = 2;
+
+/// A picture as a language model reads it.
+#[derive(Clone, Debug)]
+pub struct EncodedPicture {
+    /// Rows and columns of tokens.
+    pub grid: [usize; 2],
+    /// The tokens in place of words, `[1, rows × columns, width]` in f32, row by row.
+    pub states: Tensor<3>,
+    /// What is added to the tokens' hidden states behind the first, second, … layer of the language model, each as
+    /// `states`.
+    pub added: Vec<Tensor<3>>,
+}
+
+/// An encoder of pictures with its weights.
+pub trait VisionTower: Send + Sync {
+    /// Encodes a picture of any size.
+    ///
+    /// # Errors
+    /// When the picture cannot be brought to a size that the encoder reads, or weights cannot be fetched or do not fit.
+    fn encode(&self, picture: &PromptPicture) -> Result<EncodedPicture, ModelError>;
+}
+
+/// The encoder whose layers are below `scope` (`patch_embed.proj`, `blocks.0.attn.qkv`, …), for a language model of this
+/// width.
+///
+/// # Errors
+/// When a layer is missing, or the configuration contradicts itself.
+pub fn load(
+    config: &VisionConfig,
+    width: usize,
+    scope: &Scope,
+) -> Result<Box<dyn VisionTower>, ModelError> {
+    match config.kind {
+        VisionKind::Qwen25Vl => Ok(Box::new(qwen25::Tower::load(config, width, scope)?)),
+    }
+}
