@@ -215,6 +215,7 @@ fn references_are_looked_at_where_they_are_placed() {
         ("sampled offset", sampled("flux", "offset", ("empty", 0))),
         ("sampled index", sampled("flux", "index", ("empty", 0))),
         ("sampled row", sampled("flux", "row", ("empty", 0))),
+        ("sampled qwen", sampled("flux", "qwen", ("empty", 0))),
     ]);
     let [red, blue] = ["encoded red", "encoded blue"].map(|name| harness.latent(&prompt, name, 0));
     let both = harness.conds(&prompt, "both").remove(0);
@@ -223,8 +224,10 @@ fn references_are_looked_at_where_they_are_placed() {
     assert_eq!(both.reference_method, ReferenceMethod::Own);
     let row = harness.conds(&prompt, "row").remove(0);
     assert_eq!(row.reference_method, ReferenceMethod::Diagonal);
-    let error = harness.try_run(&prompt, "qwen").unwrap_err().to_string();
-    assert!(error.contains("reference_latents_method") && error.contains("offset"), "{error}");
+    let qwen = harness.conds(&prompt, "qwen").remove(0);
+    assert_eq!(qwen.reference_method, ReferenceMethod::IndexAtZero);
+    let error = harness.try_run(&prompt, "sampled qwen").unwrap_err().to_string();
+    assert!(error.contains("index_timestep_zero") && error.contains("offset"), "{error}");
 
     let mut latent = |name: &str| harness.latent(&prompt, &format!("sampled {name}"), 0);
     let none = latent("text");
