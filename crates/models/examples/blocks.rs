@@ -1,5 +1,5 @@
-//! A transformer at its full width with few blocks, compared with what `tools/reference/bench_flux.py` or `bench_mmdit.py`
-//! left in a folder, and its blocks timed.
+//! A transformer at its full width with few blocks, compared with what `bench_flux.py`, `bench_mmdit.py` or
+//! `bench_transformer.py` of `tools/reference` left in a folder, and its blocks, or all of it, timed.
 //!
 //! ```text
 //! cargo run --release -p distorch-models --example blocks -- FOLDER [--threads 2] [--runs 3]
@@ -36,7 +36,7 @@ struct Description {
     guidance: Option<f32>,
     /// How many blocks there are of each kind.
     blocks: BTreeMap<String, usize>,
-    /// Of the first block of each kind, by dtype.
+    /// By dtype: of the first block of each kind, or of the `network`.
     seconds: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
@@ -46,7 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let at = arguments.iter().position(|argument| argument == name);
         at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
     };
-    let folder = Path::new(arguments.get(1).ok_or("give the folder of bench_flux.py")?);
+    let folder =
+        Path::new(arguments.get(1).ok_or("give the folder of a script that measures PyTorch")?);
     rayon::ThreadPoolBuilder::new().num_threads(option("--threads", 2)).build_global()?;
 
     let about: Description = serde_json::from_slice(&std::fs::read(folder.join("model.json"))?)?;
@@ -69,23 +70,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         let error = pairs.fold(0.0_f32, |max, (a, b)| max.max((a - b).abs())) / largest;
         println!("{name}: error {error:.1e} of the largest value");
 
-        // Without blocks, and with the first one of a kind: what it adds is its time.
-        let kinds: Vec<&str> = about.blocks.keys().map(String::as_str).collect();
-        let mut best = vec![f64::MAX; 1 + kinds.len()];
-        for _ in 0..option("--runs", 3) {
-            let with = std::iter::once(None).chain(kinds.iter().copied().map(Some));
-            for (best, kind) in best.iter_mut().zip(with) {
-                let input = about.input(about.only(kind))?;
+        let best = |skip: &dyn Fn() -> SkipLayers| -> Result<f64, Box<dyn Error>> {
+            let mut best = f64::MAX;
+            for _ in 0..option("--runs", 3) {
+                let input = about.input(skip())?;
                 let start = Instant::now();
                 network.forward(input)?;
-                *best = best.min(start.elapsed().as_secs_f64());
+                best = best.min(start.elapsed().as_secs_f64());
             }
-        }
-        let rest = best.remove(0);
-        for (kind, seconds) in kinds.into_iter().zip(best) {
-            let (ours, theirs) = (seconds - rest, about.seconds[name][kind]);
+            Ok(best)
+        };
+        // A block is what the network takes longer with it than without any.
+        let rest = if about.blocks.is_empty() { 0.0 } else { best(&|| about.only(None))? };
+        for (kind, theirs) in &about.seconds[name] {
+            let ours = match about.blocks.contains_key(kind) {
+                true => best(&|| about.only(Some(kind)))? - rest,
+                false => best(&SkipLayers::default)?,
+            };
             let ratio = ours / theirs;
-            println!("{name}, {kind} block: {ours:.3} s, PyTorch {theirs:.3} s: {ratio:.2}");
+            println!("{name}, {kind}: {ours:.3} s, PyTorch {theirs:.3} s: {ratio:.2}");
         }
     }
     Ok(())
@@ -107,7 +110,11 @@ impl Description {
             x: self.seeded("x")?,
             timesteps: one(self.timestep),
             context: self.seeded("context")?,
-            vector: Some(self.seeded("vector")?),
+            vector: self
+                .inputs
+                .contains_key("vector")
+                .then(|| self.seeded("vector"))
+                .transpose()?,
             guidance: self.guidance.map(one),
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
