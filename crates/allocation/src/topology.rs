@@ -26,12 +26,16 @@ pub struct DeviceInfo {
     pub simulated: bool,
     /// The measured or declared speed of its link to the compute device, in bytes per second.
     pub bandwidth: Option<u64>,
+    /// Whether it computes in bf16.
+    #[serde(skip)]
+    pub bf16: bool,
 }
 
 impl DeviceInfo {
-    /// A real device whose memory (`total` bytes) is all free, with a link of unknown speed.
+    /// A real device whose memory (`total` bytes) is all free, with a link of unknown speed, that computes in bf16.
     pub fn new(id: DeviceId, name: impl Into<String>, total: u64) -> Self {
-        DeviceInfo { id, name: name.into(), total, free: total, simulated: false, bandwidth: None }
+        let name = name.into();
+        DeviceInfo { id, name, total, free: total, simulated: false, bandwidth: None, bf16: true }
     }
 }
 
@@ -215,7 +219,7 @@ fn parse_simulation(text: &str) -> Result<Vec<DeviceInfo>, SimulationError> {
             None => None,
         };
         let name = "simulated device".to_owned();
-        Ok(DeviceInfo { id, name, total, free: total, simulated: true, bandwidth })
+        Ok(DeviceInfo { id, name, total, free: total, simulated: true, bandwidth, bf16: true })
     });
     parsed.collect()
 }

@@ -62,7 +62,7 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Computing")]
 pub struct ComputeArgs {
-    /// Dtype of weights and activations [default: f32 on the CPU, f16 on accelerators]
+    /// Dtype of weights and activations [default: f32 on the CPU, on accelerators f16 or bf16 as ComfyUI has it for the model]
     #[arg(long, value_enum)]
     pub dtype: Option<DtypeArg>,
 

@@ -3,7 +3,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{ChromaConfig, DiffusionConfig};
 use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::Scope;
+use distorch_runtime::{DType, Scope};
 
 use super::transformer::TransformerFamily;
 use super::{ExtraChannels, Reads};
@@ -28,6 +28,7 @@ impl TransformerFamily for Chroma {
 
     const NAME: &'static str = "Chroma transformer";
     const ENCODERS: &'static [&'static str] = &["t5xxl"];
+    const DTYPES: &'static [DType] = &[DType::BF16, DType::F16];
 
     fn config(config: &DiffusionConfig) -> Option<&ChromaConfig> {
         match config {

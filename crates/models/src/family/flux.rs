@@ -3,7 +3,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, FluxConfig};
 use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::Scope;
+use distorch_runtime::{DType, Scope};
 
 use super::transformer::TransformerFamily;
 use super::{ExtraChannels, Reads};
@@ -59,6 +59,7 @@ impl TransformerFamily for Flux {
 
     const NAME: &'static str = "Flux transformer";
     const ENCODERS: &'static [&'static str] = &["clip_l", "t5xxl"];
+    const DTYPES: &'static [DType] = &[DType::BF16, DType::F16];
     const IS_GUIDED: bool = false;
     const READS_POOLED: bool = true;
 

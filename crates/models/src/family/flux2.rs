@@ -4,7 +4,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, Flux2Config};
 use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::Scope;
+use distorch_runtime::{DType, Scope};
 
 use super::transformer::TransformerFamily;
 use super::{ExtraChannels, Reads};
@@ -26,6 +26,7 @@ impl TransformerFamily for Flux2 {
 
     const NAME: &'static str = "Flux.2 transformer";
     const ENCODERS: &'static [&'static str] = &["qwen3"];
+    const DTYPES: &'static [DType] = &[DType::BF16, DType::F16];
 
     fn config(config: &DiffusionConfig) -> Option<&Flux2Config> {
         match config {

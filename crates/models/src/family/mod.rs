@@ -15,7 +15,7 @@ mod z_image;
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::family::{DiffusionModel, Family, TextEncoder};
-use distorch_runtime::{Scope, Tensor};
+use distorch_runtime::{DType, Scope, Tensor};
 
 use crate::ModelError;
 use crate::conditioning::{ConditioningError, PictureSize};
@@ -25,7 +25,7 @@ use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
 
-pub use planning::{activation_bytes, layer_costs};
+pub use planning::{accelerator_dtype, activation_bytes, layer_costs};
 
 /// What a family of diffusion models is: its networks, its latents, and what it reads of a request.
 pub trait DiffusionFamily: Sync {
@@ -41,6 +41,12 @@ pub trait DiffusionFamily: Sync {
     /// Whether pictures are guided by a second, negative prediction as a rule; not where guidance was distilled.
     fn is_guided(&self) -> bool {
         true
+    }
+
+    /// What its network computes in on an accelerator in ComfyUI: the first of these that the accelerator has, f32 without
+    /// any.
+    fn dtypes(&self) -> &'static [DType] {
+        &[DType::F16, DType::BF16]
     }
 
     /// The names of the text encoders that read its prompts, in the order in which their states are joined. Those of the

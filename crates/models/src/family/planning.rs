@@ -1,7 +1,9 @@
 //! What the planner asks about a model before anything is loaded, answered by the model's family.
 
+use distorch_checkpoint::config::TextEncoderConfig;
 use distorch_checkpoint::family::{DiffusionModel, Model};
 use distorch_checkpoint::{Component, ComponentKind, Layer, Param};
+use distorch_runtime::DType;
 
 use crate::estimate::{self, Compute, Need, Workload};
 
@@ -35,6 +37,29 @@ pub fn layer_costs(model: &Model, component: &Component, workload: Workload) -> 
     let diffusion = model.diffusion.as_ref();
     let diffusion = diffusion.filter(|_| component.kind == ComponentKind::DiffusionModel)?;
     super::of(diffusion.family).layer_costs(diffusion, &component.layers, workload)
+}
+
+/// What a component computes in on an accelerator where nobody says another dtype; `bf16` says whether it has that.
+///
+/// Networks take what ComfyUI takes, CLIP and T5 f16, and language models bf16, because their values leave f16's range. So
+/// do those of SDXL's autoencoder: autoencoders take f32, as do upscalers, in ComfyUI too.
+pub fn accelerator_dtype(model: &Model, kind: ComponentKind, bf16: bool) -> DType {
+    let has = |dtype: &&DType| bf16 || **dtype != DType::BF16;
+    let first = |dtypes: &[DType]| dtypes.iter().find(has).copied().unwrap_or(DType::F32);
+    match kind {
+        ComponentKind::DiffusionModel => {
+            let family = model.diffusion.as_ref().map(|diffusion| super::of(diffusion.family));
+            family.map_or(DType::F16, |family| first(family.dtypes()))
+        }
+        ComponentKind::TextEncoders => {
+            let mut encoders = model.text_encoders.iter();
+            match encoders.any(|encoder| matches!(encoder.config, TextEncoderConfig::Decoder(_))) {
+                true => first(&[DType::BF16]),
+                false => DType::F16,
+            }
+        }
+        ComponentKind::Vae | ComponentKind::Upscaler => DType::F32,
+    }
 }
 
 /// Bytes of activations at the peak of a forward pass of this component.
@@ -82,4 +107,42 @@ fn converted_bytes(component: &Component, element: u64) -> u64 {
         elements.saturating_mul(element)
     };
     component.layers.iter().filter(other).map(converted).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use distorch_checkpoint::Dtype;
+    use distorch_checkpoint::family::{Configs, blank, recognise};
+    use distorch_test_support::small_models;
+
+    use super::*;
+
+    /// ComfyUI's orders of dtypes for networks.
+    #[test]
+    fn a_family_has_its_dtypes_on_accelerators() {
+        use ComponentKind::{DiffusionModel, TextEncoders, Vae};
+        let (f16, bf16, f32) = (DType::F16, DType::BF16, DType::F32);
+        let families: [(Configs, [DType; 2], [DType; 2]); 8] = [
+            (small_models::sd1(), [f16; 2], [f16; 2]),
+            (small_models::sdxl(), [f16; 2], [f16; 2]),
+            (small_models::sd3(), [f16; 2], [f16; 2]),
+            (small_models::flux(), [bf16, f16], [f16; 2]),
+            (small_models::chroma(), [bf16, f16], [f16; 2]),
+            (small_models::klein(), [bf16, f16], [bf16, f32]),
+            (small_models::z_image(), [bf16, f32], [bf16, f32]),
+            (small_models::qwen_image(), [bf16, f32], [bf16, f32]),
+        ];
+        for (configs, network, text) in families {
+            let model = recognise(&blank("blank", &configs, Dtype::F16).unwrap()).unwrap();
+            let name = format!("{:?}", model.family());
+            for (has_bf16, network, text) in
+                [(true, network[0], text[0]), (false, network[1], text[1])]
+            {
+                let dtype = |kind| accelerator_dtype(&model, kind, has_bf16);
+                assert_eq!(dtype(DiffusionModel), network, "{name}, bf16: {has_bf16}");
+                assert_eq!(dtype(TextEncoders), text, "{name}, bf16: {has_bf16}");
+                assert_eq!(dtype(Vae), f32, "{name}");
+            }
+        }
+    }
 }

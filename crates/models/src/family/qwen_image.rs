@@ -3,7 +3,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, QwenImageConfig};
 use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::Scope;
+use distorch_runtime::{DType, Scope};
 
 use super::transformer::TransformerFamily;
 use super::{ExtraChannels, Reads};
@@ -25,6 +25,7 @@ impl TransformerFamily for QwenImage {
 
     const NAME: &'static str = "Qwen-Image transformer";
     const ENCODERS: &'static [&'static str] = &["qwen25vl"];
+    const DTYPES: &'static [DType] = &[DType::BF16];
 
     fn config(config: &DiffusionConfig) -> Option<&QwenImageConfig> {
         match config {

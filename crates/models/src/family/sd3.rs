@@ -3,7 +3,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, MmditConfig};
 use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::Scope;
+use distorch_runtime::{DType, Scope};
 
 use super::transformer::TransformerFamily;
 use super::{ExtraChannels, Reads};
@@ -45,6 +45,7 @@ impl TransformerFamily for Sd3 {
 
     const NAME: &'static str = "MMDiT";
     const ENCODERS: &'static [&'static str] = &["clip_l", "clip_g", "t5xxl"];
+    const DTYPES: &'static [DType] = &[DType::F16, DType::BF16];
     const READS_POOLED: bool = true;
 
     fn config(config: &DiffusionConfig) -> Option<&MmditConfig> {

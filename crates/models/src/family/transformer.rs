@@ -3,7 +3,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::DiffusionConfig;
 use distorch_checkpoint::family::{DiffusionModel, TextEncoder, Variant};
-use distorch_runtime::{Scope, Tensor};
+use distorch_runtime::{DType, Scope, Tensor};
 
 use super::{DiffusionFamily, MissingPooled, NetworkPatches, Reads, VectorInputs};
 use crate::ModelError;
@@ -27,6 +27,9 @@ pub(super) trait TransformerFamily: Sync {
 
     /// As [`DiffusionFamily::is_guided`].
     const IS_GUIDED: bool = true;
+
+    /// As [`DiffusionFamily::dtypes`].
+    const DTYPES: &'static [DType];
 
     /// Whether its class vector is the pooled text; else it has none.
     const READS_POOLED: bool = false;
@@ -74,6 +77,10 @@ impl<T: TransformerFamily> DiffusionFamily for T {
 
     fn is_guided(&self) -> bool {
         T::IS_GUIDED
+    }
+
+    fn dtypes(&self) -> &'static [DType] {
+        T::DTYPES
     }
 
     fn encoders(&self) -> Vec<&'static str> {

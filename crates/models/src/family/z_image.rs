@@ -3,7 +3,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, ZImageConfig};
 use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::Scope;
+use distorch_runtime::{DType, Scope};
 
 use super::transformer::TransformerFamily;
 use super::{ExtraChannels, Reads};
@@ -25,6 +25,7 @@ impl TransformerFamily for ZImage {
 
     const NAME: &'static str = "Z-Image transformer";
     const ENCODERS: &'static [&'static str] = &["qwen3"];
+    const DTYPES: &'static [DType] = &[DType::BF16];
 
     fn config(config: &DiffusionConfig) -> Option<&ZImageConfig> {
         match config {

@@ -49,15 +49,16 @@ pub struct Subject<'a> {
 }
 
 impl Planning<'_> {
-    /// What a component computes in: f32 on the CPU, f16 elsewhere but for the VAE, whose values
-    /// leave f16's range in SDXL, and for upscalers, which ComfyUI runs in f32.
-    pub fn compute_dtype(&self, kind: ComponentKind, device: DeviceId) -> DType {
+    /// What a component computes in: f32 on the CPU, and elsewhere what its [family](family::accelerator_dtype) takes.
+    pub fn compute_dtype(&self, model: &Model, kind: ComponentKind, device: DeviceId) -> DType {
         match (self.dtype, kind) {
             (Some(DType::F16), ComponentKind::Vae | ComponentKind::Upscaler) => DType::F32,
             (Some(dtype), _) => dtype,
-            (None, ComponentKind::Vae | ComponentKind::Upscaler) => DType::F32,
             (None, _) if self.is_host(device) => DType::F32,
-            (None, _) => DType::F16,
+            (None, _) => {
+                let bf16 = self.topology.get(device).is_ok_and(|info| info.bf16);
+                family::accelerator_dtype(model, kind, bf16)
+            }
         }
     }
 
@@ -79,7 +80,7 @@ impl Planning<'_> {
         picture: Workload,
     ) -> u64 {
         let host = self.is_host(device);
-        let element = match self.compute_dtype(component.kind, device) {
+        let element = match self.compute_dtype(model, component.kind, device) {
             // The host's kernels have activations in f32.
             DType::F16 | DType::BF16 if host => DType::F32,
             dtype => dtype,
@@ -132,7 +133,7 @@ impl Planning<'_> {
             let picture = change(tasks.of(component.kind).picture(model).as_usual(model));
             let estimate = self.activations(model, component, device, picture);
             let bytes = known(component.kind).unwrap_or(estimate);
-            let dtype = self.compute_dtype(component.kind, device);
+            let dtype = self.compute_dtype(model, component.kind, device);
             // A simulated device keeps layers as stored; the host in what it computes in.
             let host_dtype = (device.is_cpu() && !self.is_simulated(device)).then_some(dtype);
             let blocks = placement::blocks(component, bytes, host_dtype)?;

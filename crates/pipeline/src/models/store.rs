@@ -238,7 +238,7 @@ impl ModelStore {
             let pinning = self.pinning(&state, &key, &plan);
             let options = PartOptions {
                 device: self.machine.open(plan.compute_device).map_err(PipelineError::failed)?,
-                dtype: self.planning().compute_dtype(kind, plan.compute_device),
+                dtype: self.planning().compute_dtype(&file.model, kind, plan.compute_device),
                 high_precision_loras: loader.high_precision_loras,
                 pinning,
             };

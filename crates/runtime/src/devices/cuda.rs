@@ -103,6 +103,7 @@ fn describe(
             free,
             simulated: false,
             bandwidth: None,
+            bf16: dtypes(major).contains(&"bf16"),
         },
         api: format!("CUDA, compute capability {major}.{minor}"),
         dtypes: dtypes(major),

@@ -188,6 +188,7 @@ fn cpu() -> Hardware {
             free: memory.free,
             simulated: false,
             bandwidth: None,
+            bf16: true,
         },
         api: format!("flex, {}", host::vector_instructions()),
         dtypes: vec!["f64", "f32", "f16", "bf16"],

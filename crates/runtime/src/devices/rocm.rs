@@ -76,6 +76,7 @@ impl Node {
                 free: total.saturating_sub(used),
                 simulated: false,
                 bandwidth: None,
+                bf16: true,
             },
             api: format!("ROCm, {}", self.gfx_name()),
             dtypes: vec!["f64", "f32", "f16", "bf16"],

@@ -91,6 +91,8 @@ fn hardware(id: DeviceId, adapter: &Adapter, api: String, memory: Memory) -> Har
             free: memory.free,
             simulated: false,
             bandwidth: None,
+            // Neither shaders in WGSL nor CubeCL's for Vulkan calculate in it.
+            bf16: false,
         },
         api,
         dtypes,
