@@ -22,11 +22,12 @@ SEED = 30
 
 # Name: (multiples of 32 channels, residual blocks per level, latent channels, quant convolutions,
 # whether the attention's projections are 1x1 convolutions). Flux.2's latents are packed and normalised, as its
-# pipeline does it.
+# pipeline does it; its small decoder has half the encoder's channels here, three quarters as it is published.
 CASES = {
     "sd": ([1, 2, 4, 4], 2, 4, True, True),
     "sd3": ([1, 2, 2], 1, 16, False, False),
     "flux2": ([1, 2, 2], 1, 3, True, False),
+    "flux2_small_decoder": ([2, 4, 4], 1, 3, True, False),
 }
 # Pictures' and latents' batch, height and width.
 PICTURES = [(2, 32, 32), (1, 40, 64), (1, 37, 51)]
@@ -94,8 +95,11 @@ def causal():
 def main():
     causal()
     for case, (mults, layers, latent, quant, conv) in CASES.items():
-        packed = case == "flux2"
+        packed = case.startswith("flux2")
+        small = case.endswith("small_decoder")
+        decoder = {"decoder_block_out_channels": [16 * mult for mult in mults]} if small else {}
         module = (AutoencoderKLFlux2 if packed else AutoencoderKL)(
+            **decoder,
             down_block_types=["DownEncoderBlock2D"] * len(mults),
             up_block_types=["UpDecoderBlock2D"] * len(mults),
             block_out_channels=[32 * mult for mult in mults],
@@ -150,7 +154,7 @@ def main():
             "quant_conv": quant,
             "scaling_factor": 0.18215,
             "shift_factor": 0.0,
-        } | ({"packed": True} if packed else {})
+        } | ({"packed": True} if packed else {}) | ({"decoder_channels": 16} if small else {})
         write(case, tensors, config, shapes, pictures, latents)
 
 

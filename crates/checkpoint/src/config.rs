@@ -248,6 +248,9 @@ pub struct VaeConfig {
     pub channels: usize,
     /// Each level's channels as a multiple of `channels`.
     pub channel_mult: Vec<usize>,
+    /// What stands for `channels` in a decoder that is narrower than the encoder (Flux.2's small decoder: 96 for 128).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_channels: Option<usize>,
     /// Residual blocks of each level of the encoder; one more in the decoder.
     pub num_res_blocks: usize,
     /// Whether 1×1 convolutions stand between the latent and the autoencoder (`quant_conv`).
@@ -266,6 +269,11 @@ impl VaeConfig {
     /// Pixels of the picture to one of the latent, along a side.
     pub fn downscale(&self) -> usize {
         1 << (self.channel_mult.len().saturating_sub(1) + usize::from(self.packed))
+    }
+
+    /// Channels of the decoder's first level.
+    pub fn decoder_channels(&self) -> usize {
+        self.decoder_channels.unwrap_or(self.channels)
     }
 
     /// Channels of the latent between encoder and decoder, before it is packed.

@@ -10,7 +10,7 @@
 use distorch_checkpoint::config::{
     ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
     QwenImageConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig,
-    VaeArchitecture, VaeConfig, ZImageConfig,
+    VaeArchitecture, VaeConfig, VisionConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,7 +270,7 @@ pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
     let mut walk = Walk::default();
     let level = |level: usize| {
         let mult = config.channel_mult.get(level).copied().unwrap_or(1);
-        (config.channels * mult, workload.positions(1 << level.min(32)))
+        (config.decoder_channels() * mult, workload.positions(1 << level.min(32)))
     };
     let last = config.channel_mult.len().saturating_sub(1);
     let (mut channels, positions) = level(last);
@@ -338,6 +338,17 @@ pub(crate) fn upscaler(config: &UpscalerConfig, workload: Workload) -> Need {
     walk.most
 }
 
+/// Tokens of pictures in a prompt at most: one of a megapixel, 37×37 tokens, has more than three of 384×384 pixels.
+const PICTURE_TOKENS: usize = 1369;
+
+/// Elements that an encoder of pictures has at once at most: what comes in and, in a layer, the normalised input with
+/// queries, keys, values and what these see, or the features within. Patches are four to a token.
+fn vision(config: &VisionConfig) -> usize {
+    let features = 2 * 3 * config.patch_size * config.patch_size;
+    let layer = config.width + (8 * config.width).max(2 * config.width + 3 * config.intermediate);
+    4 * PICTURE_TOKENS * layer.max(2 * features + config.width)
+}
+
 /// Elements that a text encoder has at once at most.
 pub(crate) fn text(config: &TextEncoderConfig) -> u64 {
     match config {
@@ -352,10 +363,16 @@ pub(crate) fn text(config: &TextEncoderConfig) -> u64 {
             (TOKENS * (6 * width + 3 * intermediate + heads * TOKENS)) as u64
         }
         TextEncoderConfig::Decoder(DecoderConfig {
-            width, intermediate, heads, head_dim, ..
+            width,
+            intermediate,
+            heads,
+            head_dim,
+            vision: pictures,
+            ..
         }) => {
-            const TOKENS: usize = 512;
-            (TOKENS * (3 * width + (3 * intermediate).max(7 * heads * head_dim))) as u64
+            let tokens = 512 + if pictures.is_some() { PICTURE_TOKENS } else { 0 };
+            let text = tokens * (3 * width + (3 * intermediate).max(7 * heads * head_dim));
+            text.max(pictures.as_ref().map_or(0, vision)) as u64
         }
     }
 }

@@ -137,12 +137,13 @@ struct KlVae {
 
 impl KlVae {
     fn load(scope: &Scope, config: &VaeConfig) -> Result<Self, ModelError> {
-        let widths = config.channel_mult.iter().map(|mult| mult * config.channels);
+        let halves = [config.channels, config.decoder_channels()];
+        let widths = config.channel_mult.iter().flat_map(|mult| halves.map(|base| mult * base));
         if let Some(width) = widths.clone().find(|w| *w == 0 || !w.is_multiple_of(GROUPS)) {
             let reason = format!("{width} channels do not divide into {GROUPS} groups");
             return Err(ModelError::Config { model: "VAE", reason });
         }
-        if widths.len() == 0 {
+        if config.channel_mult.is_empty() {
             let reason = "it has no levels".to_owned();
             return Err(ModelError::Config { model: "VAE", reason });
         }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use common::seeded;
 use distorch_checkpoint::config::{
     ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, Krea2Config,
-    QwenImageConfig, T5Config, TextEncoderConfig, ZImageConfig,
+    QwenImageConfig, T5Config, TextEncoderConfig, VisionConfig, VisionKind, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
 use distorch_models::chroma::ChromaTransformer;
-use distorch_models::decoder::Decoder;
+use distorch_models::decoder::{Decoder, Piece};
 use distorch_models::estimate::{Compute, Workload};
 use distorch_models::family::activation_bytes;
 use distorch_models::flux2::Flux2Transformer;
@@ -25,6 +25,8 @@ use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayer
 use distorch_models::prompt::token::Token;
 use distorch_models::qwen_image::QwenImageTransformer;
 use distorch_models::t5::T5Encoder;
+use distorch_models::text::PromptPicture;
+use distorch_models::vision;
 use distorch_models::z_image::ZImageTransformer;
 use distorch_runtime::heap::{CountingAllocator, PeakMeter};
 use distorch_runtime::tensor::{TensorData, cpu};
@@ -82,6 +84,7 @@ fn check_text(name: &str, model: &Model, encode: impl FnMut()) {
 fn the_estimate_is_what_is_taken_and_a_little_more() {
     t5();
     qwen3();
+    qwen25_vl();
     z_image();
     flux2();
     chroma();
@@ -126,6 +129,43 @@ fn qwen3() {
     let text: Vec<Token> = (0..512).map(|at| Token::Id(at % 64)).collect();
     check_text("Qwen3", &model, || {
         decoder.states(std::slice::from_ref(&text), &[2]).unwrap();
+    });
+}
+
+/// 512 tokens and a picture of a megapixel, which is 1369; the published encoder of pictures has 16 heads of 80 and 3420
+/// features within.
+fn qwen25_vl() {
+    let vision = VisionConfig {
+        kind: VisionKind::Qwen25Vl,
+        width: 160,
+        layers: 8,
+        heads: 2,
+        intermediate: 428,
+        patch_size: 14,
+    };
+    let config = DecoderConfig {
+        kind: DecoderKind::Qwen25Vl,
+        vocab_size: 64,
+        width: 448,
+        layers: 2,
+        heads: 4,
+        kv_heads: 1,
+        head_dim: 128,
+        intermediate: 2368,
+        vision: Some(vision),
+    };
+    let (model, scope) = text_encoder("qwen25vl", TextEncoderConfig::Decoder(config.clone()));
+    let tower = vision::load(&vision, config.width, &scope.at("visual")).unwrap();
+    let decoder = Decoder::load(&config, &scope).unwrap();
+    let text: Vec<Token> = (0..512).map(|at| Token::Id(at % 64)).collect();
+    let picture = PromptPicture::new([1024, 1024], vec![0.5; 3 << 20]).unwrap();
+    check_text("Qwen2.5-VL with a picture", &model, || {
+        let picture = tower.encode(&picture).unwrap();
+        let pieces = vec![Piece::Words(text.clone()), Piece::Picture(picture)];
+        decoder.states_with_pictures(pieces, &[2]).unwrap();
+    });
+    check_text("Qwen2.5-VL's encoder of pictures", &model, || {
+        tower.encode(&picture).unwrap();
     });
 }
 

@@ -63,6 +63,11 @@ fn flux2_with_packed_latents() {
     assert_equal("vae_flux2.safetensors");
 }
 
+#[test]
+fn flux2_with_a_decoder_narrower_than_the_encoder() {
+    assert_equal("vae_flux2_small_decoder.safetensors");
+}
+
 /// Wan's and Qwen-Image's: a picture is the first frame of a video.
 #[test]
 fn causal_of_one_frame() {

@@ -6,7 +6,8 @@ use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
     Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImageConfig, T5Config,
-    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, VisionConfig, VisionKind,
+    ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -237,6 +238,25 @@ pub fn qwen_image() -> Configs {
     }
 }
 
+/// Qwen-Image with an encoder of pictures beside its language model; the sizes are those of
+/// `tools/reference/make_qwen_image_edit_pipeline.py`.
+pub fn qwen_image_edit() -> Configs {
+    let mut configs = qwen_image();
+    for (_, encoder) in &mut configs.text_encoders {
+        if let TextEncoderConfig::Decoder(config) = encoder {
+            config.vision = Some(VisionConfig {
+                kind: VisionKind::Qwen25Vl,
+                width: 64,
+                layers: 8,
+                heads: 16,
+                intermediate: 40,
+                patch_size: 14,
+            });
+        }
+    }
+    configs
+}
+
 /// Chroma with a T5 of its whole vocabulary, and a VAE of 16 channels.
 pub fn chroma() -> Configs {
     let transformer = ChromaConfig {
@@ -298,6 +318,7 @@ pub fn vae() -> VaeConfig {
         latent_channels: 4,
         channels: 32,
         channel_mult: vec![1; 4],
+        decoder_channels: None,
         num_res_blocks: 1,
         quant_conv: true,
         scaling_factor: 0.18215,

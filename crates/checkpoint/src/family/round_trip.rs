@@ -175,9 +175,9 @@ fn flux2() -> impl Strategy<Value = Flux2Config> {
 }
 
 fn autoencoder() -> impl Strategy<Value = VaeConfig> {
-    let flags = (any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (prop::collection::vec(1usize..5, 1..5), 1usize..4, 1usize..17, flags).prop_map(
-        |(channel_mult, num_res_blocks, latent_channels, (quant_conv, packed))| {
+        |(channel_mult, num_res_blocks, latent_channels, (quant_conv, packed, narrow))| {
             let latent_channels = if packed { 4 * latent_channels } else { latent_channels };
             let family = packed.then_some(Family::Flux2);
             let (scaling_factor, shift_factor) = vae::latent_scaling(family, latent_channels);
@@ -188,6 +188,7 @@ fn autoencoder() -> impl Strategy<Value = VaeConfig> {
                 latent_channels,
                 channels: 32,
                 channel_mult,
+                decoder_channels: narrow.then_some(16),
                 num_res_blocks,
                 quant_conv,
                 scaling_factor,
@@ -219,6 +220,7 @@ fn causal_autoencoder() -> impl Strategy<Value = VaeConfig> {
             latent_channels,
             channels: 8,
             channel_mult,
+            decoder_channels: None,
             num_res_blocks,
             quant_conv: true,
             scaling_factor: 1.0,

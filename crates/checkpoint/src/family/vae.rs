@@ -63,6 +63,9 @@ pub(super) fn infer(
         }
         channel_mult.push(width / channels);
     }
+    let decoder = scope.dim("decoder.conv_out.weight", 1)?;
+    let first = channel_mult.first().copied().unwrap_or(1).max(1);
+    let decoder_channels = (decoder != first * channels).then_some(decoder / first);
     let packed = scope.has(PACKED);
     let unpacked = scope.dim("decoder.conv_in.weight", 1)?;
     let latent_channels = if packed { 4 * unpacked } else { unpacked };
@@ -74,6 +77,7 @@ pub(super) fn infer(
         latent_channels,
         channels,
         channel_mult,
+        decoder_channels,
         num_res_blocks: scope.count(&format!("{levels}.0.{blocks}")),
         quant_conv: scope.has("quant_conv.weight")
             || scope.has("post_quant_conv.weight")
@@ -120,11 +124,12 @@ fn encoder(config: &VaeConfig) -> Module {
 }
 
 fn decoder(config: &VaeConfig) -> Module {
-    let top = config.channel_mult.last().copied().unwrap_or(1) * config.channels;
+    let base = config.decoder_channels();
+    let top = config.channel_mult.last().copied().unwrap_or(1) * base;
     let mut channels = top;
     let mut levels = Vec::with_capacity(config.channel_mult.len());
     for (level, mult) in config.channel_mult.iter().enumerate().rev() {
-        let out = mult * config.channels;
+        let out = mult * base;
         let mut up = Module::new();
         for at in 0..=config.num_res_blocks {
             up = up.with(format!("block.{at}"), res_block(channels, out));

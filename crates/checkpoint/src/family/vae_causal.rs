@@ -134,6 +134,7 @@ pub(super) fn infer(scope: Scope<'_>, names: Names) -> Result<VaeConfig, FamilyE
         latent_channels: scope.dim(&format!("{latent}.weight"), 0)?,
         channels,
         channel_mult,
+        decoder_channels: None,
         num_res_blocks,
         quant_conv: true,
         // The family normalises each channel by itself.

@@ -112,6 +112,7 @@ impl VisionTower for Tower {
             values
                 .extend_from_slice(patches.values.get(start..start + of_token).unwrap_or_default());
         }
+        drop(patches);
         let x = TensorData::new(values, [1, count, features]);
         let x = Tensor::<3>::from_data(x, (&self.device, DType::F32)).cast(self.dtype);
         let mut x = self.patches.tokens_to(x, self.width)?.cast(DType::F32);
