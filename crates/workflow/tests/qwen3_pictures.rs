@@ -2,6 +2,9 @@
 //! transformers' classes: the same latents and pictures. `make_*_pipeline.py` of `tools/reference` made the references.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "qwen3_pictures/prompts.rs"]
+mod prompts;
+
 use distorch_checkpoint::family::Configs;
 use distorch_test_support::runs::{Harness, node, prompt};
 use distorch_test_support::small_models::{

@@ -41,6 +41,7 @@ mod mask_edit;
 mod math;
 mod model_patches;
 mod primitive;
+mod qwen_image_edit;
 mod reference_images;
 mod resize_any;
 mod sampling;
@@ -247,6 +248,8 @@ const NODES: &[&Node] = &[
     &text_format::FORMAT,
     &text_format::JSON_EXTRACT,
     &reference_images::REFERENCE_MULTI_LATENT,
+    &qwen_image_edit::TEXT_ENCODE_QWEN_IMAGE_EDIT,
+    &qwen_image_edit::TEXT_ENCODE_QWEN_IMAGE_EDIT_PLUS,
     &bounding_boxes::CREATE_BOUNDING_BOXES,
     &layout_prompt::FLUX3,
     &layout_prompt::MOSS,
