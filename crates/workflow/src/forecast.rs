@@ -56,6 +56,8 @@ pub struct Source {
     pub node: Arc<str>,
     /// The file.
     pub file: Arc<ModelFile>,
+    /// Whether a negative prediction may be asked for, too; not where a guider is known to do without.
+    pub is_guided: bool,
 }
 
 /// What is known of a value.
@@ -243,7 +245,7 @@ impl<'a> Ahead<'a> {
         let planned =
             Planned { load, file: Arc::clone(file), tasks: Tasks::default(), used_by: Vec::new() };
         self.forecast.borrow_mut().loads.insert(self.node.to_owned(), planned);
-        Source { node: self.node.into(), file: Arc::clone(file) }
+        Source { node: self.node.into(), file: Arc::clone(file), is_guided: true }
     }
 
     /// A component will be used.
@@ -257,11 +259,29 @@ impl<'a> Ahead<'a> {
         }
     }
 
+    /// Whether the strength of the guidance is known to be 1, at which a sampler leaves the negative prediction out.
+    fn is_unguided(&self) -> bool {
+        matches!(self.inputs.float("cfg"), Ok(1.0))
+    }
+
+    /// What comes out of a guider of the input `model`.
+    pub fn guided(&self, has_negative: bool) -> Known {
+        match self.linked("model") {
+            Known::Model(source) => {
+                let is_guided = source.is_guided && has_negative && !self.is_unguided();
+                Known::Model(Source { is_guided, ..source })
+            }
+            other => other,
+        }
+    }
+
     /// The model of an input will sample the latents of another.
     pub fn samples(&self, model: &str, latents: &str) {
         /// Pixels of a picture to one of a latent, where the model is not known.
         const DOWNSCALE: usize = 8;
         let source = self.source(model);
+        let is_guided = source.as_ref().is_none_or(|source| source.is_guided);
+        let cfg_batch = if is_guided && !self.is_unguided() { 2 } else { 1 };
         let diffusion = source.as_ref().and_then(|source| source.file.model.diffusion.as_ref());
         let downscale = diffusion.map_or(DOWNSCALE, |diffusion| {
             family::of(diffusion.family).latent_format(diffusion).downscale
@@ -270,7 +290,7 @@ impl<'a> Ahead<'a> {
             width: number(latent.width.saturating_mul(downscale)),
             height: number(latent.height.saturating_mul(downscale)),
             batch: number(latent.batch),
-            cfg_batch: 2,
+            cfg_batch,
         });
         self.uses(source.as_ref(), ComponentKind::DiffusionModel, Task::of(picture));
     }

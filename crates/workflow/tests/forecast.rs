@@ -101,6 +101,53 @@ fn size(picture: Option<Workload>) -> Option<(u32, u32, u32)> {
     picture.map(|picture| (picture.width, picture.height, picture.batch))
 }
 
+/// A guidance of 1, and a guider without a negative, need no second row; of two samplers, the one with more counts.
+#[test]
+fn a_negative_prediction_is_planned_for_where_one_is_made() {
+    let mut harness = Harness::sd1();
+    let simple = |cfg: f64, latent: &str| {
+        let mut sampler = sampler(latent);
+        sampler["inputs"]["cfg"] = json!(cfg);
+        sampler
+    };
+    let custom = |guider: &str, inputs: Json| {
+        let mut inputs = inputs;
+        inputs["model"] = json!(["ckpt", 0]);
+        let sampler = json!({
+            "noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["sampler", 0],
+            "sigmas": ["sigmas", 0], "latent_image": ["latent", 0],
+        });
+        let sigmas =
+            json!({ "model": ["ckpt", 0], "scheduler": "normal", "steps": 1, "denoise": 1.0 });
+        vec![
+            ("noise", node("RandomNoise", json!({ "noise_seed": 1 }))),
+            ("guider", node(guider, inputs)),
+            ("sampler", node("KSamplerSelect", json!({ "sampler_name": "euler" }))),
+            ("sigmas", node("BasicScheduler", sigmas)),
+            ("first", node("SamplerCustomAdvanced", sampler)),
+        ]
+    };
+    let guided = |cfg: f64| {
+        custom("CFGGuider", json!({ "positive": ["text", 0], "negative": ["text", 0], "cfg": cfg }))
+    };
+    let basic = custom("BasicGuider", json!({ "conditioning": ["text", 0] }));
+    let again = vec![("zero", simple(1.0, "latent")), ("first", simple(3.0, "zero"))];
+    let cases = [
+        (vec![("first", simple(1.0, "latent"))], 1),
+        (vec![("first", simple(1.5, "latent"))], 2),
+        (guided(1.0), 1),
+        (guided(3.0), 2),
+        (basic, 1),
+        (again, 2),
+    ];
+    for (mut nodes, rows) in cases {
+        nodes.push(("latent", empty(json!(64), 64, 1)));
+        let workflow = with(&nodes);
+        let (tasks, _) = tasks(&mut harness, &workflow, "first");
+        assert_eq!(tasks.diffusion.most.map(|most| most.cfg_batch), Some(rows), "{workflow}");
+    }
+}
+
 #[test]
 fn models_are_planned_for_what_the_workflow_makes() {
     let mut harness = Harness::sd1();
@@ -242,9 +289,11 @@ fn a_run_makes_what_was_foreseen() {
 fn larger_pictures_are_planned_with_more_memory() {
     let mut harness = Harness::sd1();
     let mut peaks = |side: u32, batch: u32| {
+        let mut guided = sampler("latent");
+        guided["inputs"]["cfg"] = json!(2.0);
         let nodes = with(&[
             ("latent", empty(json!(side), side, batch)),
-            ("first", sampler("latent")),
+            ("first", guided),
             ("last", decode("first")),
         ]);
         let (result, heard) = dry_run(&mut harness.executor, &nodes, "last");

@@ -76,7 +76,7 @@ pub fn sample(
     }
     let mut picture = picture(latent, format.downscale);
     let both = guider.negative.is_some() && guider.cfg != 1.0;
-    if !model.family().is_guided() && !both {
+    if !both {
         picture = picture.sequential_cfg();
     }
     let has_room = |picture| run.session().models.has_room(model.part(), picture);

@@ -27,7 +27,7 @@ impl Task {
     pub fn and(self, other: Self) -> Self {
         let size = |picture: &Workload| {
             let pixels = u128::from(picture.width) * u128::from(picture.height);
-            pixels * u128::from(picture.batch)
+            pixels * u128::from(picture.rows())
         };
         Self {
             used: self.used || other.used,

@@ -6,7 +6,6 @@ use distorch_sampling::sampler::{Options, Sampler};
 
 use super::sampling::{CFG, LATENT, MODEL, NEGATIVE, POSITIVE, SAMPLER, noise, sampled};
 use crate::context::Context;
-use crate::forecast::same;
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
@@ -135,7 +134,7 @@ pub const BASIC_GUIDER: Node = Node {
         Input::link("conditioning", Type::Conditioning).tooltip("What the picture should have."),
     ],
     outputs: GUIDER,
-    forecast: Some(|ahead| Ok(same(ahead, "model"))),
+    forecast: Some(|ahead| Ok(vec![ahead.guided(false)])),
     run: |_, inputs| {
         let (model, conditioning) = (inputs.model("model")?, inputs.conditioning("conditioning")?);
         Ok(vec![Value::Guider(Guider::basic(model, conditioning))])
@@ -151,7 +150,7 @@ pub const CFG_GUIDER: Node = Node {
     about: "Lets a model follow the positive and avoid the negative conditioning.",
     inputs: &[MODEL, POSITIVE, NEGATIVE, CFG],
     outputs: GUIDER,
-    forecast: Some(|ahead| Ok(same(ahead, "model"))),
+    forecast: Some(|ahead| Ok(vec![ahead.guided(true)])),
     run: |_, inputs| Ok(vec![Value::Guider(cfg_guider(inputs)?)]),
     ..Node::EMPTY
 };
