@@ -5,6 +5,7 @@ pub mod decode;
 pub mod embedded;
 mod exif;
 mod jpeg_file;
+mod jpeg_output;
 mod lanczos;
 pub mod output_file;
 pub mod png_file;

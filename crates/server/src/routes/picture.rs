@@ -17,6 +17,9 @@ pub(super) const MOST_PIXELS: u64 = 1 << 26;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Png,
+    /// Of a quality from 1 to 100.
+    Jpeg(u8),
+    /// Without loss.
     WebP,
 }
 
@@ -24,6 +27,7 @@ impl Encoding {
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Png => "image/png",
+            Self::Jpeg(_) => "image/jpeg",
             Self::WebP => "image/webp",
         }
     }
@@ -75,6 +79,7 @@ impl Shown {
         let mut file = Vec::new();
         match self.encoding {
             Encoding::Png => picture.write(&mut file, &[])?,
+            Encoding::Jpeg(quality) => without_alpha(&picture).write_jpeg(&mut file, quality)?,
             Encoding::WebP => picture.write_webp(&mut file)?,
         }
         Ok(file)
@@ -108,7 +113,8 @@ fn nearest(value: f32) -> u8 {
 }
 
 fn without_alpha(picture: &Picture8) -> Picture8 {
-    let bytes = picture.bytes.chunks_exact(4).flat_map(|pixel| pixel.iter().take(3).copied());
+    let pixels = picture.bytes.chunks_exact(picture.channels.max(1));
+    let bytes = pixels.flat_map(|pixel| pixel.iter().take(3).copied());
     Picture8 { channels: 3, bytes: bytes.collect(), ..picture.clone() }
 }
 

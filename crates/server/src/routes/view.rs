@@ -54,6 +54,9 @@ const SHOWN: [(&str, &str); 18] = [
     ("json", "application/json"),
 ];
 
+/// The quality of previews that name none.
+const QUALITY: u32 = 90;
+
 /// The type of files that browsers save.
 const SAVED: &str = "application/octet-stream";
 
@@ -68,12 +71,12 @@ struct Asked {
     channel: Option<String>,
 }
 
-/// A file of the folders `output`, `input` or `temp` (`type`). With `preview`, a picture as WebP without loss; with
-/// `channel`, its colours (`rgb`) or its alpha (`a`) as PNG.
+/// A file of the folders `output`, `input` or `temp` (`type`). With `preview`, a picture as JPEG, or as WebP without loss;
+/// with `channel`, its colours (`rgb`) or its alpha (`a`) as PNG.
 #[utoipa::path(get, path = "/view", params(
     ("filename" = String, Query), ("subfolder" = Option<String>, Query),
     ("type" = Option<String>, Query, description = "`output`, `input` or `temp`"),
-    ("preview" = Option<String>, Query, description = "`webp` or `jpeg`, with `;` and a quality: WebP either way"),
+    ("preview" = Option<String>, Query, description = "`jpeg;90` with a quality, else `webp`"),
     ("channel" = Option<String>, Query, description = "`rgba`, `rgb` or `a`")),
     responses((status = 200, description = "The file"), (status = 400, description = "Not as expected"),
               (status = 403, description = "Not in its folder"), (status = 404, description = "There is none")))]
@@ -89,8 +92,7 @@ async fn view(
     let path = folders::find(&state, name, subfolder, folder).await?;
     let channel = asked.channel.as_deref();
     let shown = match (&asked.preview, channel) {
-        (Some(_), Some("rgb")) => Some((Encoding::WebP, Channels::Colours)),
-        (Some(_), _) => Some((Encoding::WebP, Channels::All)),
+        (Some(preview), channel) => Some(previewed(preview, channel)),
         (None, Some("rgb")) => Some((Encoding::Png, Channels::Colours)),
         (None, Some("a")) => Some((Encoding::Png, Channels::Alpha)),
         (None, _) => None,
@@ -98,6 +100,23 @@ async fn view(
     match shown {
         Some((encoding, channels)) => encoded(&state, path, Shown { encoding, channels }).await,
         None => file(&path, request).await,
+    }
+}
+
+/// What `preview` asks for, which is a format, and a quality behind a semicolon. What is no JPEG is WebP, and so are pictures
+/// of which the alpha is wanted, which JPEG does not have.
+fn previewed(preview: &str, channel: Option<&str>) -> (Encoding, Channels) {
+    let (format, rest) = preview.split_once(';').unwrap_or((preview, ""));
+    let quality = rest.rsplit(';').next().and_then(|text| text.parse::<u32>().ok());
+    let quality = quality.unwrap_or(QUALITY).clamp(1, 100) as u8;
+    let wants_alpha = channel.is_some_and(|channel| channel.contains('a'));
+    let channels = match channel {
+        Some("rgb") => Channels::Colours,
+        _ => Channels::All,
+    };
+    match format == "jpeg" && !wants_alpha {
+        true => (Encoding::Jpeg(quality), channels),
+        false => (Encoding::WebP, channels),
     }
 }
 
