@@ -20,5 +20,5 @@ pub use job::{
 pub use json::Json;
 pub use notice::{Notice, NoticeKind, Notices};
 pub use options::QueueOptions;
-pub use queue::Queue;
+pub use queue::{HistoryPages, Queue};
 pub use routing::{ALL_DEVICES, DEFAULT_DEVICE, Requirements, Worker};

@@ -11,6 +11,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use history::HistoryPages;
+
 use crate::database::Database;
 use crate::error::Error;
 use crate::notice::Notices;

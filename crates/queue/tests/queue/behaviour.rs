@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use distorch_queue::{
-    Attempt, Cancelled, Error, JobFilter, Json, LeaseStatus, NewJob, Queue, QueueOptions,
+    Attempt, Cancelled, Error, JobFilter, Json, LeaseStatus, NewJob, Queue, QueueOptions, Record,
     Requirements, SortBy, SortOrder, State, Status, Worker,
 };
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ on_both!(
     jobs_are_cancelled_where_they_stand,
     an_interrupted_job_whose_worker_dies_ends,
     the_history_is_paged,
+    a_long_history_is_read_page_by_page,
     the_history_is_bounded,
     jobs_are_listed_as_a_filter_says,
     a_worker_gets_what_it_can_run_and_rather_what_it_has_loaded,
@@ -293,6 +294,36 @@ async fn the_history_is_paged(place: Place) {
     assert_eq!(queue.clear_history().await.unwrap(), 6);
     assert!(history(&queue, None, None).await.is_empty());
     assert_eq!(queue.remaining().await.unwrap(), 1);
+}
+
+async fn a_long_history_is_read_page_by_page(place: Place) {
+    let queue = place.open().await;
+    for number in 1..=70 {
+        queue.submit(&job(number)).await.unwrap();
+    }
+    finish_all(&queue).await;
+    let numbers = |page: Vec<Record>| -> Vec<u128> {
+        page.iter().map(|record| record.job.id.as_u128()).collect()
+    };
+    let mut pages = queue.history_pages(None, None).await.unwrap();
+    let first = numbers(pages.next().await.unwrap());
+    assert!(first.len() < 70 && first.iter().copied().eq(1..=first.len() as u128), "{first:?}");
+    // What ends meanwhile is not of this history; what is deleted is not any more.
+    queue.submit(&job(71)).await.unwrap();
+    finish_all(&queue).await;
+    assert_eq!(queue.delete_history(&[id(1), id(70)]).await.unwrap(), 2);
+    let mut rest = Vec::new();
+    loop {
+        let page = numbers(pages.next().await.unwrap());
+        if page.is_empty() {
+            break;
+        }
+        rest.extend(page);
+    }
+    assert!(rest.iter().copied().eq(first.len() as u128 + 1..=69), "{rest:?}");
+    assert!(history(&queue, None, None).await.into_iter().eq((2..=69).chain([71])));
+    assert!(history(&queue, Some(69), None).await.into_iter().eq((2..=69).chain([71])));
+    assert!(history(&queue, Some(65), Some(2)).await.into_iter().eq(4..=68));
 }
 
 async fn the_history_is_bounded(place: Place) {

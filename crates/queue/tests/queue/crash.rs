@@ -138,10 +138,6 @@ async fn workers_on_postgres_die_and_nothing_is_lost_or_done_twice() {
          EXECUTE FUNCTION note();"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    for id in 0..JOBS {
-        queue.submit(&job(id.try_into().unwrap())).await.unwrap();
-    }
-
     let (lines, news) = std::sync::mpsc::channel();
     let start = |at: usize| {
         let test = "crash::worker_process";
@@ -151,14 +147,20 @@ async fn workers_on_postgres_die_and_nothing_is_lost_or_done_twice() {
     };
     let mut workers: Vec<_> = (0..3).map(start).collect();
     let mut random = Random(13);
-    let (mut kills, mut restarts, mut done) = (0, 0, 0);
+    let (mut kills, mut restarts, mut done, mut submitted) = (0, 0, 0, 0);
     while done < JOBS {
+        // As many jobs as the kills until now allow: however slow this process is, work is left for each kill to come.
+        while submitted < (kills + 1) * JOBS / (KILLS + 1) {
+            queue.submit(&job(submitted.try_into().unwrap())).await.unwrap();
+            submitted += 1;
+        }
         let line = news.recv_timeout(Duration::from_secs(90)).expect("workers go on");
         if !line.starts_with("done") {
             continue;
         }
         done = distinct(&queue, State::Success).await;
-        if kills < KILLS && done >= (kills + 1) * JOBS / (KILLS + 3) {
+        // In the middle of these, so that a worker has one.
+        if kills < KILLS && submitted - done <= JOBS / (KILLS + 1) / 2 {
             std::thread::sleep(Duration::from_millis(random.below(LONGEST_JOB)));
             let at = usize::try_from(random.below(3)).unwrap();
             kill(workers.swap_remove(at));
