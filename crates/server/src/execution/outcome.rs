@@ -163,7 +163,6 @@ fn summary(outputs: &Map<String, Value>, end: &End) -> Value {
     }
     let mut summary = json!({
         "outputs_count": count, "previewable_outputs_count": previewable,
-        "execution_end_time": end.last.1["timestamp"],
     });
     if let Some((_, preview)) = best {
         summary["preview_output"] = preview;
@@ -201,6 +200,5 @@ mod tests {
             json!({ "filename": "a.png", "subfolder": "", "type": "output", "nodeId": "3",
                     "mediaType": "images" })
         );
-        assert_eq!(summary["execution_end_time"], 7);
     }
 }

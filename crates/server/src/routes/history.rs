@@ -1,17 +1,21 @@
 //! Prompts that have ended.
 
+use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
-use distorch_queue::{Record, State as JobState};
+use distorch_queue::{Error as QueueError, HistoryPages, Record, State as JobState};
+use futures::stream;
 use http::StatusCode;
-use indexmap::IndexMap;
+use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 use uuid::Uuid;
 
-use super::queue::{Change, Item};
+use super::prompt::whole;
+use super::queue::Change;
 use crate::error::ApiError;
 use crate::request::{JsonBody, Path, Query};
 use crate::state::AppState;
@@ -24,15 +28,6 @@ pub struct Api;
 /// This topic's routes.
 pub fn routes() -> Router<AppState> {
     Router::new().route("/history", get(list).post(change)).route("/history/{prompt_id}", get(one))
-}
-
-/// An entry of the history.
-#[derive(Serialize)]
-struct Entry {
-    prompt: Item,
-    outputs: distorch_queue::Json,
-    status: Status,
-    meta: distorch_queue::Json,
 }
 
 /// How a prompt ended, and what was told on the way: `[[type, data], …]`.
@@ -65,18 +60,72 @@ impl Status {
     }
 }
 
-impl Entry {
-    fn of(record: Record) -> Self {
-        let empty = || distorch_queue::Json::from(json!({}));
-        let status = Status::of(&record);
-        let result = record.result.as_ref();
-        let outputs = result.map_or_else(empty, |result| result.outputs.clone());
-        let meta = result.map_or_else(empty, |result| result.meta.clone());
-        Self { prompt: Item::of(record), outputs, status, meta }
+/// Entries by id as JSON. What is stored is JSON already, and can be megabytes: it is copied as it is.
+#[derive(Default)]
+struct Entries {
+    text: String,
+    count: usize,
+}
+
+impl Entries {
+    /// `{"id": {"prompt": [number, id, nodes, what came with it, outputs], "outputs", "status", "meta"}, …`
+    fn add(&mut self, record: &Record) {
+        let (id, payload, result) = (record.job.id, &record.payload, record.result.as_ref());
+        let (number, wanted) = (whole(record.job.number), json!(payload.outputs));
+        let status = Status::of(record);
+        let (kind, completed) = (json!(status.status_str), status.completed);
+        let parts = [
+            if self.count == 0 { "{" } else { "," },
+            &format!(r#""{id}":{{"prompt":[{number},"{id}","#),
+            payload.prompt.as_str(),
+            ",",
+            payload.extra_data.as_str(),
+            &format!(r#",{wanted}],"outputs":"#),
+            result.map_or("{}", |result| result.outputs.as_str()),
+            &format!(r#","status":{{"status_str":{kind},"completed":{completed},"messages":"#),
+            status.messages.as_str(),
+            r#"},"meta":"#,
+            result.map_or("{}", |result| result.meta.as_str()),
+            "}",
+        ];
+        self.text.extend(parts);
+        self.count += 1;
+    }
+
+    fn add_all(&mut self, records: &[Record]) {
+        records.iter().for_each(|record| self.add(record));
+    }
+
+    fn end(&mut self) {
+        self.text.push_str(if self.count == 0 { "{}" } else { "}" });
+    }
+
+    /// What was added since this was last taken.
+    fn take(&mut self) -> Bytes {
+        std::mem::take(&mut self.text).into()
     }
 }
 
-type Entries = IndexMap<Uuid, Entry>;
+/// An answer of JSON.
+fn answer(body: Body) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A long history, a page at a time: all of it may be larger than the memory.
+fn streamed(entries: Entries, pages: HistoryPages) -> Body {
+    let rest = stream::try_unfold(Some((entries, pages)), |rest| async {
+        let Some((mut entries, mut pages)) = rest else { return Ok::<_, QueueError>(None) };
+        // A client sees that the answer was cut off.
+        let page = pages.next().await.inspect_err(|error| tracing::error!("{error}"))?;
+        if page.is_empty() {
+            entries.end();
+            return Ok(Some((entries.take(), None)));
+        }
+        entries.add_all(&page);
+        Ok(Some((entries.take(), Some((entries, pages)))))
+    });
+    Body::from_stream(rest)
+}
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -92,27 +141,31 @@ struct Part {
 async fn list(
     State(state): State<AppState>,
     Query(part): Query<Part>,
-) -> Result<Json<Entries>, ApiError> {
+) -> Result<Response, ApiError> {
     let most = part.max_items.map(|items| u64::try_from(items).unwrap_or(0));
     let offset = part.offset.and_then(|offset| u64::try_from(offset).ok());
-    let records = state.queue.history(most, offset).await.map_err(ApiError::internal)?;
-    Ok(Json(records.into_iter().map(|record| (record.job.id, Entry::of(record))).collect()))
+    let pages = state.queue.history_pages(most, offset).await;
+    let mut pages = pages.map_err(ApiError::internal)?;
+    let mut entries = Entries::default();
+    entries.add_all(&pages.next().await.map_err(ApiError::internal)?);
+    if !pages.is_done() {
+        return Ok(answer(streamed(entries, pages)));
+    }
+    entries.end();
+    Ok(answer(entries.take().into()))
 }
 
 /// One prompt that has ended; an empty object where there is none of this id.
 #[utoipa::path(get, path = "/history/{prompt_id}", params(("prompt_id" = String, Path)),
     responses((status = 200, description = "The entry under its id")))]
-async fn one(
-    State(state): State<AppState>,
-    Path(id): Path<String>,
-) -> Result<Json<Entries>, ApiError> {
-    let mut entries = Entries::new();
+async fn one(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let mut entries = Entries::default();
     if let Ok(id) = Uuid::try_parse(&id) {
         let record = state.queue.get(id).await.map_err(ApiError::internal)?;
-        let ended = record.filter(|record| record.job.state.is_ended());
-        entries.extend(ended.map(|record| (id, Entry::of(record))));
+        entries.add_all(record.filter(|record| record.job.state.is_ended()).as_slice());
     }
-    Ok(Json(entries))
+    entries.end();
+    Ok(answer(entries.take().into()))
 }
 
 /// Removes prompts from the history: all (`clear`), or some by id (`delete`).

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use distorch_allocation::Topology;
 use distorch_checkpoint::folders::ModelFolders;
+use distorch_queue::NewJob;
 use distorch_runtime::devices;
 use distorch_test_support::repository;
 use distorch_workflow::graph::Prompt;
@@ -233,9 +234,12 @@ async fn a_node_that_fails_is_told_with_its_inputs() {
 async fn the_history_is_listed_in_parts_and_forgotten() {
     let server = TestServer::start().await;
     let mut ids = Vec::new();
-    for text in ["a", "b", "c"] {
+    for text in ["a", "b"] {
         ids.push(server.run(one("Show", text)).await.0);
     }
+    let mut third = one("Show", "c");
+    third["extra_data"] = json!({ "extra_pnginfo": { "workflow": { "id": "third" } } });
+    ids.push(server.run(third).await.0);
     ids.push(server.run(one("Fail", "d")).await.0);
     let keys = |history: Value| -> Vec<String> {
         // Read as text: values of JSON are ordered by key.
@@ -267,6 +271,14 @@ async fn the_history_is_listed_in_parts_and_forgotten() {
     assert_eq!(listed, ids[1..3]);
     assert_eq!(pagination, json!({ "offset": 1, "limit": 2, "total": 4, "has_more": true }));
     assert_eq!(jobs("status=failed,pending").await.0, ids[3..]);
+    let none = json!({ "offset": 0, "limit": null, "total": 0, "has_more": false });
+    assert_eq!(jobs("workflow_id=other").await, (Vec::new(), none));
+    assert_eq!(jobs("workflow_id=third&status=completed").await.0, ids[2..3]);
+    let page = server.get("/api/jobs?sort_by=execution_duration").await.json();
+    let times = page["jobs"].as_array().unwrap().iter().map(|job| {
+        job["execution_end_time"].as_i64().unwrap() - job["execution_start_time"].as_i64().unwrap()
+    });
+    assert!(times.is_sorted_by(|a, b| a >= b), "the longest first: {page}");
     for wrong in ["status=odd", "sort_by=x", "sort_order=x", "limit=0", "limit=x", "offset=x"] {
         assert_eq!(server.get(&format!("/api/jobs?{wrong}")).await.status, 400, "{wrong}");
     }
@@ -275,6 +287,38 @@ async fn the_history_is_listed_in_parts_and_forgotten() {
     assert_eq!(keys(server.get("/history").await.json()), sorted(&ids[1..]));
     server.post("/history", &json!({ "clear": true })).await;
     assert_eq!(server.get("/history").await.json(), json!({}));
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_history_comes_whole_and_in_order() {
+    let server = TestServer::start().await;
+    let queue = &server.state.queue;
+    assert_eq!(server.get("/history").await.bytes, b"{}");
+    let mut ids = Vec::new();
+    for number in 0..150 {
+        let id = uuid::Uuid::new_v4();
+        let prompt = one("Show", &number.to_string())["prompt"].clone();
+        let outputs = vec!["1".to_owned()];
+        let job = NewJob { id, prompt: prompt.into(), outputs, ..NewJob::default() };
+        queue.submit(&job).await.unwrap();
+        ids.push(id.to_string());
+    }
+    let mut notices = queue.subscribe();
+    while queue.remaining().await.unwrap() > 0 {
+        notices.next().await.unwrap();
+    }
+    let text = String::from_utf8(server.get("/history").await.bytes).unwrap();
+    let history: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(history.as_object().unwrap().len(), 150);
+    let places: Vec<_> = ids.iter().map(|id| text.find(&format!("\"{id}\":{{")).unwrap()).collect();
+    assert!(places.is_sorted(), "the earliest first");
+    for (number, id) in ids.iter().enumerate() {
+        assert_eq!(history[id]["outputs"]["1"]["text"][0], json!(number.to_string()));
+        assert_eq!(history[id]["prompt"][1], json!(id));
+    }
+    let one = server.get(&format!("/history/{}", ids[70])).await.json();
+    assert_eq!(one[&ids[70]], history[&ids[70]]);
     server.end().await;
 }
 
