@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::execution::{MemoryRequests, Running};
 use crate::logs::LogBuffer;
+use crate::routes::object_info::NodeTexts;
 use crate::socket::{Clients, To};
 
 /// What the routes share. Copies are the same.
@@ -44,6 +45,8 @@ pub struct Inner {
     pub pictures: Semaphore,
     /// What this process marks its messages with, for others that have the same queue.
     pub(crate) process: Uuid,
+    /// The nodes as clients read them.
+    pub(crate) nodes: NodeTexts,
     /// Prompts that wait or run, when that was last counted.
     remaining: AtomicU64,
 }
@@ -86,6 +89,7 @@ impl AppState {
             logs,
             pictures: Semaphore::new(PICTURES),
             process: Uuid::new_v4(),
+            nodes: NodeTexts::default(),
             remaining: AtomicU64::new(0),
         }))
     }

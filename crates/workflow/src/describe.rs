@@ -2,6 +2,8 @@
 //!
 //! Menu names, categories and what is advanced or deprecated follow ComfyUI of 2026, about its release 0.38.
 
+use std::collections::HashSet;
+
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json, json};
 
@@ -12,6 +14,22 @@ use crate::signature::{Input, Kind, Node, Options};
 /// All nodes of a registry, by class.
 pub fn object_info(registry: &Registry, environment: &Environment) -> IndexMap<&'static str, Json> {
     registry.nodes().map(|node| (node.class, describe(node, environment))).collect()
+}
+
+/// What [`object_info`] says of the machine and its files, as they are now: the lists that its choices are made of, each once.
+/// Where these are the same, so is the whole.
+pub fn found(registry: &Registry, environment: &Environment) -> Vec<Vec<String>> {
+    let inputs = registry.nodes().flat_map(|node| node.inputs);
+    let finders = inputs.filter_map(|input| match input.kind {
+        Kind::Choice {
+            options: Options::Found(find) | Options::Files { list: find, .. }, ..
+        } => Some(find),
+        _ => None,
+    });
+    // Functions at one address find the same.
+    let mut seen = HashSet::new();
+    let once = finders.filter(|find| seen.insert(*find as usize));
+    once.map(|find| find(environment)).collect()
 }
 
 /// One node.

@@ -1,9 +1,18 @@
 //! The nodes as clients read them.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Bytes;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use distorch_workflow::describe;
+use distorch_workflow::{Environment, Registry, describe};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::HeaderMap;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -25,13 +34,63 @@ pub fn routes() -> Router<AppState> {
 
 /// All nodes by class, with their inputs and outputs. Lists of files are read afresh.
 #[utoipa::path(get, path = "/object_info", responses((status = 200, description = "Nodes by class")))]
-async fn all(State(state): State<AppState>) -> Result<Json<Nodes>, ApiError> {
-    blocking(move || {
-        let nodes = describe::object_info(&state.registry, &state.environment);
-        nodes.into_iter().map(|(class, node)| (class.to_owned(), Described::of(node))).collect()
+async fn all(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let nodes = blocking(move || state.nodes.text(&state.registry, &state.environment)).await??;
+    let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let vary = (VARY, HeaderValue::from_static("accept-encoding"));
+    Ok(match takes_gzip(&headers) {
+        true => {
+            let gzip = (CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            ([json, vary, gzip], nodes.gzip.clone()).into_response()
+        }
+        false => ([json, vary], nodes.plain.clone()).into_response(),
     })
-    .await
-    .map(Json)
+}
+
+/// Whether a client takes answers that are packed with gzip.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let lists = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|coding| {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = parameters.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse::<f32>);
+        name.trim().eq_ignore_ascii_case("gzip") && weight.is_ok_and(|weight| weight > 0.0)
+    })
+}
+
+/// The description of all nodes, kept as text for as long as the lists of files and devices in it are the same.
+#[derive(Default)]
+pub struct NodeTexts(Mutex<Option<Arc<NodeText>>>);
+
+/// The description of all nodes as it is sent.
+struct NodeText {
+    /// What in it is the machine's.
+    found: Vec<Vec<String>>,
+    plain: Bytes,
+    gzip: Bytes,
+}
+
+impl NodeTexts {
+    fn text(
+        &self,
+        registry: &Registry,
+        environment: &Environment,
+    ) -> Result<Arc<NodeText>, ApiError> {
+        let found = describe::found(registry, environment);
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(kept) = kept.filter(|kept| kept.found == found) {
+            return Ok(kept);
+        }
+        let nodes = describe::object_info(registry, environment).into_iter();
+        let nodes: Nodes =
+            nodes.map(|(class, node)| (class.to_owned(), Described::of(node))).collect();
+        let plain = serde_json::to_vec(&nodes).map_err(ApiError::internal)?;
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(&plain).map_err(ApiError::internal)?;
+        let gzip = packed.finish().map_err(ApiError::internal)?;
+        let text = Arc::new(NodeText { found, plain: plain.into(), gzip: gzip.into() });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&text));
+        Ok(text)
+    }
 }
 
 /// One node; an empty object where there is none of this class.

@@ -1,7 +1,9 @@
 //! Files that clients send and fetch.
 
 use std::fs;
+use std::io::{Cursor, Read};
 
+use distorch_pipeline::image::decode;
 use distorch_pipeline::image::png_file::Picture8;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -71,6 +73,34 @@ async fn uploads_are_named_as_comfyui_does() {
     let files = server.get("/internal/files/input").await.json();
     assert_eq!(files.as_array().unwrap().len(), 3, "{files}");
     assert_eq!(server.get("/internal/files/secret").await.status, 400);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_nodes_is_kept_until_a_file_in_it_changes() {
+    let server = TestServer::start().await;
+    let offered = |nodes: &Value| -> Vec<String> {
+        let list = nodes["LoadImage"]["input"]["required"]["image"][0].as_array().unwrap();
+        list.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    let get = |coding: &'static str| {
+        let request = server.request(Method::GET, "/object_info");
+        server.send(request.header("accept-encoding", coding))
+    };
+    assert_eq!(offered(&get("identity").await.json()), Vec::<String>::new());
+    fs::write(server.path("input/a.png"), picture(3, 0)).unwrap();
+    let plain = get("identity, gzip;q=0").await;
+    assert_eq!((plain.header("content-encoding"), plain.header("vary")), ("", "accept-encoding"));
+    assert_eq!(offered(&plain.json()), ["a.png"]);
+    let packed = get("deflate;q=0.1, GZIP;q=0.5").await;
+    assert_eq!(packed.header("content-encoding"), "gzip");
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(packed.bytes.as_slice()).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, plain.bytes);
+    fs::remove_file(server.path("input/a.png")).unwrap();
+    let one = server.get("/object_info/LoadImage").await.json();
+    let all = get("identity").await.json();
+    assert_eq!((offered(&all).len(), &all["LoadImage"]), (0, &one["LoadImage"]));
     server.end().await;
 }
 
@@ -181,6 +211,23 @@ async fn pictures_are_shown_whole_or_in_part() {
         (&preview.bytes[..4], &preview.bytes[8..12]),
         (b"RIFF".as_slice(), b"WEBP".as_slice())
     );
+    // A picture with alpha is a JPEG without; where its alpha is wanted, it is WebP, and so is what has no format.
+    let jpeg = |quality: &str, channel: &str| {
+        let path = format!("/view?{name}&preview=jpeg{quality}&channel={channel}");
+        let server = &server;
+        async move { server.get(&path).await }
+    };
+    let preview = jpeg(";90", "").await;
+    assert_eq!(preview.header("content-type"), "image/jpeg");
+    let read = decode::decode(&mut Cursor::new(&preview.bytes), 8).unwrap();
+    assert_eq!((read.colours.shape(), read.transparency), ([1, 2, 4, 3], None));
+    assert_eq!(jpeg("", "rgb").await.bytes, preview.bytes, "90 where none is named");
+    assert_eq!(jpeg(";x", "rgb").await.bytes, preview.bytes);
+    assert_ne!(jpeg(";10", "rgb").await.bytes, preview.bytes);
+    assert_eq!(jpeg(";4294967295", "").await.bytes, jpeg(";100", "").await.bytes);
+    assert_eq!(jpeg(";90", "rgba").await.header("content-type"), "image/webp");
+    let other = server.get(&format!("/view?{name}&preview=gif")).await;
+    assert_eq!(other.header("content-type"), "image/webp");
     // What could run in a page is saved instead of shown.
     for (name, media, saved) in [
         ("a.html", "application/octet-stream", true),
