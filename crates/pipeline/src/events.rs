@@ -103,13 +103,13 @@ pub trait EventSink: Sync {
     /// Something happened in a run.
     fn event(&self, run: RunId, event: Event);
 
-    /// Whether steps are to carry previews, which cost a small product each.
+    /// Whether the step that is being done is to carry a preview, which costs a small product: asked at each.
     fn wants_previews(&self) -> bool {
         false
     }
 
-    /// Whether previews are to come from a tiny decoder in `models/vae_approx`, which costs a forward pass each, where
-    /// there is one for the model's latents.
+    /// Whether the previews of a run that begins are to come from a tiny decoder in `models/vae_approx`, which costs a forward
+    /// pass each, where there is one for the model's latents. Where nobody would see them, it is false.
     fn wants_decoded_previews(&self) -> bool {
         false
     }

@@ -287,7 +287,7 @@ impl<'a> Run<'a> {
 
     /// Whether previews are to come from a tiny decoder.
     pub(crate) fn wants_decoded_previews(&self) -> bool {
-        self.events.wants_previews() && self.events.wants_decoded_previews()
+        self.events.wants_decoded_previews()
     }
 
     /// Reports something that the user should know.

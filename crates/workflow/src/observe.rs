@@ -100,12 +100,13 @@ pub trait Observer: Sync {
     /// Something happened.
     fn event(&self, event: Event<'_>);
 
-    /// Whether steps are to carry previews.
+    /// Whether the step that is being done is to carry a preview: asked at each.
     fn wants_previews(&self) -> bool {
         false
     }
 
-    /// Whether previews are to come from a tiny decoder in `models/vae_approx`, where there is one.
+    /// Whether the previews of a sampler that begins are to come from a tiny decoder in `models/vae_approx`, where there is
+    /// one, and somebody would see them.
     fn wants_decoded_previews(&self) -> bool {
         false
     }

@@ -186,6 +186,11 @@ impl PromptObserver {
         }
     }
 
+    /// Whether one that is made now would be sent: each costs a part of a step.
+    fn preview_is_due(&self) -> bool {
+        self.state().preview.is_none_or(|last| last.elapsed() >= BETWEEN_PREVIEWS)
+    }
+
     fn send_preview(&self, node: &str, pixels: &Pixels) {
         let &Pixels { width, height, ref rgb } = pixels;
         let picture = Picture8 { width, height, channels: 3, bytes: rgb.clone() };
@@ -279,11 +284,11 @@ impl Observer for PromptObserver {
     }
 
     fn wants_previews(&self) -> bool {
-        self.clients.takes_previews(self.to(), self.previews)
+        self.preview_is_due() && self.clients.takes_previews(self.to(), self.previews)
     }
 
     fn wants_decoded_previews(&self) -> bool {
-        self.decoded
+        self.decoded && self.clients.takes_previews(self.to(), self.previews)
     }
 }
 
@@ -291,4 +296,24 @@ impl Observer for PromptObserver {
 pub(crate) fn milliseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_preview_is_made_that_would_not_be_sent() {
+        let (clients, running) = (Clients::new(1), Running::default());
+        let observer =
+            PromptObserver::new(Uuid::nil(), None, clients, running, Audience::Everybody, None);
+        assert!(observer.preview_is_due(), "the first");
+        let hour = Duration::from_secs(3600);
+        // None has passed since one that is ahead.
+        observer.state().preview = Instant::now().checked_add(hour);
+        assert!(!observer.preview_is_due() && !observer.wants_previews());
+        observer.state().preview = Instant::now().checked_sub(BETWEEN_PREVIEWS);
+        assert!(observer.preview_is_due());
+        assert!(!observer.wants_previews(), "nobody is there");
+    }
 }
