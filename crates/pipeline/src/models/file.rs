@@ -36,6 +36,11 @@ impl Identity {
         self.files.path()
     }
 
+    /// The files.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.files.paths
+    }
+
     /// The identity of the files as they are now.
     pub fn of(files: &ModelFiles) -> Self {
         let versions = files.paths.iter().map(|path| {

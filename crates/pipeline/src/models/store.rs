@@ -1,6 +1,7 @@
 //! What is open and loaded, and who may stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -405,6 +406,19 @@ impl ModelStore {
     pub fn stats(&self) -> Vec<(Arc<Part>, StreamStats)> {
         let parts = self.loaded().into_iter();
         parts.filter_map(|part| part.stats().map(|stats| (part, stats))).collect()
+    }
+
+    /// The files of the weights that are loaded.
+    pub fn loaded_files(&self) -> HashSet<PathBuf> {
+        let parts: Vec<_> = {
+            let state = self.state();
+            let parts = state.parts.iter();
+            parts
+                .filter_map(|(key, part)| Some((key.0.identity.clone(), part.upgrade()?)))
+                .collect()
+        };
+        let loaded = parts.iter().filter(|(_, part)| part.is_loaded());
+        loaded.flat_map(|(identity, _)| identity.paths().to_vec()).collect()
     }
 
     fn parts(&self) -> Vec<Arc<Part>> {

@@ -1,6 +1,7 @@
 //! What a worker must have to run a prompt: devices, model files, classes of nodes.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use distorch_allocation::DeviceId;
 use distorch_checkpoint::folders::ModelKind;
@@ -25,28 +26,38 @@ const MODEL_INPUTS: [(&str, ModelKind); 11] = [
     ("model_name", ModelKind::UpscaleModels),
 ];
 
-/// What a prompt needs of its worker, as far as its literal inputs say. The bytes that it takes are its plan's, which the
-/// worker checks on its own devices.
+/// Nodes that return what they are given, and the input that holds it.
+const CONSTANTS: [(&str, &str); 3] = [
+    ("DeviceSelectorMultiGPU", "device"),
+    ("PrimitiveString", "value"),
+    ("PrimitiveStringMultiline", "value"),
+];
+
+/// Links from one constant to another that are followed.
+const MOST_LINKS: usize = 8;
+
+/// What a prompt needs of its worker, as far as its inputs say: literals, and links to constants. The bytes that it takes are
+/// its plan's, which the worker checks on its own devices.
 pub fn requirements(prompt: &Prompt, registry: &Registry) -> Requirements {
     let mut needs = Requirements::default();
     for node in prompt.nodes.values() {
         let Some(class) = registry.find(&node.class) else { continue };
         needs.node_classes.insert(class.class.to_owned());
         for input in class.inputs {
-            let Some(InputValue::Literal(Value::String(text))) = node.inputs.get(input.name) else {
-                continue;
-            };
+            let Given::Text(text) = given(prompt, node, input.name) else { continue };
             match MODEL_INPUTS.iter().find(|(name, _)| *name == input.name) {
-                Some((_, kind)) => {
+                // Other names stand for no file or for several: `pixel_space`, `taesd`.
+                Some((_, kind)) if ModelKind::has_model_extension(Path::new(text)) => {
                     needs.models.insert(model(*kind, text));
                 }
+                Some(_) => {}
                 None => {
                     needs.devices.extend(devices(input.name, text).map(|device| (device, 0)));
                 }
             }
         }
         if class.loads_models() {
-            needs.occupies.extend(occupied(class, node));
+            needs.occupies.extend(occupied(prompt, class, node));
         }
     }
     if needs.occupies.is_empty() {
@@ -58,16 +69,15 @@ pub fn requirements(prompt: &Prompt, registry: &Registry) -> Requirements {
 
 /// The devices that a prompt has to itself for what a node loads: those that compute, and accelerators that may hold
 /// weights. The host's memory is everybody's.
-fn occupied(class: &Node, node: &PromptNode) -> BTreeSet<String> {
+fn occupied(prompt: &Prompt, class: &Node, node: &PromptNode) -> BTreeSet<String> {
     let mut occupied = BTreeSet::new();
     let mut computes = false;
     let inputs = class.inputs.iter().filter(|input| names_devices(input.name));
     for name in inputs.map(|input| input.name) {
-        let text = match node.inputs.get(name) {
-            None => continue,
-            Some(InputValue::Literal(Value::String(text))) => text,
-            // Known in the run only.
-            Some(_) => return BTreeSet::from([ALL_DEVICES.to_owned()]),
+        let text = match given(prompt, node, name) {
+            Given::Nothing => continue,
+            Given::Text(text) => text,
+            Given::Unknown => return BTreeSet::from([ALL_DEVICES.to_owned()]),
         };
         let is_compute = !name.ends_with("allocations") && !name.contains("donor");
         let cpu = DeviceId::CPU.to_string();
@@ -80,6 +90,34 @@ fn occupied(class: &Node, node: &PromptNode) -> BTreeSet<String> {
         occupied.insert(DEFAULT_DEVICE.to_owned());
     }
     occupied
+}
+
+/// What an input has, before anything runs.
+enum Given<'a> {
+    Nothing,
+    /// A text, or a link to a node that returns one.
+    Text(&'a str),
+    /// What is known in the run only.
+    Unknown,
+}
+
+fn given<'a>(prompt: &'a Prompt, node: &'a PromptNode, input: &str) -> Given<'a> {
+    let mut value = node.inputs.get(input);
+    if value.is_none() {
+        return Given::Nothing;
+    }
+    for _ in 0..MOST_LINKS {
+        let link = match value {
+            Some(InputValue::Literal(Value::String(text))) => return Given::Text(text),
+            Some(InputValue::Link { node, slot: 0 }) => node,
+            _ => break,
+        };
+        let Some(node) = prompt.nodes.get(link) else { break };
+        let constant = CONSTANTS.iter().find(|(class, _)| *class == node.class);
+        let Some((_, holds)) = constant else { break };
+        value = node.inputs.get(*holds);
+    }
+    Given::Unknown
 }
 
 /// A model file as workers and prompts name it.
@@ -147,5 +185,43 @@ mod tests {
         for (class, inputs, expected) in cases {
             assert_eq!(occupied(class, inputs), expected, "{class} {inputs}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_no_files_is_nothing_that_a_worker_lacks() {
+        let registry = nodes::all();
+        let prompt = r#"{"4": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
+                         "5": {"class_type": "VAELoader", "inputs": {"vae_name": "a.sft"}}}"#;
+        let needs = requirements(&Prompt::from_json(prompt, &registry).unwrap(), &registry);
+        assert!(needs.models.iter().eq(["vae/a.sft"]), "{needs:?}");
+    }
+
+    #[test]
+    fn a_device_behind_a_link_to_a_constant_is_known() {
+        let registry = nodes::all();
+        let occupied = |device: &str, others: &str| {
+            let prompt = format!(
+                r#"{{"4": {{"class_type": "CheckpointLoaderSimpleDisTorch2MultiGPU",
+                      "inputs": {{"compute_device": {device}, "donor_device": "cpu"}}}}, {others}}}"#
+            );
+            let needs = requirements(&Prompt::from_json(&prompt, &registry).unwrap(), &registry);
+            needs.occupies.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        let selector = |device: &str| {
+            format!(
+                r#""9": {{"class_type": "DeviceSelectorMultiGPU", "inputs": {{"device": {device}}}}}"#
+            )
+        };
+        let to_selector = r#"["9", 0]"#;
+        assert_eq!(occupied(to_selector, &selector(r#""cuda:1""#)), "cuda:1");
+        let through = r#""8": {"class_type": "PrimitiveString", "inputs": {"value": "cuda:0"}}"#;
+        let chain = format!("{}, {through}", selector(r#"["8", 0]"#));
+        assert_eq!(occupied(to_selector, &chain), "cuda:0");
+        // Neither a slot that is not there, nor a circle, nor a node that computes.
+        assert_eq!(occupied(r#"["9", 1]"#, &selector(r#""cuda:1""#)), ALL_DEVICES);
+        assert_eq!(occupied(to_selector, &selector(to_selector)), ALL_DEVICES);
+        let computed = r#""9": {"class_type": "StringConcatenate",
+            "inputs": {"string_a": "cuda:", "string_b": "1", "delimiter": ""}}"#;
+        assert_eq!(occupied(to_selector, computed), ALL_DEVICES);
     }
 }
