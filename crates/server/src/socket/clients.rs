@@ -144,13 +144,21 @@ impl Clients {
     }
 
     /// Takes a client in; `None` where there are too many. A connection of the same id ends.
-    pub(super) fn enter(&self, id: &str, watches: bool) -> Option<Entry> {
+    ///
+    /// What it is told first is made while no other message is sent: one comes behind it, or is of what it says.
+    pub(super) fn enter(
+        &self,
+        id: &str,
+        watches: bool,
+        greeting: impl FnOnce() -> Vec<Message>,
+    ) -> Option<Entry> {
         let mut connected = self.connected();
         if connected.len() >= self.0.most && !connected.contains_key(id) {
             return None;
         }
         let connection = self.0.next.fetch_add(1, Ordering::Relaxed);
         let outbox = Arc::new(Outbox::default());
+        greeting().into_iter().for_each(|message| outbox.push(message));
         let entry = Entry {
             clients: self.clone(),
             id: id.to_owned(),
@@ -316,9 +324,9 @@ mod tests {
     #[tokio::test]
     async fn messages_reach_those_whom_they_are_for() {
         let clients = Clients::new(3);
-        let [one, two] = ["1", "2"].map(|id| clients.enter(id, false).unwrap());
-        let watcher = clients.enter("3", true).unwrap();
-        assert!(clients.enter("4", false).is_none(), "more than there may be");
+        let [one, two] = ["1", "2"].map(|id| clients.enter(id, false, Vec::new).unwrap());
+        let watcher = clients.enter("3", true, Vec::new).unwrap();
+        assert!(clients.enter("4", false, Vec::new).is_none(), "more than there may be");
         clients.send_json(To::One("1"), "a", &json!(1));
         clients.send_json(To::One("nobody"), "b", &json!(2));
         clients.send_json(To::All, "c", &json!(3));
@@ -337,11 +345,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_comes_before_the_greeting() {
+        let clients = Clients::new(1);
+        let all = clients.clone();
+        let entry = clients.enter("1", false, || {
+            // Others send from other threads, which wait until this client is in.
+            let sent = std::thread::spawn(move || all.send_json(To::All, "status", &json!(1)));
+            drop(sent);
+            vec![Message::json("feature_flags", &json!({}))]
+        });
+        clients.send_json(To::All, "last", &json!(2));
+        let all = received(&entry.unwrap().outbox).await;
+        assert_eq!(all[0], br#"{"data":{},"type":"feature_flags"}"#);
+    }
+
+    #[tokio::test]
     async fn a_client_that_comes_again_takes_the_place_of_its_older_connection() {
         let clients = Clients::new(1);
-        let older = clients.enter("1", false).unwrap();
+        let older = clients.enter("1", false, Vec::new).unwrap();
         older.set_flags(json!({ "supports_preview_metadata": true }));
-        let newer = clients.enter("1", false).unwrap();
+        let newer = clients.enter("1", false, Vec::new).unwrap();
         assert!(older.outbox.next().await.is_none());
         drop(older);
         assert_eq!(clients.count(), 1);

@@ -58,7 +58,10 @@ async fn connect(
         "" => Uuid::new_v4().simple().to_string(),
         id => id.to_owned(),
     };
-    let Some(entry) = state.clients.enter(&id, asked.watch == "all") else {
+    // Some clients queue before they connect, and take an empty queue for the end.
+    state.count_queue().await;
+    let entered = state.clients.enter(&id, asked.watch == "all", || greeting(&state, &id));
+    let Some(entry) = entered else {
         let text = "there are as many clients as this server takes; `--max-clients` sets the limit";
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
@@ -67,11 +70,6 @@ async fn connect(
 }
 
 async fn serve(mut socket: WebSocket, state: AppState, entry: Entry) {
-    // Some clients queue before they connect, and take an empty queue for the end.
-    state.count_queue().await;
-    for message in greeting(&state, &entry.id) {
-        entry.outbox.push(message);
-    }
     let mut pings = tokio::time::interval(PING);
     let mut answered = true;
     pings.tick().await;
