@@ -17,6 +17,8 @@ mod frontend;
 mod gallery;
 #[path = "api/hostile.rs"]
 mod hostile;
+#[path = "api/models.rs"]
+mod models;
 #[path = "api/openai.rs"]
 mod openai;
 #[path = "api/own_page.rs"]

@@ -131,7 +131,8 @@ impl Client {
 fn http() -> reqwest::Client {
     // Only the first counts.
     drop(rustls::crypto::ring::default_provider().install_default());
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    // Each request has a connection: one that is kept may be closed at the other end as it is used again.
+    reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap()
 }
 
 async fn get(http: &reqwest::Client, url: &str) -> Vec<u8> {
@@ -190,11 +191,10 @@ async fn another_worker_makes_what_a_killed_one_was_at() {
     let mut first = worker("first");
     let mut client = Client::connect(&http, &url, "client").await;
     let id = client.queue(&example()).await;
-    first.says("prompt begins");
-    let second = worker("second");
     let started = client.until("progress").await;
     assert!(started.iter().any(|heard| heard["type"] == "execution_start"), "{started:?}");
     first.kill();
+    let second = worker("second");
     second.says("prompt begins");
     let heard = client.until("execution_success").await;
     // All steps of the second attempt, from the first on.

@@ -208,7 +208,9 @@ impl TestServer {
         let task = tokio::spawn(async move {
             server.run(async move { drop(ended.await) }).await.unwrap();
         });
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        // Each request has a connection: one that is kept may be closed at the other end as it is used again.
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+        let client = client.build().unwrap();
         let opens = OpensAtEnd(gate.clone());
         Self { folder, state, url, gate, client, end, task, _opens: opens }
     }

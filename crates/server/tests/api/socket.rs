@@ -140,16 +140,21 @@ async fn a_client_that_says_nothing_is_sent_previews_where_its_prompt_asks_for_t
         let extra = json!({ "preview_method": method });
         let sent = json!({ "prompt": prompt, "client_id": "me", "extra_data": extra });
         server.queue(&sent).await;
-        let mut came = false;
+        let (mut came, mut warned) = (false, false);
         loop {
             match socket.next().await.unwrap() {
-                // Warnings are of kind 3.
+                // A warning: the length of the node's id, the id, the text.
+                Heard::Binary(bytes) if bytes[..4] == 3_u32.to_be_bytes() => {
+                    assert_eq!(bytes[4..9], [0, 0, 0, 1, b'3']);
+                    let text = std::str::from_utf8(&bytes[9..]).unwrap();
+                    warned |= text.contains("`taesd_decoder`");
+                }
                 Heard::Binary(bytes) => came |= bytes[..4] == 1_u32.to_be_bytes(),
                 Heard::Json(message) if message["type"] == "execution_success" => break,
                 Heard::Json(_) => {}
             }
         }
-        assert_eq!(came, comes, "{method}");
+        assert_eq!((came, warned), (comes, method == "taesd"), "{method}");
     }
     server.end().await;
 }
