@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, TextEncoderConfig,
-    UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    ClipActivation, ClipConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, QwenImageConfig,
+    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use distorch_checkpoint::family::Configs;
 use distorch_runtime::tensor::TensorData;
@@ -25,6 +25,8 @@ pub enum PublishedModel {
     FluxSmall,
     /// Z-Image cut to 4 blocks of full width, and its VAE.
     ZImageSmall,
+    /// Qwen-Image cut to 3 blocks of full width, and its VAE.
+    QwenImageSmall,
 }
 
 /// The configurations that were published with the weights.
@@ -67,6 +69,16 @@ pub fn configs(model: PublishedModel) -> Configs {
         PublishedModel::ZImageSmall => {
             transformer(DiffusionConfig::ZImage(z_image_small()), [0.3611, 0.1159])
         }
+        PublishedModel::QwenImageSmall => Configs {
+            diffusion: Some(DiffusionConfig::QwenImage(qwen_image_small())),
+            text_encoders: Vec::new(),
+            vae: Some(VaeConfig {
+                architecture: VaeArchitecture::Causal,
+                latent_channels: 16,
+                channels: 96,
+                ..vae()
+            }),
+        },
     }
 }
 
@@ -76,6 +88,7 @@ fn vae() -> VaeConfig {
         in_channels: 3,
         latent_channels: 4,
         channels: 128,
+        decoder_channels: None,
         channel_mult: vec![1, 2, 4, 4],
         num_res_blocks: 2,
         quant_conv: true,
@@ -131,6 +144,20 @@ fn z_image_small() -> ZImageConfig {
         modulation_width: 256,
         refiner_depth: 1,
         depth: 4,
+    }
+}
+
+/// Qwen-Image's width with 3 of its 60 blocks.
+fn qwen_image_small() -> QwenImageConfig {
+    QwenImageConfig {
+        in_channels: 16,
+        out_channels: 16,
+        width: 3072,
+        heads: 24,
+        context_dim: 3584,
+        mlp_width: 4 * 3072,
+        depth: 3,
+        references_at_zero: false,
     }
 }
 
@@ -216,6 +243,8 @@ mod tests {
             (PublishedModel::Sd35Medium, Family::Sd3, 2_243_171_520 + 226_492_416, 0, 83_819_683),
             (PublishedModel::FluxSmall, Family::Flux, 1_310_154_816, 0, 83_819_683),
             (PublishedModel::ZImageSmall, Family::ZImage, 1_093_366_848, 0, 83_819_683),
+            // diffusers' classes with these sizes.
+            (PublishedModel::QwenImageSmall, Family::QwenImage, 1_060_017_216, 0, 126_892_531),
         ] {
             let checkpoint = blank("random", &configs(model), Dtype::F32).unwrap();
             let model = recognise(&checkpoint).unwrap();

@@ -185,6 +185,8 @@ pub enum RandomModel {
     FluxSmall,
     /// Z-Image cut to 4 blocks of full width, and the VAE, without text encoders.
     ZImageSmall,
+    /// Qwen-Image cut to 3 blocks of full width, and the VAE, without text encoders.
+    QwenImageSmall,
 }
 
 impl From<RandomModel> for PublishedModel {
@@ -196,6 +198,7 @@ impl From<RandomModel> for PublishedModel {
             RandomModel::Sd35Medium => PublishedModel::Sd35Medium,
             RandomModel::FluxSmall => PublishedModel::FluxSmall,
             RandomModel::ZImageSmall => PublishedModel::ZImageSmall,
+            RandomModel::QwenImageSmall => PublishedModel::QwenImageSmall,
         }
     }
 }
