@@ -1,4 +1,4 @@
-"""The language model of Qwen3-VL as Krea 2's text encoder against transformers and diffusers: a tiny configuration, seeded
+"""The language model of Qwen3-VL as the text encoder of Krea 2 and of Qwen-Image 2.1 against transformers and diffusers: a tiny configuration, seeded
 weights (see seeded.py), and the real tokenizer.
 
     python tools/reference/make_krea2_text.py FOLDER    # the folder of make_qwen_tokens.py
@@ -6,6 +6,7 @@ weights (see seeded.py), and the real tokenizer.
 Writes crates/models/tests/fixtures/qwen3vl.safetensors:
     states.N      the hidden states behind N layers, for the seeded token ids below
     krea2.I       what Krea2Pipeline gives for the I-th prompt, padding left out, the layers of a token side by side
+    qwen21.I      what QwenImage21Pipeline gives for it
 and in the metadata the configuration, the parameters with their shapes, the token ids and the prompts.
 """
 
@@ -15,7 +16,7 @@ import sys
 
 import seeded
 import torch
-from diffusers import Krea2Pipeline
+from diffusers import Krea2Pipeline, QwenImage21Pipeline
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, Qwen3VLTextConfig, Qwen3VLTextModel
 
@@ -66,6 +67,33 @@ def encode(model, tokenizer, prompt):
     return states[mask][None].flatten(2)
 
 
+SYSTEM = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
+
+
+@torch.no_grad()
+def encode_for_qwen_image21(model, tokenizer, prompt):
+    class Encoder:
+        # Where the pipeline looks for the final norm, which it switches off.
+        def __init__(self):
+            self.model = model
+
+        def __call__(self, **inputs):
+            return model(**inputs)
+
+    class Pipeline:
+        _extract_masked_hidden = QwenImage21Pipeline._extract_masked_hidden
+        text_encoder = Encoder()
+        prompt_template_t2i = SYSTEM + "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+        _drop_idx, _img_token_id = len(tokenizer.encode(SYSTEM)), tokenizer.convert_tokens_to_ids("<|image_pad|>")
+
+    Pipeline.processor = staticmethod(tokenizer)
+    template = QwenImage21Pipeline.__init__.__code__.co_consts
+    assert "Comprehend and analyze the provided prompt." in template
+    states, mask, is_picture = QwenImage21Pipeline._get_qwen_prompt_embeds(Pipeline(), prompt, None, "cpu")
+    assert mask.all() and not is_picture.any()
+    return states
+
+
 def main():
     model = build()
     shapes = seeded.fill(model, lambda key: f"qwen3vl.model.{key}")
@@ -78,6 +106,7 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
     for number, prompt in enumerate(PROMPTS):
         tensors[f"krea2.{number}"] = encode(model, tokenizer, prompt).contiguous()
+        tensors[f"qwen21.{number}"] = encode_for_qwen_image21(model, tokenizer, prompt).contiguous()
     metadata = {"config": CONFIG, "params": shapes, "ids": ids, "prompts": PROMPTS, "seed": 0}
     metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
     save_file(tensors, OUT, metadata)

@@ -1,10 +1,15 @@
-"""Writes crates/checkpoint/tests/fixtures/keys/qwen-image.json.gz: the tensors of Qwen-Image's published files.
+"""Writes crates/checkpoint/tests/fixtures/keys/qwen-image.json.gz and qwen-image21.json.gz: the tensors of the published
+files of Qwen-Image and of Qwen-Image 2.1.
 
     python tools/reference/make_qwen_image_keys.py
 
 The classes of diffusers and transformers are built without data from the published configurations. The transformer's
 names are the same everywhere; the autoencoder's are Wan's with diffusers' beside them, which diffusers' converter must
 make of Wan's; the text encoder's are those of the published file, which transformers still reads.
+
+Qwen-Image 2.1's transformer has the names of ComfyUI's file, in which gates of feed-forward layers and what they gate are
+one matrix, and its autoencoder those of ComfyUI's file, whose convolutions have a dimension for one frame, with diffusers'
+names and shapes beside them.
 """
 
 import gzip
@@ -12,11 +17,16 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from diffusers import (
+    AutoencoderKLQwenImage,
+    AutoencoderKLQwenImage21,
+    QwenImage21Transformer2DModel,
+    QwenImageTransformer2DModel,
+)
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from single_file import causal_vae_name
+from single_file import causal_vae_name, residual_vae_name
 
 PATH = Path(__file__).parents[2] / "crates/checkpoint/tests/fixtures/keys/qwen-image.json.gz"
 
@@ -44,6 +54,42 @@ def published(name):
     return name
 
 
+def fused(transformer):
+    """Shapes with the halves of a feed-forward layer's first matrix in one."""
+    found = {}
+    for name, shape in shapes(transformer).items():
+        if ".img_mlp.proj." in name:
+            continue
+        if ".img_mlp.gate_layer." in name:
+            name, shape = name.replace("gate_layer", "gate_up"), [2 * shape[0], shape[1]]
+        found[name] = shape
+    return found
+
+
+def of_frames(key, shape):
+    """The shape of a convolution's weight with the dimension of one frame."""
+    plain = (".resample.", ".to_qkv.", ".proj.", ".gamma")
+    return shape[:2] + [1] + shape[2:] if len(shape) == 4 and not any(part in key for part in plain) else shape
+
+
+def newer():
+    with torch.device("meta"):
+        transformer, vae = QwenImage21Transformer2DModel(), AutoencoderKLQwenImage21()
+    own = shapes(vae)
+    wan = {residual_vae_name(name, vae.config): name for name in own}
+    return {
+        "transformer": fused(transformer),
+        "parameters": sum(parameter.numel() for parameter in transformer.parameters()),
+        "vae": {key: [name, own[name], of_frames(key, own[name])] for key, name in wan.items()},
+    }
+
+
+def write(name, content):
+    path = PATH.with_name(name)
+    path.write_bytes(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 9, mtime=0))
+    print(path.name, path.stat().st_size, {key: x if isinstance(x, int) else len(x) for key, x in content.items()})
+
+
 def main():
     with torch.device("meta"):
         transformer = QwenImageTransformer2DModel()
@@ -58,9 +104,8 @@ def main():
         "vae": {key: [name, vae[name]] for key, name in wan.items()},
         "text": {published(name): shape for name, shape in shapes(encoder).items()},
     }
-    print({key: value if isinstance(value, int) else len(value) for key, value in content.items()})
-    PATH.write_bytes(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 9, mtime=0))
-    print(PATH.name, PATH.stat().st_size)
+    write(PATH.name, content)
+    write("qwen-image21.json.gz", newer())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Writes crates/models/tests/fixtures/vae_*.safetensors from diffusers' AutoencoderKL, AutoencoderKLFlux2 and
-AutoencoderKLQwenImage.
+"""Writes crates/models/tests/fixtures/vae_*.safetensors from diffusers' AutoencoderKL, AutoencoderKLFlux2,
+AutoencoderKLQwenImage and AutoencoderKLQwenImage21.
 
     python tools/reference/make_vae.py
 
@@ -10,12 +10,18 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, Flux2KleinPipeline
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    AutoencoderKLQwenImage21,
+    Flux2KleinPipeline,
+)
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_wan_vae_to_diffusers
 from safetensors.torch import save_file
 
 import seeded
-from single_file import causal_vae_name, check, vae_name
+from single_file import causal_vae_name, check, residual_vae_name, vae_name
 
 FIXTURES = Path(__file__).parents[2] / "crates/models/tests/fixtures"
 SEED = 30
@@ -92,8 +98,68 @@ def causal():
     write("causal", tensors, config, shapes, pictures, latents)
 
 
+def seed_frames(module, name, prefix=""):
+    """Seeds a module whose convolutions are of one frame by names in ComfyUI's files, which keep a dimension for it."""
+    shapes = {}
+    with torch.no_grad():
+        for own, parameter in module.named_parameters():
+            key, shape = name(own), list(parameter.shape)
+            if parameter.dim() == 4 and not any(part in key for part in (".resample.", ".to_qkv.", ".proj.", ".gamma")):
+                shape.insert(2, 1)
+            shapes[key] = shape
+            value = seeded.weight(prefix + key, tuple(shape), 0 if prefix else SEED)
+            parameter.copy_(torch.from_numpy(value).reshape(parameter.shape))
+    return {key: shape for key, shape in shapes.items() if ".time_conv." not in key}
+
+
+def residual():
+    """Qwen-Image 2.1's, with pictures of four channels."""
+    mults, layers, latent, base, wider = [1, 2, 4, 4], 1, 6, 8, 12
+    module = AutoencoderKLQwenImage21(
+        base_dim=base,
+        decoder_base_dim=wider,
+        z_dim=latent,
+        dim_mult=mults,
+        num_res_blocks=layers,
+        temperal_downsample=[False, True, True],
+        scale_factor_spatial=8,
+    ).eval()
+    shapes = seed_frames(module, lambda name: residual_vae_name(name, module.config))
+    tensors, pictures, latents = {}, [], []
+    with torch.no_grad():
+        for i, (batch, height, width) in enumerate([(2, 32, 32), (1, 40, 64)]):
+            shape = (batch, 4, height, width)
+            picture = torch.from_numpy(seeded.uniform(f"picture.{i}", shape, SEED))
+            posterior = module.encode(picture[:, :, None]).latent_dist
+            tensors[f"mean.{i}"] = posterior.mean[:, :, 0].contiguous()
+            tensors[f"logvar.{i}"] = posterior.logvar[:, :, 0].contiguous()
+            pictures.append(shape)
+        # What comes out is compared before it is clamped.
+        clamp, torch.clamp = torch.clamp, lambda x, **_: x
+        for i, (batch, height, width) in enumerate(LATENTS):
+            shape = (batch, latent, height, width)
+            z = torch.from_numpy(seeded.uniform(f"latent.{i}", shape, SEED))[:, :, None]
+            latents.append(shape)
+            tensors[f"decoded.{i}"] = module.decode(z).sample[:, :, 0].contiguous()
+        torch.clamp = clamp
+    config = {
+        "architecture": "causal_residual",
+        "in_channels": 4,
+        "latent_channels": latent,
+        "channels": base,
+        "decoder_channels": wider,
+        "channel_mult": mults,
+        "num_res_blocks": layers,
+        "quant_conv": True,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+    }
+    write("residual", tensors, config, shapes, pictures, latents)
+
+
 def main():
     causal()
+    residual()
     for case, (mults, layers, latent, quant, conv) in CASES.items():
         packed = case.startswith("flux2")
         small = case.endswith("small_decoder")

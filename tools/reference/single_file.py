@@ -119,3 +119,18 @@ def causal_vae_name(name: str, config) -> str:
         module = f"upsamples.{int(index) * (config.num_res_blocks + 2) + place}"
     inner, last = rest.rsplit(".", 1)
     return f"{first}.{module}.{CAUSAL_BLOCK.get(inner, inner)}.{last}"
+
+
+def residual_vae_name(name: str, config) -> str:
+    """Wan 2.2's name of a parameter of `AutoencoderKLQwenImage21`, as ComfyUI's files have it."""
+    if match := re.fullmatch(r"(encoder|decoder)\.(down|up)_blocks\.(\d+)\.(.*)", name):
+        half, way, level, rest = match.groups()
+        if rest.startswith("resnets."):
+            _, place, rest = rest.split(".", 2)
+        else:
+            place = config.num_res_blocks + (way == "up")
+            _, rest = rest.split(".", 1)
+        inner, last = rest.rsplit(".", 1)
+        blocks = f"{way}samples"
+        return f"{half}.{blocks}.{level}.{blocks}.{place}.{CAUSAL_BLOCK.get(inner, inner)}.{last}"
+    return causal_vae_name(name, config)

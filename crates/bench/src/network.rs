@@ -55,6 +55,7 @@ pub fn input(
         guidance: reads.guidance.map(|guidance| constant(guidance as f32)),
         reference_latents: Vec::new(),
         reference_method: ReferenceMethod::default(),
+        reference_slots: Vec::new(),
         skip: SkipLayers::default(),
     }
 }

@@ -232,6 +232,8 @@ pub enum VaeArchitecture {
     Kl,
     /// That of Wan 2.1 and Qwen-Image: its convolutions run over a frame and those before it.
     Causal,
+    /// That of Qwen-Image 2.1: built as Wan 2.2's, with a shortcut around each level, for single frames.
+    CausalResidual,
 }
 
 /// An autoencoder of pictures.
@@ -248,7 +250,8 @@ pub struct VaeConfig {
     pub channels: usize,
     /// Each level's channels as a multiple of `channels`.
     pub channel_mult: Vec<usize>,
-    /// What stands for `channels` in a decoder that is narrower than the encoder (Flux.2's small decoder: 96 for 128).
+    /// What stands for `channels` in a decoder that is narrower or wider than the encoder (Flux.2's small decoder: 96 for
+    /// 128; Qwen-Image 2.1's: 144 for 96).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder_channels: Option<usize>,
     /// Residual blocks of each level of the encoder; one more in the decoder.
@@ -589,6 +592,27 @@ pub struct QwenImageConfig {
     pub references_at_zero: bool,
 }
 
+/// Qwen-Image 2.1's transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QwenImage21Config {
+    /// Channels of the latent.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the text conditioning.
+    pub context_dim: usize,
+    /// Width of the feed-forward layers.
+    pub mlp_width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Whether a feed-forward layer's gate and what it gates are one matrix, as ComfyUI's files have it; diffusers has two.
+    pub fused_gate: bool,
+}
+
 /// A diffusion model of any family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "architecture")]
@@ -609,6 +633,8 @@ pub enum DiffusionConfig {
     Krea2(Krea2Config),
     /// Qwen-Image.
     QwenImage(QwenImageConfig),
+    /// Qwen-Image 2.1.
+    QwenImage21(QwenImage21Config),
 }
 
 /// A text encoder of any family.

@@ -249,6 +249,34 @@ struct QwenImage {
     text: IndexMap<String, Vec<usize>>,
 }
 
+/// Of Qwen-Image 2.1's published file.
+#[derive(Deserialize)]
+struct QwenImage21 {
+    transformer: IndexMap<String, Vec<usize>>,
+    parameters: u64,
+}
+
+#[test]
+fn files_of_qwen_image_2_1_are_recognised() {
+    let QwenImage21 { transformer, parameters } = key_list::read("qwen-image21");
+    let tensors = transformer.into_iter().map(|(key, shape)| (key, (Dtype::BF16, shape)));
+    let mut tensors: key_list::Tensors = tensors.collect();
+    let model = recognise(&key_list::parts(tensors.clone(), &[])).unwrap();
+    assert_eq!((model.label().as_str(), &model.unknown), ("Qwen-Image 2.1", &Vec::new()));
+    let component = model.component(ComponentKind::DiffusionModel).unwrap();
+    assert_eq!(component.parameters(), parameters);
+    let Some(DiffusionConfig::QwenImage21(config)) = model.diffusion.map(|found| found.config)
+    else {
+        panic!("another network")
+    };
+    let sizes = (config.width, config.heads, config.depth, config.context_dim, config.mlp_width);
+    assert_eq!((sizes, config.fused_gate), ((4096, 32, 32, 4096, 12_288), true));
+    // Without the tensor that it is known by it is still known, and that tensor missed.
+    tensors.shift_remove("txt_in.text_norm.weight");
+    let error = recognise(&key_list::parts(tensors, &[])).unwrap_err().to_string();
+    assert!(error.contains("txt_in.text_norm.weight"), "{error}");
+}
+
 #[test]
 fn files_of_qwen_image_are_recognised() {
     let QwenImage { transformer, parameters, text } = key_list::read("qwen-image");

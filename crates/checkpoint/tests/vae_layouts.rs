@@ -203,6 +203,44 @@ fn wans_layout_and_diffusers_are_one_autoencoder() {
     }
 }
 
+/// As [`Causal`], with the shape in ComfyUI's file behind that in diffusers'.
+#[derive(serde::Deserialize)]
+struct Residual {
+    vae: indexmap::IndexMap<String, (String, Vec<usize>, Vec<usize>)>,
+}
+
+/// Qwen-Image 2.1's autoencoder, whose convolutions have a dimension for one frame, or none.
+#[test]
+fn a_residual_autoencoder_of_either_layout_is_one() {
+    let Residual { vae } = common::read("qwen-image21");
+    let comfyui: Tensors = vae
+        .iter()
+        .map(|(key, (_, _, shape))| (key.clone(), (Dtype::BF16, shape.clone())))
+        .collect();
+    let diffusers: Tensors =
+        vae.values().map(|(key, shape, _)| (key.clone(), (Dtype::BF16, shape.clone()))).collect();
+    let mut without = comfyui.clone();
+    without.retain(|key, _| !key.contains(".time_conv."));
+    let joins = comfyui.len() - without.len();
+    assert_eq!(joins, 12);
+    // Other levels that join frames would be another autoencoder.
+    let mut other = without.clone();
+    let key = "encoder.downsamples.0.downsamples.2.time_conv.weight";
+    other.insert(key.to_owned(), (Dtype::BF16, vec![96, 96, 1, 1, 1]));
+    let error = recognise(&parts(other, &[])).unwrap_err().to_string();
+    assert!(error.contains("join frames"), "{error}");
+    for (tensors, joins) in [(comfyui, joins), (without, 0), (diffusers, joins)] {
+        let model = recognised(tensors);
+        let config = model.vae.as_ref().unwrap();
+        let sizes = (config.channels, config.decoder_channels, config.latent_channels);
+        assert_eq!(sizes, (96, Some(144), 64));
+        assert_eq!((config.in_channels, config.num_res_blocks, config.downscale()), (4, 2, 16));
+        assert_eq!(config.channel_mult, [1, 2, 4, 8, 8]);
+        assert_eq!((model.ignored.len(), &model.unknown), (joins, &Vec::new()));
+        assert_eq!(model.notes, Vec::<String>::new());
+    }
+}
+
 #[test]
 fn other_autoencoders_are_refused_by_name() {
     let with = |mut all: Tensors, marker: &str| {

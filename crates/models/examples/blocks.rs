@@ -118,6 +118,7 @@ impl Description {
             guidance: self.guidance.map(one),
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
+            reference_slots: Vec::new(),
             skip,
         })
     }

@@ -9,8 +9,8 @@
 
 use distorch_checkpoint::config::{
     ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
-    QwenImageConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig, UpscalerConfig,
-    VaeArchitecture, VaeConfig, VisionConfig, ZImageConfig,
+    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig,
+    UpscalerConfig, VaeArchitecture, VaeConfig, VisionConfig, ZImageConfig,
 };
 /// What one forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +265,21 @@ pub(crate) fn qwen_image(config: &QwenImageConfig, workload: Workload, compute: 
     Need { elements, workspace: 0 }
 }
 
+/// A block for all tokens, as its feed-forward features are gated or as queries, keys and values are put side by side.
+/// Elsewhere than on the CPU attention computes with copies in f32.
+pub(crate) fn qwen_image21(
+    config: &QwenImage21Config,
+    workload: Workload,
+    compute: Compute,
+) -> Need {
+    const TEXT_TOKENS: u64 = 512;
+    let tokens = workload.positions(16) + TEXT_TOKENS;
+    let attention = if compute.host { 9 } else { 14 } * config.width;
+    let features = attention.max(2 * config.width + 4 * config.mlp_width) as u64;
+    let elements = workload.rows().saturating_mul(tokens).saturating_mul(features);
+    Need { elements, workspace: 0 }
+}
+
 /// The decoder: from the lowest resolution to the picture. The encoder needs less.
 pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
     let mut walk = Walk::default();
@@ -279,11 +294,21 @@ pub(crate) fn vae(config: &VaeConfig, workload: Workload) -> Need {
     walk.meet(6 * channels, positions);
     for place in (0..=last).rev() {
         let (outputs, positions) = level(place);
+        // What goes around the level waits for its end.
+        let around = match config.architecture {
+            VaeArchitecture::CausalResidual if place > 0 => channels as u64 * positions,
+            _ => 0,
+        };
+        walk.waiting = around;
         walk.residual(channels, outputs, positions);
         walk.residual(outputs, outputs, positions);
         channels = outputs;
         if place > 0 {
             walk.upsample(channels, level(place - 1).1);
+            if config.architecture == VaeArchitecture::CausalResidual {
+                // The shortcut as it is spread over the pixels, beside what it is added to.
+                walk.meet(3 * channels, level(place - 1).1);
+            }
             if config.architecture == VaeArchitecture::Causal {
                 channels = outputs / 2;
             }

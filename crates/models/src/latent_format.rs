@@ -3,6 +3,8 @@
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Tensor};
 
+use crate::latent_tables::{QWEN_IMAGE_21_RGB, QWEN_IMAGE_21_STATISTICS};
+
 /// What a family's latents look like: how they come from an autoencoder's, and what colours they have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LatentFormat {
@@ -74,6 +76,17 @@ impl LatentFormat {
         statistics: WAN_21_STATISTICS,
         rgb_factors: WAN_21_RGB,
         rgb_bias: [-0.1835, -0.0868, -0.3360],
+    };
+
+    /// Latents of the autoencoder of Qwen-Image 2.1.
+    pub const QWEN_IMAGE_21: Self = Self {
+        channels: 64,
+        downscale: 16,
+        scale: 1.0,
+        shift: 0.0,
+        statistics: QWEN_IMAGE_21_STATISTICS,
+        rgb_factors: QWEN_IMAGE_21_RGB,
+        rgb_bias: [-0.1228, -0.1869, -0.3083],
     };
 
     /// An autoencoder's latents `[batch, channels, ..]` as the model has them: `(latents - mean) / deviation` of each
@@ -155,11 +168,17 @@ mod tests {
 
     /// The sums of diffusers' defaults.
     #[test]
-    fn wans_statistics_are_as_published() {
-        let sums = LatentFormat::WAN_21.statistics.iter().fold([0.0, 0.0], |sum, pair| {
-            [sum[0] + f64::from(pair[0]), sum[1] + f64::from(pair[1])]
-        });
-        assert!((sums[0] + 0.7332).abs() < 1e-5 && (sums[1] - 34.2747).abs() < 1e-5, "{sums:?}");
-        assert_eq!(LatentFormat::WAN_21.rgb_factors.len(), 16);
+    fn statistics_are_as_published() {
+        for (format, channels, expected) in [
+            (LatentFormat::WAN_21, 16, [-0.7332, 34.2747]),
+            (LatentFormat::QWEN_IMAGE_21, 64, [7.7210, 240.5952]),
+        ] {
+            let sums = format.statistics.iter().fold([0.0, 0.0], |sum, pair| {
+                [sum[0] + f64::from(pair[0]), sum[1] + f64::from(pair[1])]
+            });
+            let far = |at: usize| f64::abs(sums[at] - expected[at]) > 1e-5;
+            assert!(!far(0) && !far(1), "{sums:?}");
+            assert_eq!((format.statistics.len(), format.rgb_factors.len()), (channels, channels));
+        }
     }
 }

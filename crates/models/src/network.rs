@@ -28,6 +28,9 @@ pub struct NetworkInput {
     pub reference_latents: Vec<Tensor<4>>,
     /// Where these are beside the noisy one.
     pub reference_method: ReferenceMethod,
+    /// Before which of the context's tokens each of them stands, in order, for networks that read both as one sequence
+    /// (Qwen-Image 2.1); those without a number stand behind the text.
+    pub reference_slots: Vec<usize>,
     /// Blocks that pass on what they are given.
     pub skip: SkipLayers,
 }

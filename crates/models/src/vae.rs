@@ -1,7 +1,8 @@
 //! Autoencoders, which turn pictures into latents and back: that of latent diffusion (`AutoencoderKL`: Kingma & Welling,
-//! <https://arxiv.org/abs/1312.6114>; Esser et al., <https://arxiv.org/abs/2012.09841>), and the one of `vae_causal`.
+//! <https://arxiv.org/abs/1312.6114>; Esser et al., <https://arxiv.org/abs/2012.09841>), and those of `vae_causal` and
+//! `vae_residual`.
 //!
-//! Pictures are `[batch, 3, height, width]` from -1 to 1. [`crate::vae_tiled`] does large ones
+//! Pictures are `[batch, 3, height, width]` from -1 to 1, or of four channels where the last is opacity. [`crate::vae_tiled`] does large ones
 //! piece by piece.
 
 use distorch_checkpoint::config::{VaeArchitecture, VaeConfig};
@@ -13,6 +14,7 @@ use crate::layers::{Conv2d, GroupNorm, Linear};
 use crate::unet::nearest;
 use crate::vae_causal::CausalVae;
 use crate::vae_packing::Packing;
+use crate::vae_residual::ResidualVae;
 
 /// Groups of every group normalisation.
 const GROUPS: usize = 32;
@@ -29,6 +31,7 @@ pub struct Vae {
 enum Network {
     Kl(Box<KlVae>),
     Causal(Box<CausalVae>),
+    CausalResidual(Box<ResidualVae>),
 }
 
 impl Vae {
@@ -41,6 +44,9 @@ impl Vae {
         let network = match config.architecture {
             VaeArchitecture::Kl => Network::Kl(Box::new(KlVae::load(scope, config)?)),
             VaeArchitecture::Causal => Network::Causal(Box::new(CausalVae::load(scope, config)?)),
+            VaeArchitecture::CausalResidual => {
+                Network::CausalResidual(Box::new(ResidualVae::load(scope, config)?))
+            }
         };
         Ok(Self { network, config: config.clone() })
     }
@@ -73,6 +79,7 @@ impl Vae {
         let moments = match &self.network {
             Network::Kl(network) => network.encode(picture)?,
             Network::Causal(network) => network.encode(picture)?,
+            Network::CausalResidual(network) => network.encode(picture)?,
         };
         let Some(moments) = moments else {
             let reason = "this checkpoint has no encoder, so it can only decode".to_owned();
@@ -105,13 +112,14 @@ impl Vae {
         match &self.network {
             Network::Kl(network) => network.decode(latent),
             Network::Causal(network) => network.decode(latent),
+            Network::CausalResidual(network) => network.decode(latent),
         }
     }
 
     fn packing(&self) -> Option<&Packing> {
         match &self.network {
             Network::Kl(network) => network.packing.as_ref(),
-            Network::Causal(_) => None,
+            Network::Causal(_) | Network::CausalResidual(_) => None,
         }
     }
 

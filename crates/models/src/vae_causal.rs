@@ -149,7 +149,7 @@ fn blocks(
     Ok(blocks)
 }
 
-struct ResBlock {
+pub(crate) struct ResBlock {
     norm1: ChannelNorm,
     conv1: CausalConv,
     norm2: ChannelNorm,
@@ -158,7 +158,7 @@ struct ResBlock {
 }
 
 impl ResBlock {
-    fn load(scope: &Scope) -> Result<Self, ModelError> {
+    pub(crate) fn load(scope: &Scope) -> Result<Self, ModelError> {
         let has_shortcut = scope.has("shortcut");
         let residual = scope.at("residual");
         Ok(Self {
@@ -170,7 +170,7 @@ impl ResBlock {
         })
     }
 
-    fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
         let h = self.conv1.forward(self.norm1.forward_silu(x.clone())?)?;
         let h = self.conv2.forward(self.norm2.forward_silu(h)?)?;
         let x = match &self.shortcut {
@@ -182,7 +182,7 @@ impl ResBlock {
 }
 
 /// Two residual blocks with attention of all pixels to all between.
-struct Middle {
+pub(crate) struct Middle {
     first: ResBlock,
     norm: ChannelNorm,
     qkv: Linear,
@@ -191,7 +191,7 @@ struct Middle {
 }
 
 impl Middle {
-    fn load(scope: &Scope) -> Result<Self, ModelError> {
+    pub(crate) fn load(scope: &Scope) -> Result<Self, ModelError> {
         let attention = scope.at(1);
         Ok(Self {
             first: ResBlock::load(&scope.at(0))?,
@@ -202,7 +202,7 @@ impl Middle {
         })
     }
 
-    fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
         let x = self.first.forward(x)?;
         let [batch, channels, height, width] = x.dims();
         let qkv = self.qkv.from_pixels(self.norm.forward(x.clone())?)?;
@@ -219,33 +219,33 @@ impl Middle {
 }
 
 /// From the last features to channels.
-struct Head {
+pub(crate) struct Head {
     norm: ChannelNorm,
     conv: CausalConv,
 }
 
 impl Head {
-    fn load(scope: &Scope) -> Result<Self, ModelError> {
+    pub(crate) fn load(scope: &Scope) -> Result<Self, ModelError> {
         Ok(Self { norm: ChannelNorm::load(scope, "0")?, conv: CausalConv::load(scope, "2", 1)? })
     }
 
-    fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
         self.conv.forward(self.norm.forward_silu(x)?)
     }
 }
 
 /// A convolution over frames and pixels of one frame; `weight` `[out, in, frames, kernel, kernel]`, `bias` `[out]`.
-struct CausalConv {
+pub(crate) struct CausalConv {
     handle: LayerHandle,
     padding: usize,
 }
 
 impl CausalConv {
-    fn load(scope: &Scope, name: &str, padding: usize) -> Result<Self, ModelError> {
+    pub(crate) fn load(scope: &Scope, name: &str, padding: usize) -> Result<Self, ModelError> {
         Ok(Self { handle: scope.layer(name)?, padding })
     }
 
-    fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
         let params = self.handle.fetch()?;
         let weight = params.weight::<5>()?;
         let [outputs, inputs, frames, height, width] = weight.dims();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::seeded;
 use distorch_checkpoint::config::{
     ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, Krea2Config,
-    QwenImageConfig, T5Config, TextEncoderConfig, VisionConfig, VisionKind, ZImageConfig,
+    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, VisionConfig, VisionKind, ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
@@ -24,6 +24,7 @@ use distorch_models::krea2::Krea2Transformer;
 use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
 use distorch_models::prompt::token::Token;
 use distorch_models::qwen_image::QwenImageTransformer;
+use distorch_models::qwen_image21::QwenImage21Transformer;
 use distorch_models::t5::T5Encoder;
 use distorch_models::text::PromptPicture;
 use distorch_models::vision;
@@ -90,6 +91,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
     chroma();
     qwen_image();
     krea2();
+    qwen_image21();
 }
 
 /// T5 reads 512 tokens in the estimate; XXL has 64 heads of 64 and a width of 4096.
@@ -274,6 +276,24 @@ fn qwen_image() {
     check_network("Qwen-Image", &model, &network, [16, 8, 96]);
 }
 
+fn qwen_image21() {
+    let config = QwenImage21Config {
+        in_channels: 64,
+        out_channels: 64,
+        width: 512,
+        heads: 4,
+        context_dim: 96,
+        mlp_width: 1536,
+        depth: 2,
+        fused_gate: true,
+    };
+    let diffusion = Some(DiffusionConfig::QwenImage21(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = QwenImage21Transformer::load(&scope, &config).unwrap();
+    check_network("Qwen-Image 2.1", &model, &network, [64, 16, 96]);
+}
+
 /// Of latents of so many channels, each of whose pixels are so many of the picture, with 512 tokens of text of a width.
 fn check_network(
     name: &str,
@@ -295,6 +315,7 @@ fn check_network(
             guidance: None,
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
+            reference_slots: Vec::new(),
             skip: SkipLayers::default(),
         };
         let workload = Workload { width: side, height: side, batch, cfg_batch: 1 };

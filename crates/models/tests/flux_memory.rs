@@ -64,6 +64,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
             guidance: Some(Tensor::ones([batch], (&cpu(), DType::F32))),
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
+            reference_slots: Vec::new(),
             skip: SkipLayers::default(),
         };
         // Threads take what they keep.

@@ -185,6 +185,7 @@ impl Case {
             guidance: None,
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
+            reference_slots: Vec::new(),
             skip: SkipLayers::default(),
         };
         self.check_close(&network.forward(input).unwrap());

@@ -130,6 +130,7 @@ fn wrong_inputs_are_errors_that_name_them() {
             guidance: None,
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
+            reference_slots: Vec::new(),
             skip: SkipLayers::default(),
         })
     };

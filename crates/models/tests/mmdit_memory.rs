@@ -66,6 +66,7 @@ fn measured(config: &MmditConfig, batch: usize, [height, width]: [usize; 2]) -> 
             guidance: None,
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
+            reference_slots: Vec::new(),
             skip: SkipLayers::default(),
         };
         mmdit.forward(input).unwrap();

@@ -74,6 +74,12 @@ fn causal_of_one_frame() {
     assert_equal("vae_causal.safetensors");
 }
 
+/// Qwen-Image 2.1's: a picture of four channels, with shortcuts around the levels.
+#[test]
+fn residual_of_one_frame() {
+    assert_equal("vae_residual.safetensors");
+}
+
 #[test]
 fn a_sample_is_the_mean_and_noise_by_the_deviation() {
     let (fixture, vae) = load("vae_sd.safetensors");

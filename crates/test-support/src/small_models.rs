@@ -5,7 +5,7 @@ use std::path::Path;
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
-    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImageConfig, T5Config,
+    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImage21Config, QwenImageConfig, T5Config,
     TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, VisionConfig, VisionKind,
     ZImageConfig,
 };

@@ -5,10 +5,12 @@ use super::inventory::{Inventory, Scope};
 use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
-use super::{chroma, flux, flux2, krea2, mmdit, prediction, qwen_image, unet, z_image};
+use super::{
+    chroma, flux, flux2, krea2, mmdit, prediction, qwen_image, qwen_image21, unet, z_image,
+};
 use crate::config::{
     ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
-    QwenImageConfig, UnetConfig, ZImageConfig,
+    QwenImage21Config, QwenImageConfig, UnetConfig, ZImageConfig,
 };
 use crate::layer::Layer;
 
@@ -38,7 +40,7 @@ struct Architecture {
 }
 
 /// All architectures; the first that fits counts.
-const ARCHITECTURES: [Architecture; 8] = [
+const ARCHITECTURES: [Architecture; 9] = [
     Architecture {
         anchor: mmdit::ANCHOR,
         without: None,
@@ -114,6 +116,20 @@ const ARCHITECTURES: [Architecture; 8] = [
         stored: as_named,
     },
     Architecture {
+        anchor: qwen_image21::ANCHOR,
+        without: None,
+        blocks: qwen_image21::BLOCKS,
+        infer: |_, scope| {
+            let config = qwen_image21::infer(scope)?;
+            Ok((
+                Family::QwenImage21,
+                qwen_image21_variant(&config)?,
+                DiffusionConfig::QwenImage21(config),
+            ))
+        },
+        stored: as_named,
+    },
+    Architecture {
         anchor: unet::ANCHOR,
         without: Some(unet::CONTROLNET_ANCHOR),
         blocks: "output_blocks",
@@ -137,6 +153,7 @@ pub(super) fn layout(config: &DiffusionConfig) -> Module {
         DiffusionConfig::Chroma(config) => chroma::layout(config),
         DiffusionConfig::Krea2(config) => krea2::layout(config),
         DiffusionConfig::QwenImage(config) => qwen_image::layout(config),
+        DiffusionConfig::QwenImage21(config) => qwen_image21::layout(config),
     }
 }
 
@@ -290,6 +307,13 @@ fn qwen_image_variant(config: &QwenImageConfig) -> Result<Variant, FamilyError> 
     match (config.in_channels, config.out_channels) {
         (input, output) if input == output => Ok(Variant::Base),
         (input, output) => Err(odd_input("a Qwen-Image transformer", input, output)),
+    }
+}
+
+fn qwen_image21_variant(config: &QwenImage21Config) -> Result<Variant, FamilyError> {
+    match (config.in_channels, config.out_channels) {
+        (input, output) if input == output => Ok(Variant::Base),
+        (input, output) => Err(odd_input("a Qwen-Image 2.1 transformer", input, output)),
     }
 }
 

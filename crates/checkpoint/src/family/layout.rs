@@ -223,6 +223,12 @@ pub(super) fn conv_of_frames(
     Leaf::new(LayerKind::Conv, &[("weight", &[out, input, frames, rows, columns])])
 }
 
+/// Convolution over the pixels of one frame, whose weight has a dimension for it, with a bias.
+pub(super) fn frame_conv(out: usize, input: usize, kernel: usize) -> Leaf {
+    let weight = [out, input, 1, kernel, kernel];
+    Leaf::new(LayerKind::Conv, &[("weight", &weight), ("bias", &[out])])
+}
+
 /// Square convolution without a bias.
 pub(super) fn conv_without_bias(out: usize, input: usize, kernel: usize) -> Leaf {
     Leaf::new(LayerKind::Conv, &[("weight", &[out, input, kernel, kernel])])

@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `krea2`, `qwen_image`, `clip`, `t5`, `decoder`, `vae`, `vae_causal` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `krea2`, `qwen_image`, `qwen_image21`, `clip`, `t5`, `decoder`, `vae`, `vae_causal`, `vae_residual` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
 //! | `tiny_vae` | tiny autoencoders, a half a file |
@@ -38,6 +38,7 @@ mod mmdit;
 mod model;
 mod prediction;
 mod qwen_image;
+mod qwen_image21;
 mod resolution;
 #[cfg(test)]
 mod round_trip;
@@ -49,6 +50,7 @@ mod upscaler;
 mod vae;
 mod vae_causal;
 mod vae_names;
+mod vae_residual;
 mod vision;
 mod z_image;
 
@@ -162,6 +164,9 @@ fn split_vae(
     inventory: &mut Inventory<'_>,
     family: Option<Family>,
 ) -> Result<Option<(VaeConfig, Vec<Layer>)>, FamilyError> {
+    if let Some(found) = split_residual_vae(inventory)? {
+        return Ok(Some(found));
+    }
     if let Some(found) = split_causal_vae(inventory)? {
         return Ok(Some(found));
     }
@@ -196,6 +201,21 @@ fn split_causal_vae(
     Ok(Some((config, layers)))
 }
 
+fn split_residual_vae(
+    inventory: &mut Inventory<'_>,
+) -> Result<Option<(VaeConfig, Vec<Layer>)>, FamilyError> {
+    let detect = |prefix| vae_residual::Names::detect(Scope::new(inventory, prefix));
+    let found = vae::PREFIXES.into_iter().find_map(|prefix| Some((prefix, detect(prefix)?)));
+    let Some((prefix, names)) = found else { return Ok(None) };
+    let config = vae_residual::infer(Scope::new(inventory, prefix), names)?;
+    let part = Part { label: "VAE", root: "", use_start: 0 };
+    let layout = vae_residual::layout(&config).layers();
+    let layers = match_layers(inventory, &part, layout, |inventory, layer, param| {
+        vae_residual::stored(inventory, (prefix, names), layer, param)
+    })?;
+    Ok(Some((config, layers)))
+}
+
 /// Warns of text encoders whose output does not fit the diffusion model of the same file.
 fn conditioning_note(model: &DiffusionModel, encoders: &[TextEncoder]) -> Option<String> {
     let DiffusionConfig::Unet(config) = &model.config else { return None };
@@ -209,7 +229,7 @@ fn conditioning_note(model: &DiffusionModel, encoders: &[TextEncoder]) -> Option
 }
 
 fn scaling_note(config: &VaeConfig) -> Option<String> {
-    if config.packed || config.architecture == VaeArchitecture::Causal {
+    if config.packed || config.architecture != VaeArchitecture::Kl {
         return None;
     }
     let others = match config.latent_channels {

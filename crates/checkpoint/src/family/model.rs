@@ -127,6 +127,8 @@ pub enum Family {
     Krea2,
     /// Qwen-Image and Qwen-Image-Edit.
     QwenImage,
+    /// Qwen-Image 2.1.
+    QwenImage21,
 }
 
 impl Family {
@@ -144,13 +146,14 @@ impl Family {
             Family::Chroma => "Chroma",
             Family::Krea2 => "Krea 2",
             Family::QwenImage => "Qwen-Image",
+            Family::QwenImage21 => "Qwen-Image 2.1",
         }
     }
 
     /// Whether its models are rectified flows.
     pub const fn is_flow(self) -> bool {
-        use Family::{Chroma, Flux, Flux2, Krea2, QwenImage, Sd3, ZImage};
-        matches!(self, Sd3 | Flux | ZImage | Flux2 | Chroma | Krea2 | QwenImage)
+        use Family::{Chroma, Flux, Flux2, Krea2, QwenImage, QwenImage21, Sd3, ZImage};
+        matches!(self, Sd3 | Flux | ZImage | Flux2 | Chroma | Krea2 | QwenImage | QwenImage21)
     }
 }
 
@@ -227,7 +230,8 @@ impl DiffusionModel {
             | DiffusionConfig::ZImage(_)
             | DiffusionConfig::Chroma(_)
             | DiffusionConfig::Krea2(_)
-            | DiffusionConfig::QwenImage(_) => self.family.to_string(),
+            | DiffusionConfig::QwenImage(_)
+            | DiffusionConfig::QwenImage21(_) => self.family.to_string(),
             DiffusionConfig::Mmdit(config) => match config.qk_norm {
                 false => "SD3".to_owned(),
                 true if config.dual_attention_layers.is_empty() => "SD3.5 large".to_owned(),

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::{Configs, blank, recognise, vae};
 use crate::config::{
     ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads,
-    Krea2Config, MmditConfig, QwenImageConfig, TextEncoderConfig, UnetConfig, VaeArchitecture,
-    VaeConfig, ZImageConfig,
+    Krea2Config, MmditConfig, QwenImage21Config, QwenImageConfig, TextEncoderConfig, UnetConfig,
+    VaeArchitecture, VaeConfig, ZImageConfig,
 };
 use crate::config::{ClipActivation, ClipConfig, T5Config, VisionConfig, VisionKind};
 use crate::dtype::Dtype;
@@ -230,6 +230,33 @@ fn causal_autoencoder() -> impl Strategy<Value = VaeConfig> {
     )
 }
 
+/// Qwen-Image 2.1's, whose decoder may be wider.
+fn residual_autoencoder() -> impl Strategy<Value = VaeConfig> {
+    (causal_autoencoder(), prop::option::of(9usize..20)).prop_map(|(config, decoder_channels)| {
+        VaeConfig {
+            architecture: VaeArchitecture::CausalResidual,
+            in_channels: 4,
+            decoder_channels,
+            ..config
+        }
+    })
+}
+
+fn qwen_image21() -> impl Strategy<Value = QwenImage21Config> {
+    (1usize..5, 1usize..4, 1usize..300, any::<bool>()).prop_map(
+        |(depth, heads, mlp_width, fused_gate)| QwenImage21Config {
+            in_channels: 64,
+            out_channels: 64,
+            width: 32 * heads,
+            heads,
+            context_dim: 96,
+            mlp_width,
+            depth,
+            fused_gate,
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -282,6 +309,12 @@ proptest! {
     }
 
     #[test]
+    fn of_qwen_image21(config in qwen_image21()) {
+        let config = DiffusionConfig::QwenImage21(config);
+        prop_assert_eq!(of_diffusion(&config), config);
+    }
+
+    #[test]
     fn of_autoencoders(config in autoencoder()) {
         let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
         prop_assert_eq!(recognised(configs).vae.unwrap(), config);
@@ -289,6 +322,12 @@ proptest! {
 
     #[test]
     fn of_causal_autoencoders(config in causal_autoencoder()) {
+        let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
+        prop_assert_eq!(recognised(configs).vae.unwrap(), config);
+    }
+
+    #[test]
+    fn of_residual_autoencoders(config in residual_autoencoder()) {
         let configs = Configs { vae: Some(config.clone()), ..Configs::default() };
         prop_assert_eq!(recognised(configs).vae.unwrap(), config);
     }

@@ -15,7 +15,7 @@ use crate::layer::Layer;
 ///
 /// `cond_stage_model` is CompVis' name, `conditioner.embedders` that of generative-models,
 /// `text_encoders` that of files with several encoders (SD3, Flux).
-const PLACES: [(&str, Option<&str>); 26] = [
+const PLACES: [(&str, Option<&str>); 27] = [
     ("cond_stage_model.transformer.", Some("clip_l")),
     ("cond_stage_model.model.", None),
     ("conditioner.embedders.0.transformer.", Some("clip_l")),
@@ -29,6 +29,7 @@ const PLACES: [(&str, Option<&str>); 26] = [
     ("text_encoders.qwen3_8b.transformer.", Some("qwen3")),
     ("text_encoders.qwen3.transformer.", Some("qwen3")),
     ("text_encoders.qwen3vl_4b.transformer.", Some("qwen3vl")),
+    ("text_encoders.qwen3vl_8b.transformer.", Some("qwen3vl")),
     ("text_encoders.qwen3vl.transformer.", Some("qwen3vl")),
     ("text_encoders.qwen25_7b.transformer.", Some("qwen25vl")),
     ("text_encoders.qwen25vl.transformer.", Some("qwen25vl")),

@@ -9,6 +9,7 @@ use super::layout::{Module, conv, norm, statistics};
 use super::model::Family;
 use super::vae_causal;
 use super::vae_names::Names;
+use super::vae_residual;
 use crate::config::{VaeArchitecture, VaeConfig};
 
 /// Where autoencoders are found in checkpoints and in files of their own.
@@ -26,7 +27,7 @@ pub(super) fn latent_scaling(family: Option<Family>, latent_channels: usize) -> 
         Some(Family::SdxlBase | Family::SdxlRefiner) => (0.13025, 0.0),
         Some(Family::Sd3) => (1.5305, 0.0609),
         Some(Family::Flux | Family::ZImage | Family::Chroma) => (0.3611, 0.1159),
-        Some(Family::Flux2 | Family::Krea2 | Family::QwenImage) => (1.0, 0.0),
+        Some(Family::Flux2 | Family::Krea2 | Family::QwenImage | Family::QwenImage21) => (1.0, 0.0),
         None if latent_channels == 16 => (0.3611, 0.1159),
         None => (0.18215, 0.0),
     }
@@ -90,8 +91,10 @@ pub(super) fn infer(
 
 /// The modules of an autoencoder of this configuration.
 pub(super) fn layout(config: &VaeConfig) -> Module {
-    if config.architecture == VaeArchitecture::Causal {
-        return vae_causal::layout(config);
+    match config.architecture {
+        VaeArchitecture::Kl => {}
+        VaeArchitecture::Causal => return vae_causal::layout(config),
+        VaeArchitecture::CausalResidual => return vae_residual::layout(config),
     }
     let latent = config.unpacked_channels();
     Module::new()

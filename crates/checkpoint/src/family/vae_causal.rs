@@ -40,7 +40,7 @@ impl Names {
 }
 
 /// Diffusers' name of a layer; `None` where it is Wan's.
-fn diffusers(layer: &str, num_res_blocks: usize) -> Option<String> {
+pub(super) fn diffusers(layer: &str, num_res_blocks: usize) -> Option<String> {
     match layer {
         "conv1" => return Some("quant_conv".to_owned()),
         "conv2" => return Some("post_quant_conv".to_owned()),
@@ -79,7 +79,7 @@ fn diffusers(layer: &str, num_res_blocks: usize) -> Option<String> {
     Some(format!("{half}.{name}"))
 }
 
-fn in_block(module: &str) -> &str {
+pub(super) fn in_block(module: &str) -> &str {
     match module {
         "residual.0" => "norm1",
         "residual.2" => "conv1",
@@ -232,10 +232,10 @@ fn res_block(input: usize, out: usize) -> Module {
         .with_if(input != out, "shortcut", || causal_conv(out, input, 1).into())
 }
 
-fn norm(channels: usize) -> Leaf {
+pub(super) fn norm(channels: usize) -> Leaf {
     channel_scale(&[channels, 1, 1, 1])
 }
 
-fn frame_norm(channels: usize) -> Leaf {
+pub(super) fn frame_norm(channels: usize) -> Leaf {
     channel_scale(&[channels, 1, 1])
 }

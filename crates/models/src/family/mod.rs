@@ -8,6 +8,7 @@ mod flux2;
 mod krea2;
 mod planning;
 mod qwen_image;
+mod qwen_image21;
 mod sd3;
 mod stable_diffusion;
 mod transformer;
@@ -110,6 +111,7 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::Flux2 => &flux2::Flux2,
         Family::Chroma => &chroma::Chroma,
         Family::QwenImage => &qwen_image::QwenImage,
+        Family::QwenImage21 => &qwen_image21::QwenImage21,
         Family::Krea2 => &krea2::Krea2,
     }
 }

@@ -36,6 +36,7 @@ pub fn input(fixture: &Fixture, call: impl Into<Option<usize>>) -> NetworkInput 
             .into_iter()
             .collect(),
         reference_method: ReferenceMethod::default(),
+        reference_slots: Vec::new(),
         skip: SkipLayers::default(),
     }
 }
@@ -60,6 +61,7 @@ pub fn errors(fixture: &Fixture, device: &Device, dtype: DType) -> Vec<f32> {
                     .map(|latent| latent.to_device(device))
                     .collect(),
                 reference_method: ReferenceMethod::default(),
+                reference_slots: Vec::new(),
                 skip: SkipLayers::default(),
             })
             .unwrap();

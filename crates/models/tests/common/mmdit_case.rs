@@ -26,6 +26,7 @@ pub fn call(fixture: &Fixture, i: usize) -> NetworkInput {
         guidance: None,
         reference_latents: Vec::new(),
         reference_method: ReferenceMethod::default(),
+        reference_slots: Vec::new(),
         skip: SkipLayers {
             double: serde_json::from_value(call["skip"].clone()).unwrap(),
             single: Vec::new(),

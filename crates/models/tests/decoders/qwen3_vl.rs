@@ -1,4 +1,4 @@
-//! The language model of Qwen3-VL as Krea 2's text encoder; `tools/reference/make_krea2_text.py` made the fixture.
+//! The language model of Qwen3-VL as the text encoder of Krea 2 and Qwen-Image 2.1; `tools/reference/make_krea2_text.py` made the fixture.
 
 use distorch_checkpoint::config::{DecoderConfig, TextEncoderConfig};
 use distorch_checkpoint::family::{Family, TextEncoder, recognise};
@@ -63,6 +63,35 @@ fn prompts_for_krea_2_are_those_of_diffusers() {
     assert_eq!((chat(user), chat("<|im_start|>x")), (2, 2));
     let missing = family::of(Family::Krea2).text(&scope, &[]).err().unwrap().to_string();
     assert!(missing.contains("qwen3vl") && missing.contains("Krea 2"), "{missing}");
+}
+
+/// The states behind the last layer, without the norm, of the user's turn and the beginning of the answer.
+#[test]
+fn prompts_for_qwen_image_2_1_are_those_of_diffusers() {
+    let (fixture, config) = load();
+    let config = TextEncoderConfig::Decoder(config);
+    let encoders = [TextEncoder { name: "qwen3vl", config, vocabulary: None }];
+    let scope = fixture.component(DType::F32);
+    let conditioner = family::of(Family::QwenImage21).text(&scope, &encoders).unwrap();
+    let encode = |prompt: &str| {
+        let prompt = Prompt::Same(prompt.into());
+        let options = TextOptions::default();
+        conditioner.encode(&prompt, &Embeddings::default(), &options).unwrap().states.context
+    };
+    let prompts: Vec<String> = serde_json::from_value(fixture.json("prompts")).unwrap();
+    for (number, prompt) in prompts.iter().enumerate() {
+        // Diffusers' pipeline reads a blank for nothing; here the node does that.
+        let context = encode(if prompt.is_empty() { " " } else { prompt });
+        let (shape, reference) = fixture.tensor(&format!("qwen21.{number}"));
+        assert_eq!(context.dims().to_vec(), shape);
+        let error = max_error(&values(&context), &reference);
+        assert!(error < TOLERANCE, "{prompt}: {error}");
+    }
+    // Escaped brackets are brackets; a prompt that is a chat is taken as it is, from its second turn on.
+    assert_eq!(values(&encode("a \\(cat\\)")), values(&encode("a (cat)")));
+    let chat = |prompt: &str| encode(prompt).dims()[1];
+    let turns = "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\na cat";
+    assert_eq!((chat(turns), chat("<|im_start|>x")), (5, 2));
 }
 
 /// The encoder of pictures tells it from Qwen3; it is left out.

@@ -65,6 +65,9 @@ pub struct Cond {
     pub reference_latents: Vec<Tensor<4>>,
     /// Where these are beside the noisy latent.
     pub reference_method: ReferenceMethod,
+    /// Before which of its tokens each of these stands, for models that read both as one sequence; those without a number
+    /// stand behind the text.
+    pub reference_slots: Vec<usize>,
 }
 
 /// How strong the guidance is that a model was distilled with (Flux dev). Other models do not read it.
@@ -189,6 +192,7 @@ impl Cond {
             guidance: Guidance::default(),
             reference_latents: Vec::new(),
             reference_method: ReferenceMethod::default(),
+            reference_slots: Vec::new(),
         }
     }
 }

@@ -64,6 +64,8 @@ struct Told {
     /// Latents of further pictures, scaled: `[batch, channels, height, width]` each.
     references: Vec<Tensor<4>>,
     reference_method: ReferenceMethod,
+    /// Before which tokens these stand.
+    reference_slots: Vec<usize>,
     /// Whether the context's tokens may be repeated.
     repeats: bool,
     region: Region,
@@ -274,6 +276,10 @@ impl<'a> Denoise<'a> {
                 .then(|| Tensor::from_data(guidance.as_slice(), options)),
             reference_latents: (0..references).map(reference).collect(),
             reference_method: told.first().map(|told| told.reference_method).unwrap_or_default(),
+            reference_slots: told
+                .first()
+                .map(|told| told.reference_slots.clone())
+                .unwrap_or_default(),
             skip: skip.clone(),
         };
         Inputs { network, noisy }
@@ -354,6 +360,7 @@ impl Told {
                 false => Vec::new(),
             },
             reference_method: cond.reference_method,
+            reference_slots: cond.reference_slots.clone(),
             repeats: reads.repeats_context,
             region: Region::new(cond, shape, device)?,
             // From the start on is from any sigma, be it above the largest of the model.
@@ -377,6 +384,7 @@ impl Told {
             && (mine == theirs || (self.repeats && repeats <= MOST_REPEATS))
             && references(self) == references(other)
             && self.reference_method == other.reference_method
+            && self.reference_slots == other.reference_slots
             && self.guidance.is_some() == other.guidance.is_some()
             && self.y.is_some() == other.y.is_some()
             && self.extra.is_some() == other.extra.is_some()

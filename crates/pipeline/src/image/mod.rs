@@ -171,6 +171,19 @@ impl Pictures {
         PromptPicture::new([height, width], first)
     }
 
+    /// The same pictures with four channels: colours and opacity, which is 1 where they have none.
+    pub fn with_opacity(&self) -> Self {
+        let [batch, height, width, channels] = self.shape;
+        let last = channels.saturating_sub(1).min(2);
+        match channels {
+            4 => self.clone(),
+            _ => Self::from_fn([batch, height, width, 4], |picture, y, x, channel| match channel {
+                3 => 1.0,
+                _ => self.at(picture, y, x, channel.min(last)),
+            }),
+        }
+    }
+
     /// The same pictures with their colours only: three channels.
     pub fn colours(&self) -> Self {
         let [batch, height, width, channels] = self.shape;

@@ -48,6 +48,12 @@ const ROWS: &[Row] = &[
     Row { types: &["flux2"], encoders: &["mistral3"], some: false, family: Family::Flux2 },
     Row { types: &["krea2"], encoders: &["qwen3vl"], some: false, family: Family::Krea2 },
     Row { types: &["qwen_image"], encoders: &["qwen25vl"], some: false, family: Family::QwenImage },
+    Row {
+        types: &["qwen_image"],
+        encoders: &["qwen3vl"],
+        some: false,
+        family: Family::QwenImage21,
+    },
     Row { types: &["chroma"], encoders: &["t5xxl"], some: false, family: Family::Chroma },
     Row { types: &SD, encoders: &["clip_l"], some: false, family: Family::Sd1 },
     Row { types: &SD, encoders: &["clip_h"], some: false, family: Family::Sd2 },
@@ -128,6 +134,7 @@ mod tests {
         assert_eq!(family("flux2", &["mistral3"]), Some(Family::Flux2));
         assert_eq!(family("krea2", &["qwen3vl"]), Some(Family::Krea2));
         assert_eq!(family("qwen_image", &["qwen25vl"]), Some(Family::QwenImage));
+        assert_eq!(family("qwen_image", &["qwen3vl"]), Some(Family::QwenImage21));
         assert_eq!(family("chroma", &["t5xxl"]), Some(Family::Chroma));
         assert_eq!(family("flux", &["clip_l"]), None);
         assert_eq!(family("wan", &["t5xxl"]), None);

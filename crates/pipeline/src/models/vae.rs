@@ -125,6 +125,11 @@ impl Vae {
         }
     }
 
+    /// Whether the pictures have a fourth channel, opacity.
+    fn reads_opacity(&self) -> bool {
+        matches!(&self.0, Kind::Network(network) if network.config.in_channels == COLOURS + 1)
+    }
+
     /// Channels of the latents.
     pub fn latent_channels(&self) -> usize {
         match &self.0 {
@@ -227,7 +232,11 @@ impl Vae {
                 .check_encode([height, width], side)
                 .map_err(|error| PipelineError::argument(Argument::Tiling, error))?;
         }
-        let pixels = pictures.colours().channels_first() * 2.0 - 1.0;
+        let pixels = match self.reads_opacity() {
+            true => pictures.with_opacity(),
+            false => pictures.colours(),
+        };
+        let pixels = pixels.channels_first() * 2.0 - 1.0;
         if matches!(self.0, Kind::Pixels) {
             return Ok(pixels);
         }

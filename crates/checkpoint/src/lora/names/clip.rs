@@ -43,7 +43,7 @@ fn open_clip(layer: &str) -> Option<(String, Slice)> {
     let (block, module) = layer.strip_prefix("text_model.encoder.layers.")?.split_once('.')?;
     let block = format!("transformer.resblocks.{block}");
     if let Some(third) = FUSED.iter().position(|name| *name == module) {
-        return Some((format!("{block}.attn.in_proj"), Slice::ThirdOfModule(third)));
+        return Some((format!("{block}.attn.in_proj"), Slice::PartOfModule(third, 3)));
     }
     Some((format!("{block}.{}", renamed(module, OPEN_CLIP_BLOCK)?), Slice::Whole))
 }

@@ -12,6 +12,7 @@ mod flux;
 mod flux2;
 mod krea2;
 mod mmdit;
+mod qwen_image21;
 mod unet;
 mod z_image;
 
@@ -42,8 +43,8 @@ pub(crate) enum Slice {
     Rows(usize, usize),
     /// All of it, with the two halves of its rows swapped.
     SwappedHalves,
-    /// The other way round: the layer is this third of the module's rows.
-    ThirdOfModule(usize),
+    /// The other way round: the layer is this one of so many equal parts of the module's rows.
+    PartOfModule(usize, usize),
 }
 
 /// Where the module of a prefix is.
@@ -186,6 +187,9 @@ pub(crate) fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
         DiffusionConfig::Krea2(_) => Box::new(krea2::names),
         // Diffusers' names are the original's.
         DiffusionConfig::QwenImage(_) => Box::new(|_| Vec::new()),
+        DiffusionConfig::QwenImage21(config) => {
+            Box::new(|layer| qwen_image21::names(config, layer))
+        }
     }
 }
 
@@ -207,7 +211,7 @@ fn add<'m>(
             let half = height / 2;
             (height, vec![span(0, half, half), span(half, 0, half)])
         }
-        Slice::ThirdOfModule(at) => (3 * height, vec![span(at * height, 0, height)]),
+        Slice::PartOfModule(at, of) => (of * height, vec![span(at * height, 0, height)]),
     };
     let mut shape = weight.shape.clone();
     if let Some(first) = shape.first_mut() {
