@@ -16,12 +16,15 @@ pub struct Latent {
     pub noise_mask: Option<Mask>,
     /// Which pictures of a larger batch these are, for their noise.
     pub batch_index: Option<Arc<[usize]>>,
+    /// Pixels of a picture to one of these along a side, of empty latents that were made without knowing a model: where it
+    /// has another number, samplers bring them to it.
+    pub downscale: Option<usize>,
 }
 
 impl Latent {
     /// Samples with nothing else.
     pub fn new(samples: Tensor<4>) -> Self {
-        Self { samples, noise_mask: None, batch_index: None }
+        Self { samples, noise_mask: None, batch_index: None, downscale: None }
     }
 
     /// Zeros, which stand for no picture: of these channels, `[height, width]` in the latent's own pixels.
@@ -48,7 +51,13 @@ impl Latent {
             repeated.collect::<Arc<[usize]>>()
         });
         let samples = self.samples.clone().repeat_dim(0, amount);
-        Ok(Self { samples, noise_mask, batch_index })
+        Ok(Self { samples, noise_mask, batch_index, downscale: self.downscale })
+    }
+
+    /// The side of an empty latent of so many pixels to one where a model has so many others.
+    pub fn rescaled(side: usize, from: usize, to: usize) -> usize {
+        let side = (side as f64 * (from as f64 / to.max(1) as f64)).round_ties_even() as usize;
+        side.max(1)
     }
 
     /// The same but for the samples.

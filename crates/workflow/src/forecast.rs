@@ -19,6 +19,7 @@ use indexmap::IndexMap;
 use crate::environment::Environment;
 use crate::inputs::{Inputs, NodeError};
 use crate::value::Value;
+use distorch_pipeline::Latent;
 use distorch_pipeline::models::{Loader, ModelFile, Task, Tasks, size_in_words};
 
 /// The size of a batch, of latents in their own pixels or of pictures or masks in theirs.
@@ -30,12 +31,14 @@ pub struct Extent {
     pub height: usize,
     /// Columns.
     pub width: usize,
+    /// Of empty latents, the pixels to one of them, where samplers bring them to their model's.
+    pub downscale: Option<usize>,
 }
 
 impl Extent {
     /// A batch of this number and size.
     pub fn new(batch: usize, [height, width]: [usize; 2]) -> Self {
-        Self { batch, height, width }
+        Self { batch, height, width, downscale: None }
     }
 
     /// Rows and columns.
@@ -275,8 +278,8 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// The model of an input will sample the latents of another.
-    pub fn samples(&self, model: &str, latents: &str) {
+    /// The model of an input will sample the latents of another, which come out in this size.
+    pub fn samples(&self, model: &str, latents: &str) -> Option<Extent> {
         /// Pixels of a picture to one of a latent, where the model is not known.
         const DOWNSCALE: usize = 8;
         let source = self.source(model);
@@ -286,13 +289,21 @@ impl<'a> Ahead<'a> {
         let downscale = diffusion.map_or(DOWNSCALE, |diffusion| {
             family::of(diffusion.family).latent_format(diffusion).downscale
         });
-        let picture = self.extent(latents).map(|latent| Workload {
+        let latent = self.extent(latents).map(|latent| match latent.downscale {
+            Some(from) if diffusion.is_some() => {
+                let size = latent.size().map(|side| Latent::rescaled(side, from, downscale));
+                Extent { downscale: None, ..latent.sized(size) }
+            }
+            _ => latent,
+        });
+        let picture = latent.map(|latent| Workload {
             width: number(latent.width.saturating_mul(downscale)),
             height: number(latent.height.saturating_mul(downscale)),
             batch: number(latent.batch),
             cfg_batch,
         });
         self.uses(source.as_ref(), ComponentKind::DiffusionModel, Task::of(picture));
+        latent
     }
 
     /// The text encoders of an input will encode.

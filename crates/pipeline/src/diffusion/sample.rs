@@ -52,7 +52,7 @@ pub fn sample(
         return Ok(Sampled { latent: latent.clone(), denoised: latent.clone() });
     }
     let format = model.latent_format();
-    let latent = &with_channels(latent, format.channels);
+    let latent = &fitted(latent, &format);
     let channels = latent.samples.dims()[1];
     if channels != format.channels {
         let problem = format!(
@@ -203,16 +203,22 @@ fn is_empty(samples: &Tensor<4>) -> bool {
     data.as_slice::<f32>().is_ok_and(|values| values.iter().all(|value| *value == 0.0))
 }
 
-/// An empty latent has as many channels as the model's; others stay as they are.
-fn with_channels(latent: &Latent, channels: usize) -> Latent {
+/// An empty latent has as many channels as the model's, and the sides of the same picture; others stay as they are.
+fn fitted(latent: &Latent, format: &LatentFormat) -> Latent {
     let [batch, own, height, width] = latent.samples.dims();
-    match own != channels && is_empty(&latent.samples) {
-        true => {
-            let shape = [batch, channels, height, width];
-            latent.with_samples(Tensor::zeros(shape, (&cpu(), DType::F32)))
+    let sides = match latent.downscale {
+        Some(from) if from != format.downscale => {
+            [height, width].map(|side| Latent::rescaled(side, from, format.downscale))
         }
-        false => latent.clone(),
+        _ => [height, width],
+    };
+    let fits = own == format.channels && sides == [height, width];
+    if fits || !is_empty(&latent.samples) {
+        return Latent { downscale: None, ..latent.clone() };
     }
+    let [height, width] = sides;
+    let samples = Tensor::zeros([batch, format.channels, height, width], (&cpu(), DType::F32));
+    Latent { downscale: None, ..latent.with_samples(samples) }
 }
 
 /// A run of one sigma: the noise is added, and the model is not asked.

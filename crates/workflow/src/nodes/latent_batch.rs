@@ -75,5 +75,6 @@ fn part(latent: &Latent, first: i128, length: usize) -> Latent {
         Some(index) => index.iter().skip(first).take(length).copied().collect(),
     };
     let samples = latent.samples.clone().narrow(0, first, length);
-    Latent { samples, noise_mask, batch_index: Some(batch_index) }
+    let downscale = latent.downscale;
+    Latent { samples, noise_mask, batch_index: Some(batch_index), downscale }
 }

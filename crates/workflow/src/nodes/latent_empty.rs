@@ -1,8 +1,5 @@
 //! Latents to start from nothing.
 
-use distorch_runtime::Tensor;
-use distorch_runtime::tensor::{DType, cpu};
-
 use crate::forecast::{Extent, Known};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
@@ -55,7 +52,8 @@ pub const EMPTY_FLUX2_LATENT_IMAGE: Node = Node {
     forecast: Some(|ahead| Ok(vec![Known::latent(packed(ahead.inputs()).ok())])),
     run: |_, inputs| {
         let extent = packed(inputs)?;
-        Ok(vec![Value::Latent(Latent::empty(extent.batch, 128, extent.size()))])
+        let latent = Latent::empty(extent.batch, 128, extent.size());
+        Ok(vec![Value::Latent(Latent { downscale: extent.downscale, ..latent })])
     },
     ..Node::EMPTY
 };
@@ -84,17 +82,22 @@ fn pixels(inputs: &Inputs) -> Result<Extent, NodeError> {
 const OUTPUT: &[Output] = &[Output::new(Type::Latent).tooltip("The empty latents.")];
 
 fn packed(inputs: &Inputs) -> Result<Extent, NodeError> {
-    let size = [inputs.count("height")? / 16, inputs.count("width")? / 16];
-    Ok(Extent::new(inputs.count("batch_size")?, size))
+    sized(inputs, 16)
 }
 
 fn zeros(inputs: &Inputs, channels: usize) -> Result<Vec<Value>, NodeError> {
-    let Extent { batch, height, width } = extent(inputs)?;
-    let shape = [batch, channels, height, width];
-    Ok(vec![Value::Latent(Latent::new(Tensor::zeros(shape, (&cpu(), DType::F32))))])
+    let extent = extent(inputs)?;
+    let latent = Latent::empty(extent.batch, channels, extent.size());
+    Ok(vec![Value::Latent(Latent { downscale: extent.downscale, ..latent })])
 }
 
 fn extent(inputs: &Inputs) -> Result<Extent, NodeError> {
-    let size = [inputs.count("height")? / 8, inputs.count("width")? / 8];
-    Ok(Extent::new(inputs.count("batch_size")?, size))
+    sized(inputs, 8)
+}
+
+/// Latents of so many pixels to one.
+fn sized(inputs: &Inputs, downscale: usize) -> Result<Extent, NodeError> {
+    let size = [inputs.count("height")? / downscale, inputs.count("width")? / downscale];
+    let extent = Extent::new(inputs.count("batch_size")?, size);
+    Ok(Extent { downscale: Some(downscale), ..extent })
 }

@@ -157,7 +157,6 @@ fn run(
 
 /// What comes out of a sampler: latents of the size of those that go in.
 pub(super) fn sampled(ahead: &Ahead<'_>, model: &str) -> Vec<Known> {
-    ahead.samples(model, "latent_image");
-    let latent = || Known::latent(ahead.extent("latent_image"));
-    vec![latent(), latent()]
+    let latent = ahead.samples(model, "latent_image");
+    vec![Known::latent(latent), Known::latent(latent)]
 }
