@@ -87,6 +87,8 @@ fn write_models(prompt: &Prompt, models: &Path) -> Result<(), String> {
             name if name.contains("klein") => small_models::klein(),
             name if name.contains("chroma") => small_models::chroma(),
             name if name.contains("flux") => small_models::flux(),
+            name if name.contains("qwen_image_2.1") => small_models::qwen_image21(),
+            name if name.contains("qwen") => small_models::qwen_image(),
             _ => return Err(format!("there is no small model of the family of `{name}`")),
         };
         write_parts(prompt, models, name, &configs);

@@ -1,4 +1,4 @@
-//! Small checkpoints of Z-Image, Flux.2 Klein and dev, Krea 2 and Qwen-Image through this program and through diffusers' and
+//! Small checkpoints of Z-Image, Flux.2 Klein and dev, Krea 2, Qwen-Image and Qwen-Image 2.1 through this program and through diffusers' and
 //! transformers' classes: the same latents and pictures. `make_*_pipeline.py` of `tools/reference` made the references.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,11 +6,12 @@
 mod prompts;
 
 use distorch_checkpoint::family::Configs;
+use distorch_pipeline::diffusion::conditioning::Conditioning;
 use distorch_test_support::runs::{Harness, node, prompt};
 use distorch_test_support::small_models::{
-    chroma, flux2_dev, klein, krea2, qwen_image, write, z_image,
+    chroma, flux2_dev, klein, krea2, qwen_image, qwen_image21, write, z_image,
 };
-use distorch_test_support::tensors::max_error;
+use distorch_test_support::tensors::{max_error, values};
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
 use serde_json::{Value as Json, json};
@@ -70,6 +71,12 @@ fn latents_and_pictures_of_qwen_image_are_diffusers() {
     check("qwen_image", &qwen_image());
 }
 
+/// Pictures of four channels; references' places and the time's rows are tested with the network.
+#[test]
+fn latents_and_pictures_of_qwen_image_2_1_are_diffusers() {
+    check("qwen_image21", &qwen_image21());
+}
+
 fn check(name: &str, configs: &Configs) {
     let file = format!("{name}.safetensors");
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
@@ -121,6 +128,7 @@ fn every_allocation_gives_the_same_latents() {
         ("flux2_dev.safetensors", flux2_dev()),
         ("krea2.safetensors", krea2()),
         ("qwen_image.safetensors", qwen_image()),
+        ("qwen_image21.safetensors", qwen_image21()),
     ];
     for (name, configs) in models {
         let mut plain = Harness::with(&format!("checkpoints/{name}"), &configs);
@@ -153,6 +161,7 @@ fn separate_files_make_what_one_file_makes() {
         ("flux2", flux2_dev()),
         ("chroma", chroma()),
         ("qwen_image", qwen_image()),
+        ("qwen_image", qwen_image21()),
     ];
     for (kind, configs) in cases {
         let name = format!("{kind}.safetensors");
@@ -194,4 +203,70 @@ fn separate_files_make_what_one_file_makes() {
             assert!(latent == expected, "{kind}{suffix}");
         }
     }
+}
+
+/// A prompt and a negative one as two text nodes encode them, a blank for none; empty latents of any size, of which those of
+/// another model's are brought to this one's.
+#[test]
+fn prompts_and_empty_latents_of_qwen_image_2_1() {
+    let mut harness = Harness::with("checkpoints/q.safetensors", &qwen_image21());
+    let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["file", 1], "text": text }));
+    let both = |resolution: u32| {
+        let inputs = json!({
+            "clip": ["file", 1], "prompt": "a red (circle)", "negative_prompt": "",
+            "resolution": resolution,
+        });
+        node("TextEncodeQwenImage21", inputs)
+    };
+    let sampler = |latent: Json, model: &str| {
+        let inputs = json!({
+            "model": [model, 0], "seed": 1, "steps": 1, "cfg": 2.0, "sampler_name": "euler",
+            "scheduler": "simple", "positive": ["both", 0], "negative": ["both", 1],
+            "latent_image": latent, "denoise": 1.0,
+        });
+        node("KSampler", inputs)
+    };
+    let cache = |device: &str, dtype: &str| {
+        let inputs = json!({ "model": ["file", 0], "device": device, "dtype": dtype });
+        node("QwenImage21Cache", inputs)
+    };
+    let empty = json!({ "width": 104, "height": 96, "batch_size": 1 });
+    let mut graph = prompt(&[
+        ("file", loader("q.safetensors")),
+        ("positive", text("a red (circle)")),
+        ("negative", text(" ")),
+        ("both", both(96)),
+        ("empty", node("EmptyLatentImage", empty)),
+        ("cached", cache("auto", "default")),
+        ("own", sampler(json!(["both", 2]), "file")),
+        ("other", sampler(json!(["empty", 0]), "file")),
+        ("kept", sampler(json!(["both", 2]), "cached")),
+    ]);
+    let found = harness.run(&graph, "both");
+    for (found, name) in found.iter().zip(["positive", "negative"]) {
+        let alone = &harness.run(&graph, name)[0];
+        let (Value::Conditioning(found), Value::Conditioning(alone)) = (found, alone) else {
+            panic!("no conditioning")
+        };
+        let states = |conditioning: &Conditioning| values(&conditioning.conds()[0].context);
+        assert_eq!(states(found), states(alone), "{name}");
+    }
+    let dims = |value: &Value| match value {
+        Value::Latent(latent) => latent.samples.dims(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(dims(&found[2]), [1, 64, 6, 6]);
+    // 104 pixels are 6.5 of the model's: halves go to the even number.
+    assert_eq!(dims(&harness.run(&graph, "other")[0]), [1, 64, 6, 6]);
+    let own = harness.latent(&graph, "own", 0);
+    assert_eq!(own, harness.latent(&graph, "other", 0));
+    assert_eq!(own, harness.latent(&graph, "kept", 0));
+    graph["both"] = both(0);
+    assert_eq!(dims(&harness.run(&graph, "both")[2]), [1, 64, 64, 64]);
+    graph["both"] = both(96);
+    graph["cached"] = cache("gpu", "int8");
+    let error = harness.fail(&graph, "cached");
+    assert!(error.contains("dtype") && error.contains("int8"), "{error}");
+    graph["cached"] = cache("off", "int4");
+    assert_eq!(own, harness.latent(&graph, "kept", 0));
 }

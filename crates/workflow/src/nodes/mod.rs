@@ -41,6 +41,7 @@ mod mask_edit;
 mod math;
 mod model_patches;
 mod primitive;
+mod qwen_image21;
 mod qwen_image_edit;
 mod reference_images;
 mod resize_any;
@@ -250,6 +251,8 @@ const NODES: &[&Node] = &[
     &reference_images::REFERENCE_MULTI_LATENT,
     &qwen_image_edit::TEXT_ENCODE_QWEN_IMAGE_EDIT,
     &qwen_image_edit::TEXT_ENCODE_QWEN_IMAGE_EDIT_PLUS,
+    &qwen_image21::TEXT_ENCODE,
+    &qwen_image21::CACHE,
     &bounding_boxes::CREATE_BOUNDING_BOXES,
     &layout_prompt::FLUX3,
     &layout_prompt::MOSS,
