@@ -11,7 +11,8 @@ use std::sync::Arc;
 use common::seeded;
 use distorch_checkpoint::config::{
     ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, Krea2Config,
-    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, VisionConfig, VisionKind, ZImageConfig,
+    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, VisionConfig, VisionKind,
+    ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};

@@ -5,8 +5,8 @@ use std::path::Path;
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
-    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImage21Config, QwenImageConfig, T5Config,
-    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, VisionConfig, VisionKind,
+    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImage21Config, QwenImageConfig,
+    T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, VisionConfig, VisionKind,
     ZImageConfig,
 };
 use distorch_checkpoint::family::{Configs, blank};
@@ -255,6 +255,46 @@ pub fn qwen_image_edit() -> Configs {
         }
     }
     configs
+}
+
+/// Qwen-Image 2.1 with a Qwen3-VL of its whole vocabulary, and a VAE of four channels of pictures; the sizes are those of
+/// `tools/reference/make_qwen_image21_pipeline.py`.
+pub fn qwen_image21() -> Configs {
+    let transformer = QwenImage21Config {
+        in_channels: 64,
+        out_channels: 64,
+        width: 64,
+        heads: 2,
+        context_dim: 32,
+        mlp_width: 192,
+        depth: 2,
+        fused_gate: true,
+    };
+    let encoder = DecoderConfig {
+        kind: DecoderKind::Qwen3Vl,
+        vocab_size: 151_936,
+        width: 32,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 16,
+        intermediate: 56,
+        vision: None,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::QwenImage21(transformer)),
+        text_encoders: vec![("qwen3vl", TextEncoderConfig::Decoder(encoder))],
+        vae: Some(VaeConfig {
+            architecture: VaeArchitecture::CausalResidual,
+            in_channels: 4,
+            latent_channels: 64,
+            channels: 8,
+            decoder_channels: Some(12),
+            channel_mult: vec![1, 1, 2, 2, 2],
+            scaling_factor: 1.0,
+            ..vae()
+        }),
+    }
 }
 
 /// Chroma with a T5 of its whole vocabulary, and a VAE of 16 channels.

@@ -3,7 +3,7 @@
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{DiffusionConfig, QwenImage21Config};
 use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::Scope;
+use distorch_runtime::{DType, Scope};
 
 use super::transformer::TransformerFamily;
 use super::{ExtraChannels, Reads};
@@ -25,6 +25,7 @@ impl TransformerFamily for QwenImage21 {
 
     const NAME: &'static str = "Qwen-Image 2.1 transformer";
     const ENCODERS: &'static [&'static str] = &["qwen3vl"];
+    const DTYPES: &'static [DType] = &[DType::BF16];
 
     fn config(config: &DiffusionConfig) -> Option<&QwenImage21Config> {
         match config {
