@@ -40,6 +40,8 @@ CONFIG = {
 }
 # Batch, height, width, text tokens, timesteps.
 CALLS = [(1, 8, 8, 7, [0.3]), (2, 4, 12, 5, [1.0, 0.45]), (1, 5, 11, 9, [0.02])]
+# Latents that the first call looks at, in two ways: `index`, and `at_zero` as without noise.
+REFERENCES = [(1, CONFIG["in_channels"], 4, 8), (1, CONFIG["in_channels"], 6, 4)]
 
 
 def build(config):
@@ -144,8 +146,9 @@ def modules(shapes):
     return found
 
 
-def call(module, x, context, timesteps):
-    """The velocity of latents of any size; the context's layers lie side by side."""
+def call(module, x, context, timesteps, references=(), at_zero=False):
+    """The velocity of latents of any size; the context's layers lie side by side. References are latents behind the noisy
+    one with an index each, and are modulated as at time 0 where that is asked for."""
     height, width = x.shape[-2:]
     x = torch.nn.functional.pad(x, (0, width % 2, 0, height % 2), mode="circular")
     batch, channels, rows, columns = x.shape
@@ -156,8 +159,27 @@ def call(module, x, context, timesteps):
     packed = Krea2Pipeline._pack_latents(Packing, x, batch, channels, rows, columns)
     places = Krea2Pipeline.prepare_position_ids(context.shape[1], rows // 2, columns // 2, "cpu")
     layers = module.config.num_text_layers
+    patches = packed.shape[1]
+    for index, latent in enumerate(references, 1):
+        tall, wide = latent.shape[-2:]
+        packed = torch.cat([packed, Krea2Pipeline._pack_latents(Packing, latent, batch, channels, tall, wide)], 1)
+        ids = Krea2Pipeline.prepare_position_ids(0, tall // 2, wide // 2, "cpu")
+        ids[:, 0] = index
+        places = torch.cat([places, ids])
+
+    def modulate(_, __, shared):
+        clean = module.time_embed(torch.zeros(batch), dtype=shared.dtype)
+        clean = torch.nn.functional.linear(
+            torch.nn.functional.gelu(clean, approximate="tanh"), module.time_mod_proj.weight, module.time_mod_proj.bias
+        )
+        looked_at = packed.shape[1] - patches
+        return torch.cat([shared.expand(-1, context.shape[1] + patches, -1), clean.expand(-1, looked_at, -1)], 1)
+
+    hook = module.time_mod_proj.register_forward_hook(modulate) if at_zero else None
     with torch.no_grad():
-        out = module(packed, context.unflatten(2, (layers, -1)), torch.tensor(timesteps), places).sample
+        out = module(packed, context.unflatten(2, (layers, -1)), torch.tensor(timesteps), places).sample[:, :patches]
+    if hook:
+        hook.remove()
     return Krea2Pipeline._unpack_latents(Packing, out, rows, columns)[:, :, 0, :height, :width]
 
 
@@ -172,8 +194,14 @@ def main():
         given = {n: torch.from_numpy(seeded.uniform(f"{n}.{i}", s, SEED)) for n, s in sizes.items()}
         tensors[f"out.{i}"] = call(module, given["x"], given["context"], timesteps).contiguous()
         calls.append(sizes | {"timesteps": timesteps})
+        if i == 0:
+            references = [torch.from_numpy(seeded.uniform(f"reference.{n}", s, SEED)) for n, s in enumerate(REFERENCES)]
+            for method, at_zero in [("index", False), ("at_zero", True)]:
+                out = call(module, given["x"], given["context"], timesteps, references, at_zero)
+                tensors[method] = out.contiguous()
     params = {canonical(n): s for n, s in shapes.items()}
     metadata = {"config": CONFIG, "params": params, "calls": calls, "modules": modules(shapes), "seed": SEED}
+    metadata["references"] = REFERENCES
     metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
     save_file(tensors, OUT, metadata)
     print(OUT.name, OUT.stat().st_size, {n: t.std().item() for n, t in tensors.items()})

@@ -32,11 +32,25 @@ const BEHIND: &str = "<|im_end|>\n<|im_start|>assistant\n";
 const TURN_ID: u32 = 151_644;
 const USER: [u32; 2] = [872, 198];
 
+/// What a family tells its model about pictures where a prompt does not say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// To describe the picture that is to be made, as without any (Krea 2).
+    Describe,
+    /// To say how the text changes them (Qwen-Image-Edit).
+    Edit,
+}
+
 /// The chat of a prompt, which may be a whole one already, with a place for each of its pictures.
-pub(crate) fn chat<'p>(prompt: &'p str, of: &Prompt) -> Result<Cow<'p, str>, ConditioningError> {
+pub(crate) fn chat<'p>(
+    prompt: &'p str,
+    of: &Prompt,
+    own: Own,
+) -> Result<Cow<'p, str>, ConditioningError> {
     let pictures = of.pictures().len();
     let edits = match of {
-        Prompt::WithPictures(prompt) => prompt.task == PictureTask::Edit || pictures > 0,
+        Prompt::WithPictures(prompt) if prompt.task == PictureTask::Edit => true,
+        Prompt::WithPictures(_) => own == Own::Edit && pictures > 0,
         Prompt::Same(_) | Prompt::Each(_) => false,
     };
     let chat = match (prompt.starts_with(TURN), edits) {
@@ -91,7 +105,7 @@ mod tests {
     #[test]
     fn pictures_have_their_places() {
         let of = |text: &str, task, pictures| {
-            chat(text, &prompt(text, task, pictures)).map(Cow::into_owned).ok()
+            chat(text, &prompt(text, task, pictures), Own::Edit).map(Cow::into_owned).ok()
         };
         let edit = |text: &str| Some(format!("{BEFORE_EDIT}{text}{BEHIND}"));
         let placed = format!("Picture 1: {PICTURE}a cat");
@@ -107,7 +121,9 @@ mod tests {
         assert_eq!(of(&placed, PictureTask::Edit, 0), None);
         // Without pictures, a place for one is a token like others.
         let same = Prompt::Same(PAD.into());
-        assert_eq!(chat(PAD, &same).unwrap(), format!("{BEFORE}{PAD}{BEHIND}"));
+        assert_eq!(chat(PAD, &same, Own::Edit).unwrap(), format!("{BEFORE}{PAD}{BEHIND}"));
+        let described = chat("a cat", &prompt("a cat", PictureTask::Own, 1), Own::Describe);
+        assert_eq!(described.unwrap(), format!("{BEFORE}{PICTURE}a cat{BEHIND}"));
     }
 
     /// The numbers of diffusers' pipelines for their templates, and of chats of one's own after ComfyUI's rules by hand.

@@ -346,6 +346,32 @@ fn references_have_no_noise_where_the_method_or_the_model_says_so() {
     assert!(network.forward(input).unwrap_err().to_string().contains("index_timestep_zero"));
 }
 
+/// Krea 2 looks at references where a method says where they are.
+#[test]
+fn krea_2_looks_at_references_as_diffusers_blocks_do() {
+    let opened = case("krea2");
+    let network = opened.network(&opened.fixture.component(DType::F32));
+    let shapes = opened.fixture.json("references");
+    let references = shapes.as_array().unwrap().iter().enumerate();
+    let references: Vec<_> = references
+        .map(|(n, shape)| opened.fixture.input(&format!("reference.{n}"), shape))
+        .collect();
+    for (method, name) in [
+        (ReferenceMethod::Own, "out.0"),
+        (ReferenceMethod::Index, "index"),
+        (ReferenceMethod::Offset, "index"),
+        (ReferenceMethod::IndexAtZero, "at_zero"),
+    ] {
+        let (reference_latents, reference_method) = (references.clone(), method);
+        let input = NetworkInput { reference_latents, reference_method, ..opened.input(0) };
+        let out = values(&network.forward(input).unwrap());
+        let error = max_error(&out, &opened.fixture.tensor(name).1);
+        assert!(error < TOLERANCE, "{method:?}: {error}");
+    }
+    let [index, at_zero] = ["index", "at_zero"].map(|name| opened.fixture.tensor(name).1);
+    assert!(max_error(&index, &at_zero) > 4.0 * TOLERANCE);
+}
+
 /// Plans and prefetching count with the order that the checkpoint crate states.
 #[test]
 fn layers_are_used_in_the_stated_order() {

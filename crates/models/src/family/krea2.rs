@@ -51,7 +51,7 @@ impl TransformerFamily for Krea2 {
             repeats_context: false,
             guidance: None,
             extra: ExtraChannels::None,
-            reference_latents: false,
+            reference_latents: true,
         }
     }
 

@@ -50,11 +50,11 @@ impl Block {
         Ok(Self { modulation, inside: Inside::load(scope, sizes)? })
     }
 
-    /// `x` `[batch, tokens, width]`; `shared` is the modulation of all blocks, `[batch, 6 × width]`.
+    /// `x` `[batch, tokens, width]`; `shared` are the modulations of all blocks for runs of tokens, `[batch, 6 × width]` each.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
-        shared: &Tensor<2>,
+        shared: &[(usize, Tensor<2>)],
         rotation: &Rotation,
     ) -> Result<Tensor<3>, ModelError> {
         let width = x.dims()[2];
@@ -67,13 +67,56 @@ impl Block {
                 found: format!("{:?}", own.dims()),
             });
         }
-        let all = shared.clone() + own.cast(shared.dtype()).unsqueeze();
-        let part = |at: usize| all.clone().narrow(1, at * width, width);
+        let own: Tensor<2> = own.cast(x.dtype()).unsqueeze();
+        let runs = shared.iter().map(|(count, all)| (*count, all.clone() + own.clone()));
+        let runs = Runs { width, runs: runs.collect() };
         let Inside { attention_norm, attention, feed_forward_norm, feed_forward } = &self.inside;
-        let h = modulated(attention_norm.forward(x.clone())?, part(0), part(1));
-        let x = finite(add_gated(x, attention.forward(h, Some(rotation))?, part(2)));
-        let h = modulated(feed_forward_norm.forward(x.clone())?, part(3), part(4));
-        Ok(finite(add_gated(x, feed_forward.forward(h)?, part(5))))
+        let h = runs.modulated(attention_norm.forward(x.clone())?, [0, 1]);
+        let x = finite(runs.add_gated(x, attention.forward(h, Some(rotation))?, 2));
+        let h = runs.modulated(feed_forward_norm.forward(x.clone())?, [3, 4]);
+        Ok(finite(runs.add_gated(x, feed_forward.forward(h)?, 5)))
+    }
+}
+
+/// The modulations of runs of tokens in a block, one after the other.
+struct Runs {
+    width: usize,
+    /// Tokens, and six parts side by side.
+    runs: Vec<(usize, Tensor<2>)>,
+}
+
+impl Runs {
+    /// With the parts for scale and shift.
+    fn modulated(&self, x: Tensor<3>, [scale, shift]: [usize; 2]) -> Tensor<3> {
+        self.each(|start, count, all| {
+            modulated(
+                x.clone().narrow(1, start, count),
+                self.part(all, scale),
+                self.part(all, shift),
+            )
+        })
+    }
+
+    /// `x + gate · made`.
+    fn add_gated(&self, x: Tensor<3>, made: Tensor<3>, gate: usize) -> Tensor<3> {
+        self.each(|start, count, all| {
+            let (x, made) = (x.clone(), made.clone());
+            add_gated(x.narrow(1, start, count), made.narrow(1, start, count), self.part(all, gate))
+        })
+    }
+
+    fn part(&self, all: &Tensor<2>, at: usize) -> Tensor<2> {
+        all.clone().narrow(1, at * self.width, self.width)
+    }
+
+    fn each(&self, of: impl Fn(usize, usize, &Tensor<2>) -> Tensor<3>) -> Tensor<3> {
+        let mut start = 0;
+        let mut parts = Vec::with_capacity(self.runs.len());
+        for (count, all) in &self.runs {
+            parts.push(of(start, *count, all));
+            start += count;
+        }
+        if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 1) }
     }
 }
 

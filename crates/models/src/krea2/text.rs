@@ -6,7 +6,7 @@ use distorch_runtime::Scope;
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{DecoderPart, QWEN3VL, stacked};
-use crate::description_chat::{chat, dropped};
+use crate::description_chat::{Own, chat, dropped};
 use crate::prompt::embedding::Embeddings;
 use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
 
@@ -46,7 +46,7 @@ impl TextConditioner for Krea2Text {
     ) -> Result<EncodedText, ConditioningError> {
         clip_text::check_clip_skip(options)?;
         let read: Vec<usize> = (FIRST..self.part.layers()).step_by(STEP).collect();
-        let ids = self.part.tokenize(&chat(prompt.of(QWEN3VL), prompt)?);
+        let ids = self.part.tokenize(&chat(prompt.of(QWEN3VL), prompt, Own::Describe)?);
         let dropped = dropped(&ids);
         let pieces = self.part.pieces(&ids, prompt.pictures())?;
         let context = stacked(self.part.states(pieces, &read)?)?;

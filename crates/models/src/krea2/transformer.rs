@@ -2,14 +2,14 @@
 
 use distorch_checkpoint::config::Krea2Config;
 use distorch_runtime::kernels::gelu_tanh;
-use distorch_runtime::{LayerHandle, Scope, Tensor};
+use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
 
 use super::MODEL;
 use super::block::{Block, EPSILON, Sizes, TextBlock, modulated};
 use crate::ModelError;
 use crate::flux::blocks::{AREA, pack, unpack};
 use crate::layers::{Linear, RmsNorm};
-use crate::network::{Network, NetworkInput};
+use crate::network::{Network, NetworkInput, ReferenceMethod};
 use crate::rope;
 use crate::timestep::timestep_embedding;
 
@@ -21,7 +21,7 @@ const THETA: f64 = 1000.0;
 
 /// Krea 2's transformer: predicts the velocity of a rectified flow.
 ///
-/// A token has three ids: an index, which is 0, a row and a column. Those of the text are all 0.
+/// A token has three ids: an index, which is 0 but for references, a row and a column. Those of the text are all 0.
 pub struct Krea2Transformer {
     config: Krea2Config,
     axes: [usize; 3],
@@ -85,10 +85,28 @@ impl Krea2Transformer {
         let [batch, channels, height, width] = input.x.dims();
         let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
         ModelError::expect(MODEL, "latent", &(in_channels, "pixels"), &(channels, pixels))?;
+        let references = &input.reference_latents;
+        for reference in
+            references.iter().filter(|_| input.reference_method != ReferenceMethod::Own)
+        {
+            let [rows, channels, height, width] = reference.dims();
+            let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
+            let rows = if rows == 1 { batch } else { rows };
+            let (expected, found) = ((batch, in_channels, "pixels"), (rows, channels, pixels));
+            ModelError::expect(MODEL, "reference latent", &expected, &found)?;
+        }
         ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
         let [rows, tokens, dim] = input.context.dims();
         let expected = [batch, tokens.max(1), text_layers * text_width];
         ModelError::expect(MODEL, "context", &expected, &[rows, tokens, dim])
+    }
+
+    /// The embedding of times, `[batch, width]`.
+    fn time(&self, timesteps: Tensor<1>, dtype: DType) -> Result<Tensor<2>, ModelError> {
+        let width = self.config.width;
+        let time = timestep_embedding(timesteps * TIME_FACTOR, self.config.time_frequencies);
+        let [first, second] = &self.time;
+        second.forward_to(gelu_tanh(first.forward_to(time.cast(dtype), width)?), width)
     }
 
     /// One state a token of the states of several layers: `[batch, tokens, layers × width of the text]` to
@@ -115,31 +133,53 @@ impl Network for Krea2Transformer {
     /// - `x`: `[batch, in_channels, height, width]`, of any size
     /// - `timesteps`: from 0 (clean) to 1 (noise)
     /// - `context`: of each of the prompt's tokens the states of all layers that are read, without padding
-    ///
-    /// Nothing else is read.
+    /// - `reference_latents`: in batches of one or of `x`, each with an index of its own; read only where a method says where
+    ///   they are, whichever it is
     fn forward(&self, input: NetworkInput) -> Result<Tensor<4>, ModelError> {
         self.check_inputs(&input)?;
-        let NetworkInput { x, timesteps, context, .. } = input;
+        let NetworkInput { x, timesteps, context, reference_method, mut reference_latents, .. } =
+            input;
+        if reference_method == ReferenceMethod::Own {
+            reference_latents.clear();
+        }
         let (dtype, model_width) = (x.dtype(), self.config.width);
-        let [_, _, height, width] = x.dims();
+        let [batch, _, height, width] = x.dims();
 
-        let time = timestep_embedding(timesteps * TIME_FACTOR, self.config.time_frequencies);
-        let [first, second] = &self.time;
-        let time = first.forward_to(time.cast(dtype), model_width)?;
-        let time = second.forward_to(gelu_tanh(time), model_width)?;
-        let shared = self.modulation.forward_to(gelu_tanh(time.clone()), 6 * model_width)?;
+        let clean = timesteps.zeros_like();
+        let time = self.time(timesteps, dtype)?;
+        let shared = |time: Tensor<2>| self.modulation.forward_to(gelu_tanh(time), 6 * model_width);
+        let of_picture = shared(time.clone())?;
 
         let text = self.fuse(context.cast(dtype))?;
         let words = text.dims()[1];
-        let picture = self.first.tokens_to(pack(x), model_width)?;
-        let patches = picture.dims()[1];
-        let columns = width.div_ceil(self.config.patch_size);
         let mut places = vec![[0; 3]; words];
-        places.extend((0..patches).map(|at| [0, at / columns, at % columns]));
+        let mut tokens = Vec::with_capacity(1 + reference_latents.len());
+        for (index, latent) in std::iter::once(x).chain(reference_latents).enumerate() {
+            let [rows, _, _, width] = latent.dims();
+            let latent = latent.cast(dtype);
+            let latent = if rows == batch { latent } else { latent.repeat_dim(0, batch) };
+            let latent = pack(latent);
+            let columns = width.div_ceil(self.config.patch_size).max(1);
+            let patches = latent.dims()[1];
+            places.extend((0..patches).map(|at| [index, at / columns, at % columns]));
+            tokens.push(latent);
+        }
         let rotation = rope::rotation(self.axes, THETA, &places);
+        let patches = tokens.first().map_or(0, |tokens| tokens.dims()[1]);
+        let tokens = if tokens.len() == 1 { tokens.remove(0) } else { Tensor::cat(tokens, 1) };
+        let all = words + tokens.dims()[1];
+        let mut modulations = vec![(words + patches, of_picture)];
+        match all - words - patches {
+            0 => {}
+            more if reference_method == ReferenceMethod::IndexAtZero => {
+                modulations.push((more, shared(self.time(clean, dtype)?)?));
+            }
+            more => modulations.iter_mut().for_each(|(count, _)| *count += more),
+        }
+        let picture = self.first.tokens_to(tokens, model_width)?;
         let mut x = Tensor::cat(vec![text, picture], 1);
         for block in &self.blocks {
-            x = block.forward(x, &shared, &rotation)?;
+            x = block.forward(x, &modulations, &rotation)?;
         }
 
         let params = self.last_modulation.fetch()?;

@@ -6,7 +6,7 @@ use distorch_runtime::Scope;
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{DecoderPart, QWEN25_VL};
-use crate::description_chat::{chat, dropped};
+use crate::description_chat::{Own, chat, dropped};
 use crate::prompt::embedding::Embeddings;
 use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
 
@@ -43,7 +43,7 @@ impl TextConditioner for QwenImageText {
         clip_text::check_clip_skip(options)?;
         // Brackets that would not be weights elsewhere.
         let text = prompt.of(QWEN25_VL).replace("\\(", "(").replace("\\)", ")");
-        let ids = self.part.tokenize(&chat(&text, prompt)?);
+        let ids = self.part.tokenize(&chat(&text, prompt, Own::Edit)?);
         let dropped = dropped(&ids);
         let states = self.part.last_states(self.part.pieces(&ids, prompt.pictures())?)?;
         let kept = states.dims()[1].saturating_sub(dropped);
