@@ -1,6 +1,7 @@
 //! Pictures and masks in the host's memory, and as files.
 
 mod bislerp;
+pub mod canny;
 pub mod decode;
 pub mod embedded;
 mod exif;

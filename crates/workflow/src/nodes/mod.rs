@@ -18,6 +18,7 @@ mod forms;
 mod gguf;
 mod guidance;
 mod image_combine;
+mod image_edges;
 mod image_edit;
 mod image_measure;
 mod image_outpaint;
@@ -249,6 +250,7 @@ const NODES: &[&Node] = &[
     &text_format::FORMAT,
     &text_format::JSON_EXTRACT,
     &reference_images::REFERENCE_MULTI_LATENT,
+    &image_edges::CANNY,
     &qwen_image_edit::TEXT_ENCODE_QWEN_IMAGE_EDIT,
     &qwen_image_edit::TEXT_ENCODE_QWEN_IMAGE_EDIT_PLUS,
     &qwen_image21::TEXT_ENCODE,
