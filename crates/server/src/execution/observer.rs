@@ -15,8 +15,11 @@ use uuid::Uuid;
 use super::running::Running;
 use crate::socket::{Audience, Clients, Message, PictureFormat, Preview, To};
 
-/// The least time between two previews.
+/// The least time from one preview to the next.
 const BETWEEN_PREVIEWS: Duration = Duration::from_millis(250);
+
+/// After a preview, this many times what it took passes without one: a tiny decoder may take longer than a step.
+const REST: u32 = 9;
 
 /// The least time between two messages about weights that are loaded.
 const BETWEEN_LOADING: Duration = Duration::from_millis(100);
@@ -53,7 +56,10 @@ struct State {
     nodes: IndexMap<String, NodeState>,
     messages: Vec<Value>,
     cached: Vec<String>,
-    preview: Option<Instant>,
+    /// When a preview was last asked for.
+    preview_asked: Option<Instant>,
+    /// When the next preview is due; at once where there was none.
+    preview_due: Option<Instant>,
     loading: Option<Instant>,
 }
 
@@ -180,15 +186,20 @@ impl PromptObserver {
         self.set(node, NodeState { value, max, state: "running", activity: None });
         self.tell("progress", data);
         if let Some(preview) = preview
-            && self.is_due(|state| &mut state.preview, BETWEEN_PREVIEWS)
+            && self.preview_is_due()
         {
             self.send_preview(node, preview);
+            let now = Instant::now();
+            let mut state = self.state();
+            let took =
+                state.preview_asked.map_or(Duration::ZERO, |asked| now.duration_since(asked));
+            state.preview_due = now.checked_add(pause(took));
         }
     }
 
     /// Whether one that is made now would be sent: each costs a part of a step.
     fn preview_is_due(&self) -> bool {
-        self.state().preview.is_none_or(|last| last.elapsed() >= BETWEEN_PREVIEWS)
+        self.state().preview_due.is_none_or(|due| Instant::now() >= due)
     }
 
     fn send_preview(&self, node: &str, pixels: &Pixels) {
@@ -284,12 +295,21 @@ impl Observer for PromptObserver {
     }
 
     fn wants_previews(&self) -> bool {
-        self.preview_is_due() && self.clients.takes_previews(self.to(), self.previews)
+        let wanted = self.preview_is_due() && self.clients.takes_previews(self.to(), self.previews);
+        if wanted {
+            self.state().preview_asked = Some(Instant::now());
+        }
+        wanted
     }
 
     fn wants_decoded_previews(&self) -> bool {
         self.decoded && self.clients.takes_previews(self.to(), self.previews)
     }
+}
+
+/// How long no preview is made after one that took so long.
+fn pause(took: Duration) -> Duration {
+    took.saturating_mul(REST).max(BETWEEN_PREVIEWS)
 }
 
 /// Now, in milliseconds since 1970.
@@ -309,11 +329,19 @@ mod tests {
             PromptObserver::new(Uuid::nil(), None, clients, running, Audience::Everybody, None);
         assert!(observer.preview_is_due(), "the first");
         let hour = Duration::from_secs(3600);
-        // None has passed since one that is ahead.
-        observer.state().preview = Instant::now().checked_add(hour);
+        observer.state().preview_due = Instant::now().checked_add(hour);
         assert!(!observer.preview_is_due() && !observer.wants_previews());
-        observer.state().preview = Instant::now().checked_sub(BETWEEN_PREVIEWS);
+        observer.state().preview_due = Some(Instant::now());
         assert!(observer.preview_is_due());
         assert!(!observer.wants_previews(), "nobody is there");
+    }
+
+    #[test]
+    fn previews_take_a_tenth_of_the_time_at_most() {
+        for (took, rest) in [(0, 250), (25, 250), (30, 270), (2000, 18_000)] {
+            let [took, rest] = [took, rest].map(Duration::from_millis);
+            assert_eq!(pause(took), rest);
+        }
+        assert_eq!(pause(Duration::MAX), Duration::MAX);
     }
 }
