@@ -4,14 +4,15 @@
     tools/server/figures.py --distorch target/debug/distorch [--entries 10000] [--seconds 5] [--only previews]
 
 Starts servers of its own, in a temporary folder, with the shipped checkpoint. Client and server share the machine: each
-figure has the client's part in it, which `GET /healthz` shows alone. Needs Python's standard library, and Linux for the
-memory.
+figure has the client's part in it, which `GET /healthz` shows alone; the processor's time is the server's own. Needs Python's
+standard library, and Linux for memory and the processor's time.
 """
 
 import argparse
 import contextlib
 import json
 import multiprocessing
+import os
 import pathlib
 import random
 import re
@@ -63,6 +64,11 @@ class Server:
         """Resident bytes, and those of them that are no file's."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return [int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024 for name in ("VmRSS", "RssAnon")]
+
+    def computed(self):
+        """Seconds of the processor's time until now."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def ask(self, method, path, body=None):
         with contextlib.closing(Connection(self.port)) as connection:
@@ -189,7 +195,7 @@ def measure_requests(program, folder, entries, seconds):
     with Server(program, folder, *options, "--no-worker") as server:
         some = next(iter(server.ask("GET", "/history?max_items=1&offset=5000" if entries > 5000 else "/history?max_items=1")))
         gzip = "Accept-Encoding: gzip\r\n"
-        table("request", "answer, kB", "p50, ms", "p99, ms", "a second, one connection", f"a second, {CONNECTIONS} connections")
+        table("request", "answer, kB", "p50, ms", "p99, ms", "processor, ms", "a second, one connection", f"a second, {CONNECTIONS} connections")
         for name, method, path, body, headers in [
             ("`GET /healthz`", "GET", "/healthz", None, ""),
             ("`GET /object_info`", "GET", "/object_info", None, ""),
@@ -204,7 +210,9 @@ def measure_requests(program, folder, entries, seconds):
             ("`POST /prompt`", "POST", "/prompt", entry(), ""),
         ]:
             asked = request(server.port, method, path, body, headers)
+            before = server.computed()
             times, length = hammer(server.port, asked, seconds)
+            computed = (server.computed() - before) / (len(times) + 1)
             times.sort()
             with multiprocessing.Pool(CONNECTIONS) as pool:
                 start = time.perf_counter()
@@ -213,7 +221,8 @@ def measure_requests(program, folder, entries, seconds):
             rate = sum(len(times) for times, _ in many) / spent
             p99 = times[min(len(times) - 1, round(len(times) * 0.99))]
             alone = len(times) / sum(times)
-            row(name, f"{length / 1e3:.1f}", milliseconds(statistics.median(times)), milliseconds(p99), f"{alone:.0f}", f"{rate:.0f}")
+            middle = milliseconds(statistics.median(times))
+            row(name, f"{length / 1e3:.1f}", middle, milliseconds(p99), milliseconds(computed), f"{alone:.0f}", f"{rate:.0f}")
         rss, own = server.memory()
         row("memory after that, MiB (of which the program's own)", f"{mebibytes(rss)} {mebibytes(own)}")
 
@@ -229,7 +238,8 @@ def picture(seed, side):
 
 
 def run(server, seed, side):
-    """Queues a picture; when it was sent, when its sampler began, and when each step was done."""
+    """Queues a picture; when it was sent, when its sampler began, when each step was done, and the processor's time of all
+    steps but the first."""
     client = uuid.uuid4().hex
     watch = WebSocket(server.port, client)
     watch.say({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
@@ -244,18 +254,20 @@ def run(server, seed, side):
     while len(steps) < STEPS:
         watch.until("progress", prompt_id=answer["prompt_id"], node="3")
         steps.append(time.perf_counter())
+        computed = server.computed() if len(steps) == 1 else computed
+    computed = server.computed() - computed
     watch.until("executing", prompt_id=answer["prompt_id"], node=None)
     watch.close()
-    return sent, began, steps
+    return sent, began, steps, computed
 
 
 def measure_first_step(program, folder):
     table("128×128, the shipped checkpoint", "ms to the sampler", "ms to the end of the first step", "ms of a later step")
     with Server(program, folder, "--queue", f"sqlite:{folder / 'first.sqlite'}") as server:
         def told(name, runs):
-            sampler = min(began - sent for sent, began, _ in runs)
-            first = min(steps[0] - sent for sent, _, steps in runs)
-            later = min(statistics.median(b - a for a, b in zip(steps, steps[1:])) for *_, steps in runs)
+            sampler = min(began - sent for sent, began, *_ in runs)
+            first = min(steps[0] - sent for sent, _, steps, _ in runs)
+            later = min(statistics.median(b - a for a, b in zip(steps, steps[1:])) for *_, steps, _ in runs)
             row(name, milliseconds(sampler), milliseconds(first), milliseconds(later))
 
         told("first prompt of a server: the checkpoint is loaded", [run(server, 1, 128)])
@@ -288,8 +300,8 @@ def tiny_decoder(path):
 def measure_previews(program, folder):
     tiny_decoder(folder / "models/vae_approx/taesd_decoder.safetensors")
     side = 256
-    table(f"`--preview-method`, {STEPS} steps of {side}×{side}", "ms of a step, the best run's mean", "beside `none`")
-    means = {}
+    table(f"`--preview-method`, {STEPS} steps of {side}×{side}", "a step, ms: the best run's mean", "the processor's time, ms")
+    means, computing = {}, {}
     with contextlib.ExitStack() as stack:
         servers = {
             method: stack.enter_context(
@@ -300,13 +312,13 @@ def measure_previews(program, folder):
         # In turns, so that what else uses the machine meets all of them.
         for seed in range(RUNS + 1):
             for method, server in servers.items():
-                _, began, steps = run(server, seed, side)
+                *_, steps, computed = run(server, seed, side)
                 # The first run loads.
                 if seed:
                     means.setdefault(method, []).append((steps[-1] - steps[0]) / (STEPS - 1))
-    none = min(means["none"])
+                    computing.setdefault(method, []).append(computed / (STEPS - 1))
     for method, times in means.items():
-        row(f"`{method}`", milliseconds(min(times)), f"{(min(times) - none) * 1e3:+.2f} ms")
+        row(f"`{method}`", milliseconds(min(times)), milliseconds(min(computing[method])))
 
 
 def main():

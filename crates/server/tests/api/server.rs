@@ -13,10 +13,12 @@ use distorch_test_support::repository;
 use distorch_workflow::signature::{Input, Node, Output};
 use distorch_workflow::value::{Type, Value as NodeValue};
 use distorch_workflow::{Environment, NodeError, Registry, nodes};
+use futures::stream::SplitSink;
 use futures::{SinkExt, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
@@ -253,7 +255,7 @@ impl TestServer {
 
     pub async fn connect(&self, query: &str) -> Socket {
         let url = format!("{}/ws?{query}", self.url.replace("http", "ws"));
-        Socket(tokio_tungstenite::connect_async(url).await.unwrap().0)
+        Socket::of(tokio_tungstenite::connect_async(url).await.unwrap().0)
     }
 
     /// Runs a prompt to its end, and returns its id and the messages of its client.
@@ -270,8 +272,18 @@ impl TestServer {
 type Stream =
     tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-/// A WebSocket.
-pub struct Socket(Stream);
+/// A WebSocket. It is read all the time: the server asks whether clients are there, however long a test does other things.
+pub struct Socket {
+    to: SplitSink<Stream, Message>,
+    heard: UnboundedReceiver<Heard>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
 
 /// A message.
 #[derive(Debug)]
@@ -281,22 +293,32 @@ pub enum Heard {
 }
 
 impl Socket {
+    fn of(stream: Stream) -> Self {
+        let (to, mut from) = stream.split();
+        let (tell, heard) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(async move {
+            while let Some(Ok(message)) = from.next().await {
+                let heard = match message {
+                    Message::Text(text) => Heard::Json(serde_json::from_str(&text).unwrap()),
+                    Message::Binary(bytes) => Heard::Binary(bytes.to_vec()),
+                    Message::Close(_) => return,
+                    _ => continue,
+                };
+                if tell.send(heard).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { to, heard, reader }
+    }
+
     pub async fn say(&mut self, said: &Value) {
-        self.0.send(Message::Text(said.to_string().into())).await.unwrap();
+        self.to.send(Message::Text(said.to_string().into())).await.unwrap();
     }
 
     /// The next message; `None` where the server closed.
     pub async fn next(&mut self) -> Option<Heard> {
-        loop {
-            match self.0.next().await?.ok()? {
-                Message::Text(text) => {
-                    return Some(Heard::Json(serde_json::from_str(&text).unwrap()));
-                }
-                Message::Binary(bytes) => return Some(Heard::Binary(bytes.to_vec())),
-                Message::Close(_) => return None,
-                _ => {}
-            }
-        }
+        self.heard.recv().await
     }
 
     /// The data of the next message of a type.
