@@ -239,7 +239,7 @@ def picture(seed, side):
 
 def run(server, seed, side):
     """Queues a picture; when it was sent, when its sampler began, when each step was done, and the processor's time of all
-    steps but the first."""
+    steps."""
     client = uuid.uuid4().hex
     watch = WebSocket(server.port, client)
     watch.say({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
@@ -249,12 +249,11 @@ def run(server, seed, side):
     body = {"prompt": picture(seed, side), "client_id": client}
     answer = server.ask("POST", "/prompt", body)
     watch.until("executing", prompt_id=answer["prompt_id"], node="3")
-    began = time.perf_counter()
+    began, computed = time.perf_counter(), server.computed()
     steps = []
     while len(steps) < STEPS:
         watch.until("progress", prompt_id=answer["prompt_id"], node="3")
         steps.append(time.perf_counter())
-        computed = server.computed() if len(steps) == 1 else computed
     computed = server.computed() - computed
     watch.until("executing", prompt_id=answer["prompt_id"], node=None)
     watch.close()
@@ -299,7 +298,7 @@ def tiny_decoder(path):
 
 def measure_previews(program, folder):
     tiny_decoder(folder / "models/vae_approx/taesd_decoder.safetensors")
-    side = 256
+    side = 128
     table(f"`--preview-method`, {STEPS} steps of {side}×{side}", "a step, ms: the best run's mean", "the processor's time, ms")
     means, computing = {}, {}
     with contextlib.ExitStack() as stack:
@@ -312,11 +311,11 @@ def measure_previews(program, folder):
         # In turns, so that what else uses the machine meets all of them.
         for seed in range(RUNS + 1):
             for method, server in servers.items():
-                *_, steps, computed = run(server, seed, side)
+                _, began, steps, computed = run(server, seed, side)
                 # The first run loads.
                 if seed:
-                    means.setdefault(method, []).append((steps[-1] - steps[0]) / (STEPS - 1))
-                    computing.setdefault(method, []).append(computed / (STEPS - 1))
+                    means.setdefault(method, []).append((steps[-1] - began) / STEPS)
+                    computing.setdefault(method, []).append(computed / STEPS)
     for method, times in means.items():
         row(f"`{method}`", milliseconds(min(times)), milliseconds(min(computing[method])))
 
