@@ -1,6 +1,7 @@
 //! Prompts that run: what claims them from the queue, who is told, and what is kept of them.
 
 mod memory;
+mod model_files;
 mod observer;
 mod outcome;
 mod requirements;

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use distorch_allocation::DeviceInfo;
-use distorch_checkpoint::folders::ModelKind;
 use distorch_pipeline::CancelToken;
 use distorch_queue::{
     Attempt, Claimed, Job, Json, LeaseStatus, Notice, NoticeKind, Notices, Status, Worker,
 };
 use distorch_workflow::execute::{ExecutionError, Report};
 use distorch_workflow::graph::Prompt;
-use distorch_workflow::{Environment, Executor, NodeError};
+use distorch_workflow::{Executor, NodeError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -21,9 +20,9 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use uuid::Uuid;
 
+use super::model_files::{Models, model_files};
 use super::observer::{PromptObserver, Relayed};
 use super::outcome::{self, End};
-use super::requirements::model;
 use crate::config::PreviewMethod;
 use crate::outputs::Outputs;
 use crate::socket::{Audience, To};
@@ -478,83 +477,4 @@ async fn describe(state: &AppState, busy: BTreeSet<String>) -> Worker {
     });
     let (Models { present: models, loaded }, node_classes) = listed.await.unwrap_or_default();
     Worker { devices, models, node_classes, loaded, ..worker }
-}
-
-/// The model files of a process, by the names that prompts need them by.
-#[derive(Debug, Default)]
-struct Models {
-    present: BTreeSet<String>,
-    /// Those whose weights are loaded, and LoRAs, which are read in a moment; none where no weights are.
-    loaded: BTreeSet<String>,
-}
-
-fn model_files(environment: &Environment) -> Models {
-    let in_memory = environment.session.models.loaded_files();
-    let mut files = Models::default();
-    for kind in ModelKind::ALL {
-        for entry in environment.session.folders.list(kind).unwrap_or_default().entries {
-            let name = model(kind, &entry.name);
-            let is_read_in_a_moment = kind == ModelKind::Loras && !in_memory.is_empty();
-            if is_read_in_a_moment || in_memory.contains(&entry.path) {
-                files.loaded.insert(name.clone());
-            }
-            files.present.insert(name);
-        }
-    }
-    files
-}
-
-#[cfg(test)]
-mod tests {
-    use distorch_test_support::repository;
-    use distorch_workflow::nodes;
-
-    use super::*;
-    use crate::execution::requirements;
-
-    #[test]
-    fn a_worker_says_which_of_its_models_are_loaded() {
-        let folder = tempfile::tempdir().unwrap();
-        let shipped = repository().join("models");
-        for (from, to) in [
-            ("checkpoints/tiny-shapes.safetensors", "checkpoints/below/one.safetensors"),
-            ("checkpoints/tiny-shapes.safetensors", "checkpoints/two.safetensors"),
-            ("loras/tiny-outlines.safetensors", "loras/lines.safetensors"),
-        ] {
-            let to = folder.path().join("models").join(to);
-            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-            std::fs::copy(shipped.join(from), to).unwrap();
-        }
-        let cpu = DeviceInfo::new("cpu".parse().unwrap(), "", 8 << 30);
-        let topology = distorch_allocation::Topology::new(vec![cpu]).unwrap();
-        let folders = distorch_checkpoint::folders::ModelFolders::new(folder.path(), &[]).unwrap();
-        let environment = Arc::new(Environment::on(folders, topology));
-        let registry = Arc::new(nodes::all());
-        let files = |environment| {
-            let Models { present, loaded } = model_files(environment);
-            (present.into_iter().collect::<Vec<_>>(), loaded.into_iter().collect::<Vec<_>>())
-        };
-        let [one, two, lines] = [
-            "checkpoints/below/one.safetensors",
-            "checkpoints/two.safetensors",
-            "loras/lines.safetensors",
-        ];
-        assert_eq!(files(&environment), (vec![one.into(), two.into(), lines.into()], vec![]));
-        // A text is encoded, which loads the encoder of one of them.
-        let prompt = r#"{
-            "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "below/one.safetensors"}},
-            "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a circle"}}
-        }"#;
-        let prompt = Prompt::from_json(prompt, &registry).unwrap();
-        let needs = requirements(&prompt, &registry);
-        let mut executor = Executor::new(Arc::clone(&environment), registry);
-        let silent = distorch_workflow::observe::Silent;
-        let report = executor.run_nodes(&prompt, &["2"], &silent).unwrap();
-        let (_, loaded) = files(&environment);
-        assert_eq!(loaded, [one, lines]);
-        assert!(needs.models.iter().eq([one]), "{needs:?}");
-        drop((report, executor));
-        environment.session.unload();
-        assert_eq!(files(&environment).1, Vec::<String>::new());
-    }
 }
