@@ -6,7 +6,8 @@ Qwen-Image 2.1 checkpoint, for crates/workflow/tests/qwen3_pictures.rs.
 Weights follow from their keys in a one-file checkpoint (seeded.py). Prompts are encoded by QwenImage21Pipeline; the schedule
 is ComfyUI's `simple` of a flow with mu 0.69, the sampler Euler's, guidance mixes two predictions as ComfyUI's `cfg`.
 The file holds, for each strength of the guidance, the latent as the autoencoder reads it and the picture's bytes, and as
-metadata the prompts and the numbers of the run.
+metadata the prompts and the numbers of the run; and `edited`, the latent of a prompt with a picture, which is beside the
+file as a PNG, at a strength of 3 with a blank as the negative one.
 """
 
 import json
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLQwenImage21
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 import make_krea2_text
+import make_qwen3vl_pictures
 import make_qwen_image21
 import make_vae
 import seeded
@@ -32,6 +35,8 @@ GUIDANCE = [1.0, 3.0]
 # ComfyUI's table of a flow with mu has so many levels.
 LEVELS = 10_000
 ENCODER = dict(vocab_size=151_936, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, intermediate=56)
+VISION = dict(width=64, layers=4, heads=16, intermediate=80, patch_size=16, positions=16, deepstack=3)
+EDIT = "make it blue"
 
 
 def transformer():
@@ -58,6 +63,40 @@ def sigmas():
     return [table[-(1 + int(step * LEVELS / STEPS))] for step in range(STEPS)] + [0.0]
 
 
+def sampled(network, noise, positive, negative, cfg, references=(), slots=((), ())):
+    x = noise
+    for sigma, following in zip(sigmas(), sigmas()[1:]):
+        velocity = lambda context, slots: make_qwen_image21.call(network, x, context, [sigma], references, slots)
+        v = velocity(positive, slots[0])
+        if cfg != 1.0:
+            without = velocity(negative, slots[1])
+            v = without + cfg * (v - without)
+        x = x + (following - sigma) * v
+    return x
+
+
+def noise_of(height, width):
+    return torch.randn([1, 64, height // 16, width // 16], generator=torch.Generator().manual_seed(SEED))
+
+
+def edited(network, vae, tokenizer, mean, deviation):
+    """The latent of a prompt with a picture of its own size."""
+    encoder = make_qwen3vl_pictures.build(ENCODER, VISION)
+    make_qwen3vl_pictures.fill(encoder, "text_encoders.qwen3vl.transformer.")
+    height, width = 32, 64
+    pixels = ((seeded.uniform("pixels", (height, width, 3)) + 1) / 2 * 255).astype("uint8")
+    Image.fromarray(pixels).save(OUT.with_suffix(".png"))
+    picture = torch.from_numpy(pixels).float() / 255
+    opaque = torch.cat([picture * 2 - 1, torch.ones(height, width, 1)], 2).permute(2, 0, 1)[None, :, None]
+    reference = (vae.encode(opaque).latent_dist.mode()[:, :, 0] - mean) / deviation
+    contexts, slots = [], []
+    for text in (EDIT, " "):
+        states, is_picture, slot = make_qwen3vl_pictures.encode(encoder, tokenizer, text, [picture])
+        contexts.append(states[:, ~is_picture])
+        slots.append(slot)
+    return sampled(network, noise_of(height, width), *contexts, 3.0, [reference], slots) * deviation + mean
+
+
 @torch.no_grad()
 def main():
     network, vae, encoder = transformer(), autoencoder(), text_encoder()
@@ -69,21 +108,13 @@ def main():
     )
     tensors = {}
     for cfg in GUIDANCE:
-        noise = torch.randn([1, 64, HEIGHT // 16, WIDTH // 16], generator=torch.Generator().manual_seed(SEED))
-        x = noise
-        for sigma, following in zip(sigmas(), sigmas()[1:]):
-            velocity = lambda context: make_qwen_image21.call(network, x, context, [sigma])
-            v = velocity(positive)
-            if cfg != 1.0:
-                without = velocity(negative)
-                v = without + cfg * (v - without)
-            x = x + (following - sigma) * v
-        latent = x * deviation + mean
+        latent = sampled(network, noise_of(HEIGHT, WIDTH), positive, negative, cfg) * deviation + mean
         tensors[f"latent.{cfg}"] = latent.contiguous()
         picture = (vae.decode(latent[:, :, None]).sample[:, :, 0] / 2 + 0.5).clamp(0, 1)
         tensors[f"picture.{cfg}"] = (picture[0].permute(1, 2, 0) * 255).to(torch.uint8).contiguous()
+    tensors["edited"] = edited(network, vae, tokenizer, mean, deviation).contiguous()
     run = {"seed": SEED, "steps": STEPS, "width": WIDTH, "height": HEIGHT, "guidance": GUIDANCE}
-    metadata = {"prompts": json.dumps([POSITIVE, NEGATIVE]), "run": json.dumps(run)}
+    metadata = {"edit": EDIT, "prompts": json.dumps([POSITIVE, NEGATIVE]), "run": json.dumps(run)}
     save_file(tensors, OUT, metadata)
     print(OUT.name, OUT.stat().st_size, {n: (t.float().mean().item(), t.float().std().item()) for n, t in tensors.items()})
 

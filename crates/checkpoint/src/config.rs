@@ -204,6 +204,8 @@ pub struct DecoderConfig {
 pub enum VisionKind {
     /// That of Qwen2.5-VL: most layers see a window of the picture.
     Qwen25Vl,
+    /// That of Qwen3-VL: all see the picture, some of their states go to the first layers of the language model.
+    Qwen3Vl,
 }
 
 /// An encoder of pictures beside a language model, whose width its states have.
@@ -221,6 +223,12 @@ pub struct VisionConfig {
     pub intermediate: usize,
     /// Pixels of a patch along a side (14).
     pub patch_size: usize,
+    /// Entries of a table of places, a square of them; 0 where there is none.
+    #[serde(default)]
+    pub positions: usize,
+    /// Layers whose states go to as many of the language model's.
+    #[serde(default)]
+    pub deepstack: usize,
 }
 
 /// How an autoencoder is built.

@@ -236,7 +236,10 @@ impl TextConditioner for ClipText {
             pooled = pooled.or(summary);
             add_warnings(&mut warnings, tokens.warnings);
         }
-        Ok(EncodedText { states: TextStates { context: join(contexts)?, pooled }, warnings })
+        Ok(EncodedText {
+            states: TextStates { context: join(contexts)?, pooled, picture_slots: Vec::new() },
+            warnings,
+        })
     }
 }
 

@@ -62,7 +62,8 @@ const fn rules(kind: DecoderKind) -> Rules {
     match kind {
         DecoderKind::Qwen3 => qwen3,
         DecoderKind::Qwen3Vl => {
-            Rules { model: "Qwen3-VL text encoder", theta: 5_000_000.0, ..qwen3 }
+            let model = "Qwen3-VL text encoder";
+            Rules { model, theta: 5_000_000.0, axis: rotation::interleaved, ..qwen3 }
         }
         DecoderKind::Qwen25Vl => {
             let model = "Qwen2.5-VL text encoder";

@@ -97,6 +97,8 @@ pub struct TextOptions {
     pub skip_empty: bool,
     /// How T5's prompts are filled up; `None` is as the family does it.
     pub t5_padding: Option<T5Padding>,
+    /// Whether the tokens of pictures are left out, where latents of the same pictures stand for them (Qwen-Image 2.1).
+    pub leave_pictures_out: bool,
 }
 
 /// How a prompt for T5 is filled up.
@@ -115,6 +117,8 @@ pub struct TextStates {
     pub context: Tensor<3>,
     /// The summary of the prompt, `[1, width]`, for families that read one.
     pub pooled: Option<Tensor<2>>,
+    /// Before which tokens the pictures stand whose own tokens are left out ([`TextOptions::leave_pictures_out`]).
+    pub picture_slots: Vec<usize>,
 }
 
 /// An encoded prompt, and what was left out of it.

@@ -145,6 +145,8 @@ fn qwen25_vl() {
         heads: 2,
         intermediate: 428,
         patch_size: 14,
+        positions: 0,
+        deepstack: 0,
     };
     let config = DecoderConfig {
         kind: DecoderKind::Qwen25Vl,

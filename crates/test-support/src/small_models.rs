@@ -251,13 +251,15 @@ pub fn qwen_image_edit() -> Configs {
                 heads: 16,
                 intermediate: 40,
                 patch_size: 14,
+                positions: 0,
+                deepstack: 0,
             });
         }
     }
     configs
 }
 
-/// Qwen-Image 2.1 with a Qwen3-VL of its whole vocabulary, and a VAE of four channels of pictures; the sizes are those of
+/// Qwen-Image 2.1 with a Qwen3-VL of its whole vocabulary that sees pictures, and a VAE of four channels of pictures; the sizes are those of
 /// `tools/reference/make_qwen_image21_pipeline.py`.
 pub fn qwen_image21() -> Configs {
     let transformer = QwenImage21Config {
@@ -279,7 +281,16 @@ pub fn qwen_image21() -> Configs {
         kv_heads: 1,
         head_dim: 16,
         intermediate: 56,
-        vision: None,
+        vision: Some(VisionConfig {
+            kind: VisionKind::Qwen3Vl,
+            width: 64,
+            layers: 4,
+            heads: 16,
+            intermediate: 80,
+            patch_size: 16,
+            positions: 16,
+            deepstack: 3,
+        }),
     };
     Configs {
         diffusion: Some(DiffusionConfig::QwenImage21(transformer)),

@@ -223,6 +223,16 @@ pub(super) fn conv_of_frames(
     Leaf::new(LayerKind::Conv, &[("weight", &[out, input, frames, rows, columns])])
 }
 
+/// As [`conv_of_frames`], with a bias.
+pub(super) fn conv_of_frames_with_bias(
+    out: usize,
+    input: usize,
+    [frames, rows, columns]: [usize; 3],
+) -> Leaf {
+    let weight = [out, input, frames, rows, columns];
+    Leaf::new(LayerKind::Conv, &[("weight", &weight), ("bias", &[out])])
+}
+
 /// Convolution over the pixels of one frame, whose weight has a dimension for it, with a bias.
 pub(super) fn frame_conv(out: usize, input: usize, kernel: usize) -> Leaf {
     let weight = [out, input, 1, kernel, kernel];

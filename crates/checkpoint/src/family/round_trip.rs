@@ -382,6 +382,8 @@ proptest! {
             };
             let sees = VisionConfig {
                 kind: VisionKind::Qwen25Vl,
+                positions: 0,
+                deepstack: 0,
                 width: 64,
                 layers,
                 heads: 16,

@@ -48,7 +48,7 @@ impl TextConditioner for ChromaText {
         clip_text::check_clip_skip(options)?;
         let tokens = self.t5xxl.read(prompt.of(t5_text::NAME), embeddings, options.t5_padding)?;
         let context = self.t5xxl.encode(&tokens.chunks, options.clip_skip)?;
-        let states = TextStates { context, pooled: None };
+        let states = TextStates { context, pooled: None, picture_slots: Vec::new() };
         Ok(EncodedText { states, warnings: tokens.warnings })
     }
 }

@@ -24,6 +24,12 @@ pub(crate) fn sections(feature: usize, half: usize) -> usize {
     usize::from(feature >= rows) + usize::from(feature >= columns)
 }
 
+/// By turns the first, the second and the third number; the last features by the first alone (Qwen3-VL: 24, 20 and 20 of
+/// 64).
+pub(crate) fn interleaved(feature: usize, half: usize) -> usize {
+    if feature < 3 * (5 * half / 16) { feature % 3 } else { 0 }
+}
+
 /// Cosines and sines of all angles.
 pub(crate) struct HalfRotation {
     /// `[1, tokens, 1, d / 2]` each.
@@ -78,11 +84,13 @@ impl HalfRotation {
 mod tests {
     use super::*;
 
-    /// Qwen2.5-VL's published `mrope_section`.
+    /// Qwen2.5-VL's and Qwen3-VL's published `mrope_section`.
     #[test]
     fn sections_are_the_published_ones() {
         let count = |axis| (0..64).filter(|at| sections(*at, 64) == axis).count();
         assert_eq!([count(0), count(1), count(2)], [16, 24, 24]);
         assert!((0..64).map(|at| sections(at, 64)).is_sorted());
+        let count = |axis| (0..64).filter(|at| interleaved(*at, 64) == axis).count();
+        assert_eq!([count(0), count(1), count(2)], [24, 20, 20]);
     }
 }

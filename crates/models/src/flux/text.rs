@@ -70,6 +70,9 @@ impl TextConditioner for FluxText {
         let mut warnings = Vec::new();
         clip_text::add_warnings(&mut warnings, clip.warnings);
         clip_text::add_warnings(&mut warnings, t5.warnings);
-        Ok(EncodedText { states: TextStates { context, pooled }, warnings })
+        Ok(EncodedText {
+            states: TextStates { context, pooled, picture_slots: Vec::new() },
+            warnings,
+        })
     }
 }

@@ -45,7 +45,10 @@ impl TextConditioner for KleinText {
         let read = [layers / 4, layers / 2, 3 * layers / 4];
         let states = self.part.chat(prompt.of(QWEN3), Answer::WithoutThought, &read, MIN_LENGTH)?;
         let context = stacked(states)?;
-        Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
+        Ok(EncodedText {
+            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
+            warnings: Vec::new(),
+        })
     }
 }
 
@@ -112,6 +115,9 @@ impl TextConditioner for DevText {
             let zeros = Tensor::zeros([batch, MIN_LENGTH - tokens, width], options);
             context = Tensor::cat(vec![zeros, context], 1);
         }
-        Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
+        Ok(EncodedText {
+            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
+            warnings: Vec::new(),
+        })
     }
 }

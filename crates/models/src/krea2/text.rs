@@ -52,6 +52,9 @@ impl TextConditioner for Krea2Text {
         let context = stacked(self.part.states(pieces, &read)?)?;
         let tokens = context.dims()[1].saturating_sub(dropped);
         let context = context.narrow(1, dropped, tokens);
-        Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
+        Ok(EncodedText {
+            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
+            warnings: Vec::new(),
+        })
     }
 }

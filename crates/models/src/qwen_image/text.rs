@@ -48,6 +48,9 @@ impl TextConditioner for QwenImageText {
         let states = self.part.last_states(self.part.pieces(&ids, prompt.pictures())?)?;
         let kept = states.dims()[1].saturating_sub(dropped);
         let context = states.narrow(1, dropped, kept);
-        Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
+        Ok(EncodedText {
+            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
+            warnings: Vec::new(),
+        })
     }
 }

@@ -210,6 +210,9 @@ impl TextConditioner for Sd3Text {
             clip_text::add_warnings(&mut warnings, tokens.warnings);
         }
         let context = states.unwrap_or_else(|| self.zeros([1, CHUNK, self.widths.context]));
-        Ok(EncodedText { states: TextStates { context, pooled: Some(pooled) }, warnings })
+        Ok(EncodedText {
+            states: TextStates { context, pooled: Some(pooled), picture_slots: Vec::new() },
+            warnings,
+        })
     }
 }

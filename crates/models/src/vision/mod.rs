@@ -2,11 +2,13 @@
 
 mod patches;
 mod qwen25;
+mod qwen3;
 
 use distorch_checkpoint::config::{VisionConfig, VisionKind};
-use distorch_runtime::{Scope, Tensor};
+use distorch_runtime::{Device, Scope, Tensor};
 
 use crate::ModelError;
+use crate::decoder::rotation::HalfRotation;
 use crate::text::PromptPicture;
 
 /// Patches along a side that are one token of the language model.
@@ -45,5 +47,24 @@ pub fn load(
 ) -> Result<Box<dyn VisionTower>, ModelError> {
     match config.kind {
         VisionKind::Qwen25Vl => Ok(Box::new(qwen25::Tower::load(config, width, scope)?)),
+        VisionKind::Qwen3Vl => Ok(Box::new(qwen3::Tower::load(config, width, scope)?)),
     }
+}
+
+/// The longest period of the rotation.
+const THETA: f64 = 10_000.0;
+
+/// The angles of patches in this order in heads of this width: half of the features turn by the row, half by the column.
+fn rotation(
+    places: impl Iterator<Item = [usize; 2]>,
+    head: usize,
+    device: &Device,
+) -> HalfRotation {
+    let half = head / 2;
+    let frequency = |at: usize| THETA.powf(-((2 * at) as f64) / half as f64);
+    let frequencies: Vec<f64> = (0..half / 2).map(frequency).collect();
+    let angles = places.flat_map(|place| {
+        place.into_iter().flat_map(|at| frequencies.iter().map(move |f| at as f64 * f))
+    });
+    HalfRotation::of_angles(&angles.collect::<Vec<_>>(), half, device)
 }

@@ -8,7 +8,7 @@ use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor};
 
 use super::patches::{Form, patches_of, tokens};
-use super::{EncodedPicture, MERGED, VisionTower};
+use super::{EncodedPicture, MERGED, VisionTower, rotation};
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::decoder::rotation::HalfRotation;
@@ -21,9 +21,6 @@ const MODEL: &str = "Qwen2.5-VL encoder of pictures";
 
 /// Of every norm.
 const EPSILON: f64 = 1e-6;
-
-/// The longest period of the rotation.
-const THETA: f64 = 10_000.0;
 
 /// Tokens of a window along a side.
 const WINDOW: usize = 4;
@@ -84,17 +81,6 @@ impl Tower {
             out,
         })
     }
-
-    /// The angles of patches in this order.
-    fn rotation(&self, places: impl Iterator<Item = [usize; 2]>) -> HalfRotation {
-        let half = self.width / self.heads.max(1) / 2;
-        let frequency = |at: usize| THETA.powf(-((2 * at) as f64) / half as f64);
-        let frequencies: Vec<f64> = (0..half / 2).map(frequency).collect();
-        let angles = places.flat_map(|place| {
-            place.into_iter().flat_map(|at| frequencies.iter().map(move |f| at as f64 * f))
-        });
-        HalfRotation::of_angles(&angles.collect::<Vec<_>>(), half, &self.device)
-    }
 }
 
 impl VisionTower for Tower {
@@ -116,7 +102,8 @@ impl VisionTower for Tower {
         let x = TensorData::new(values, [1, count, features]);
         let x = Tensor::<3>::from_data(x, (&self.device, DType::F32)).cast(self.dtype);
         let mut x = self.patches.tokens_to(x, self.width)?.cast(DType::F32);
-        let rotation = self.rotation(windows.order.iter().copied().flat_map(patches_of));
+        let places = windows.order.iter().copied().flat_map(patches_of);
+        let rotation = rotation(places, self.width / self.heads.max(1), &self.device);
         let whole = [Run { windows: 1, patches: count }];
         for (at, block) in self.blocks.iter().enumerate() {
             let runs = if (at + 1) % WHOLE == 0 { &whole[..] } else { &windows.runs };

@@ -44,6 +44,9 @@ impl TextConditioner for ZImageText {
             self.part.chat(prompt.of(QWEN3), Answer::Open, &read, 0)?
         };
         let context = stacked(states)?;
-        Ok(EncodedText { states: TextStates { context, pooled: None }, warnings: Vec::new() })
+        Ok(EncodedText {
+            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
+            warnings: Vec::new(),
+        })
     }
 }

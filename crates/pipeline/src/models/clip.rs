@@ -103,7 +103,8 @@ impl Clip {
         if let Some(odd) = odd {
             finite::refuse(run, finite::given_by(&self.part, odd, "for the prompt"))?;
         }
-        Ok(Cond::new(states, pooled))
+        let reference_slots = encoded.states.picture_slots;
+        Ok(Cond { reference_slots, ..Cond::new(states, pooled) })
     }
 }
 
