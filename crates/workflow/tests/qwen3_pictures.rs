@@ -322,8 +322,8 @@ fn edited_latents_of_qwen_image_2_1_are_diffusers() {
     graph["both"] = both(false, 0);
     let without = cond(&mut harness, &graph);
     assert_eq!((without.reference_latents.len(), without.reference_slots.len()), (0, 0));
-    // The two tokens of the picture, which is 64×32 pixels.
-    assert_eq!(without.context.dims()[1], with.context.dims()[1] + 2);
+    // The encoder of pictures brings 64×32 pixels to 96×64, of which it makes six tokens.
+    assert_eq!(without.context.dims()[1], with.context.dims()[1] + 6);
     graph["both"] = both(true, 96);
     assert_eq!(cond(&mut harness, &graph).reference_latents[0].dims(), [1, 64, 4, 8]);
 }
