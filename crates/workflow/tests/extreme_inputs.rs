@@ -211,6 +211,9 @@ fn values(harness: &Harness, class: &str, input: &Input) -> Vec<Json> {
         Kind::Int { default, min, max, .. } => {
             let usual = if max == MAX_SIDE { default.min(32).max(min) } else { default };
             let usual = if input.name == "steps" { 2 } else { usual };
+            // Several pictures are brought to this size.
+            let (usual, max) =
+                if class == "TextEncodeQwenImage21" { (32, 65) } else { (usual, max) };
             // Each step takes its time.
             let max = if input.name == "steps" && class.contains("KSampler") { 3 } else { max };
             let all = [usual, min, min + 1, max - 1, max, 0, 1, 7];

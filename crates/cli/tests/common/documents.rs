@@ -12,7 +12,10 @@ pub struct Shown {
     pub line: String,
 }
 
-/// The Markdown files of the project, without those that nobody wrote: of build folders.
+/// Folders of what is built and installed.
+const OTHERS: [&str; 3] = ["build", "node_modules", "target"];
+
+/// The Markdown files of the project, without those of others and of build folders.
 pub fn documents(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
@@ -20,8 +23,9 @@ pub fn documents(root: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() && !path.is_symlink() && !name.starts_with('.') && name != "target" {
-                folders.push(path);
+            if path.is_dir() {
+                let own = !name.starts_with('.') && !OTHERS.contains(&name.as_str());
+                folders.extend((own && !path.is_symlink()).then_some(path));
             } else if name.ends_with(".md") && name != "CHANGELOG.md" {
                 found.push(path);
             }

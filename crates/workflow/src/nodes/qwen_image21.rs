@@ -151,27 +151,31 @@ fn encoded(context: &mut Context<'_>, inputs: &Inputs) -> Result<Vec<Value>, Nod
     for name in named().filter(|name| inputs.has(name)) {
         shown.push(Shown::new(&inputs.image(&name)?, resolution, &name)?);
     }
-    let mut references = Vec::new();
-    if inputs.has("vae") {
-        let vae = inputs.vae("vae")?;
-        for Shown { reference, .. } in &shown {
-            references.push(vae.encode(context.run(), reference, None)?);
-        }
-    }
     let size = shown.first().map(|shown| {
         let [_, rows, columns, _] = shown.reference.shape();
         [rows, columns]
     });
     let empty = Latent::empty(1, CHANNELS, latent(size.unwrap_or_else(|| square(resolution))));
-    let pictures: Vec<_> = shown.into_iter().map(|shown| shown.prompt).collect();
-    let conditioning = |text: &str| {
-        let mut cond = told(context, &clip, text, &pictures, !references.is_empty())?;
+    let (pictures, pixels): (Vec<_>, Vec<_>) =
+        shown.into_iter().map(|shown| (shown.prompt, shown.reference)).unzip();
+    let refers = inputs.has("vae") && !pictures.is_empty();
+    // The prompts first, since an encoder that sees no pictures is an error.
+    let mut conds = Vec::new();
+    for prompt in ["prompt", "negative_prompt"] {
+        conds.push(told(context, &clip, inputs.text(prompt)?, &pictures, refers)?);
+    }
+    let mut references = Vec::new();
+    if refers {
+        let vae = inputs.vae("vae")?;
+        for picture in &pixels {
+            references.push(vae.encode(context.run(), picture, None)?);
+        }
+    }
+    let both = conds.into_iter().map(|mut cond| {
         cond.reference_latents.clone_from(&references);
-        Ok::<_, NodeError>(Value::Conditioning(Conditioning::new(vec![cond])))
-    };
-    let positive = conditioning(inputs.text("prompt")?)?;
-    let negative = conditioning(inputs.text("negative_prompt")?)?;
-    Ok(vec![positive, negative, Value::Latent(empty)])
+        Value::Conditioning(Conditioning::new(vec![cond]))
+    });
+    Ok(both.chain([Value::Latent(empty)]).collect())
 }
 
 /// A prompt with pictures, a blank where there is none: the model was not trained on a turn without a word. Latents may stand

@@ -114,18 +114,17 @@ fn encode(
     task: PictureTask,
     shown: &[Shown],
 ) -> Result<Vec<Value>, NodeError> {
-    let mut references = Vec::new();
-    if inputs.has("vae") {
-        let vae = inputs.vae("vae")?;
-        for pictures in shown.iter().filter_map(|shown| shown.reference.as_ref()) {
-            references.push(vae.encode(context.run(), &pictures.colours(), None)?);
-        }
-    }
     let pictures = shown.iter().filter_map(|shown| shown.prompt.for_prompt()).collect();
     let prompt = Prompt::WithPictures(PicturePrompt { text: text.into(), task, pictures });
     let clip = inputs.clip("clip")?;
+    // First, since an encoder that sees no pictures is an error.
     let mut cond = clip.encode(context.run(), &prompt, &TextOptions::default())?;
-    cond.reference_latents = references;
+    if inputs.has("vae") {
+        let vae = inputs.vae("vae")?;
+        for pictures in shown.iter().filter_map(|shown| shown.reference.as_ref()) {
+            cond.reference_latents.push(vae.encode(context.run(), &pictures.colours(), None)?);
+        }
+    }
     Ok(output(cond))
 }
 
