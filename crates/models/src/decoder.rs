@@ -7,7 +7,7 @@
 //! (Ainslie et al., <https://arxiv.org/abs/2305.13245>). Gemma's tokens are scaled, and its branches have a norm behind
 //! them, too.
 //!
-//! Pictures may stand among a text's tokens ([`pieces`]).
+//! Pictures may stand among a text's tokens as [`Piece`]s.
 
 pub(crate) mod pieces;
 pub(crate) mod rotation;
