@@ -171,7 +171,7 @@ fn encoder(config: &VaeConfig) -> Module {
     for (level, mult) in config.channel_mult.iter().enumerate() {
         let out = mult * config.channels;
         for _ in 0..config.num_res_blocks {
-            blocks.push(res_block(channels, out));
+            blocks.push(res_block(causal_conv, channels, out));
             channels = out;
         }
         if level + 1 < config.channel_mult.len() {
@@ -181,8 +181,8 @@ fn encoder(config: &VaeConfig) -> Module {
     Module::new()
         .with("conv1", causal_conv(config.channels, config.in_channels, 3))
         .with_each("downsamples", blocks)
-        .with("middle", middle(channels))
-        .with("head", head(channels, 2 * config.latent_channels))
+        .with("middle", middle(causal_conv, channels))
+        .with("head", head(causal_conv, channels, 2 * config.latent_channels))
 }
 
 fn decoder(config: &VaeConfig) -> Module {
@@ -192,7 +192,7 @@ fn decoder(config: &VaeConfig) -> Module {
     for (level, mult) in config.channel_mult.iter().enumerate().rev() {
         let out = mult * config.channels;
         for _ in 0..=config.num_res_blocks {
-            blocks.push(res_block(channels, out));
+            blocks.push(res_block(causal_conv, channels, out));
             channels = out;
         }
         if level > 0 {
@@ -203,39 +203,41 @@ fn decoder(config: &VaeConfig) -> Module {
     }
     Module::new()
         .with("conv1", causal_conv(top, config.latent_channels, 3))
-        .with("middle", middle(top))
+        .with("middle", middle(causal_conv, top))
         .with_each("upsamples", blocks)
-        .with("head", head(channels, config.in_channels))
+        .with("head", head(causal_conv, channels, config.in_channels))
 }
 
-fn middle(channels: usize) -> Module {
+/// A convolution over frames: output and input channels, and the side of its kernel.
+pub(super) type Conv = fn(usize, usize, usize) -> Leaf;
+
+/// The two residual blocks of the lowest resolution with attention between them.
+pub(super) fn middle(conv_of: Conv, channels: usize) -> Module {
     let attention = Module::new()
-        .with("norm", frame_norm(channels))
+        .with("norm", channel_scale(&[channels, 1, 1]))
         .with("to_qkv", conv(3 * channels, channels, 1))
         .with("proj", conv(channels, channels, 1));
     Module::new()
-        .with("0", res_block(channels, channels))
+        .with("0", res_block(conv_of, channels, channels))
         .with("1", attention)
-        .with("2", res_block(channels, channels))
+        .with("2", res_block(conv_of, channels, channels))
 }
 
-fn head(channels: usize, out: usize) -> Module {
-    Module::new().with("0", norm(channels)).with("2", causal_conv(out, channels, 3))
+/// A half's last norm and convolution.
+pub(super) fn head(conv: Conv, channels: usize, out: usize) -> Module {
+    Module::new().with("0", norm(channels)).with("2", conv(out, channels, 3))
 }
 
-fn res_block(input: usize, out: usize) -> Module {
+/// A residual block.
+pub(super) fn res_block(conv: Conv, input: usize, out: usize) -> Module {
     Module::new()
         .with("residual.0", norm(input))
-        .with("residual.2", causal_conv(out, input, 3))
+        .with("residual.2", conv(out, input, 3))
         .with("residual.3", norm(out))
-        .with("residual.6", causal_conv(out, out, 3))
-        .with_if(input != out, "shortcut", || causal_conv(out, input, 1).into())
+        .with("residual.6", conv(out, out, 3))
+        .with_if(input != out, "shortcut", || conv(out, input, 1).into())
 }
 
-pub(super) fn norm(channels: usize) -> Leaf {
+fn norm(channels: usize) -> Leaf {
     channel_scale(&[channels, 1, 1, 1])
-}
-
-pub(super) fn frame_norm(channels: usize) -> Leaf {
-    channel_scale(&[channels, 1, 1])
 }

@@ -9,7 +9,7 @@ use super::error::FamilyError;
 use super::inventory::{Inventory, Scope};
 use super::layout::{LayerSpec, Module, ParamSpec, conv, frame_conv};
 use super::matching::{Stored, plain_key};
-use super::vae_causal::{self, frame_norm, norm};
+use super::vae_causal::{self, head, middle, res_block};
 use crate::config::{VaeArchitecture, VaeConfig};
 
 /// How a file names the modules.
@@ -156,8 +156,8 @@ fn encoder(config: &VaeConfig) -> Module {
     Module::new()
         .with("conv1", frame_conv(config.channels, config.in_channels, 3))
         .with_each("downsamples", levels)
-        .with("middle", middle(channels))
-        .with("head", head(channels, 2 * config.latent_channels))
+        .with("middle", middle(frame_conv, channels))
+        .with("head", head(frame_conv, channels, 2 * config.latent_channels))
 }
 
 fn decoder(config: &VaeConfig) -> Module {
@@ -173,41 +173,17 @@ fn decoder(config: &VaeConfig) -> Module {
     }
     Module::new()
         .with("conv1", frame_conv(top, config.latent_channels, 3))
-        .with("middle", middle(top))
+        .with("middle", middle(frame_conv, top))
         .with_each("upsamples", levels)
-        .with("head", head(channels, config.in_channels))
+        .with("head", head(frame_conv, channels, config.in_channels))
 }
 
 /// A level's residual blocks, and what changes the resolution behind them.
 fn blocks(channels: usize, out: usize, count: usize, resample: bool) -> Vec<Module> {
     let input = |at: usize| if at == 0 { channels } else { out };
-    let mut blocks: Vec<_> = (0..count).map(|at| res_block(input(at), out)).collect();
+    let mut blocks: Vec<_> = (0..count).map(|at| res_block(frame_conv, input(at), out)).collect();
     if resample {
         blocks.push(Module::new().with("resample.1", conv(out, out, 3)));
     }
     blocks
-}
-
-fn middle(channels: usize) -> Module {
-    let attention = Module::new()
-        .with("norm", frame_norm(channels))
-        .with("to_qkv", conv(3 * channels, channels, 1))
-        .with("proj", conv(channels, channels, 1));
-    Module::new()
-        .with("0", res_block(channels, channels))
-        .with("1", attention)
-        .with("2", res_block(channels, channels))
-}
-
-fn head(channels: usize, out: usize) -> Module {
-    Module::new().with("0", norm(channels)).with("2", frame_conv(out, channels, 3))
-}
-
-fn res_block(input: usize, out: usize) -> Module {
-    Module::new()
-        .with("residual.0", norm(input))
-        .with("residual.2", frame_conv(out, input, 3))
-        .with("residual.3", norm(out))
-        .with("residual.6", frame_conv(out, out, 3))
-        .with_if(input != out, "shortcut", || frame_conv(out, input, 1).into())
 }
