@@ -309,7 +309,7 @@ impl Shape {
                 let right = &right[j * wide.together * strip..];
                 // SAFETY: there is room for whole tiles; the unit was found, and the thread is in its
                 // mode.
-                unsafe { product(self.unit, left, right, strip, size, place) };
+                unsafe { product(self.unit, left, right, strip, size, &place) };
             }
         }
     }

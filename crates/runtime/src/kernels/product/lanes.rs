@@ -8,6 +8,9 @@ use super::{Line, Unit};
 /// Rows of a block at most: with 32 columns their sums fill 28 of the 32 registers.
 pub(super) const ROWS: usize = 14;
 
+/// Lines that are asked for before they are read: as many as take as long as the second cache.
+const AHEAD: usize = 16;
+
 /// Multiplies a strip of the left operand by one or two of the right one. The place gets `rows` rows
 /// of 16 or 32 values.
 ///
@@ -19,7 +22,7 @@ pub(super) unsafe fn multiply(
     right: &[Line],
     lines: usize,
     [rows, columns]: [usize; 2],
-    place: Place,
+    place: &Place,
 ) {
     assert!(left.len() >= lines && right.len() >= lines * columns.div_ceil(16));
     let (a, b) = (left.as_ptr().cast::<f32>(), right.as_ptr().cast::<f32>());
@@ -50,7 +53,7 @@ macro_rules! kernel {
             lines: usize,
             a: *const f32,
             b: *const f32,
-            place: Place,
+            place: &Place,
         ) {
             let mut sums = [[_mm512_setzero_ps(); COLUMNS]; ROWS];
             // SAFETY: the caller's promises.
@@ -62,6 +65,12 @@ macro_rules! kernel {
                     }
                 }
                 for line in 0..lines {
+                    // Beyond the end of a strip, the next one's follow, or nothing that is read.
+                    _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add((line + AHEAD) * 16).cast());
+                    for i in 0..COLUMNS {
+                        let ahead = b.wrapping_add((i * lines + line + AHEAD) * 16);
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    }
                     let mut y = [_mm512_setzero_ps(); COLUMNS];
                     for (i, y) in y.iter_mut().enumerate() {
                         *y = _mm512_load_ps(b.add((i * lines + line) * 16));

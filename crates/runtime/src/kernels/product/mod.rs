@@ -19,6 +19,7 @@ mod sink;
 mod source;
 mod tiles;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -130,7 +131,7 @@ pub(super) struct Cut {
 }
 
 /// Bytes of the right operand that are packed at once.
-const SHARED: usize = 4 << 20;
+const SHARED: usize = 8 << 20;
 /// Bytes of the left operand that a thread packs at once, where four panels don't take more.
 const OWN: usize = 384 << 10;
 /// The depth that is summed in registers at most, in lines: panels of both operands then lie near
@@ -291,7 +292,7 @@ pub(super) fn each_part(
     }
 }
 
-/// Packs these panels into `packed`, on all threads or on this one.
+/// Packs these panels into the start of `packed`, which grows where it is too short, on all threads or on this one.
 ///
 /// # Safety
 /// As [`Side::pack`].
@@ -303,9 +304,13 @@ pub(super) unsafe fn pack_panels<S: Source>(
     packed: &mut Vec<Line>,
 ) {
     let lines = side.unit.lines(depth.len());
-    packed.resize(panels.len() * side.cut.together * lines, Line::ZERO);
+    let needed = panels.len() * side.cut.together * lines;
+    // What is there is written over.
+    if packed.len() < needed {
+        packed.resize(needed, Line::ZERO);
+    }
     let first = panels.start * side.cut.together;
-    each_part(alone, packed, lines, |strip, lines| {
+    each_part(alone, &mut packed[..needed], lines, |strip, lines| {
         // SAFETY: the caller's promise.
         unsafe { side.pack(first + strip, depth.clone(), lines) };
     });
@@ -324,14 +329,14 @@ unsafe fn multiply_part<L: Source, R: Source>(
     let Work { small, lines, chunk, group } = Work::new(left, right, depth.len());
     let groups = left.panels().div_ceil(group);
     let panel = |side: Cut| side.together * lines;
-    let mut shared = Vec::new();
+    let mut shared = SHARED_MEMORY.take();
     for first in (0..right.panels()).step_by(chunk) {
         let count = chunk.min(right.panels() - first);
         // SAFETY: the caller's promise.
         unsafe { pack_panels(right, first..first + count, &depth, small, &mut shared) };
         let (shared, share) = (&*shared, Work::share(groups, count));
         let shares = count.div_ceil(share);
-        each(small, groups * shares, Vec::new, |own, task| {
+        let task = |own: &mut Vec<Line>, task: usize| {
             let (at, part) = (task / shares, task % shares);
             let rows = at * group..((at + 1) * group).min(left.panels());
             // SAFETY: the caller's promise.
@@ -351,8 +356,27 @@ unsafe fn multiply_part<L: Source, R: Source>(
                     }
                 }
             }
-        });
+        };
+        each(
+            small,
+            groups * shares,
+            || (),
+            |(), at| {
+                let mut own = OWN_MEMORY.take();
+                task(&mut own, at);
+                OWN_MEMORY.set(own);
+            },
+        );
     }
+    SHARED_MEMORY.set(shared);
+}
+
+thread_local! {
+    /// What a thread packed right operands in for all threads, and left ones for itself: kept, so that it need not be
+    /// asked for and cleared for every product. Both are taken while they are in use, as a thread that waits for others may
+    /// begin another product.
+    static SHARED_MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static OWN_MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 /// Multiplies two panels and hands the result on. `first` is whether it is the first part of the
@@ -367,14 +391,20 @@ fn block(unit: Unit, left: Block, right: Block, first: bool, sink: &Sink) {
         true => sink.place(left.span.start, right.span.clone(), size[0], first, &mut begin),
         false => None,
     };
-    let direct = place.is_some();
-    let place = place.unwrap_or_else(|| Place::scratch(scratch.as_mut_ptr()));
     // SAFETY: panels are as long as their strips say; the unit was found; a place has room for the
     // whole vectors, and the scratch for a whole tile, of which the sink takes what was written.
     unsafe {
-        product(unit, left.lines, right.lines, left.strip, size, place);
-        if !direct {
-            sink.take(&*scratch.as_ptr(), left.span, right.span, first);
+        // By reference: a copy would read in wide words what was just written in narrow ones, and such a
+        // read waits until everything written before, the last block of the result too, is out in the caches.
+        match &place {
+            Some(place) => {
+                product(unit, left.lines, right.lines, left.strip, size, place);
+            }
+            None => {
+                let place = Place::scratch(scratch.as_mut_ptr());
+                product(unit, left.lines, right.lines, left.strip, size, &place);
+                sink.take(&*scratch.as_ptr(), left.span, right.span, first);
+            }
         }
     }
 }
@@ -390,7 +420,7 @@ pub(super) unsafe fn product(
     right: &[Line],
     lines: usize,
     size: [usize; 2],
-    place: Place,
+    place: &Place,
 ) {
     // SAFETY: the caller's promises.
     unsafe {

@@ -59,10 +59,13 @@ unsafe fn single<S: Source>(
     }
     for (block, start) in depth.clone().step_by(16).enumerate() {
         let steps = (depth.end - start).min(16);
+        // All sixteen, so that they stay in registers: of rows that are not there, nothing is read.
         let mut rows = [_mm512_setzero_si512(); 16];
-        for (at, row) in rows.iter_mut().enumerate().take(count) {
+        let along = mask(steps);
+        for (at, row) in rows.iter_mut().enumerate() {
+            let mask = if at < count { along } else { 0 };
             // SAFETY: as above.
-            *row = _mm512_castps_si512(unsafe { source.load(strip, at, start, mask(steps)) });
+            *row = _mm512_castps_si512(unsafe { source.load(strip, at, start, mask) });
         }
         transpose(&mut rows);
         for (i, row) in rows.iter().take(steps).enumerate() {
@@ -91,16 +94,13 @@ unsafe fn pairs<S: Source>(
         let steps = (depth.end - start).min(32);
         let mut rows = [_mm512_setzero_si512(); 16];
         if along {
-            let (low, high) = (mask(steps), mask(steps.saturating_sub(16)));
-            for (at, row) in rows.iter_mut().enumerate().take(count) {
+            let halves = [mask(steps), mask(steps.saturating_sub(16))];
+            // All sixteen, so that they stay in registers: of rows that are not there, nothing is read.
+            for (at, row) in rows.iter_mut().enumerate() {
+                let [low, high] = if at < count { halves } else { [0; 2] };
                 // SAFETY: the caller's promises.
                 let (a, b) = unsafe {
-                    let b = if steps > 16 {
-                        source.load(strip, at, start + 16, high)
-                    } else {
-                        _mm512_setzero_ps()
-                    };
-                    (source.load(strip, at, start, low), b)
+                    (source.load(strip, at, start, low), source.load(strip, at, start + 16, high))
                 };
                 *row = together(a, b);
             }

@@ -79,7 +79,7 @@ pub(super) unsafe fn multiply(
     right: &[Line],
     lines: usize,
     [rows, columns]: [usize; 2],
-    place: Place,
+    place: &Place,
 ) {
     let (tall, wide) = (rows > 16, columns > 16);
     let needs = |twice: bool| if twice { 2 * lines } else { lines };
