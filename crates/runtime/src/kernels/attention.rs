@@ -152,7 +152,7 @@ fn attend(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::made_up::tensor as values;
+    use crate::kernels::made_up::{multiplies_bf16, tensor as values};
 
     #[test]
     fn scores_are_bounded() {
@@ -224,12 +224,30 @@ mod tests {
         }
     }
 
-    fn multiplies_bf16() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        let there = !matches!(Unit::of(Precision::Bf16), None | Some(Unit::Avx512));
-        #[cfg(not(target_arch = "x86_64"))]
-        let there = false;
-        there
+    /// Every unit, also one that is not chosen here.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn every_unit_attends() {
+        let (batch, queries, keys, heads, dim) = (2, 130, 1100, 2, 40);
+        let inputs = || {
+            [(queries, 1), (keys, 2), (keys, 3)]
+                .map(|(tokens, seed)| values([batch, tokens, heads * dim], seed) * 3.0)
+        };
+        for unit in Unit::all() {
+            let precision = match unit {
+                Unit::Avx512 => Precision::F32,
+                Unit::Avx512Bf16 | Unit::Amx => Precision::Bf16,
+            };
+            let [q, k, v] = inputs().map(|x| seen(x, precision));
+            let expected = by_burn(q, k, v, heads, false, None);
+            let [q, k, v] = inputs()
+                .map(|x| Host::take(x).unwrap_or_else(|_| panic!("an f32 tensor on the CPU")));
+            let result = flash::attend(unit, &q, &k, &v, heads, false).unwrap();
+            let error = (result - expected).abs().max().into_scalar();
+            // As in the test above.
+            let most = if precision == Precision::F32 { 1e-5 } else { 3.0 / 512.0 };
+            assert!(error < most, "{unit:?}: {error:e}");
+        }
     }
 
     /// The way of processors without a unit, all keys of a few queries at a time.

@@ -276,7 +276,7 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::made_up::tensor as values;
+    use crate::kernels::made_up::{self, tensor as values};
 
     fn rounded<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
         x.cast(dtype).cast(DType::F32)
@@ -311,10 +311,7 @@ mod tests {
             for stored in [DType::F32, DType::F16, DType::BF16] {
                 for precision in [Precision::F32, Precision::Bf16] {
                     let weight = weight.clone().cast(stored);
-                    let seen = match precision {
-                        Precision::F32 => [DType::F32, stored],
-                        Precision::Bf16 => [DType::BF16; 2],
-                    };
+                    let seen = made_up::seen(precision, stored);
                     let expected = burn(
                         rounded(x.clone(), seen[0]),
                         rounded(weight.clone().cast(DType::F32), seen[1]),
@@ -324,9 +321,9 @@ mod tests {
                     assert_eq!(result.dims(), expected.dims());
                     let scale = expected.clone().abs().max().into_scalar();
                     let error = (result - expected).abs().max().into_scalar() / scale;
-                    // Winograd's sums are off by up to 2e-5. Where bf16 is not multiplied, or for
-                    // transformed filters, inputs are not rounded, which changes up to 1/256.
-                    let most = if precision == Precision::F32 { 2e-5 } else { 4e-3 };
+                    // Winograd's sums are off by up to 2e-5. For transformed filters, inputs are not
+                    // rounded to bf16, which changes up to 1/256.
+                    let most = if seen[0] == DType::F32 { 2e-5 } else { 4e-3 };
                     let of = format!("{shape:?} to {outputs}, {stored:?} {precision:?}");
                     assert!(error < most, "{of}: {error:e}");
                 }

@@ -72,7 +72,8 @@ pub fn takes_16_bits() -> bool {
 /// Inputs of the kernels' tests.
 #[cfg(test)]
 mod made_up {
-    use crate::tensor::{Tensor, TensorData, cpu};
+    use super::Precision;
+    use crate::tensor::{DType, Tensor, TensorData, cpu};
 
     /// Values from -1 to 1, others for each seed.
     pub(super) fn values(count: usize, seed: usize) -> Vec<f32> {
@@ -83,5 +84,25 @@ mod made_up {
     pub(super) fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
         let values = values(shape.iter().product(), seed);
         Tensor::from_data(TensorData::new(values, shape), &cpu())
+    }
+
+    /// In which dtypes products of this precision see an operand in f32, and one that is stored in `stored`.
+    pub(super) fn seen(precision: Precision, stored: DType) -> [DType; 2] {
+        match precision {
+            Precision::Bf16 if multiplies_bf16() => [DType::BF16; 2],
+            _ => [DType::F32, stored],
+        }
+    }
+
+    /// Whether products of bf16 round their operands to it here.
+    pub(super) fn multiplies_bf16() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let there = {
+            use super::product::Unit;
+            !matches!(Unit::of(Precision::Bf16), None | Some(Unit::Avx512))
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let there = false;
+        there
     }
 }
