@@ -143,6 +143,8 @@ pub(super) struct Cut {
 const SHARED: usize = 8 << 20;
 /// Bytes of the left operand that a thread packs at once, where four panels don't take more.
 const OWN: usize = 384 << 10;
+/// Bytes of the left operand, all of its panels over a part of the depth, that are few.
+const FEW: usize = 1 << 20;
 /// The depth that is summed in registers at most, in lines: panels of both operands then lie near
 /// the core while they are used.
 const DEEPEST: usize = 768;
@@ -336,6 +338,10 @@ unsafe fn multiply_part<L: Source, R: Source>(
     take: impl Fn(Block, Block) + Sync,
 ) {
     let Work { small, lines, chunk, group } = Work::new(left, right, depth.len());
+    if left.panels() * left.cut.together * lines * size_of::<Line>() <= FEW {
+        // SAFETY: the caller's promise.
+        return unsafe { multiply_few(left, right, depth, small, take) };
+    }
     let groups = left.panels().div_ceil(group);
     let panel = |side: Cut| side.together * lines;
     let mut shared = SHARED_MEMORY.take();
@@ -377,6 +383,48 @@ unsafe fn multiply_part<L: Source, R: Source>(
             },
         );
     }
+    SHARED_MEMORY.set(shared);
+}
+
+/// As [`multiply_part`], of so few rows that all of their panels stay near the core: those are what threads share, and each
+/// panel of the right side meets them as soon as it is packed, without a way through memory.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn multiply_few<L: Source, R: Source>(
+    left: &Side<L>,
+    right: &Side<R>,
+    depth: Range<usize>,
+    small: bool,
+    take: impl Fn(Block, Block) + Sync,
+) {
+    let lines = left.unit.lines(depth.len());
+    let mut shared = SHARED_MEMORY.take();
+    // SAFETY: the caller's promise.
+    unsafe { pack_panels(left, 0..left.panels(), &depth, small, &mut shared) };
+    let (size, rows) = (left.cut.together * lines, &*shared);
+    each(
+        small,
+        right.panels(),
+        || (),
+        |(), column| {
+            let mut own = OWN_MEMORY.take();
+            // SAFETY: as above.
+            unsafe { pack_panels(right, column..column + 1, &depth, true, &mut own) };
+            let _mode = Mode::enter(left.unit);
+            for row in 0..left.panels() {
+                take(
+                    Block {
+                        lines: &rows[row * size..][..size],
+                        strip: lines,
+                        span: left.span(row),
+                    },
+                    Block { lines: &own, strip: lines, span: right.span(column) },
+                );
+            }
+            OWN_MEMORY.set(own);
+        },
+    );
     SHARED_MEMORY.set(shared);
 }
 
