@@ -2,12 +2,13 @@
 
 use rayon::prelude::*;
 
+use super::Precision;
 use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
-use super::product::{Bias, Element, Patches, Plain, Shape, Sink, Unit, multiply};
-use super::{Precision, winograd};
+use super::product::{Bias, Element, Patches, Plain, Shape, Sink, Threads, Unit, multiply};
+use super::winograd::{self, Products};
 use crate::tensor::{DType, Tensor, ops};
 
 /// Output pixels of one task. With [`CHANNELS`], a task's unrolled patches take 1.2 MB: what stays
@@ -67,7 +68,7 @@ pub fn conv2d(
         Err(weight) => return burn(x.give(), weight, bias),
     };
     match transformed {
-        true => winograd::convolve(&x, &weight, values, padding),
+        true => winograd::convolve(&x, &weight, values, padding, Products::of_processor()),
         false => convolve(&x, &weight, values, stride, padding),
     }
 }
@@ -124,7 +125,7 @@ impl Wide<'_> {
         };
         // SAFETY: the unit was found; the filters lie in their memory, and there are patches for every
         // pixel.
-        unsafe { multiply(self.unit, self.size, &filters, self.patches, sink) }
+        unsafe { multiply(self.unit, Threads::All, self.size, &filters, self.patches, sink) }
     }
 }
 

@@ -11,6 +11,8 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::host::{Host, Matrix, Output, gemm, tensor};
+#[cfg(target_arch = "x86_64")]
+use super::product::{self, Bias, Plain, Sink, Threads, Unit};
 use crate::tensor::Tensor;
 
 /// Output pixels of a tile along a side.
@@ -47,8 +49,63 @@ pub(super) fn pays(
         && out[0] * out[1] >= 24 * 24
 }
 
+/// What multiplies the transformed values, in f32.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Products {
+    /// A unit of the processor.
+    #[cfg(target_arch = "x86_64")]
+    Unit(Unit),
+    /// The `gemm` crate.
+    Gemm,
+}
+
+impl Products {
+    /// A unit, where this processor has one.
+    pub(super) fn of_processor() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(unit) = Unit::of(super::Precision::F32) {
+            return Products::Unit(unit);
+        }
+        Products::Gemm
+    }
+}
+
+impl Products {
+    /// Filters `[outputs, inputs]`, rows `filter_step` apart, by tiles `[inputs, count]`, rows `step` apart, to rows of `count`
+    /// values `step` apart, on this thread.
+    fn multiply(
+        self,
+        [outputs, inputs, count]: [usize; 3],
+        [filters, tiles]: [&[f32]; 2],
+        [filter_step, step]: [usize; 2],
+        out: &mut [f32],
+    ) {
+        let size = [outputs, inputs, count];
+        #[cfg(target_arch = "x86_64")]
+        if let Products::Unit(unit) = self
+            && let Some(left) = Plain::new(filters, [outputs, inputs], [filter_step, 1])
+            && let Some(right) = Plain::new(tiles, [count, inputs], [1, step])
+        {
+            let out = Output::new(out);
+            let sink = Sink { out, rows: outputs, columns: step, bias: Bias::None };
+            // SAFETY: the unit was found, and both operands lie in their memory. Each output channel has a row of `count`
+            // values, `step` apart, in this thread's own memory.
+            unsafe { product::multiply(unit, Threads::This, size, &left, &right, &sink) };
+            return;
+        }
+        let filters = Matrix { values: filters, row: filter_step, column: 1 };
+        let tiles = Matrix { values: tiles, row: step, column: 1 };
+        // SAFETY: as above.
+        unsafe {
+            let none = gemm::Parallelism::None;
+            gemm(size, filters, tiles, out.as_mut_ptr(), [step, 1], false, none);
+        }
+    }
+}
+
 /// The shape of the work.
 struct Geometry {
+    by: Products,
     inputs: usize,
     outputs: usize,
     height: usize,
@@ -66,6 +123,7 @@ pub(super) fn convolve(
     weight: &Host<4>,
     bias: Option<&[f32]>,
     padding: usize,
+    by: Products,
 ) -> Tensor<4> {
     let [batch, inputs, height, width] = x.dims();
     let outputs = weight.dims()[0];
@@ -73,7 +131,7 @@ pub(super) fn convolve(
     let rows = batch * out_height.div_ceil(OUT);
     let tiles = out_width.div_ceil(OUT);
     let geometry =
-        Geometry { inputs, outputs, height, width, out_height, out_width, padding, tiles };
+        Geometry { by, inputs, outputs, height, width, out_height, out_width, padding, tiles };
     let mut out = vec![0.0; batch * outputs * out_height * out_width];
     let target = Output::new(&mut out);
 
@@ -159,17 +217,12 @@ impl Geometry {
         {
             transform_filters(taps, filters, self.inputs);
         }
+        let size = [outputs.len(), self.inputs, count];
         for point in 0..POINTS {
-            let filter =
-                Matrix { values: &filters[point * self.inputs..], row: filter_step, column: 1 };
-            let tiles = Matrix { values: &input[point * count..], row: step, column: 1 };
-            let size = [outputs.len(), self.inputs, count];
-            let none = gemm::Parallelism::None;
-            let out = &mut products[point * count..];
+            let filters = &filters[point * self.inputs..];
+            let (tiles, out) = (&input[point * count..], &mut products[point * count..]);
             debug_assert!((outputs.len() - 1) * step + count <= out.len());
-            // SAFETY: each output channel has a row of `count` values, `step` apart, in this thread's
-            // own memory.
-            unsafe { gemm(size, filter, tiles, out.as_mut_ptr(), [step, 1], false, none) };
+            self.by.multiply(size, [filters, tiles], [filter_step, step], out);
         }
     }
 
@@ -332,12 +385,16 @@ fn transform_input(phases: &Phases, out: &mut [f32], tiles: usize, count: usize)
 fn transform_filters(taps: &[f32], out: &mut [f32], inputs: usize) {
     for first in (0..inputs).step_by(LANES) {
         let used = LANES.min(inputs - first);
-        let mut lanes = [[0.0; LANES]; 9];
-        for (lane, taps) in taps[first * 9..].chunks_exact(9).take(used).enumerate() {
-            for (lanes, tap) in lanes.iter_mut().zip(taps) {
-                lanes[lane] = *tap;
+        let taps = &taps[first * 9..];
+        // Gathered: lanes that are written one by one are read together only when all of them left the store buffer.
+        let lanes: [Lanes; 9] = match taps.first_chunk::<{ 9 * LANES }>() {
+            Some(taps) => {
+                std::array::from_fn(|tap| std::array::from_fn(|lane| taps[9 * lane + tap]))
             }
-        }
+            None => std::array::from_fn(|tap| {
+                std::array::from_fn(|lane| taps.get(9 * lane + tap).copied().unwrap_or(0.0))
+            }),
+        };
         let columns: [[Lanes; IN]; 3] = std::array::from_fn(|column| {
             filter_points([lanes[column], lanes[3 + column], lanes[6 + column]])
         });
@@ -406,12 +463,15 @@ mod tests {
             let (input, filters) = (x.clone(), weight.clone());
             let expected = ops::module::conv2d(input, filters, Some(bias.clone()), options);
             let bias = bias.into_data().to_vec::<f32>().unwrap();
-            let result = convolve(&host(x), &host(weight), Some(&bias), padding);
-            assert_eq!(result.dims(), expected.dims());
-            let scale = expected.clone().abs().max().into_scalar();
-            let error = (result - expected).abs().max().into_scalar() / scale;
-            // Lavin & Gray measure a few times the error of direct sums, which is near 1e-6 here.
-            assert!(error < 2e-5, "{shape:?} to {outputs}: {error:e}");
+            let (x, weight) = (host(x), host(weight));
+            for by in [Products::of_processor(), Products::Gemm] {
+                let result = convolve(&x, &weight, Some(&bias), padding, by);
+                assert_eq!(result.dims(), expected.dims());
+                let scale = expected.clone().abs().max().into_scalar();
+                let error = (result - expected.clone()).abs().max().into_scalar() / scale;
+                // Lavin & Gray measure a few times the error of direct sums, which is near 1e-6 here.
+                assert!(error < 2e-5, "{by:?}, {shape:?} to {outputs}: {error:e}");
+            }
         }
     }
 }

@@ -197,13 +197,23 @@ impl<'a, S: Source> Side<'a, S> {
     }
 }
 
-/// Multiplies `left` `[rows, depth]` by `right` `[depth, columns]` on all threads.
+/// Who multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// All, where there is enough to do for them.
+    All,
+    /// The one that asks.
+    This,
+}
+
+/// Multiplies `left` `[rows, depth]` by `right` `[depth, columns]`.
 ///
 /// # Safety
 /// The processor has the unit ([`Unit::of`] gave it), and the sources have all of their rows or columns
 /// over the whole depth.
 pub(super) unsafe fn multiply<L: Source, R: Source>(
     unit: Unit,
+    threads: Threads,
     [rows, depth, columns]: [usize; 3],
     left: &L,
     right: &R,
@@ -221,7 +231,7 @@ pub(super) unsafe fn multiply<L: Source, R: Source>(
         let to = (from + part).min(depth);
         let take = |l: Block, r: Block| block(unit, l, r, from == 0, sink);
         // SAFETY: the caller's promises.
-        unsafe { multiply_part(&left, &right, from..to, take) };
+        unsafe { multiply_part(&left, &right, from..to, threads, take) };
         from = to;
         if from >= depth {
             return;
@@ -267,7 +277,12 @@ struct Work {
 }
 
 impl Work {
-    fn new<L: Source, R: Source>(left: &Side<L>, right: &Side<R>, depth: usize) -> Self {
+    fn new<L: Source, R: Source>(
+        left: &Side<L>,
+        right: &Side<R>,
+        depth: usize,
+        threads: Threads,
+    ) -> Self {
         let lines = left.unit.lines(depth);
         let bytes = |cut: Cut| (lines * cut.together * size_of::<Line>()).max(1);
         let panels = right.panels();
@@ -275,9 +290,10 @@ impl Work {
         let chunk = (SHARED / bytes(right.cut)).clamp(1, panels);
         let chunk = panels.div_ceil(panels.div_ceil(chunk));
         let most = (OWN / bytes(left.cut)).max(4);
-        let threads = rayon::current_num_threads();
-        let group = left.panels().div_ceil(2 * threads).clamp(1, most);
-        let small = left.count.saturating_mul(right.count).saturating_mul(depth) < SMALL;
+        let small = threads == Threads::This
+            || left.count.saturating_mul(right.count).saturating_mul(depth) < SMALL;
+        let tasks = 2 * rayon::current_num_threads();
+        let group = left.panels().div_ceil(tasks).clamp(1, most);
         Self { small, lines, chunk, group }
     }
 
@@ -335,9 +351,10 @@ unsafe fn multiply_part<L: Source, R: Source>(
     left: &Side<L>,
     right: &Side<R>,
     depth: Range<usize>,
+    threads: Threads,
     take: impl Fn(Block, Block) + Sync,
 ) {
-    let Work { small, lines, chunk, group } = Work::new(left, right, depth.len());
+    let Work { small, lines, chunk, group } = Work::new(left, right, depth.len(), threads);
     if left.panels() * left.cut.together * lines * size_of::<Line>() <= FEW {
         // SAFETY: the caller's promise.
         return unsafe { multiply_few(left, right, depth, small, take) };
