@@ -71,8 +71,8 @@ impl Products {
 }
 
 impl Products {
-    /// Filters `[outputs, inputs]`, rows `filter_step` apart, by tiles `[inputs, count]`, rows `step` apart, to rows of `count`
-    /// values `step` apart, on this thread.
+    /// Filters `[outputs, inputs]`, rows `filter_step` apart, by tiles `[inputs, count]`, rows `step` apart, to rows of
+    /// `count` values `step` apart, on this thread.
     fn multiply(
         self,
         [outputs, inputs, count]: [usize; 3],
@@ -88,8 +88,8 @@ impl Products {
         {
             let out = Output::new(out);
             let sink = Sink { out, rows: outputs, columns: step, bias: Bias::None };
-            // SAFETY: the unit was found, and both operands lie in their memory. Each output channel has a row of `count`
-            // values, `step` apart, in this thread's own memory.
+            // SAFETY: the unit was found, and both operands lie in their memory. Each output channel has a row of
+            // `count` values, `step` apart, in this thread's own memory.
             unsafe { product::multiply(unit, Threads::This, size, &left, &right, &sink) };
             return;
         }

@@ -8,7 +8,7 @@ use super::{Line, Unit};
 /// Rows of a block at most: with 32 columns their sums fill 28 of the 32 registers.
 pub(super) const ROWS: usize = 14;
 
-/// Lines that are asked for before they are read: as many as take as long as the second cache.
+/// How many lines before its use one is asked for. Each takes 14 cycles, and what lies in the third cache some hundred.
 const AHEAD: usize = 16;
 
 /// Multiplies a strip of the left operand by one or two of the right one. The place gets `rows` rows

@@ -3,7 +3,8 @@
 //! A product of `left` `[rows, depth]` and `right` `[depth, columns]` goes in three steps. Both
 //! operands are cut into strips of up to 16 rows or columns and *packed*: converted to what the
 //! [`Unit`] multiplies and laid out in the order in which it reads them. The right one is packed a
-//! few MiB at a time and shared by all threads; each thread packs parts of the left one for itself. A small block of the result is then summed over the whole depth in
+//! few MiB at a time and shared by all threads; each thread packs parts of the left one for itself, or the other way round
+//! where there are few rows. A small block of the result is then summed over the whole depth in
 //! registers and goes to a [`Sink`].
 //!
 //! Where an operand comes from is a [`Source`]: a matrix with any steps in f32, f16 or bf16, or the
@@ -121,9 +122,9 @@ impl Unit {
     }
 }
 
-/// Whether this processor takes longer for pairs of bf16 than for as many f32: Intel's do that have AVX512-FP16. An Emerald
-/// Rapids starts one `vdpbf16ps` every other cycle, 86 GFLOP/s, and two `vfmadd231ps` in each, 173 GFLOP/s; Intel's that
-/// came before have no AVX512-FP16 and start as many of both.
+/// Whether this processor takes longer for pairs of bf16 than for as many f32: Intel's do that have AVX512-FP16. An
+/// Emerald Rapids starts one `vdpbf16ps` every other cycle, 86 GFLOP/s, and two `vfmadd231ps` in each, 173 GFLOP/s. Intel's
+/// that came before have no AVX512-FP16.
 fn half_as_fast() -> bool {
     let about = __cpuid(0);
     let maker = [about.ebx, about.edx, about.ecx].map(u32::to_le_bytes);
@@ -403,8 +404,8 @@ unsafe fn multiply_part<L: Source, R: Source>(
     SHARED_MEMORY.set(shared);
 }
 
-/// As [`multiply_part`], of so few rows that all of their panels stay near the core: those are what threads share, and each
-/// panel of the right side meets them as soon as it is packed, without a way through memory.
+/// As [`multiply_part`], of so few rows that all of their panels stay near the core: those are what threads share, and
+/// each panel of the right side meets them as soon as it is packed, without a way through memory.
 ///
 /// # Safety
 /// As [`multiply`].
@@ -446,9 +447,9 @@ unsafe fn multiply_few<L: Source, R: Source>(
 }
 
 thread_local! {
-    /// What a thread packed right operands in for all threads, and left ones for itself: kept, so that it need not be
-    /// asked for and cleared for every product. Both are taken while they are in use, as a thread that waits for others may
-    /// begin another product.
+    /// What a thread packed operands in for all threads, and for itself: kept, so that it need not be asked for and
+    /// cleared for every product. Both are taken while they are in use, as a thread that waits for others may begin another
+    /// product.
     static SHARED_MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     static OWN_MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
