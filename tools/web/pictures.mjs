@@ -54,7 +54,8 @@ async function plan(page) {
   await page.getByRole("radio", { name: "Expert string" }).first().check({ force: true });
   await page.fill("#unet-expert", "cuda:0,55%;cuda:1,30%;cpu,15%");
   await page.locator('[aria-label="Diffusion model"] .legend li', { hasText: "cuda:1" }).waitFor();
-  for (const [name, value] of Object.entries({ width: 1024, height: 1024, steps: 20 })) await page.fill(`#picture-${name}`, String(value));
+  await page.fill("#picture-steps", "20");
+  await page.getByRole("button", { name: "Square" }).click();
   // The colours fade over.
   await page.waitForTimeout(800);
 }
@@ -82,6 +83,7 @@ try {
   await plan(phone.page);
   await phone.page.evaluate(() => document.activeElement?.blur());
   await phone.page.locator(".tabs a", { hasText: "Placement" }).click();
+  await phone.page.mouse.move(0, 0);
   await phone.page.waitForTimeout(800);
   await shoot(phone.page, "web_phone");
   await phone.close();
