@@ -7,21 +7,16 @@ Writes crates/models/tests/fixtures/qwen25vl_pictures.safetensors:
     picture.I       what the encoder makes of the I-th picture
     prompt.I        the last states of the I-th prompt, behind what diffusers' pipelines for Qwen-Image-Edit drop
 and in the metadata the configuration, the parameters with their shapes, the pictures' sizes and the prompts.
-
-Pictures are resized as ComfyUI does it, between the two nearest pixels without smoothing, where transformers takes PIL's
-bicubic filter. Places of tokens are those of transformers with `mm_token_type_ids`, which diffusers 0.42 does not hand on.
 """
 
-import json
 import pathlib
 import sys
 
-import seeded
 import torch
 from diffusers import QwenImageEditPipeline
-from safetensors.torch import save_file
-from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessor
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from qwen_vl_pictures import PAD, PICTURE, fill, inputs, patches, pictures, write
 
 OUT = pathlib.Path(__file__).parents[2] / "crates/models/tests/fixtures/qwen25vl_pictures.safetensors"
 CONFIG = dict(vocab_size=151_936, width=48, layers=2, heads=3, kv_heads=1, head_dim=16, intermediate=56)
@@ -29,10 +24,8 @@ CONFIG = dict(vocab_size=151_936, width=48, layers=2, heads=3, kv_heads=1, head_
 VISION = dict(width=32, layers=9, heads=2, intermediate=40, patch_size=14)
 # Whole windows; one token high; a part of a window both ways; smaller than is read.
 SIZES = [[224, 112], [30, 400], [140, 252], [20, 31]]
-PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 # What the prompt is, and the numbers of its pictures; with a name for each as QwenImageEditPlusPipeline does it, or without.
 PROMPTS = [("make it blue", [2], False), ("take the hat of Picture 2, 帽子 (now:1.2)", [1, 2, 3], True)]
-PAD = 151_655
 
 
 def build(text, vision):
@@ -61,34 +54,10 @@ def build(text, vision):
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
-def fill(model, prefix):
-    """Weights by names below a prefix; returns their shapes."""
-    shapes = seeded.fill(model.model.language_model, lambda name: f"{prefix}model.{name}")
-    return shapes | seeded.fill(model.model.visual, lambda name: f"{prefix}visual.{name}")
-
-
-def patches(picture):
-    """Of a picture [height, width, 3]: its patches and their grid."""
-    size = smart_resize(*picture.shape[:2], factor=28, min_pixels=3136, max_pixels=12_845_056)
-    resized = torch.nn.functional.interpolate(picture.permute(2, 0, 1)[None], size, mode="bilinear", align_corners=False)
-    processor = Qwen2VLImageProcessor(do_resize=False, do_rescale=False)
-    made = processor(resized, return_tensors="pt")
-    return made["pixel_values"], made["image_grid_thw"]
-
-
 def encode(model, tokenizer, chat, pictures):
     """The last states of a chat with pictures, [1, tokens, width]."""
     made = [patches(picture) for picture in pictures]
-    counts = iter([int(grid.prod()) // 4 for _, grid in made])
-    ids = [[token] * (next(counts) if token == PAD else 1) for token in tokenizer(chat)["input_ids"]]
-    ids = torch.tensor([sum(ids, [])])
-    return model(
-        input_ids=ids,
-        mm_token_type_ids=(ids == PAD).int(),
-        pixel_values=torch.cat([values for values, _ in made]),
-        image_grid_thw=torch.cat([grid for _, grid in made]),
-        output_hidden_states=True,
-    ).hidden_states[-1]
+    return model(**inputs(tokenizer, chat, made), output_hidden_states=True).hidden_states[-1]
 
 
 def chat(pipeline, text, count, named):
@@ -101,22 +70,17 @@ def chat(pipeline, text, count, named):
 def main():
     model = build(CONFIG, VISION)
     shapes = fill(model, "qwen25vl.")
-    pictures = [
-        torch.from_numpy((seeded.uniform(f"picture.{at}", (*size, 3)) + 1) / 2) for at, size in enumerate(SIZES)
-    ]
+    shown = pictures(SIZES)
     tensors = {}
-    for at, picture in enumerate(pictures):
+    for at, picture in enumerate(shown):
         tensors[f"picture.{at}"] = model.model.visual(*patches(picture)).pooler_output[None].contiguous()
     tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
     pipeline = QwenImageEditPipeline(None, None, model, tokenizer, None, None)
     for at, (text, numbers, named) in enumerate(PROMPTS):
-        states = encode(model, tokenizer, chat(pipeline, text, len(numbers), named), [pictures[n] for n in numbers])
+        states = encode(model, tokenizer, chat(pipeline, text, len(numbers), named), [shown[n] for n in numbers])
         tensors[f"prompt.{at}"] = states[:, pipeline.prompt_template_encode_start_idx :].contiguous()
     config = CONFIG | {"kind": "qwen25_vl", "vision": VISION | {"kind": "qwen25_vl"}}
-    metadata = {"config": config, "params": shapes, "sizes": SIZES, "prompts": PROMPTS, "seed": 0}
-    metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
-    save_file(tensors, OUT, metadata)
-    print(OUT.name, OUT.stat().st_size, {name: list(t.shape) for name, t in tensors.items()})
+    write(OUT, tensors, config=config, params=shapes, sizes=SIZES, prompts=PROMPTS)
 
 
 if __name__ == "__main__":

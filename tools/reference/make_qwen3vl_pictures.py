@@ -1,5 +1,5 @@
-"""Qwen3-VL's encoder of pictures, and prompts with pictures for Qwen-Image 2.1, against transformers: a tiny configuration,
-seeded weights and pictures (see seeded.py), and the real tokenizer.
+"""Qwen3-VL's encoder of pictures, and prompts with pictures for Qwen-Image 2.1 and Krea 2, against transformers: a tiny
+configuration, seeded weights and pictures (see seeded.py), and the real tokenizer.
 
     python tools/reference/make_qwen3vl_pictures.py FOLDER    # the folder of make_qwen_tokens.py
 
@@ -8,32 +8,33 @@ Writes crates/models/tests/fixtures/qwen3vl_pictures.safetensors:
     added.I.N       what it adds to the states behind the language model's layer N
     prompt.I        the states behind the last layer of the I-th prompt, without the norm, from the user's turn on
     left.I          the same without the tokens of pictures
+    krea2.I         the states of the I-th prompt for Krea 2, of the layers that it reads, behind the instructions
 and in the metadata the configuration, the parameters with their shapes, the pictures' sizes, and the prompts with the numbers
 of their pictures and of the tokens that are left before each.
 
-Pictures are resized as ComfyUI does it, between the two nearest pixels without smoothing.
+Krea 2's pipeline takes no pictures: ComfyUI puts them at the beginning of the user's turn of its chat, and reads each layer's
+states with what pictures add to them, as the next layer does.
 """
 
-import json
 import pathlib
 import sys
 
-import seeded
 import torch
-from diffusers import QwenImage21Pipeline
-from safetensors.torch import save_file
-from transformers import AutoTokenizer, Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from diffusers import Krea2Pipeline, QwenImage21Pipeline
+from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+import qwen_vl_pictures as vl
+from qwen_vl_pictures import PAD, PICTURE, fill, pictures, write
 
 OUT = pathlib.Path(__file__).parents[2] / "crates/models/tests/fixtures/qwen3vl_pictures.safetensors"
-CONFIG = dict(vocab_size=151_936, width=48, layers=4, heads=3, kv_heads=1, head_dim=32, intermediate=56)
+CONFIG = dict(vocab_size=151_936, width=48, layers=6, heads=3, kv_heads=1, head_dim=32, intermediate=56)
 VISION = dict(width=32, layers=4, heads=2, intermediate=40, patch_size=16, positions=25, deepstack=3)
 # Wider than high; one token high; one that is resized.
 SIZES = [[64, 96], [32, 128], [100, 60]]
-PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 SYSTEM = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
 PROMPTS = [("make it blue", [2]), ("take the hat of <image2>, 帽子 (now:1.2)", [0, 1, 2])]
-PAD = 151_655
+# As Krea 2 reads layers 2, 5, … 35 of 36.
+READ = (2, 5)
 
 
 def build(text, vision):
@@ -72,22 +73,9 @@ def build(text, vision):
     return Qwen3VLForConditionalGeneration(config).eval()
 
 
-def fill(model, prefix):
-    """Weights by names below a prefix; returns their shapes."""
-    shapes = seeded.fill(model.model.language_model, lambda name: f"{prefix}model.{name}")
-    return shapes | seeded.fill(model.model.visual, lambda name: f"{prefix}visual.{name}")
-
-
 def patches(picture):
     """Of a picture [height, width, 3]: its patches and their grid."""
-    size = smart_resize(*picture.shape[:2], factor=32, min_pixels=3136, max_pixels=12_845_056)
-    resized = torch.nn.functional.interpolate(picture.permute(2, 0, 1)[None], size, mode="bilinear", align_corners=False)
-    half = [0.5] * 3
-    processor = Qwen2VLImageProcessor(
-        do_resize=False, do_rescale=False, patch_size=16, image_mean=half, image_std=half
-    )
-    made = processor(resized, return_tensors="pt")
-    return made["pixel_values"], made["image_grid_thw"]
+    return vl.patches(picture, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
 @torch.no_grad()
@@ -96,25 +84,35 @@ def encode(model, tokenizer, text, pictures):
     before each picture."""
     places = " ".join(f"<image{at + 1}>{PICTURE}" for at in range(len(pictures)))
     chat = f"{SYSTEM}<|im_start|>user\n{places}{text}<|im_end|>\n<|im_start|>assistant\n"
-    made = [patches(picture) for picture in pictures]
-    counts = iter([int(grid.prod()) // 4 for _, grid in made])
-    ids = [[token] * (next(counts) if token == PAD else 1) for token in tokenizer(chat)["input_ids"]]
-    ids = torch.tensor([sum(ids, [])])
+    given = vl.inputs(tokenizer, chat, [patches(picture) for picture in pictures])
     # As the pipeline switches the final norm off.
     handle = model.model.language_model.norm.register_forward_hook(lambda module, args, output: args[0])
-    states = model(
-        input_ids=ids,
-        mm_token_type_ids=(ids == PAD).int(),
-        pixel_values=torch.cat([values for values, _ in made]),
-        image_grid_thw=torch.cat([grid for _, grid in made]),
-        output_hidden_states=True,
-    ).hidden_states[-1]
+    states = model(**given, output_hidden_states=True).hidden_states[-1]
     handle.remove()
     dropped = len(tokenizer(SYSTEM)["input_ids"])
-    states, is_picture = states[:, dropped:], (ids == PAD)[0, dropped:]
+    states, is_picture = states[:, dropped:], (given["input_ids"] == PAD)[0, dropped:]
     begins = [at for at in range(1, len(is_picture)) if is_picture[at] and not is_picture[at - 1]]
     slots = [int((~is_picture[:at]).sum()) for at in begins]
     return states, is_picture, slots
+
+
+@torch.no_grad()
+def encode_for_krea2(model, tokenizer, text, pictures):
+    """The states of a prompt with pictures behind the instructions, those of the layers side by side."""
+    consts = Krea2Pipeline.__init__.__code__.co_consts
+    before = next(text for text in consts if isinstance(text, str) and text.startswith("<|im_start|>system"))
+    chat = f"{before}{PICTURE * len(pictures)}{text}<|im_end|>\n<|im_start|>assistant\n"
+    states = {}
+    handles = [
+        model.model.language_model.layers[at].register_forward_pre_hook(
+            lambda module, args, at=at: states.__setitem__(at, args[0])
+        )
+        for at in READ
+    ]
+    model(**vl.inputs(tokenizer, chat, [patches(picture) for picture in pictures]))
+    for handle in handles:
+        handle.remove()
+    return torch.cat([states[at] for at in READ], 2)[:, len(tokenizer(before)["input_ids"]) :]
 
 
 @torch.no_grad()
@@ -123,26 +121,22 @@ def main():
     assert "Comprehend and analyze the provided prompt." in consts
     model = build(CONFIG, VISION)
     shapes = fill(model, "qwen3vl.")
-    pictures = [
-        torch.from_numpy((seeded.uniform(f"picture.{at}", (*size, 3)) + 1) / 2) for at, size in enumerate(SIZES)
-    ]
+    shown = pictures(SIZES)
     tensors, prompts = {}, []
-    for at, picture in enumerate(pictures):
+    for at, picture in enumerate(shown):
         made = model.model.visual(*patches(picture))
         tensors[f"picture.{at}"] = made.pooler_output[None].contiguous()
         for number, states in enumerate(made.deepstack_features):
             tensors[f"added.{at}.{number}"] = states[None].contiguous()
     tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
     for at, (text, numbers) in enumerate(PROMPTS):
-        states, is_picture, slots = encode(model, tokenizer, text, [pictures[n] for n in numbers])
+        states, is_picture, slots = encode(model, tokenizer, text, [shown[n] for n in numbers])
         tensors[f"prompt.{at}"] = states.contiguous()
         tensors[f"left.{at}"] = states[:, ~is_picture].contiguous()
+        tensors[f"krea2.{at}"] = encode_for_krea2(model, tokenizer, text, [shown[n] for n in numbers]).contiguous()
         prompts.append([text, numbers, slots])
     config = CONFIG | {"kind": "qwen3_vl", "vision": VISION | {"kind": "qwen3_vl"}}
-    metadata = {"config": config, "params": shapes, "sizes": SIZES, "prompts": prompts, "seed": 0}
-    metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
-    save_file(tensors, OUT, metadata)
-    print(OUT.name, OUT.stat().st_size, prompts, {name: list(t.shape) for name, t in tensors.items()})
+    write(OUT, tensors, config=config, params=shapes, sizes=SIZES, prompts=prompts)
 
 
 if __name__ == "__main__":

@@ -128,5 +128,20 @@ async function checkLooks(page, shoot) {
   await page.setViewportSize({ width: 390, height: 844 });
   check("nothing is wider than a phone", (await page.evaluate(() => document.documentElement.scrollWidth)) === 390);
   check("a phone has a bar of sections", await page.locator(".tabs").isVisible());
+  await checkSections(page);
   await shoot("phone", { fullPage: true });
+}
+
+async function checkSections(page) {
+  const current = (name) => page.locator('.tabs a[aria-current="true"]', { hasText: name }).waitFor({ timeout: 10_000 });
+  const scroll = (place) => page.evaluate(([selector, part]) => {
+    const { top } = document.querySelector(selector).getBoundingClientRect();
+    scrollBy({ top: top - part * innerHeight, behavior: "instant" });
+  }, place);
+  // The border of both is where a section counts as in view; then only the lower one is.
+  await scroll(["#placement", 0.36]);
+  await until("where two sections meet, the upper one is marked", current("Create"));
+  await scroll(["#placement", 0.2]);
+  await until("behind it, the lower one", current("Placement"));
+  await scroll(["html", 0]);
 }

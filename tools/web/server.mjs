@@ -7,12 +7,13 @@ import path from "node:path";
 
 const STARTS_WITHIN = 30_000;
 
-/** Starts `distorch serve` on a free port with the shipped checkpoint; `options` are further ones. */
-export async function serve(distorch, repository, options = []) {
+/** Starts `distorch serve` on a free port with the shipped checkpoint; `options` are further ones, `prepare` fills its folder. */
+export async function serve(distorch, repository, options = [], { devices = "cuda:0=64MiB,cuda:1=32MiB", prepare = () => {} } = {}) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "distorch-web-"));
+  prepare(folder);
   const paths = path.join(folder, "shipped.yaml");
   fs.writeFileSync(paths, `shipped:\n  checkpoints: ${JSON.stringify(path.join(repository, "models/checkpoints"))}\n`);
-  const command = ["serve", "--port", "0", "--base-dir", folder, "--extra-model-paths", paths, "--simulate", "cuda:0=64MiB,cuda:1=32MiB", ...options];
+  const command = ["serve", "--port", "0", "--base-dir", folder, "--extra-model-paths", paths, "--simulate", devices, ...options];
   const child = spawn(distorch, command, { stdio: ["ignore", "ignore", "pipe"] });
   let log = "";
   const url = await new Promise((resolve, reject) => {

@@ -76,7 +76,11 @@ impl Stages {
         let estimate = |component: &Component| {
             let element = kernels::activation_dtype(device, dtype).size() as u64;
             let compute = Compute { element, host: tensor::is_host(device) };
-            (component.kind, family::activation_bytes(model, component, picture, compute))
+            let workload = match component.kind {
+                ComponentKind::TextEncoders => Workload::WORDS,
+                _ => picture,
+            };
+            (component.kind, family::activation_bytes(model, component, workload, compute))
         };
         let mut stages = Self {
             device: device.clone(),

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use distorch_runtime::Tensor;
+
 use crate::conditioning::ConditioningError;
 use crate::text::{PictureTask, Prompt};
 
@@ -87,6 +89,12 @@ pub(crate) fn dropped(ids: &[u32]) -> usize {
         true => start + 3,
         false => start,
     }
+}
+
+/// The states of a chat's tokens, `[1, tokens, width]`, without those of the first ones.
+pub(crate) fn from(first: usize, states: Tensor<3>) -> Tensor<3> {
+    let kept = states.dims()[1].saturating_sub(first);
+    states.narrow(1, first, kept)
 }
 
 #[cfg(test)]

@@ -12,14 +12,15 @@ use distorch_checkpoint::config::{
     QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig,
     UpscalerConfig, VaeArchitecture, VaeConfig, VisionConfig, ZImageConfig,
 };
-/// What one forward pass computes.
+
+/// What one forward pass computes: for text encoders, the pictures in a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Pictures at once.
+    /// Pictures at once; those in a prompt, as many of the largest one as there are pixels in all.
     pub batch: u32,
     /// Rows of the batch for each picture: 2 where the positive and the negative prediction are computed at once, 1
     /// where there is no room for both.
@@ -27,6 +28,29 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// A prompt without pictures.
+    pub const WORDS: Workload = Workload { width: 0, height: 0, batch: 0, cfg_batch: 1 };
+
+    /// A prompt with a picture of a megapixel, which stands for prompts that are not known.
+    pub const WORDS_AND_PICTURE: Workload =
+        Workload { width: 1024, height: 1024, batch: 1, cfg_batch: 1 };
+
+    /// A prompt with pictures of these heights and widths.
+    pub fn of_prompt(pictures: impl IntoIterator<Item = [usize; 2]>) -> Workload {
+        let pixels = |[height, width]: [usize; 2]| height.saturating_mul(width);
+        let (mut largest, mut all) = ([0, 0], 0_usize);
+        for size in pictures {
+            all = all.saturating_add(pixels(size));
+            if pixels(size) > pixels(largest) {
+                largest = size;
+            }
+        }
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let [height, width] = largest.map(number);
+        let batch = number(all.div_ceil(pixels(largest).max(1)));
+        Workload { width, height, batch, ..Self::WORDS }
+    }
+
     /// The same workload, one half of the guidance after the other.
     pub fn sequential_cfg(self) -> Workload {
         Workload { cfg_batch: 1, ..self }
@@ -363,19 +387,30 @@ pub(crate) fn upscaler(config: &UpscalerConfig, workload: Workload) -> Need {
     walk.most
 }
 
-/// Tokens of pictures in a prompt at most: one of a megapixel, 37×37 tokens, has more than three of 384×384 pixels.
-const PICTURE_TOKENS: usize = 1369;
-
-/// Elements that an encoder of pictures has at once at most: what comes in and, in a layer, the normalised input with
-/// queries, keys, values and what these see, or the features within. Patches are four to a token.
-fn vision(config: &VisionConfig) -> usize {
-    let features = 2 * 3 * config.patch_size * config.patch_size;
-    let layer = config.width + (8 * config.width).max(2 * config.width + 3 * config.intermediate);
-    4 * PICTURE_TOKENS * layer.max(2 * features + config.width)
+/// Tokens of each picture in a prompt: a square of two patches a side is one. The encoders bring pictures to these pixels
+/// at least and at most.
+fn picture_tokens(config: &VisionConfig, prompt: Workload) -> u64 {
+    const LEAST: u64 = 56 * 56;
+    const MOST: u64 = 12_845_056;
+    if prompt.batch == 0 {
+        return 0;
+    }
+    let side = 2 * config.patch_size.max(1) as u64;
+    let area = side.saturating_mul(side);
+    prompt.positions(side).clamp(LEAST.div_ceil(area), MOST.div_ceil(area))
 }
 
-/// Elements that a text encoder has at once at most.
-pub(crate) fn text(config: &TextEncoderConfig) -> u64 {
+/// Elements that an encoder of pictures has at once at most, for tokens of one picture, of which four patches are one: what
+/// comes in and, in a layer, the normalised input with queries, keys, values and what these see, or the features within.
+fn vision(config: &VisionConfig, tokens: u64) -> u64 {
+    let features = 2 * 3 * config.patch_size * config.patch_size;
+    let layer = config.width + (8 * config.width).max(2 * config.width + 3 * config.intermediate);
+    let patch = layer.max(2 * features + config.width) as u64;
+    tokens.saturating_mul(4).saturating_mul(patch)
+}
+
+/// Elements that a text encoder has at once at most, for a prompt with these pictures.
+pub(crate) fn text(config: &TextEncoderConfig, prompt: Workload) -> u64 {
     match config {
         TextEncoderConfig::Clip(ClipConfig {
             max_positions, width, intermediate, heads, ..
@@ -392,12 +427,18 @@ pub(crate) fn text(config: &TextEncoderConfig) -> u64 {
             intermediate,
             heads,
             head_dim,
-            vision: pictures,
+            vision: sees,
             ..
         }) => {
-            let tokens = 512 + if pictures.is_some() { PICTURE_TOKENS } else { 0 };
-            let text = tokens * (3 * width + (3 * intermediate).max(7 * heads * head_dim));
-            text.max(pictures.as_ref().map_or(0, vision)) as u64
+            let of_picture = sees.as_ref().map_or(0, |config| picture_tokens(config, prompt));
+            let of_pictures = of_picture.saturating_mul(prompt.batch.into());
+            // Pictures are encoded one by one, and wait for the others.
+            let waiting = sees.as_ref().map_or(0, |config| (1 + config.deepstack) * width) as u64;
+            let others = of_pictures.saturating_sub(of_picture).saturating_mul(waiting);
+            let seen = sees.as_ref().map_or(0, |config| vision(config, of_picture));
+            let token = 3 * width + (3 * intermediate).max(7 * heads * head_dim);
+            let text = of_pictures.saturating_add(512).saturating_mul(token as u64);
+            text.max(seen.saturating_add(others))
         }
     }
 }

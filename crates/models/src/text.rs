@@ -130,6 +130,15 @@ pub struct EncodedText {
     pub warnings: Vec<EmbeddingProblem>,
 }
 
+impl EncodedText {
+    /// Of an encoder that has neither a summary of the prompt nor textual inversions: the states of its tokens,
+    /// `[1, tokens, width]`.
+    pub(crate) fn of_tokens(context: Tensor<3>) -> Self {
+        let states = TextStates { context, pooled: None, picture_slots: Vec::new() };
+        Self { states, warnings: Vec::new() }
+    }
+}
+
 /// Text encoders with their weights, as a family reads them.
 pub trait TextConditioner: Send + Sync {
     /// Whether pictures in a prompt are seen.

@@ -79,7 +79,11 @@ fn check(
 }
 
 fn check_text(name: &str, model: &Model, encode: impl FnMut()) {
-    check(name, model, ComponentKind::TextEncoders, Workload::native(model), encode);
+    check_prompt(name, model, Workload::WORDS, encode);
+}
+
+fn check_prompt(name: &str, model: &Model, prompt: Workload, encode: impl FnMut()) {
+    check(name, model, ComponentKind::TextEncoders, prompt, encode);
 }
 
 #[test]
@@ -135,7 +139,7 @@ fn qwen3() {
     });
 }
 
-/// 512 tokens and a picture of a megapixel, which is 1369; the published encoder of pictures has 16 heads of 80 and 3420
+/// 512 tokens, without a picture, with one of a megapixel, which is 1369 tokens, and with two that are 588; the published encoder of pictures has 16 heads of 80 and 3420
 /// features within.
 fn qwen25_vl() {
     let vision = VisionConfig {
@@ -164,12 +168,18 @@ fn qwen25_vl() {
     let decoder = Decoder::load(&config, &scope).unwrap();
     let text: Vec<Token> = (0..512).map(|at| Token::Id(at % 64)).collect();
     let picture = PromptPicture::new([1024, 1024], vec![0.5; 3 << 20]).unwrap();
-    check_text("Qwen2.5-VL with a picture", &model, || {
-        let picture = tower.encode(&picture).unwrap();
-        let pieces = vec![Piece::Words(text.clone()), Piece::Picture(picture)];
-        decoder.states_with_pictures(pieces, &[2]).unwrap();
-    });
-    check_text("Qwen2.5-VL's encoder of pictures", &model, || {
+    let small = PromptPicture::new([392, 588], vec![0.5; 3 * 392 * 588]).unwrap();
+    for pictures in [&[][..], std::slice::from_ref(&picture), &[small.clone(), small]] {
+        let prompt = Workload::of_prompt(pictures.iter().map(PromptPicture::size));
+        let name = format!("Qwen2.5-VL with {} pictures", pictures.len());
+        check_prompt(&name, &model, prompt, || {
+            let seen = pictures.iter().map(|one| Piece::Picture(tower.encode(one).unwrap()));
+            let pieces: Vec<_> = [Piece::Words(text.clone())].into_iter().chain(seen).collect();
+            decoder.states_with_pictures(pieces, &[2]).unwrap();
+        });
+    }
+    let prompt = Workload::WORDS_AND_PICTURE;
+    check_prompt("Qwen2.5-VL's encoder of pictures", &model, prompt, || {
         tower.encode(&picture).unwrap();
     });
 }

@@ -6,6 +6,8 @@
 mod postgres;
 mod sqlite;
 
+use std::sync::Arc;
+
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
@@ -96,7 +98,7 @@ impl Database {
     pub async fn open(address: &str, options: &QueueOptions) -> Result<Self, Error> {
         let (notices, _) = broadcast::channel(BACKLOG);
         if address.starts_with("sqlite:") {
-            let (pools, address) = sqlite::open(address, options).await?;
+            let (pools, address) = sqlite::open(address, options, notices.clone()).await?;
             return Ok(Self { address, pools: Pools::Sqlite(pools), notices, listener: None });
         }
         if address.starts_with("postgres:") || address.starts_with("postgresql:") {
@@ -113,9 +115,20 @@ impl Database {
         self.notices.subscribe()
     }
 
+    /// Whether other processes may hear of what happens.
+    pub fn is_shared(&self) -> bool {
+        match &self.pools {
+            Pools::Sqlite(pools) => pools.listener.as_ref().is_some_and(|one| one.is_shared()),
+            Pools::Postgres(_) => true,
+        }
+    }
+
     pub async fn begin(&self, access: Access) -> Result<Tx, sqlx::Error> {
         let inner = match &self.pools {
-            Pools::Sqlite(pools) => Inner::Sqlite(pools.begin(access).await?),
+            Pools::Sqlite(pools) => {
+                let sender = pools.listener.as_ref().map(|listener| Arc::clone(&listener.id));
+                Inner::Sqlite { transaction: pools.begin(access).await?, sender }
+            }
             Pools::Postgres(pool) => Inner::Postgres(match access {
                 Access::Read => {
                     pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?
@@ -168,12 +181,16 @@ impl Drop for Database {
 pub(crate) struct Tx {
     inner: Inner,
     notices: broadcast::Sender<Notice>,
-    /// Sent after the commit, where the database does not send them.
+    /// Sent within this process after the commit, where the database does not do it.
     unsent: Vec<Notice>,
 }
 
 enum Inner {
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite {
+        transaction: Transaction<'static, Sqlite>,
+        /// Who writes, where other processes may have the file open.
+        sender: Option<Arc<str>>,
+    },
     Postgres(Transaction<'static, Postgres>),
 }
 
@@ -252,7 +269,7 @@ macro_rules! bound {
 impl Tx {
     fn dialect(&self) -> Dialect {
         match &self.inner {
-            Inner::Sqlite(_) => Dialect::Sqlite,
+            Inner::Sqlite { .. } => Dialect::Sqlite,
             Inner::Postgres(_) => Dialect::Postgres,
         }
     }
@@ -261,7 +278,7 @@ impl Tx {
     pub async fn rows(&mut self, statement: &str, args: Vec<Arg>) -> Result<Vec<Row>, sqlx::Error> {
         let text = self.dialect().text(statement);
         Ok(match &mut self.inner {
-            Inner::Sqlite(transaction) => {
+            Inner::Sqlite { transaction, .. } => {
                 let rows = bound!(text, args).fetch_all(&mut **transaction).await?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
@@ -285,7 +302,7 @@ impl Tx {
     pub async fn run(&mut self, statement: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
         let text = self.dialect().text(statement);
         Ok(match &mut self.inner {
-            Inner::Sqlite(transaction) => {
+            Inner::Sqlite { transaction, .. } => {
                 bound!(text, args).execute(&mut **transaction).await?.rows_affected()
             }
             Inner::Postgres(transaction) => {
@@ -305,7 +322,12 @@ impl Tx {
     /// Tells subscribers, once the transaction is committed.
     pub async fn notify(&mut self, notice: Notice) -> Result<(), sqlx::Error> {
         match &mut self.inner {
-            Inner::Sqlite(_) => self.unsent.push(notice),
+            Inner::Sqlite { transaction, sender } => {
+                if let Some(sender) = sender {
+                    sqlite::notify(transaction, sender, &notice).await?;
+                }
+                self.unsent.push(notice);
+            }
             Inner::Postgres(transaction) => postgres::notify(transaction, notice).await?,
         }
         Ok(())
@@ -313,7 +335,7 @@ impl Tx {
 
     pub async fn commit(self) -> Result<(), Failure> {
         match self.inner {
-            Inner::Sqlite(transaction) => transaction.commit().await?,
+            Inner::Sqlite { transaction, .. } => transaction.commit().await?,
             Inner::Postgres(transaction) => transaction.commit().await?,
         }
         for notice in self.unsent {

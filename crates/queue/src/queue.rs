@@ -39,7 +39,7 @@ impl Queue {
     /// Opens the queue at an address, and makes its tables where they are not there.
     ///
     /// - `sqlite:PATH`: a file, which is made where it is absent. Processes of one machine may
-    ///   share it; notices stay within a process.
+    ///   share it; they look for each other's notices five times a second.
     /// - `sqlite::memory:`: gone with the handle.
     /// - `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: for several machines. The database should
     ///   be the queue's own.
@@ -65,7 +65,13 @@ impl Queue {
         &self.shared.options
     }
 
-    /// All that happens from now on, here and, with PostgreSQL, in other processes.
+    /// Whether other processes may hear of what happens: always on PostgreSQL, on SQLite where one
+    /// had the file open when this one looked last.
+    pub fn is_shared(&self) -> bool {
+        self.shared.database.is_shared()
+    }
+
+    /// All that happens from now on, here and in other processes.
     pub fn subscribe(&self) -> Notices {
         Notices(self.shared.database.subscribe())
     }

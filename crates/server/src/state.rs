@@ -118,8 +118,8 @@ impl AppState {
         &self.config.worker_name
     }
 
-    /// Whether other processes may have clients of prompts that run here.
-    pub(crate) fn relays(&self) -> bool {
+    /// Whether prompts of this process may run on other machines, which have devices, models and nodes of their own.
+    pub(crate) fn has_other_machines(&self) -> bool {
         self.queue.address().starts_with("postgres")
     }
 }

@@ -13,6 +13,7 @@ use distorch_allocation::{DeviceId, DeviceInfo, Topology};
 use distorch_checkpoint::Checkpoint;
 use distorch_checkpoint::family::Configs;
 use distorch_checkpoint::folders::ModelFolders;
+use distorch_pipeline::image::Pictures;
 use distorch_test_support::model_file::ModelFile;
 use distorch_test_support::small_models;
 use distorch_workflow::graph::{InputValue, Prompt};
@@ -22,6 +23,9 @@ use serde_json::{Value as Json, json};
 
 /// The devices that workflows of several GPUs name.
 const DEVICES: &str = "cuda:0=2GiB,cuda:1=2GiB";
+
+/// The sides of pictures, in pixels.
+const SIDE: usize = 64;
 
 /// Beginnings of the keys of a whole checkpoint's parts.
 const UNET: &str = "model.diffusion_model.";
@@ -48,6 +52,7 @@ fn run(file: &Path) -> Result<BTreeSet<String>, String> {
         std::fs::create_dir(folder.path().join(name)).map_err(|error| words(&error))?;
     }
     write_models(&prompt, &folder.path().join("models"))?;
+    write_pictures(&prompt, &folder.path().join("input"))?;
     shrink(&mut prompt);
     let cpu = DeviceInfo::new(DeviceId::CPU, "CPU", 8 << 30);
     let topology = Topology::new(vec![cpu]).and_then(|host| host.simulate(DEVICES));
@@ -88,10 +93,28 @@ fn write_models(prompt: &Prompt, models: &Path) -> Result<(), String> {
             name if name.contains("chroma") => small_models::chroma(),
             name if name.contains("flux") => small_models::flux(),
             name if name.contains("qwen_image_2.1") => small_models::qwen_image21(),
+            name if name.contains("qwen") && name.contains("edit") => {
+                small_models::qwen_image_edit()
+            }
             name if name.contains("qwen") => small_models::qwen_image(),
             _ => return Err(format!("there is no small model of the family of `{name}`")),
         };
         write_parts(prompt, models, name, &configs);
+    }
+    Ok(())
+}
+
+/// Small pictures, under the names of those that the workflow loads.
+fn write_pictures(prompt: &Prompt, folder: &Path) -> Result<(), String> {
+    let picture = Pictures::from_fn([1, SIDE, SIDE, 3], |_, row, column, channel| {
+        ((row * 3 + column * 5 + channel * 7) % SIDE) as f32 / SIDE as f32
+    });
+    let loads = prompt.nodes.values().filter(|node| node.class.starts_with("LoadImage"));
+    for node in loads {
+        if let Some(InputValue::Literal(Json::String(name))) = node.inputs.get("image") {
+            let written = picture.save_png(0, &folder.join(name), &[]);
+            written.map_err(|error| format!("`{name}` cannot be written: {error}"))?;
+        }
     }
     Ok(())
 }
@@ -130,7 +153,7 @@ fn split(from: &Path, to: &Path, beginning: &str) {
 /// Small pictures in two steps.
 fn shrink(prompt: &mut Prompt) {
     for node in prompt.nodes.values_mut() {
-        for (name, value) in [("width", 64), ("height", 64), ("steps", 2), ("batch_size", 1)] {
+        for (name, value) in [("width", SIDE), ("height", SIDE), ("steps", 2), ("batch_size", 1)] {
             if let Some(given @ InputValue::Literal(_)) = node.inputs.get_mut(name) {
                 *given = InputValue::Literal(json!(value));
             }

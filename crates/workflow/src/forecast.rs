@@ -164,7 +164,7 @@ impl Planned {
             (ComponentKind::Upscaler, "enlarged"),
         ];
         let (kind, done) = parts.into_iter().find(|(kind, _)| self.tasks.of(*kind).unknown)?;
-        let size = size_in_words(self.tasks.of(kind).picture(model));
+        let size = size_in_words(self.tasks.workload(kind, model));
         let name = &self.load.name;
         Some(format!(
             "the size of a picture that is {done} with `{name}` is not known before the run: the plan \
@@ -212,6 +212,11 @@ impl<'a> Ahead<'a> {
     /// to such values.
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
+    }
+
+    /// Whether an input will be given, known or not.
+    pub fn has(&self, input: &str) -> bool {
+        self.inputs.has(input) || self.links.contains_key(input)
     }
 
     /// What is known of a linked input.
@@ -306,10 +311,15 @@ impl<'a> Ahead<'a> {
         latent
     }
 
-    /// The text encoders of an input will encode.
+    /// The text encoders of an input will encode a prompt without pictures.
     pub fn encodes_text(&self, clip: &str) {
+        self.encodes_prompt(clip, Some(Workload::WORDS));
+    }
+
+    /// The text encoders of an input will encode a prompt with pictures, of sizes that are known or not.
+    pub fn encodes_prompt(&self, clip: &str, prompt: Option<Workload>) {
         let source = self.source(clip);
-        self.uses(source.as_ref(), ComponentKind::TextEncoders, Task::of(None));
+        self.uses(source.as_ref(), ComponentKind::TextEncoders, Task::of(prompt));
     }
 
     /// The autoencoder of an input will convert pictures of this size in pixels, one after the other, tile

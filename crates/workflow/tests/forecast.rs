@@ -10,11 +10,12 @@ use distorch_allocation::{DeviceId, DeviceInfo, Plan, Topology};
 use distorch_checkpoint::family::Configs;
 use distorch_checkpoint::folders::ModelFolders;
 use distorch_models::estimate::Workload;
+use distorch_pipeline::image::Pictures;
 use distorch_pipeline::models::Tasks;
 use distorch_test_support::model_file::ModelFile;
 use distorch_test_support::runs::{Harness, node, prompt};
 use distorch_test_support::seeded;
-use distorch_test_support::small_models::{sd1, write};
+use distorch_test_support::small_models::{qwen_image_edit, qwen_image21, sd1, write};
 use distorch_workflow::graph::Prompt;
 use distorch_workflow::observe::{Event, Observer};
 use distorch_workflow::{Environment, ExecutionError, Executor, nodes};
@@ -99,6 +100,64 @@ fn with(nodes: &[(&str, Json)]) -> Json {
 /// Width, height and number of the pictures that are planned for.
 fn size(picture: Option<Workload>) -> Option<(u32, u32, u32)> {
     picture.map(|picture| (picture.width, picture.height, picture.batch))
+}
+
+/// By hand: ComfyUI's nodes bring 60×40 pixels to 1254×836 (a megapixel) and to 470×314 (384²), or to 96×64.
+#[test]
+fn text_encoders_are_planned_for_the_pictures_in_their_prompts() {
+    let mut harness = Harness::with("checkpoints/tiny.safetensors", &qwen_image_edit());
+    let picture = Pictures::new([1, 40, 60, 3], vec![0.5; 3 * 40 * 60]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.png");
+    picture.save_png(0, &path, &[]).unwrap();
+    let name = harness.put(&path);
+    let with = |class: &str, inputs: Json| {
+        let picture = node("LoadImage", json!({ "image": name }));
+        let text = json!({ "clip": ["ckpt", 1], "text": "a" });
+        let mut prompted = json!({ "clip": ["ckpt", 1], "prompt": "a" });
+        prompted.as_object_mut().unwrap().extend(inputs.as_object().unwrap().clone());
+        prompt(&[
+            ("ckpt", ckpt("tiny.safetensors")),
+            ("picture", picture),
+            ("plain", node("CLIPTextEncode", text)),
+            ("prompted", node(class, prompted)),
+            (
+                "both",
+                node(
+                    "ConditioningCombine",
+                    json!({
+                        "conditioning_1": ["prompted", 0], "conditioning_2": ["plain", 0],
+                    }),
+                ),
+            ),
+            ("empty", empty(json!(64), 64, 1)),
+            ("sampler", {
+                let mut sampler = sampler("empty");
+                sampler["inputs"]["positive"] = json!(["both", 0]);
+                sampler["inputs"]["negative"] = json!(["plain", 0]);
+                sampler
+            }),
+        ])
+    };
+    let mut planned = |graph: &Json| size(tasks(&mut harness, graph, "sampler").0.text.most);
+    let (edit, plus) = ("TextEncodeQwenImageEdit", "TextEncodeQwenImageEditPlus");
+    let none = planned(&with(edit, json!({})));
+    assert_eq!(none, Some((0, 0, 0)));
+    let one = planned(&with(edit, json!({ "image": ["picture", 0] })));
+    assert_eq!(one, Some((1254, 836, 1)));
+    let two = json!({ "image1": ["picture", 0], "image3": ["picture", 0] });
+    assert_eq!(planned(&with(plus, two)), Some((470, 314, 2)));
+
+    write(&harness.model_path("checkpoints/tiny.safetensors"), &qwen_image21());
+    let mut planned = |resolution: u32| {
+        let inputs = json!({
+            "negative_prompt": "", "resolution": resolution, "images.image_1": ["picture", 0],
+        });
+        let (tasks, _) = tasks(&mut harness, &with("TextEncodeQwenImage21", inputs), "sampler");
+        size(tasks.text.most)
+    };
+    assert_eq!(planned(80), Some((96, 64, 1)));
+    assert_eq!(planned(0), Some((64, 32, 1)));
 }
 
 /// A guidance of 1, and a guider without a negative, need no second row; of two samplers, the one with more counts.

@@ -4,8 +4,8 @@
 
 #[path = "qwen3_pictures/prompts.rs"]
 mod prompts;
-
-use std::path::Path;
+#[path = "qwen3_pictures/references.rs"]
+mod references;
 
 use distorch_checkpoint::family::Configs;
 use distorch_pipeline::diffusion::conditioning::Conditioning;
@@ -23,6 +23,20 @@ const TOLERANCE: f32 = 1e-3;
 
 fn loader(file: &str) -> Json {
     node("CheckpointLoaderSimple", json!({ "ckpt_name": file }))
+}
+
+/// Two simulated devices beside the CPU with a model, and a loader that spreads its transformer and text encoder as these
+/// expert strings say.
+fn spread(file: &str, configs: &Configs, [unet, clip]: [&str; 2]) -> (Harness, Json) {
+    let harness = Harness::empty_on("cuda:0=900MiB,cuda:1=900MiB");
+    write(&harness.model_path(&format!("checkpoints/{file}")), configs);
+    let inputs = json!({
+        "ckpt_name": file, "unet_compute_device": "cuda:0", "unet_virtual_vram_gb": 0.0,
+        "unet_donor_device": "cpu", "clip_compute_device": "cuda:1", "clip_virtual_vram_gb": 0.0,
+        "clip_donor_device": "cpu", "vae_device": "cuda:0",
+        "unet_expert_mode_allocations": unet, "clip_expert_mode_allocations": clip,
+    });
+    (harness, node("CheckpointLoaderAdvancedDisTorch2MultiGPU", inputs))
 }
 
 fn workflow(loader: Json, prompts: &[String], run: &Json, cfg: f64) -> Json {
@@ -271,59 +285,4 @@ fn prompts_and_empty_latents_of_qwen_image_2_1() {
     assert!(error.contains("dtype") && error.contains("int8"), "{error}");
     graph["cached"] = cache("off", "int4");
     assert_eq!(own, harness.latent(&graph, "kept", 0));
-}
-
-/// A picture in the prompt and as a reference where the prompt has it; without a VAE, in the prompt alone.
-#[test]
-fn edited_latents_of_qwen_image_2_1_are_diffusers() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let bytes = std::fs::read(fixtures.join("qwen_image21.safetensors")).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata = header.metadata().as_ref().unwrap();
-    let run: Json = serde_json::from_str(&metadata["run"]).unwrap();
-    let mut harness = Harness::with("checkpoints/q.safetensors", &qwen_image21());
-    let picture = harness.put(&fixtures.join("qwen_image21.png"));
-    let both = |vae: bool, resolution: u32| {
-        let mut inputs = json!({
-            "clip": ["file", 1], "prompt": metadata["edit"], "negative_prompt": "",
-            "resolution": resolution, "images.image_1": ["picture", 0],
-        });
-        if vae {
-            inputs["vae"] = json!(["file", 2]);
-        }
-        node("TextEncodeQwenImage21", inputs)
-    };
-    let sampler = json!({
-        "model": ["file", 0], "seed": run["seed"], "steps": run["steps"], "cfg": 3.0,
-        "sampler_name": "euler", "scheduler": "simple", "positive": ["both", 0],
-        "negative": ["both", 1], "latent_image": ["both", 2], "denoise": 1.0,
-    });
-    let mut graph = prompt(&[
-        ("file", loader("q.safetensors")),
-        ("picture", node("LoadImage", json!({ "image": picture }))),
-        ("both", both(true, 0)),
-        ("sampler", node("KSampler", sampler)),
-    ]);
-    let reference = SafeTensors::deserialize(&bytes).unwrap();
-    let edited = reference.tensor("edited").unwrap();
-    let floats = edited.data().chunks_exact(4);
-    let expected: Vec<f32> =
-        floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
-    let found = harness.latent(&graph, "sampler", 0);
-    let error = max_error(&found, &expected);
-    println!("edited: {error:.1e}");
-    assert!(error < TOLERANCE, "{error}");
-    let cond = |harness: &mut Harness, graph: &Json| match &harness.run(graph, "both")[0] {
-        Value::Conditioning(conditioning) => conditioning.conds()[0].clone(),
-        other => panic!("{other:?}"),
-    };
-    let with = cond(&mut harness, &graph);
-    assert_eq!((with.reference_latents.len(), with.reference_slots.len()), (1, 1));
-    graph["both"] = both(false, 0);
-    let without = cond(&mut harness, &graph);
-    assert_eq!((without.reference_latents.len(), without.reference_slots.len()), (0, 0));
-    // The encoder of pictures brings 64×32 pixels to 96×64, of which it makes six tokens.
-    assert_eq!(without.context.dims()[1], with.context.dims()[1] + 6);
-    graph["both"] = both(true, 96);
-    assert_eq!(cond(&mut harness, &graph).reference_latents[0].dims(), [1, 64, 4, 8]);
 }

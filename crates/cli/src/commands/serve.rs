@@ -59,7 +59,9 @@ pub fn work(shared: &Shared, args: &WorkerArgs) -> Result<(), CliError> {
             tell.send_replace(true);
         });
         let executor = Executor::new(Arc::clone(&state.environment), Arc::clone(&state.registry));
+        let queue = state.queue.clone();
         execution::work(state, executor, told).await;
+        queue.close().await;
         Ok(())
     })
 }

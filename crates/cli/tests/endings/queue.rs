@@ -307,3 +307,44 @@ async fn a_killed_server_loses_no_prompt_of_its_clients() {
         assert_eq!(pictures(id, "2")[..3], expected, "{colour}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_a_file_as_if_they_were_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, http) = (folder.path(), http());
+    let queue = ["--queue", "sqlite:queue.sqlite"];
+    let front = [&["serve", "--no-worker", "--port", "0"], &queue[..]].concat();
+    let front = Process::start(path, &front);
+    let url = front.url();
+    let worker = Process::start(path, &[&["worker"], &queue[..]].concat());
+    worker.says("working as");
+    let mut client = Client::connect(&http, &url, "client").await;
+    let id = client.queue(&example()).await;
+    let heard = client.until("execution_success").await;
+    let steps = heard.iter().filter(|heard| heard["type"] == "progress");
+    let steps: Vec<_> = steps.map(|heard| heard["data"]["value"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=60).collect::<Vec<_>>());
+    let history: Value =
+        serde_json::from_slice(&get(&http, &format!("{url}/history")).await).unwrap();
+    let name = history[&id]["outputs"]["9"]["images"][0]["filename"].as_str().unwrap();
+    let served = get(&http, &format!("{url}/view?filename={name}")).await;
+    assert!(pixels(&served) == pixels(&run_alone(&example())));
+
+    // A client of OpenAI's API has its picture from the worker too: the one that a server by itself makes.
+    let asked = json!({
+        "model": "tiny-shapes.safetensors", "prompt": "a red circle", "size": "64x64", "steps": 2, "seed": 7,
+    });
+    let made = async |url: &str| {
+        let asked = http.post(format!("{url}/v1/images/generations")).body(asked.to_string());
+        let made = asked.send().await.unwrap().bytes().await.unwrap();
+        let made: Value = serde_json::from_slice(&made).unwrap();
+        let link = made["data"][0]["url"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+        pixels(&get(&http, &link).await)
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let alone = Process::start(
+        elsewhere.path(),
+        &["serve", "--port", "0", "--queue", "sqlite:queue.sqlite"],
+    );
+    assert!(made(&url).await == made(&alone.url()).await);
+}

@@ -62,7 +62,7 @@ pub fn accelerator_dtype(model: &Model, kind: ComponentKind, bf16: bool) -> DTyp
     }
 }
 
-/// Bytes of activations at the peak of a forward pass of this component.
+/// Bytes of activations at the peak of a forward pass of this component; for text encoders, of a prompt with these pictures.
 pub fn activation_bytes(
     model: &Model,
     component: &Component,
@@ -75,8 +75,8 @@ pub fn activation_bytes(
             model.diffusion.as_ref().map(of)
         }
         ComponentKind::TextEncoders => {
-            let most =
-                model.text_encoders.iter().map(|encoder| estimate::text(&encoder.config)).max();
+            let encoders = model.text_encoders.iter();
+            let most = encoders.map(|encoder| estimate::text(&encoder.config, workload)).max();
             most.map(|elements| Need { elements, workspace: 0 })
         }
         // Latents are decoded one by one.

@@ -8,7 +8,7 @@ use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{Answer, DecoderPart, MISTRAL3, QWEN3, stacked};
 use crate::prompt::embedding::Embeddings;
-use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
+use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions};
 
 /// Tokens that a prompt is filled up to; longer ones are not cut.
 const MIN_LENGTH: usize = 512;
@@ -45,10 +45,7 @@ impl TextConditioner for KleinText {
         let read = [layers / 4, layers / 2, 3 * layers / 4];
         let states = self.part.chat(prompt.of(QWEN3), Answer::WithoutThought, &read, MIN_LENGTH)?;
         let context = stacked(states)?;
-        Ok(EncodedText {
-            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
-            warnings: Vec::new(),
-        })
+        Ok(EncodedText::of_tokens(context))
     }
 }
 
@@ -115,9 +112,6 @@ impl TextConditioner for DevText {
             let zeros = Tensor::zeros([batch, MIN_LENGTH - tokens, width], options);
             context = Tensor::cat(vec![zeros, context], 1);
         }
-        Ok(EncodedText {
-            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
-            warnings: Vec::new(),
-        })
+        Ok(EncodedText::of_tokens(context))
     }
 }

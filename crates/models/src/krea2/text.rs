@@ -6,9 +6,9 @@ use distorch_runtime::Scope;
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{DecoderPart, QWEN3VL, stacked};
-use crate::description_chat::{Own, chat, dropped};
+use crate::description_chat::{Own, chat, dropped, from};
 use crate::prompt::embedding::Embeddings;
-use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
+use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions};
 
 /// The first layer that is read, and how many lie between two.
 const FIRST: usize = 2;
@@ -49,12 +49,7 @@ impl TextConditioner for Krea2Text {
         let ids = self.part.tokenize(&chat(prompt.of(QWEN3VL), prompt, Own::Describe)?);
         let dropped = dropped(&ids);
         let pieces = self.part.pieces(&ids, prompt.pictures())?;
-        let context = stacked(self.part.states(pieces, &read)?)?;
-        let tokens = context.dims()[1].saturating_sub(dropped);
-        let context = context.narrow(1, dropped, tokens);
-        Ok(EncodedText {
-            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
-            warnings: Vec::new(),
-        })
+        let states = stacked(self.part.states(pieces, &read)?)?;
+        Ok(EncodedText::of_tokens(from(dropped, states)))
     }
 }

@@ -2,6 +2,7 @@
 //! the text's, with Qwen2.5-VL as text encoder; and its variants that edit pictures.
 
 mod block;
+pub(crate) mod inputs;
 mod places;
 pub mod text;
 mod transformer;

@@ -6,9 +6,9 @@ use distorch_runtime::Scope;
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{DecoderPart, QWEN25_VL};
-use crate::description_chat::{Own, chat, dropped};
+use crate::description_chat::{Own, chat, dropped, from};
 use crate::prompt::embedding::Embeddings;
-use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
+use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions};
 
 /// Encodes prompts for Qwen-Image, with pictures for Qwen-Image-Edit.
 ///
@@ -46,11 +46,6 @@ impl TextConditioner for QwenImageText {
         let ids = self.part.tokenize(&chat(&text, prompt, Own::Edit)?);
         let dropped = dropped(&ids);
         let states = self.part.last_states(self.part.pieces(&ids, prompt.pictures())?)?;
-        let kept = states.dims()[1].saturating_sub(dropped);
-        let context = states.narrow(1, dropped, kept);
-        Ok(EncodedText {
-            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
-            warnings: Vec::new(),
-        })
+        Ok(EncodedText::of_tokens(from(dropped, states)))
     }
 }

@@ -9,9 +9,9 @@ use super::MODEL;
 use super::block::{Block, EPSILON, Modulation, scaled_norm};
 use super::sequence::{Run, Sequence};
 use crate::ModelError;
-use crate::flux::blocks::Axes;
 use crate::layers::{Linear, RmsNorm};
 use crate::network::{Network, NetworkInput};
+use crate::qwen_image::inputs::Sizes;
 use crate::rope;
 use crate::timestep::timestep_embedding;
 
@@ -44,7 +44,7 @@ impl QwenImage21Transformer {
     /// # Errors
     /// When a layer is missing or the configuration contradicts itself.
     pub fn load(scope: &Scope, config: &QwenImage21Config) -> Result<Self, ModelError> {
-        let axes = check(config)?;
+        let axes = sizes(config).axes()?;
         let text = scope.at("txt_in");
         let time = scope.at("time_text_embed.timestep_embedder");
         let blocks = scope.at("transformer_blocks");
@@ -76,24 +76,6 @@ impl QwenImage21Transformer {
         let hidden = silu(first.forward_to(embedded.cast(dtype), width)?);
         Ok(silu(second.forward_to(hidden, width)?))
     }
-
-    fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
-        let QwenImage21Config { in_channels, context_dim, .. } = self.config;
-        let latents = [("latent", &input.x)];
-        let references = input.reference_latents.iter().map(|latent| ("reference latent", latent));
-        let batch = input.x.dims()[0];
-        for (name, latent) in latents.into_iter().chain(references) {
-            let [rows, channels, height, width] = latent.dims();
-            let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-            let rows = if rows == 1 { batch } else { rows };
-            let expected = (batch, in_channels, "pixels");
-            ModelError::expect(MODEL, name, &expected, &(rows, channels, pixels))?;
-        }
-        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
-        let [rows, tokens, dim] = input.context.dims();
-        let expected = [batch, tokens.max(1), context_dim];
-        ModelError::expect(MODEL, "context", &expected, &[rows, tokens, dim])
-    }
 }
 
 impl Network for QwenImage21Transformer {
@@ -102,7 +84,7 @@ impl Network for QwenImage21Transformer {
     /// - `context`: the states of the prompt's tokens, without padding
     /// - `reference_latents`: in batches of one or of `x`, each where `reference_slots` says
     fn forward(&self, input: NetworkInput) -> Result<Tensor<4>, ModelError> {
-        self.check_inputs(&input)?;
+        sizes(&self.config).check(&input)?;
         let (dtype, model_width) = (input.x.dtype(), self.config.width);
         let [batch, _, height, width] = input.x.dims();
         let words = input.context.dims()[1];
@@ -149,18 +131,7 @@ impl Network for QwenImage21Transformer {
     }
 }
 
-/// The features of a head that frame, row and column turn.
-fn check(config: &QwenImage21Config) -> Result<[usize; 3], ModelError> {
-    let QwenImage21Config { in_channels, out_channels, width, heads, .. } = *config;
-    let head = width.checked_div(heads).unwrap_or(0);
-    let reason = if head == 0 || head * heads != width {
-        format!("a width of {width} does not divide into {heads} heads")
-    } else if !head.is_multiple_of(2) {
-        format!("heads of {head} features cannot turn in pairs")
-    } else if in_channels == 0 || out_channels == 0 {
-        format!("{in_channels} channels in, {out_channels} out")
-    } else {
-        return Ok(Axes::of(head)?.features());
-    };
-    Err(ModelError::Config { model: MODEL, reason })
+fn sizes(config: &QwenImage21Config) -> Sizes {
+    let QwenImage21Config { in_channels, out_channels, width, heads, context_dim, .. } = *config;
+    Sizes { model: MODEL, in_channels, out_channels, width, heads, context_dim }
 }

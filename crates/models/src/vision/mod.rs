@@ -1,5 +1,6 @@
 //! Encoders of pictures beside language models: from a picture to states that stand among those of a text's tokens.
 
+mod attention;
 mod patches;
 mod qwen25;
 mod qwen3;

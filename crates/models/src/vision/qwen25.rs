@@ -7,10 +7,10 @@ use distorch_runtime::tensor::TensorData;
 use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor};
 
+use super::attention::{Attention, Run, head_width};
 use super::patches::{Form, patches_of, tokens};
 use super::{EncodedPicture, MERGED, VisionTower, rotation};
 use crate::ModelError;
-use crate::attention::{Mask, attention};
 use crate::decoder::rotation::HalfRotation;
 use crate::layers::{Linear, RmsNorm};
 use crate::resample::Filter;
@@ -48,12 +48,12 @@ pub(super) struct Tower {
 impl Tower {
     pub fn load(config: &VisionConfig, out: usize, scope: &Scope) -> Result<Self, ModelError> {
         let VisionConfig { width, heads, layers, patch_size, .. } = *config;
-        let head = width.checked_div(heads).unwrap_or(0);
-        if head == 0 || head * heads != width || !head.is_multiple_of(4) || patch_size == 0 {
-            let reason = format!(
-                "a width of {width} does not divide into {heads} heads that turn by rows and columns, or patches of \
-                 {patch_size} pixels are none"
-            );
+        let reason = match head_width(width, heads) {
+            Ok(_) if patch_size == 0 => format!("patches of {patch_size} pixels are none"),
+            Ok(_) => String::new(),
+            Err(reason) => reason,
+        };
+        if !reason.is_empty() {
             return Err(ModelError::Config { model: MODEL, reason });
         }
         let blocks = scope.at("blocks");
@@ -121,13 +121,6 @@ impl VisionTower for Tower {
     }
 }
 
-/// Windows of equally many patches, one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    windows: usize,
-    patches: usize,
-}
-
 /// A picture's tokens by windows: those of a size behind each other, so that they go through attention at once.
 struct Windows {
     /// Row and column of each token.
@@ -176,10 +169,8 @@ impl Windows {
 
 /// Self-attention and a feed-forward network, each behind a norm and around a residual.
 struct Block {
-    heads: usize,
     attention_norm: RmsNorm,
-    qkv: Linear,
-    proj: Linear,
+    attention: Attention,
     feed_forward_norm: RmsNorm,
     gate_proj: Linear,
     up_proj: Linear,
@@ -188,12 +179,10 @@ struct Block {
 
 impl Block {
     fn load(scope: &Scope, heads: usize) -> Result<Self, ModelError> {
-        let (attention, feed_forward) = (scope.at("attn"), scope.at("mlp"));
+        let feed_forward = scope.at("mlp");
         Ok(Self {
-            heads,
             attention_norm: RmsNorm::load(scope, "norm1", EPSILON)?,
-            qkv: Linear::load(&attention, "qkv")?,
-            proj: Linear::load(&attention, "proj")?,
+            attention: Attention::load(&scope.at("attn"), heads)?,
             feed_forward_norm: RmsNorm::load(scope, "norm2", EPSILON)?,
             gate_proj: Linear::load(&feed_forward, "gate_proj")?,
             up_proj: Linear::load(&feed_forward, "up_proj")?,
@@ -211,40 +200,11 @@ impl Block {
     ) -> Result<Tensor<3>, ModelError> {
         let width = x.dims()[2];
         let h = self.attention_norm.forward(x.clone())?.cast(dtype);
-        let seen = self.attend(h, rotation, runs)?;
-        let x = x + self.proj.tokens_to(seen, width)?.cast(DType::F32);
+        let x = x + self.attention.forward(h, rotation, runs)?.cast(DType::F32);
         let h = self.feed_forward_norm.forward(x.clone())?.cast(dtype);
         let gate = silu(self.gate_proj.tokens(h.clone())?);
         let fed = self.down_proj.tokens_to(gate * self.up_proj.tokens(h)?, width)?;
         Ok(x + fed.cast(DType::F32))
-    }
-
-    fn attend(
-        &self,
-        h: Tensor<3>,
-        rotation: &HalfRotation,
-        runs: &[Run],
-    ) -> Result<Tensor<3>, ModelError> {
-        let [_, count, width] = h.dims();
-        let head = width / self.heads.max(1);
-        let qkv = self.qkv.tokens_to(h, 3 * width)?;
-        let part = |at: usize| qkv.clone().narrow(2, at * width, width);
-        let turned = |x: Tensor<3>| {
-            let x = rotation.turn(x.reshape([1, count, self.heads, head]));
-            x.reshape([1, count, width])
-        };
-        let (q, k, v) = (turned(part(0)), turned(part(1)), part(2));
-        let (mut start, mut seen) = (0, Vec::with_capacity(runs.len()));
-        for &Run { windows, patches } in runs {
-            let all = windows * patches;
-            let of =
-                |x: &Tensor<3>| x.clone().narrow(1, start, all).reshape([windows, patches, width]);
-            let precision = self.proj.precision();
-            let run = attention(of(&q), of(&k), of(&v), self.heads, Mask::None, precision);
-            seen.push(run.reshape([1, all, width]));
-            start += all;
-        }
-        Ok(if seen.len() == 1 { seen.remove(0) } else { Tensor::cat(seen, 1) })
     }
 }
 

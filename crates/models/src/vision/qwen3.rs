@@ -7,10 +7,10 @@ use distorch_runtime::kernels::{gelu, gelu_tanh};
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor};
 
+use super::attention::{Attention, Run, head_width};
 use super::patches::{Form, patches_of, tokens};
 use super::{EncodedPicture, MERGED, VisionTower, rotation};
 use crate::ModelError;
-use crate::attention::{Mask, attention};
 use crate::decoder::rotation::HalfRotation;
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::resample::Filter;
@@ -45,16 +45,13 @@ pub(super) struct Tower {
 impl Tower {
     pub fn load(config: &VisionConfig, out: usize, scope: &Scope) -> Result<Self, ModelError> {
         let VisionConfig { width, heads, layers, patch_size, positions, deepstack, .. } = *config;
-        let head = width.checked_div(heads).unwrap_or(0);
         let side = positions.isqrt();
-        let reason = if head == 0 || head * heads != width || !head.is_multiple_of(4) {
-            format!(
-                "a width of {width} does not divide into {heads} heads that turn by rows and columns"
-            )
-        } else if side == 0 || side * side != positions || patch_size == 0 {
-            format!("{positions} places are no square, or patches of {patch_size} pixels are none")
-        } else {
-            String::new()
+        let reason = match head_width(width, heads) {
+            Ok(_) if side == 0 || side * side != positions || patch_size == 0 => format!(
+                "{positions} places are no square, or patches of {patch_size} pixels are none"
+            ),
+            Ok(_) => String::new(),
+            Err(reason) => reason,
         };
         if !reason.is_empty() {
             return Err(ModelError::Config { model: MODEL, reason });
@@ -195,23 +192,19 @@ impl Merger {
 
 /// Self-attention and a feed-forward network, each behind a norm and around a residual.
 struct Block {
-    heads: usize,
     attention_norm: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
+    attention: Attention,
     feed_forward_norm: LayerNorm,
     feed_forward: [Linear; 2],
 }
 
 impl Block {
     fn load(scope: &Scope, heads: usize) -> Result<Self, ModelError> {
-        let (attention, feed_forward) = (scope.at("attn"), scope.at("mlp"));
+        let feed_forward = scope.at("mlp");
         let layer = |name: &str| Linear::load(&feed_forward, name);
         Ok(Self {
-            heads,
             attention_norm: LayerNorm::load(scope, "norm1", EPSILON)?,
-            qkv: Linear::load(&attention, "qkv")?,
-            proj: Linear::load(&attention, "proj")?,
+            attention: Attention::load(&scope.at("attn"), heads)?,
             feed_forward_norm: LayerNorm::load(scope, "norm2", EPSILON)?,
             feed_forward: [layer("linear_fc1")?, layer("linear_fc2")?],
         })
@@ -224,19 +217,10 @@ impl Block {
         rotation: &HalfRotation,
         dtype: DType,
     ) -> Result<Tensor<3>, ModelError> {
-        let [_, count, width] = x.dims();
-        let head = width / self.heads.max(1);
+        let [_, patches, width] = x.dims();
         let h = self.attention_norm.forward(x.clone())?.cast(dtype);
-        let qkv = self.qkv.tokens_to(h, 3 * width)?;
-        let part = |at: usize| qkv.clone().narrow(2, at * width, width);
-        let turned = |x: Tensor<3>| {
-            let x = rotation.turn(x.reshape([1, count, self.heads, head]));
-            x.reshape([1, count, width])
-        };
-        let precision = self.proj.precision();
-        let (q, k, v) = (turned(part(0)), turned(part(1)), part(2));
-        let seen = attention(q, k, v, self.heads, Mask::None, precision);
-        let x = x + self.proj.tokens_to(seen, width)?.cast(DType::F32);
+        let seen = self.attention.forward(h, rotation, &[Run { windows: 1, patches }])?;
+        let x = x + seen.cast(DType::F32);
         let h = self.feed_forward_norm.forward(x.clone())?.cast(dtype);
         let [first, second] = &self.feed_forward;
         let fed = second.tokens_to(gelu_tanh(first.tokens(h)?), width)?;

@@ -7,7 +7,7 @@ use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{Answer, DecoderPart, QWEN3, stacked};
 use crate::prompt::embedding::Embeddings;
-use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions, TextStates};
+use crate::text::{EncodedText, Prompt, TextConditioner, TextOptions};
 
 /// Encodes prompts for Z-Image.
 ///
@@ -44,9 +44,6 @@ impl TextConditioner for ZImageText {
             self.part.chat(prompt.of(QWEN3), Answer::Open, &read, 0)?
         };
         let context = stacked(states)?;
-        Ok(EncodedText {
-            states: TextStates { context, pooled: None, picture_slots: Vec::new() },
-            warnings: Vec::new(),
-        })
+        Ok(EncodedText::of_tokens(context))
     }
 }

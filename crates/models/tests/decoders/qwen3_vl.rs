@@ -191,6 +191,30 @@ fn prompts_with_pictures_are_read_as_transformers_does() {
     assert!(!family.text(&scope, &encoder(blind)).unwrap().sees_pictures());
 }
 
+/// Behind the instructions to describe the picture, the states of each layer with what pictures add to them.
+#[test]
+fn prompts_with_pictures_for_krea_2_are_read_as_transformers_does() {
+    let fixture = Fixture::open("qwen3vl_pictures.safetensors");
+    let config: DecoderConfig = serde_json::from_value(fixture.json("config")).unwrap();
+    let config = TextEncoderConfig::Decoder(config);
+    let encoders = [TextEncoder { name: "qwen3vl", config, vocabulary: None }];
+    let scope = fixture.component(DType::F32);
+    let conditioner = family::of(Family::Krea2).text(&scope, &encoders).unwrap();
+    assert!(conditioner.sees_pictures());
+    let pictures = pictures(&fixture);
+    let prompts: Vec<(String, Vec<usize>, Vec<usize>)> =
+        serde_json::from_value(fixture.json("prompts")).unwrap();
+    for (number, (text, numbers, _)) in prompts.iter().enumerate() {
+        let pictures = numbers.iter().map(|number| pictures[*number].clone()).collect();
+        let (text, task) = (text.as_str().into(), PictureTask::Own);
+        let prompt = Prompt::WithPictures(PicturePrompt { text, task, pictures });
+        let options = TextOptions::default();
+        let states = conditioner.encode(&prompt, &Embeddings::default(), &options).unwrap().states;
+        assert_near(&fixture, &states.context, &format!("krea2.{number}"));
+        assert!(states.picture_slots.is_empty());
+    }
+}
+
 /// As it lies in files beside the language model.
 #[test]
 fn files_with_an_encoder_of_pictures_are_recognised() {

@@ -9,7 +9,7 @@ use distorch_models::conditioning::ConditioningError;
 use distorch_models::estimate::Workload;
 use distorch_models::family;
 use distorch_models::prompt::embedding::Embeddings;
-use distorch_models::text::{Prompt, T5Padding, TextOptions};
+use distorch_models::text::{Prompt, PromptPicture, T5Padding, TextOptions};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::tensor::cpu;
 
@@ -77,7 +77,7 @@ impl Clip {
     ) -> Result<Cond, PipelineError> {
         let embeddings =
             Embeddings::from_folders(&run.session().folders).map_err(PipelineError::failed)?;
-        let workload = Workload::native(&self.part.file().model);
+        let workload = Workload::of_prompt(prompt.pictures().iter().map(PromptPicture::size));
         let scope = run.load(&self.part, &self.loras, workload)?;
         let encoders = &self.part.file().model.text_encoders;
         let conditioner =

@@ -130,7 +130,7 @@ impl Planning<'_> {
         let components = components.map(|component| {
             let settings = settings_for(component.kind, settings);
             let device = settings.compute_device;
-            let picture = change(tasks.of(component.kind).picture(model).as_usual(model));
+            let picture = change(tasks.workload(component.kind, model).as_usual(model));
             let estimate = self.activations(model, component, device, picture);
             let bytes = known(component.kind).unwrap_or(estimate);
             let dtype = self.compute_dtype(model, component.kind, device);

@@ -36,14 +36,12 @@ impl Task {
         }
     }
 
-    /// The picture to plan for: that of the size that the model was trained on stands for what is not
-    /// known.
-    pub fn picture(self, model: &Model) -> Workload {
-        let native = Workload::native(model);
+    /// The picture to plan for: `usual` stands for what is not known.
+    fn picture(self, usual: Workload) -> Workload {
         let known = Self { used: true, most: self.most, unknown: false };
         match self.unknown || self.most.is_none() {
-            true => known.and(Self::of(Some(native))).most.unwrap_or(native),
-            false => self.most.unwrap_or(native),
+            true => known.and(Self::of(Some(usual))).most.unwrap_or(usual),
+            false => self.most.unwrap_or(usual),
         }
     }
 }
@@ -53,7 +51,7 @@ impl Task {
 pub struct Tasks {
     /// The diffusion model.
     pub diffusion: Task,
-    /// The text encoders, whose work does not depend on the picture.
+    /// The text encoders, whose work depends on the pictures in a prompt.
     pub text: Task,
     /// The autoencoder: one picture, or one tile.
     pub vae: Task,
@@ -72,6 +70,16 @@ impl Tasks {
         }
     }
 
+    /// What a component is planned for. A picture of the size that the model was trained on stands for what is not known,
+    /// and in prompts one of a megapixel.
+    pub fn workload(&self, kind: ComponentKind, model: &Model) -> Workload {
+        let usual = match kind {
+            ComponentKind::TextEncoders => Workload::WORDS_AND_PICTURE,
+            _ => Workload::native(model),
+        };
+        self.of(kind).picture(usual)
+    }
+
     /// A component is to do this too.
     pub fn add(&mut self, kind: ComponentKind, task: Task) {
         let place = match kind {
@@ -83,12 +91,12 @@ impl Tasks {
         *place = place.and(task);
     }
 
-    /// All components make a picture of this size.
+    /// All components make a picture of this size, of a prompt that is not known.
     pub fn picture(picture: Workload) -> Self {
         let task = Task::of(Some(picture));
         let one = Workload { batch: 1, ..picture };
         let one = Task::of(Some(one));
-        Self { diffusion: task, text: task, vae: one, upscaler: one }
+        Self { diffusion: task, text: Task::of(None), vae: one, upscaler: one }
     }
 }
 

@@ -172,7 +172,7 @@ impl Opened {
         let mut tasks = Tasks::default();
         let picture = Workload { width, height, batch: number(batch), cfg_batch: 2 };
         tasks.add(ComponentKind::DiffusionModel, Task::of(Some(picture)));
-        tasks.add(ComponentKind::TextEncoders, Task::of(None));
+        tasks.add(ComponentKind::TextEncoders, Task::of(Some(Workload::WORDS)));
         let one = Workload { batch: 1, cfg_batch: 1, ..picture };
         tasks.add(ComponentKind::Vae, Task::of(Some(one)));
         if encodes {

@@ -1,5 +1,7 @@
 //! SQLite: one file, one machine.
 
+mod notices;
+
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -7,10 +9,15 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Sqlite, Transaction};
+use tokio::sync::broadcast;
 
+use self::notices::Listener;
 use super::Access;
 use crate::error::Error;
+use crate::notice::Notice;
 use crate::options::QueueOptions;
+
+pub(crate) use self::notices::write as notify;
 
 /// How long SQLite itself waits for another process's write, before the operation is tried again.
 const BUSY: Duration = Duration::from_secs(5);
@@ -24,6 +31,8 @@ pub(crate) struct Pools {
     volatile: SqlitePool,
     /// What reads do not wait for.
     readers: SqlitePool,
+    /// What hears of other processes; none where the database is in memory.
+    pub listener: Option<Listener>,
 }
 
 impl Pools {
@@ -36,6 +45,13 @@ impl Pools {
     }
 
     pub async fn close(&self) {
+        if let Some(listener) = &self.listener
+            && let Ok(mut transaction) = self.begin(Access::Volatile).await
+        {
+            listener.end(&mut transaction).await;
+            // Where it is not, the others hear of it by the time that passes.
+            let _ = transaction.commit().await;
+        }
         self.readers.close().await;
         self.volatile.close().await;
         self.durable.close().await;
@@ -43,7 +59,12 @@ impl Pools {
 }
 
 /// Opens the database, makes it where it is not there, and brings its tables to this version.
-pub(crate) async fn open(address: &str, options: &QueueOptions) -> Result<(Pools, String), Error> {
+/// What other processes do goes to `notices`.
+pub(crate) async fn open(
+    address: &str,
+    options: &QueueOptions,
+    notices: broadcast::Sender<Notice>,
+) -> Result<(Pools, String), Error> {
     let connect = SqliteConnectOptions::from_str(address)
         .map_err(|error| Error::Address { reason: error.to_string() })?
         .create_if_missing(true)
@@ -60,17 +81,17 @@ pub(crate) async fn open(address: &str, options: &QueueOptions) -> Result<(Pools
             .acquire_timeout(options.timeout)
             .test_before_acquire(false)
     };
-    let opened = |result: Result<SqlitePool, sqlx::Error>| {
-        result.map_err(|source| Error::Open {
-            address: address.clone(),
-            hint: "; is there a folder for the file, and may this user write to it?",
-            source,
-        })
+    let failed = |source| Error::Open {
+        address: address.clone(),
+        hint: "; is there a folder for the file, and may this user write to it?",
+        source,
     };
-    let pools = if is_in_memory {
+    let opened = |result: Result<SqlitePool, sqlx::Error>| result.map_err(failed);
+    let mut watched = None;
+    let mut pools = if is_in_memory {
         // The database is gone with its connection: there is one, and it stays.
         let only = opened(pool(1).connect_with(connect).await)?;
-        Pools { durable: only.clone(), volatile: only.clone(), readers: only }
+        Pools { durable: only.clone(), volatile: only.clone(), readers: only, listener: None }
     } else {
         let connect = connect
             .journal_mode(SqliteJournalMode::Wal)
@@ -79,12 +100,17 @@ pub(crate) async fn open(address: &str, options: &QueueOptions) -> Result<(Pools
         let normal = connect.synchronous(SqliteSynchronous::Normal);
         let durable = opened(pool(1).connect_with(full).await)?;
         let volatile = opened(pool(1).connect_with(normal.clone()).await)?;
-        let readers = opened(pool(options.connections.max(1)).connect_with(normal).await)?;
-        Pools { durable, volatile, readers }
+        let connections = pool(options.connections.max(1));
+        let readers = opened(connections.connect_with(normal.clone()).await)?;
+        watched = Some(normal);
+        Pools { durable, volatile, readers, listener: None }
     };
     migrate(&pools.durable)
         .await
         .map_err(|source| Error::Migrate { address: address.clone(), source })?;
+    if let Some(connect) = watched {
+        pools.listener = Some(Listener::start(&connect, notices).await.map_err(failed)?);
+    }
     Ok((pools, address))
 }
 

@@ -33,8 +33,7 @@ impl Queue {
 
     /// Takes the next job that a worker can run, once there is one.
     ///
-    /// It looks when the queue changes, and every `poll`: other processes that share a file send no
-    /// notices, and a lease that is over neither.
+    /// It looks when the queue changes, and every `poll`: a lease that is over sends no notice.
     ///
     /// # Errors
     /// Where the database fails.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use distorch_queue::{Json, LeaseStatus, Notice, NoticeKind, Notices, Status};
 use serde_json::json;
+use sqlx::{Connection, SqliteConnection};
 use uuid::Uuid;
 
 use crate::support::{LONG, Place, claim, job, on_both, outcome, worker};
@@ -23,9 +24,8 @@ async fn next(notices: &mut Notices) -> Notice {
 
 async fn subscribers_hear_the_life_of_a_job(place: Place) {
     let queue = place.open().await;
-    // Another handle on the database: with SQLite, in another process, it hears nothing.
-    let listener =
-        if place.address.starts_with("sqlite") { queue.clone() } else { place.open().await };
+    // Another handle on the database, as another process has it.
+    let listener = place.open().await;
     let mut notices = listener.subscribe();
     let id = Uuid::from_u128(1);
     let body = Json::from(json!({ "value": 1, "max": 20 }));
@@ -61,6 +61,35 @@ async fn subscribers_hear_the_life_of_a_job(place: Place) {
     assert_eq!(next(&mut notices).await.kind, NoticeKind::Submitted);
     let several = next(&mut notices).await;
     assert_eq!((several.kind, several.job), (NoticeKind::Removed, None));
+}
+
+/// Of a process that is alone, nothing is written for others; of one that has closed the file neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_share_a_file_write_notices_while_another_listens() {
+    let place = Place::sqlite();
+    let first = place.open().await;
+    let mut file = SqliteConnection::connect(&place.address).await.unwrap();
+    first.submit(&job(1)).await.unwrap();
+    assert!(!first.is_shared());
+    let written = "SELECT count(*) FROM queue_notices";
+    let count = sqlx::query_scalar::<_, i64>(written).fetch_one(&mut file).await.unwrap();
+    assert_eq!(count, 0);
+
+    let second = place.open().await;
+    assert!(second.is_shared());
+    let mut notices = first.subscribe();
+    second.submit(&job(2)).await.unwrap();
+    let heard = next(&mut notices).await;
+    assert_eq!((heard.kind, heard.job), (NoticeKind::Submitted, Some(Uuid::from_u128(2))));
+    assert!(first.is_shared());
+    let count = sqlx::query_scalar::<_, i64>(written).fetch_one(&mut file).await.unwrap();
+    assert_eq!(count, 1);
+
+    second.close().await;
+    first.submit(&job(3)).await.unwrap();
+    let count = sqlx::query_scalar::<_, i64>(written).fetch_one(&mut file).await.unwrap();
+    assert_eq!(count, 1);
+    assert_eq!(next(&mut notices).await.job, Some(Uuid::from_u128(3)));
 }
 
 async fn what_is_large_is_read_and_not_sent(place: Place) {

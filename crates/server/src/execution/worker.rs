@@ -164,9 +164,12 @@ struct Passed {
     message: Relayed,
 }
 
-/// Writes what a prompt's client is told into the queue, where other processes read it.
+/// Writes what a prompt's client is told into the queue while other processes read it there.
 async fn relay(state: AppState, attempt: Attempt, mut messages: UnboundedReceiver<Relayed>) {
     while let Some(message) = messages.recv().await {
+        if !state.queue.is_shared() {
+            continue;
+        }
         let Ok(body) = Json::of(&Passed { from: state.process, message }) else { continue };
         if let Err(error) = state.queue.event(attempt, &body).await {
             tracing::warn!(prompt = %attempt.job, "a message could not be passed on: {error}");
@@ -245,15 +248,11 @@ async fn run(
     let mut hold = state.queue.hold(attempt, state.config.lease / 3);
     state.running.begin(id, client_id.clone());
     let (previews, decoded) = previews(state.config.previews, &record.payload.extra_data);
-    let (relay_to, relaying) = match state.relays() {
-        true => {
-            let (sender, messages) = mpsc::unbounded_channel();
-            (Some(sender), Some(tokio::spawn(relay(state.clone(), attempt, messages))))
-        }
-        false => (None, None),
-    };
+    // Another process may open the queue while this runs.
+    let (relay_to, messages) = mpsc::unbounded_channel();
+    let relaying = tokio::spawn(relay(state.clone(), attempt, messages));
     let (clients, running) = (state.clients.clone(), state.running.clone());
-    let observer = PromptObserver::new(id, client_id, clients, running, previews, relay_to)
+    let observer = PromptObserver::new(id, client_id, clients, running, previews, Some(relay_to))
         .with_decoded_previews(decoded);
     let outputs = state.config.outputs.clone();
     let observer = Arc::new(match outputs {
@@ -342,10 +341,8 @@ async fn run(
     drop(hold);
     state.running.end(id);
     drop(observer);
-    if let Some(task) = relaying {
-        // It ends with the observer, which the thread that worked has dropped.
-        drop(task.await);
-    }
+    // It ends with the observer, which the thread that worked has dropped.
+    drop(relaying.await);
 }
 
 /// Who is sent a prompt's previews, and whether a tiny decoder makes them: as the prompt says (`preview_method` in its
@@ -461,8 +458,8 @@ async fn describe(state: &AppState, busy: BTreeSet<String>) -> Worker {
     let default_device = topology.default_compute().to_string();
     let worker =
         Worker { name: state.worker_name().to_owned(), default_device, busy, ..Worker::default() };
-    if !state.relays() {
-        // All prompts are its own, and need nothing but free devices.
+    if !state.has_other_machines() {
+        // All prompts are of processes with the same devices and models, and need nothing but free devices.
         return worker;
     }
     let devices: BTreeMap<String, u64> = topology

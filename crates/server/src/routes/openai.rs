@@ -1,7 +1,5 @@
 //! Pictures for clients of OpenAI's API, who have no workflow: one of ours runs.
 
-use std::time::Duration;
-
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -28,9 +26,6 @@ use crate::state::AppState;
 
 /// The most pictures of one request, as OpenAI has it.
 const MOST_PICTURES: u32 = 10;
-
-/// How often a prompt that is waited for is looked at: processes that share an SQLite file tell each other nothing.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// The class of the latent's node: all families' but some of 16 channels, which take theirs from its size.
 const LATENT: &str = "EmptyLatentImage";
@@ -209,18 +204,16 @@ async fn run(state: &AppState, text: String) -> Result<Record, OpenAiError> {
             }
             Some(_) => {}
         }
-        let told = async {
-            while let Some(notice) = notices.next().await {
-                let is_mine = notice.job.is_none_or(|job| job == id);
-                let ends = [NoticeKind::Finished, NoticeKind::Removed, NoticeKind::Missed];
-                if is_mine && ends.contains(&notice.kind) {
-                    return Ok(());
-                }
+        loop {
+            let notice = notices.next().await;
+            let Some(notice) = notice else {
+                return Err(ApiError::internal("the queue was closed").into());
+            };
+            let is_mine = notice.job.is_none_or(|job| job == id);
+            let ends = [NoticeKind::Finished, NoticeKind::Removed, NoticeKind::Missed];
+            if is_mine && ends.contains(&notice.kind) {
+                break;
             }
-            Err(ApiError::internal("the queue was closed"))
-        };
-        if let Ok(told) = tokio::time::timeout(LOOK, told).await {
-            told?;
         }
     }
 }

@@ -117,9 +117,9 @@ async fn put(state: &AppState, sent: Sent, usage: Option<&str>) -> Result<Queued
         outputs: valid.outputs,
         number,
         front: sent.front.is_some_and(|front| is_true(&front)),
-        requires: match (state.relays(), requirements(&parsed, &state.registry)) {
+        requires: match (state.has_other_machines(), requirements(&parsed, &state.registry)) {
             (true, needs) => needs,
-            // Without other processes this one runs it, which has just checked it.
+            // This process runs it, which has just checked it, or one with the same devices and models.
             (false, Requirements { occupies, .. }) => {
                 Requirements { occupies, ..Requirements::default() }
             }

@@ -76,7 +76,7 @@ struct Asked {
 #[utoipa::path(get, path = "/view", params(
     ("filename" = String, Query), ("subfolder" = Option<String>, Query),
     ("type" = Option<String>, Query, description = "`output`, `input` or `temp`"),
-    ("preview" = Option<String>, Query, description = "`jpeg;90` with a quality, else `webp`"),
+    ("preview" = Option<String>, Query, description = "`jpeg;90` with a quality, else `webp`, which has no loss"),
     ("channel" = Option<String>, Query, description = "`rgba`, `rgb` or `a`")),
     responses((status = 200, description = "The file"), (status = 400, description = "Not as expected"),
               (status = 403, description = "Not in its folder"), (status = 404, description = "There is none")))]

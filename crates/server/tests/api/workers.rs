@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use distorch_server::config::Role;
 use distorch_server::outputs::Outputs;
 use distorch_server::{AppState, Config, execution};
@@ -13,11 +15,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::postgres;
-use crate::server::{Gate, OpensAtEnd, TestServer, one, state_on};
+use crate::server::{Gate, OpensAtEnd, TestServer, example, one, png, state_on};
 
 /// A worker: what `distorch worker` runs.
 struct TestWorker {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     end: watch::Sender<bool>,
     task: JoinHandle<()>,
     _opens: OpensAtEnd,
@@ -25,7 +27,16 @@ struct TestWorker {
 
 impl TestWorker {
     async fn start(address: &str, name: &str, outputs: Option<Outputs>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), address, name, outputs).await
+    }
+
+    /// One with these folders.
+    async fn start_in(
+        folder: Arc<TempDir>,
+        address: &str,
+        name: &str,
+        outputs: Option<Outputs>,
+    ) -> Self {
         let config = Config { worker_name: name.to_owned(), outputs, ..Config::default() };
         let gate = Gate::default();
         let state = state_on(address, folder.path(), &gate, config).await;
@@ -35,7 +46,7 @@ impl TestWorker {
         Self { folder, end, task, _opens: OpensAtEnd(gate) }
     }
 
-    async fn end(self) -> TempDir {
+    async fn end(self) -> Arc<TempDir> {
         self.end.send_replace(true);
         self.task.await.unwrap();
         self.folder
@@ -43,13 +54,24 @@ impl TestWorker {
 }
 
 async fn front_end(address: &str, outputs: Option<Outputs>) -> TestServer {
+    front_end_in(Arc::new(tempfile::tempdir().unwrap()), address, outputs).await
+}
+
+async fn front_end_in(folder: Arc<TempDir>, address: &str, outputs: Option<Outputs>) -> TestServer {
     // Only the first counts.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let folder = Arc::new(tempfile::tempdir().unwrap());
     let (role, gate) = (Role::FrontEnd, Gate::default());
     let config = Config { port: 0, role, outputs, ..Config::default() };
     let state: AppState = state_on(address, folder.path(), &gate, config).await;
     TestServer::of(folder, state, gate).await
+}
+
+/// A front end and a worker of one machine: they share a folder, and a queue in an SQLite file there.
+async fn on_one_file() -> (TestServer, TestWorker) {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let address = format!("sqlite:{}", folder.path().join("shared.sqlite").display());
+    let front = front_end_in(Arc::clone(&folder), &address, None).await;
+    (front, TestWorker::start_in(folder, &address, "a", None).await)
 }
 
 /// A picture of one colour, which needs no model.
@@ -131,7 +153,16 @@ async fn a_prompt_that_runs_elsewhere_is_interrupted_and_told_so() {
     let Some(database) = postgres::shared() else { return };
     let address = database.database("interrupted");
     let front = front_end(&address, None).await;
-    let worker = TestWorker::start(&address, "a", None).await;
+    interrupt(front, TestWorker::start(&address, "a", None).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_that_runs_in_another_process_on_the_same_file_is_interrupted_and_told_so() {
+    let (front, worker) = on_one_file().await;
+    interrupt(front, worker).await;
+}
+
+async fn interrupt(front: TestServer, worker: TestWorker) {
     let mut socket = front.connect("clientId=client").await;
     let mut waits = one("Wait", "a");
     waits["client_id"] = json!("client");
@@ -170,4 +201,48 @@ async fn a_server_with_a_shared_queue_tells_its_own_clients_once() {
     }
     assert_eq!(successes.len(), 2, "{successes:?}");
     server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_hears_of_a_prompt_in_another_process_on_the_same_file_as_of_one_here() {
+    let (front, worker) = on_one_file().await;
+    let (id, messages) = front.run(json!({ "prompt": example(3) })).await;
+    let history = front.get(&format!("/history/{id}")).await.json();
+    assert_eq!(history[&id]["status"]["status_str"], "success", "{history}");
+    worker.end().await;
+    front.end().await;
+    let alone = TestServer::start().await;
+    let (_, expected) = alone.run(json!({ "prompt": example(3) })).await;
+    alone.end().await;
+    let kinds = ["progress", "executed", "execution_success"];
+    assert!(kinds.iter().all(|kind| expected.iter().any(|message| message["type"] == *kind)));
+    // How often it is said that weights are loaded depends on how long that takes.
+    let steady = |messages| {
+        let told = told(messages).into_iter();
+        told.filter(|(kind, _)| kind != "progress_state").collect::<Vec<_>>()
+    };
+    assert_eq!(steady(&messages), steady(&expected));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_openais_gets_pictures_that_another_process_made() {
+    let asked = json!({
+        "model": "tiny-shapes.safetensors", "prompt": "a red circle", "n": 2, "size": "64x64",
+        "response_format": "b64_json", "steps": 2, "seed": 7,
+    });
+    let pictures = |made: &Value| -> Vec<_> {
+        let pictures = made["data"].as_array().unwrap_or_else(|| panic!("{made}")).iter();
+        let encoded = pictures.map(|picture| picture["b64_json"].as_str().unwrap());
+        encoded.map(|text| png(&STANDARD.decode(text).unwrap()).0).collect()
+    };
+    let (front, worker) = on_one_file().await;
+    let made = pictures(&front.post("/v1/images/generations", &asked).await.json());
+    let folder = worker.end().await;
+    assert!(folder.path().join("output/images/generated_00002_.png").is_file());
+    front.end().await;
+    let alone = TestServer::start().await;
+    let expected = pictures(&alone.post("/v1/images/generations", &asked).await.json());
+    alone.end().await;
+    assert_eq!(expected.len(), 2);
+    assert_eq!(made, expected);
 }

@@ -1,5 +1,6 @@
 //! Prompts for Qwen-Image 2.1, and what of a prompt it keeps between steps.
 
+use distorch_models::estimate::Workload;
 use distorch_models::text::{PicturePrompt, PictureTask, Prompt, PromptPicture, TextOptions};
 use distorch_pipeline::Latent;
 use distorch_pipeline::diffusion::conditioning::{Cond, Conditioning};
@@ -64,17 +65,25 @@ pub const TEXT_ENCODE: Node = Node {
         Output::new(Type::Latent).named("latent").tooltip("The empty latents."),
     ],
     forecast: Some(|ahead| {
-        ahead.encodes_text("clip");
-        let Ok(resolution) = ahead.inputs().count("resolution") else { return Ok(Vec::new()) };
-        let mut first = None;
-        for name in named() {
-            if let Some(pictures) = ahead.extent(&name) {
-                let size = sides(pictures.size(), resolution);
-                ahead.converts("vae", Some(size), None);
-                first = first.or(Some(size));
-            }
+        let Ok(resolution) = ahead.inputs().count("resolution") else {
+            ahead.encodes_prompt("clip", None);
+            return Ok(Vec::new());
+        };
+        let given: Vec<String> = named().filter(|name| ahead.has(name)).collect();
+        let brought = |size| sides(size, resolution);
+        let sizes: Vec<Option<[usize; 2]>> = given
+            .iter()
+            .map(|name| ahead.extent(name).map(|pictures| brought(pictures.size())))
+            .collect();
+        for size in sizes.iter().flatten() {
+            ahead.converts("vae", Some(*size), None);
         }
-        let has_pictures = named().any(|name| ahead.inputs().has(&name));
+        // Whatever a picture is, it is brought to so many pixels.
+        let about = (resolution > 0).then(|| brought([1, 1]));
+        let known: Option<Vec<_>> = sizes.iter().map(|size| size.or(about)).collect();
+        ahead.encodes_prompt("clip", known.map(Workload::of_prompt));
+        let first = sizes.first().copied().flatten();
+        let has_pictures = !given.is_empty();
         // Pictures of a size that is not known yet say it later.
         let size = first.or_else(|| (!has_pictures).then(|| square(resolution)));
         let latent = size.map(|size| Extent::new(1, latent(size)));

@@ -1,12 +1,13 @@
 //! Prompts with pictures for Qwen-Image-Edit.
 
+use distorch_models::estimate::Workload;
 use distorch_models::text::{PicturePrompt, PictureTask, Prompt, TextOptions};
 use distorch_pipeline::image::Pictures;
 use distorch_pipeline::image::resize::{Method, resize};
 
 use super::text_encode::{CLIP, output};
 use crate::context::Context;
-use crate::forecast::Ahead;
+use crate::forecast::{Ahead, Extent};
 use crate::inputs::{Inputs, NodeError};
 use crate::signature::{Input, Node, Output};
 use crate::value::{Type, Value};
@@ -43,7 +44,7 @@ pub const TEXT_ENCODE_QWEN_IMAGE_EDIT: Node = Node {
     ],
     outputs: OUTPUT,
     forecast: Some(|ahead| {
-        ahead.encodes_text("clip");
+        encodes(ahead, &["image"], LARGE);
         converts(ahead, "image", 1);
         Ok(Vec::new())
     }),
@@ -75,7 +76,7 @@ pub const TEXT_ENCODE_QWEN_IMAGE_EDIT_PLUS: Node = Node {
     inputs: &[CLIP, PROMPT, VAE, image(IMAGES[0]), image(IMAGES[1]), image(IMAGES[2])],
     outputs: OUTPUT,
     forecast: Some(|ahead| {
-        ahead.encodes_text("clip");
+        encodes(ahead, &IMAGES, SMALL);
         IMAGES.into_iter().for_each(|name| converts(ahead, name, STEP));
         Ok(Vec::new())
     }),
@@ -126,6 +127,15 @@ fn encode(
         }
     }
     Ok(output(cond))
+}
+
+/// The text encoder will read a prompt with the pictures of these inputs, brought to about so many pixels; those of a size
+/// that is not known are squares.
+fn encodes(ahead: &Ahead<'_>, images: &[&str], pixels: usize) {
+    let given = images.iter().filter(|name| ahead.has(name));
+    let size = |name: &&str| ahead.extent(name).map_or([1, 1], Extent::size);
+    let sizes = given.map(|name| sides(size(name), pixels, 1));
+    ahead.encodes_prompt("clip", Some(Workload::of_prompt(sizes)));
 }
 
 /// The autoencoder will convert the picture of an input.

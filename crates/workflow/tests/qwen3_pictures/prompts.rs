@@ -5,13 +5,13 @@ use std::collections::HashMap;
 
 use distorch_pipeline::image::Pictures;
 use distorch_test_support::runs::{Harness, node, prompt};
-use distorch_test_support::small_models::{qwen_image, qwen_image_edit, write};
+use distorch_test_support::small_models::{qwen_image, qwen_image_edit};
 use distorch_test_support::tensors::{max_error, values};
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
 use serde_json::{Value as Json, json};
 
-use super::{TOLERANCE, loader};
+use super::{TOLERANCE, loader, spread};
 
 const FILE: &str = "qwen_image_edit.safetensors";
 
@@ -131,7 +131,7 @@ fn latents_and_pictures_of_qwen_image_edit_are_diffusers() {
     assert!(max_error(&latents[0], &latents[1]) > 4.0 * TOLERANCE);
 }
 
-/// The encoder of pictures is spread and streamed with its language model.
+/// The encoder of pictures is spread and streamed with its language model, the transformer that looks at a reference too.
 #[test]
 fn pictures_in_prompts_are_the_same_for_every_allocation() {
     let reference = Reference::open();
@@ -142,17 +142,12 @@ fn pictures_in_prompts_are_the_same_for_every_allocation() {
     };
     let mut plain = Harness::with(&format!("checkpoints/{FILE}"), &qwen_image_edit());
     let expected = latent(&mut plain, loader(FILE));
-    for allocation in ["cuda:0,20%;cuda:1,30%;cpu,50%", "cuda:1,20mb;cuda:0,200kb;cpu,*"] {
-        let mut harness = Harness::empty_on("cuda:0=900MiB,cuda:1=900MiB");
-        write(&harness.model_path(&format!("checkpoints/{FILE}")), &qwen_image_edit());
-        let inputs = json!({
-            "ckpt_name": FILE, "unet_compute_device": "cuda:0", "unet_virtual_vram_gb": 0.0,
-            "unet_donor_device": "cpu", "clip_compute_device": "cuda:1", "clip_virtual_vram_gb": 0.0,
-            "clip_donor_device": "cpu", "vae_device": "cuda:0",
-            "clip_expert_mode_allocations": allocation,
-        });
-        let loader = node("CheckpointLoaderAdvancedDisTorch2MultiGPU", inputs);
-        assert!(latent(&mut harness, loader) == expected, "{allocation}");
+    for allocations in [
+        ["", "cuda:0,20%;cuda:1,30%;cpu,50%"],
+        ["cuda:0,200kb;cuda:1,100kb;cpu,*", "cuda:1,20mb;cuda:0,200kb;cpu,*"],
+    ] {
+        let (mut harness, loader) = spread(FILE, &qwen_image_edit(), allocations);
+        assert!(latent(&mut harness, loader) == expected, "{allocations:?}");
     }
 }
 
