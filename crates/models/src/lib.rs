@@ -27,6 +27,7 @@ pub mod latent_format;
 mod latent_tables;
 pub mod layers;
 pub mod network;
+pub mod next_dit;
 pub mod prompt;
 pub mod qwen_image;
 pub mod qwen_image21;

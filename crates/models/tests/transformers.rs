@@ -149,7 +149,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "z_image",
-        architecture: "z_image",
+        architecture: "next_dit",
         family: Family::ZImage,
         label: "Z-Image",
         // A parameter that the model itself owns has its layer's name.

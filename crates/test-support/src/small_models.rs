@@ -5,9 +5,9 @@ use std::path::Path;
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
-    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImage21Config, QwenImageConfig,
-    T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, VisionConfig, VisionKind,
-    ZImageConfig,
+    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, NextDitConfig, NextDitKind,
+    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture,
+    VaeConfig, VisionConfig, VisionKind,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
@@ -94,12 +94,14 @@ pub fn sd3() -> Configs {
 /// Z-Image with a Qwen3 of its whole vocabulary, and a VAE of 16 channels; the sizes are those of
 /// `tools/reference/make_z_image_pipeline.py`.
 pub fn z_image() -> Configs {
-    let transformer = ZImageConfig {
+    let transformer = NextDitConfig {
+        kind: NextDitKind::ZImage,
         in_channels: 16,
         out_channels: 16,
         patch_size: 2,
         width: 96,
         heads: 3,
+        kv_heads: 3,
         context_dim: 24,
         mlp_width: 256,
         time_width: 1024,
@@ -108,7 +110,7 @@ pub fn z_image() -> Configs {
         depth: 2,
     };
     Configs {
-        diffusion: Some(DiffusionConfig::ZImage(transformer)),
+        diffusion: Some(DiffusionConfig::NextDit(transformer)),
         text_encoders: vec![("qwen3", qwen3(3))],
         vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
     }

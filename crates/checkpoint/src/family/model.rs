@@ -227,7 +227,7 @@ impl DiffusionModel {
     pub fn label(&self) -> String {
         let mut label = match &self.config {
             DiffusionConfig::Unet(_)
-            | DiffusionConfig::ZImage(_)
+            | DiffusionConfig::NextDit(_)
             | DiffusionConfig::Chroma(_)
             | DiffusionConfig::Krea2(_)
             | DiffusionConfig::QwenImage(_)

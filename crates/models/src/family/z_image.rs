@@ -1,7 +1,7 @@
 //! Z-Image, turbo and base: a transformer with Qwen3-4B and Flux's autoencoder.
 
 use distorch_checkpoint::Layer;
-use distorch_checkpoint::config::{DiffusionConfig, ZImageConfig};
+use distorch_checkpoint::config::{DiffusionConfig, NextDitConfig};
 use distorch_checkpoint::family::{TextEncoder, Variant};
 use distorch_runtime::{DType, Scope};
 
@@ -13,37 +13,37 @@ use crate::cost;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
+use crate::next_dit::NextDit;
 use crate::text::TextConditioner;
-use crate::z_image::ZImageTransformer;
 use crate::z_image::text::ZImageText;
 
 /// The family.
 pub(super) struct ZImage;
 
 impl TransformerFamily for ZImage {
-    type Config = ZImageConfig;
+    type Config = NextDitConfig;
 
     const NAME: &'static str = "Z-Image transformer";
     const ENCODERS: &'static [&'static str] = &["qwen3"];
     const DTYPES: &'static [DType] = &[DType::BF16];
 
-    fn config(config: &DiffusionConfig) -> Option<&ZImageConfig> {
+    fn config(config: &DiffusionConfig) -> Option<&NextDitConfig> {
         match config {
-            DiffusionConfig::ZImage(config) => Some(config),
+            DiffusionConfig::NextDit(config) => Some(config),
             _ => None,
         }
     }
 
-    fn latent_format(config: Option<&ZImageConfig>) -> LatentFormat {
+    fn latent_format(config: Option<&NextDitConfig>) -> LatentFormat {
         let channels = config.map_or(16, |config| config.out_channels);
         LatentFormat { channels, ..super::flux::LATENT_FORMAT }
     }
 
-    fn noise_levels(_: Option<&ZImageConfig>) -> NoiseLevels {
+    fn noise_levels(_: Option<&NextDitConfig>) -> NoiseLevels {
         NoiseLevels::Flow { shift: 3.0, multiplier: 1.0 }
     }
 
-    fn reads(config: Option<&ZImageConfig>, _: Variant) -> Reads {
+    fn reads(config: Option<&NextDitConfig>, _: Variant) -> Reads {
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
             tokens: 32,
@@ -55,8 +55,8 @@ impl TransformerFamily for ZImage {
         }
     }
 
-    fn network(scope: &Scope, config: &ZImageConfig) -> Result<Box<dyn Network>, ModelError> {
-        Ok(Box::new(ZImageTransformer::load(scope, config)?))
+    fn network(scope: &Scope, config: &NextDitConfig) -> Result<Box<dyn Network>, ModelError> {
+        Ok(Box::new(NextDit::load(scope, config)?))
     }
 
     fn text(
@@ -66,11 +66,11 @@ impl TransformerFamily for ZImage {
         Ok(Box::new(ZImageText::load(scope, encoders)?))
     }
 
-    fn activations(config: &ZImageConfig, workload: Workload, compute: Compute) -> Need {
-        estimate::z_image(config, workload, compute)
+    fn activations(config: &NextDitConfig, workload: Workload, compute: Compute) -> Need {
+        estimate::next_dit(config, workload, compute)
     }
 
-    fn layer_costs(config: &ZImageConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-        cost::z_image::costs(config, layers, workload)
+    fn layer_costs(config: &NextDitConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+        cost::next_dit::costs(config, layers, workload)
     }
 }

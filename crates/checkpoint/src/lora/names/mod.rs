@@ -12,9 +12,9 @@ mod flux;
 mod flux2;
 mod krea2;
 mod mmdit;
+mod next_dit;
 mod qwen_image21;
 mod unet;
-mod z_image;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -181,7 +181,7 @@ pub(crate) fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
         DiffusionConfig::Flux(config) => {
             Box::new(|layer| flux::names([config.width, config.mlp_width], layer))
         }
-        DiffusionConfig::ZImage(config) => Box::new(|layer| z_image::names(config, layer)),
+        DiffusionConfig::NextDit(config) => Box::new(|layer| next_dit::names(config, layer)),
         DiffusionConfig::Flux2(config) => Box::new(|layer| flux2::names(config, layer)),
         DiffusionConfig::Chroma(config) => Box::new(|layer| chroma::names(config, layer)),
         DiffusionConfig::Krea2(_) => Box::new(krea2::names),

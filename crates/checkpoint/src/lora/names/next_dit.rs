@@ -2,7 +2,7 @@
 //! values.
 
 use super::{Slice, renamed, stacked, whole};
-use crate::config::ZImageConfig;
+use crate::config::NextDitConfig;
 
 const OUTSIDE_BLOCKS: &[(&str, &str)] =
     &[("x_embedder", "all_x_embedder.2-1"), ("final_layer", "all_final_layer.2-1")];
@@ -14,7 +14,7 @@ const BLOCK: &[(&str, &str)] = &[
 const LISTS: [&str; 3] = ["layers.", "noise_refiner.", "context_refiner."];
 
 /// Diffusers' names of a layer.
-pub(super) fn names(config: &ZImageConfig, layer: &str) -> Vec<(String, Slice)> {
+pub(super) fn names(config: &NextDitConfig, layer: &str) -> Vec<(String, Slice)> {
     let in_block = LISTS.iter().find_map(|list| {
         let (n, module) = layer.strip_prefix(list)?.split_once('.')?;
         Some((format!("{list}{n}."), module))

@@ -1,6 +1,6 @@
 //! The whole transformer.
 
-use distorch_checkpoint::config::ZImageConfig;
+use distorch_checkpoint::config::NextDitConfig;
 use distorch_runtime::kernels::{Rotation, modulated_norm};
 use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
@@ -33,8 +33,8 @@ const LAST_EPSILON: f64 = 1e-6;
 ///
 /// A token has three ids: an index, which counts the text's tokens from 1 on and is the next one for all of the picture,
 /// a row and a column.
-pub struct ZImageTransformer {
-    config: ZImageConfig,
+pub struct NextDit {
+    config: NextDitConfig,
     axes: [usize; 3],
     time: Mlp,
     patches: Linear,
@@ -49,12 +49,12 @@ pub struct ZImageTransformer {
     last: Linear,
 }
 
-impl ZImageTransformer {
+impl NextDit {
     /// Finds the layers that the configuration asks for.
     ///
     /// # Errors
     /// When a layer is missing or the configuration contradicts itself.
-    pub fn load(scope: &Scope, config: &ZImageConfig) -> Result<Self, ModelError> {
+    pub fn load(scope: &Scope, config: &NextDitConfig) -> Result<Self, ModelError> {
         let axes = check(config)?;
         let blocks = |list: &str, count: usize, is_modulated| {
             let list = scope.at(list);
@@ -81,7 +81,7 @@ impl ZImageTransformer {
     }
 
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
-        let ZImageConfig { in_channels, context_dim, .. } = self.config;
+        let NextDitConfig { in_channels, context_dim, .. } = self.config;
         let [batch, channels, height, width] = input.x.dims();
         let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
         ModelError::expect(MODEL, "latent", &(in_channels, "pixels"), &(channels, pixels))?;
@@ -121,7 +121,7 @@ impl ZImageTransformer {
     }
 }
 
-impl Network for ZImageTransformer {
+impl Network for NextDit {
     /// - `x`: `[batch, in_channels, height, width]`, of any size
     /// - `timesteps`: from 0 (clean) to 1 (noise)
     /// - `context`: the states of the prompt's tokens, without padding
@@ -173,8 +173,8 @@ impl Network for ZImageTransformer {
 }
 
 /// The features of a head that each id turns: index a quarter, row and column the rest, 32, 48 and 48 of the published 128.
-fn check(config: &ZImageConfig) -> Result<[usize; 3], ModelError> {
-    let ZImageConfig { in_channels, out_channels, patch_size, width, heads, .. } = *config;
+fn check(config: &NextDitConfig) -> Result<[usize; 3], ModelError> {
+    let NextDitConfig { in_channels, out_channels, patch_size, width, heads, .. } = *config;
     let head = width.checked_div(heads).unwrap_or(0);
     let place = 2 * (3 * head / 16);
     let reason = if head == 0 || head * heads != width {

@@ -1,6 +1,6 @@
 //! A block: attention and a gated feed-forward layer, with a norm before and behind each of them.
 
-use distorch_checkpoint::config::ZImageConfig;
+use distorch_checkpoint::config::NextDitConfig;
 use distorch_runtime::kernels::{Projected, Rotation, add_gated, join_rotated_heads};
 use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, Scope, Tensor};
@@ -46,7 +46,7 @@ struct Step {
 impl Block {
     pub(super) fn load(
         scope: &Scope,
-        config: &ZImageConfig,
+        config: &NextDitConfig,
         is_modulated: bool,
     ) -> Result<Self, ModelError> {
         let (attention, feed_forward) = (scope.at("attention"), scope.at("feed_forward"));

@@ -1,11 +1,11 @@
-//! Z-Image's transformer (<https://arxiv.org/abs/2511.22699>).
+//! NextDiT, the transformer of Z-Image (<https://arxiv.org/abs/2511.22699>).
 //!
 //! Module names and their order are those of the original, as ComfyUI's files have them: queries, keys and values fused.
 
 use super::error::FamilyError;
 use super::inventory::Scope;
 use super::layout::{Module, linear, linear_without_bias, own_param, rms_norm};
-use crate::config::ZImageConfig;
+use crate::config::{NextDitConfig, NextDitKind};
 
 /// A tensor that every Z-Image transformer has, under its prefix.
 pub(super) const ANCHOR: &str = "noise_refiner.0.adaLN_modulation.0.weight";
@@ -20,16 +20,19 @@ const TIME_FREQUENCIES: usize = 256;
 const PATCH: usize = 2;
 
 /// Reads the configuration off the tensors under a prefix.
-pub(super) fn infer(scope: Scope<'_>) -> Result<ZImageConfig, FamilyError> {
+pub(super) fn infer(scope: Scope<'_>) -> Result<NextDitConfig, FamilyError> {
     let patches = "x_embedder.weight";
     let width = scope.dim(patches, 0)?;
     let head_width = scope.dim("layers.0.attention.q_norm.weight", 0)?;
-    Ok(ZImageConfig {
+    let heads = (width / head_width).max(1);
+    Ok(NextDitConfig {
+        kind: NextDitKind::ZImage,
         in_channels: scope.dim(patches, 1)? / (PATCH * PATCH),
         out_channels: scope.dim("final_layer.linear.weight", 0)? / (PATCH * PATCH),
         patch_size: PATCH,
         width,
-        heads: (width / head_width).max(1),
+        heads,
+        kv_heads: heads,
         context_dim: scope.dim("cap_embedder.1.weight", 1)?,
         mlp_width: scope.dim("layers.0.feed_forward.w1.weight", 0)?,
         time_width: scope.dim("t_embedder.mlp.0.weight", 0)?,
@@ -40,7 +43,7 @@ pub(super) fn infer(scope: Scope<'_>) -> Result<ZImageConfig, FamilyError> {
 }
 
 /// The modules of a transformer of this configuration.
-pub(super) fn layout(config: &ZImageConfig) -> Module {
+pub(super) fn layout(config: &NextDitConfig) -> Module {
     let (width, modulation) = (config.width, config.modulation_width);
     let patch = config.patch_size * config.patch_size;
     let time = Module::new()
@@ -78,7 +81,7 @@ pub(super) fn layout(config: &ZImageConfig) -> Module {
 }
 
 /// A block; those that read the prompt alone are not modulated by the time.
-fn block(config: &ZImageConfig, is_modulated: bool) -> Module {
+fn block(config: &NextDitConfig, is_modulated: bool) -> Module {
     let width = config.width;
     let head_width = width / config.heads.max(1);
     let attention = Module::new()

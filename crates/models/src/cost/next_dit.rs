@@ -1,7 +1,7 @@
-//! What Z-Image's layers cost.
+//! What the layers of a NextDiT cost.
 
 use distorch_checkpoint::Layer;
-use distorch_checkpoint::config::ZImageConfig;
+use distorch_checkpoint::config::NextDitConfig;
 
 use super::transformer::{self, Transformer};
 use crate::estimate::Workload;
@@ -10,12 +10,12 @@ use crate::estimate::Workload;
 const WORDS: u64 = 64;
 
 /// The cost of each of these layers in one forward pass.
-pub(crate) fn costs(config: &ZImageConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-    ZImage::new(config, workload).costs(layers)
+pub(crate) fn costs(config: &NextDitConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
+    NextDit::new(config, workload).costs(layers)
 }
 
 /// A transformer's tokens.
-struct ZImage {
+struct NextDit {
     width: u64,
     heads: u64,
     /// Latents at once.
@@ -24,8 +24,8 @@ struct ZImage {
     patches: u64,
 }
 
-impl ZImage {
-    fn new(config: &ZImageConfig, workload: Workload) -> Self {
+impl NextDit {
+    fn new(config: &NextDitConfig, workload: Workload) -> Self {
         let cell = (config.patch_size as u64).saturating_mul(8);
         Self {
             width: config.width as u64,
@@ -36,7 +36,7 @@ impl ZImage {
     }
 }
 
-impl Transformer for ZImage {
+impl Transformer for NextDit {
     fn rows(&self) -> u64 {
         self.rows
     }
@@ -67,7 +67,7 @@ impl Transformer for ZImage {
 
 #[cfg(test)]
 mod tests {
-    use distorch_checkpoint::config::DiffusionConfig;
+    use distorch_checkpoint::config::{DiffusionConfig, NextDitKind};
     use distorch_checkpoint::family::{Configs, blank, recognise};
     use distorch_checkpoint::{ComponentKind, Dtype};
 
@@ -77,12 +77,14 @@ mod tests {
     /// By hand: each matrix by its tokens, and attention in the blocks of each list.
     #[test]
     fn products_are_matrices_times_tokens() {
-        let config = ZImageConfig {
+        let config = NextDitConfig {
+            kind: NextDitKind::ZImage,
             in_channels: 16,
             out_channels: 16,
             patch_size: 2,
             width: 3840,
             heads: 30,
+            kv_heads: 30,
             context_dim: 2560,
             mlp_width: 10_240,
             time_width: 1024,
@@ -90,7 +92,7 @@ mod tests {
             refiner_depth: 2,
             depth: 30,
         };
-        let diffusion = Some(DiffusionConfig::ZImage(config.clone()));
+        let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
         let configs = Configs { diffusion, ..Configs::default() };
         let model = recognise(&blank("blank", &configs, Dtype::BF16).unwrap()).unwrap();
         let component = model.component(ComponentKind::DiffusionModel).unwrap();
@@ -98,7 +100,7 @@ mod tests {
         assert_eq!(component.parameters(), 6_154_908_736);
         let (rows, patches, words) = (2, 64 * 64, 64);
         let workload = Workload { width: 1024, height: 1024, batch: 1, cfg_batch: 2 };
-        let network = ZImage::new(&config, workload);
+        let network = NextDit::new(&config, workload);
         let sum: u64 = component.layers.iter().map(|layer| network.products(layer)).sum();
         let block = 4 * 3840 * 3840 + 3 * 3840 * 10_240;
         let blocks =
