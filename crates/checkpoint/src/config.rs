@@ -519,11 +519,13 @@ pub struct ChromaConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NextDitKind {
+    /// Lumina-Image 2.0, whose time has an activation before it modulates blocks.
+    Lumina2,
     /// Z-Image: tokens are filled up with learned ones.
     ZImage,
 }
 
-/// A NextDiT (Zhuo et al., <https://arxiv.org/abs/2406.18583>): the transformer of Z-Image.
+/// A NextDiT (Zhuo et al., <https://arxiv.org/abs/2406.18583>): the transformer of Lumina-Image 2.0 and Z-Image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextDitConfig {
     /// Whose it is.
@@ -643,7 +645,7 @@ pub enum DiffusionConfig {
     Mmdit(MmditConfig),
     /// Flux.
     Flux(FluxConfig),
-    /// Z-Image.
+    /// Lumina-Image 2.0, Z-Image.
     NextDit(NextDitConfig),
     /// Flux.2.
     Flux2(Flux2Config),

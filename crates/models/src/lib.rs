@@ -26,6 +26,7 @@ pub mod krea2;
 pub mod latent_format;
 mod latent_tables;
 pub mod layers;
+pub mod lumina2;
 pub mod network;
 pub mod next_dit;
 pub mod prompt;

@@ -88,6 +88,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
     qwen3();
     qwen25_vl();
     z_image();
+    lumina2();
     flux2();
     chroma();
     qwen_image();
@@ -195,6 +196,29 @@ fn z_image() {
     let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
     let network = NextDit::load(&scope, &config).unwrap();
     check_network("Z-Image", &model, &network, [16, 8, 96]);
+}
+
+fn lumina2() {
+    let config = NextDitConfig {
+        kind: NextDitKind::Lumina2,
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 576,
+        heads: 6,
+        kv_heads: 2,
+        context_dim: 96,
+        mlp_width: 2304,
+        time_width: 576,
+        modulation_width: 576,
+        refiner_depth: 1,
+        depth: 2,
+    };
+    let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = NextDit::load(&scope, &config).unwrap();
+    check_network("Lumina 2", &model, &network, [16, 8, 96]);
 }
 
 fn flux2() {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::config::{
     ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
-    NextDitConfig, QwenImage21Config, QwenImageConfig, UnetConfig,
+    NextDitConfig, NextDitKind, QwenImage21Config, QwenImageConfig, UnetConfig,
 };
 use crate::layer::Layer;
 
@@ -87,7 +87,11 @@ const ARCHITECTURES: [Architecture; 9] = [
         blocks: next_dit::BLOCKS,
         infer: |_, scope| {
             let config = next_dit::infer(scope)?;
-            Ok((Family::ZImage, z_image_variant(&config)?, DiffusionConfig::NextDit(config)))
+            let family = match config.kind {
+                NextDitKind::Lumina2 => Family::Lumina2,
+                NextDitKind::ZImage => Family::ZImage,
+            };
+            Ok((family, next_dit_variant(family, &config)?, DiffusionConfig::NextDit(config)))
         },
         stored: as_named,
     },
@@ -289,10 +293,10 @@ fn flux2_variant(config: &Flux2Config) -> Result<Variant, FamilyError> {
     }
 }
 
-fn z_image_variant(config: &NextDitConfig) -> Result<Variant, FamilyError> {
+fn next_dit_variant(family: Family, config: &NextDitConfig) -> Result<Variant, FamilyError> {
     match (config.in_channels, config.out_channels) {
         (input, output) if input == output => Ok(Variant::Base),
-        (input, output) => Err(odd_input("a Z-Image transformer", input, output)),
+        (input, output) => Err(odd_input(&format!("a {family} transformer"), input, output)),
     }
 }
 

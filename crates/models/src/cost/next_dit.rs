@@ -74,10 +74,9 @@ mod tests {
     use super::*;
     use crate::family::layer_costs;
 
-    /// By hand: each matrix by its tokens, and attention in the blocks of each list.
-    #[test]
-    fn products_are_matrices_times_tokens() {
-        let config = NextDitConfig {
+    /// The published sizes of Z-Image and of Lumina 2, with their parameters.
+    fn published() -> [(NextDitConfig, u64); 2] {
+        let z_image = NextDitConfig {
             kind: NextDitKind::ZImage,
             in_channels: 16,
             out_channels: 16,
@@ -92,25 +91,48 @@ mod tests {
             refiner_depth: 2,
             depth: 30,
         };
-        let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
-        let configs = Configs { diffusion, ..Configs::default() };
-        let model = recognise(&blank("blank", &configs, Dtype::BF16).unwrap()).unwrap();
-        let component = model.component(ComponentKind::DiffusionModel).unwrap();
-        // Published: 6.15 billion parameters.
-        assert_eq!(component.parameters(), 6_154_908_736);
-        let (rows, patches, words) = (2, 64 * 64, 64);
-        let workload = Workload { width: 1024, height: 1024, batch: 1, cfg_batch: 2 };
-        let network = NextDit::new(&config, workload);
-        let sum: u64 = component.layers.iter().map(|layer| network.products(layer)).sum();
-        let block = 4 * 3840 * 3840 + 3 * 3840 * 10_240;
-        let blocks =
-            |count: u64, tokens: u64| count * (tokens * block + 2 * 3840 * tokens * tokens);
-        let modulations = 32 * 4 * 3840 * 256 + 3840 * 256;
-        let ends = 1024 * 256 + 256 * 1024 + words * 2560 * 3840 + 2 * patches * 64 * 3840;
-        let all = blocks(30, patches + words) + blocks(2, patches) + blocks(2, words);
-        assert_eq!(sum, rows * (all + modulations + ends));
-        let costs = layer_costs(&model, component, workload).unwrap();
-        assert_eq!(costs.len(), component.layers.len());
-        assert!(costs.iter().all(|&cost| cost > 0) && costs.iter().sum::<u64>() > sum);
+        let lumina2 = NextDitConfig {
+            kind: NextDitKind::Lumina2,
+            width: 2304,
+            heads: 24,
+            kv_heads: 8,
+            context_dim: 2304,
+            mlp_width: 9216,
+            modulation_width: 1024,
+            depth: 26,
+            ..z_image.clone()
+        };
+        [(z_image, 6_154_908_736), (lumina2, 2_609_769_152)]
+    }
+
+    /// By hand: each matrix by its tokens, and attention in the blocks of each list.
+    #[test]
+    fn products_are_matrices_times_tokens() {
+        for (config, parameters) in published() {
+            let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
+            let configs = Configs { diffusion, ..Configs::default() };
+            let model = recognise(&blank("blank", &configs, Dtype::BF16).unwrap()).unwrap();
+            let component = model.component(ComponentKind::DiffusionModel).unwrap();
+            assert_eq!(component.parameters(), parameters);
+            let (rows, patches, words) = (2, 64 * 64, 64);
+            let workload = Workload { width: 1024, height: 1024, batch: 1, cfg_batch: 2 };
+            let network = NextDit::new(&config, workload);
+            let sum: u64 = component.layers.iter().map(|layer| network.products(layer)).sum();
+            let of = |size: usize| size as u64;
+            let (width, depth) = (of(config.width), of(config.depth));
+            let (mlp, modulation) = (of(config.mlp_width), of(config.modulation_width));
+            let shared = of(config.kv_heads) * (width / of(config.heads));
+            let block = 2 * width * (width + shared) + 3 * width * mlp;
+            let blocks =
+                |count: u64, tokens: u64| count * (tokens * block + 2 * width * tokens * tokens);
+            let modulations = (depth + 2) * 4 * width * modulation + width * modulation;
+            let time = 1024 * 256 + modulation * 1024;
+            let ends = time + words * of(config.context_dim) * width + 2 * patches * 64 * width;
+            let all = blocks(depth, patches + words) + blocks(2, patches) + blocks(2, words);
+            assert_eq!(sum, rows * (all + modulations + ends));
+            let costs = layer_costs(&model, component, workload).unwrap();
+            assert_eq!(costs.len(), component.layers.len());
+            assert!(costs.iter().all(|&cost| cost > 0) && costs.iter().sum::<u64>() > sum);
+        }
     }
 }

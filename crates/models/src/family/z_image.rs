@@ -1,76 +1,30 @@
 //! Z-Image, turbo and base: a transformer with Qwen3-4B and Flux's autoencoder.
 
-use distorch_checkpoint::Layer;
-use distorch_checkpoint::config::{DiffusionConfig, NextDitConfig};
-use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::{DType, Scope};
+use distorch_checkpoint::config::NextDitKind;
+use distorch_checkpoint::family::TextEncoder;
+use distorch_runtime::Scope;
 
-use super::transformer::TransformerFamily;
-use super::{ExtraChannels, Reads};
-use crate::ModelError;
+use super::next_dit::{Model, NextDitFamily};
 use crate::conditioning::ConditioningError;
-use crate::cost;
-use crate::estimate::{self, Compute, Need, Workload};
-use crate::latent_format::LatentFormat;
-use crate::network::{Network, NoiseLevels};
-use crate::next_dit::NextDit;
 use crate::text::TextConditioner;
 use crate::z_image::text::ZImageText;
 
 /// The family.
+pub(super) const Z_IMAGE: NextDitFamily<ZImage> = NextDitFamily(ZImage);
+
 pub(super) struct ZImage;
 
-impl TransformerFamily for ZImage {
-    type Config = NextDitConfig;
-
+impl Model for ZImage {
+    const KIND: NextDitKind = NextDitKind::ZImage;
     const NAME: &'static str = "Z-Image transformer";
     const ENCODERS: &'static [&'static str] = &["qwen3"];
-    const DTYPES: &'static [DType] = &[DType::BF16];
-
-    fn config(config: &DiffusionConfig) -> Option<&NextDitConfig> {
-        match config {
-            DiffusionConfig::NextDit(config) => Some(config),
-            _ => None,
-        }
-    }
-
-    fn latent_format(config: Option<&NextDitConfig>) -> LatentFormat {
-        let channels = config.map_or(16, |config| config.out_channels);
-        LatentFormat { channels, ..super::flux::LATENT_FORMAT }
-    }
-
-    fn noise_levels(_: Option<&NextDitConfig>) -> NoiseLevels {
-        NoiseLevels::Flow { shift: 3.0, multiplier: 1.0 }
-    }
-
-    fn reads(config: Option<&NextDitConfig>, _: Variant) -> Reads {
-        Reads {
-            context_width: config.map_or(0, |config| config.context_dim),
-            tokens: 32,
-            pooled_width: None,
-            repeats_context: false,
-            guidance: None,
-            extra: ExtraChannels::None,
-            reference_latents: false,
-        }
-    }
-
-    fn network(scope: &Scope, config: &NextDitConfig) -> Result<Box<dyn Network>, ModelError> {
-        Ok(Box::new(NextDit::load(scope, config)?))
-    }
+    const SHIFT: f64 = 3.0;
+    const TOKENS: usize = 32;
 
     fn text(
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
         Ok(Box::new(ZImageText::load(scope, encoders)?))
-    }
-
-    fn activations(config: &NextDitConfig, workload: Workload, compute: Compute) -> Need {
-        estimate::next_dit(config, workload, compute)
-    }
-
-    fn layer_costs(config: &NextDitConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-        cost::next_dit::costs(config, layers, workload)
     }
 }

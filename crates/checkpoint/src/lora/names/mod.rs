@@ -88,6 +88,7 @@ const PREFIXES: &[(&str, Place)] = &[
     ("text_encoders.clip_h.transformer.", Encoder(&["clip_h"])),
     ("text_encoders.clip_g.transformer.", Encoder(&["clip_g"])),
     ("text_encoders.t5xxl.transformer.", T5),
+    ("text_encoders.gemma2_2b.transformer.", Encoder(&["gemma2"])),
     ("clip_l.transformer.", Encoder(&["clip_l"])),
     ("clip_h.transformer.", Encoder(&["clip_h"])),
     ("clip_g.transformer.", Encoder(&["clip_g"])),
