@@ -37,8 +37,9 @@ def z_image():
     with torch.device("meta"):
         module = make_z_image.build(16, 2560)
     config = {
-        "architecture": "z_image",
-        "in_channels": 16, "out_channels": 16, "patch_size": 2, "width": 3840, "heads": 30, "context_dim": 2560,
+        "architecture": "next_dit", "kind": "z_image",
+        "in_channels": 16, "out_channels": 16, "patch_size": 2, "width": 3840, "heads": 30, "kv_heads": 30,
+        "context_dim": 2560,
         "mlp_width": 10240, "time_width": 1024, "modulation_width": 256, "refiner_depth": 1, "depth": 1,
     }
     shapes = {name if "." in name else f"{name}.{name}": shape for name, shape in make_z_image.originals(module).items()}

@@ -112,11 +112,13 @@ def main():
     shapes, modules = fill(module)
     width = HEADS * HEAD
     config = {
+        "kind": "z_image",
         "in_channels": CHANNELS,
         "out_channels": CHANNELS,
         "patch_size": 2,
         "width": width,
         "heads": HEADS,
+        "kv_heads": HEADS,
         "context_dim": CONTEXT,
         "mlp_width": int(width / 3 * 8),
         "time_width": 1024,

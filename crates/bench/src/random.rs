@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use distorch_checkpoint::Layer;
 use distorch_checkpoint::config::{
-    ClipActivation, ClipConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, QwenImageConfig,
-    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, ZImageConfig,
+    ClipActivation, ClipConfig, DiffusionConfig, FluxConfig, Heads, MmditConfig, NextDitConfig,
+    NextDitKind, QwenImageConfig, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig,
 };
 use distorch_checkpoint::family::Configs;
 use distorch_runtime::tensor::TensorData;
@@ -67,7 +67,7 @@ pub fn configs(model: PublishedModel) -> Configs {
             transformer(DiffusionConfig::Flux(flux_small()), [0.3611, 0.1159])
         }
         PublishedModel::ZImageSmall => {
-            transformer(DiffusionConfig::ZImage(z_image_small()), [0.3611, 0.1159])
+            transformer(DiffusionConfig::NextDit(z_image_small()), [0.3611, 0.1159])
         }
         PublishedModel::QwenImageSmall => Configs {
             diffusion: Some(DiffusionConfig::QwenImage(qwen_image_small())),
@@ -131,13 +131,15 @@ fn flux_small() -> FluxConfig {
 }
 
 /// Z-Image's width with 4 of its 30 blocks, and 1 of 2 for the picture and for the text.
-fn z_image_small() -> ZImageConfig {
-    ZImageConfig {
+fn z_image_small() -> NextDitConfig {
+    NextDitConfig {
+        kind: NextDitKind::ZImage,
         in_channels: 16,
         out_channels: 16,
         patch_size: 2,
         width: 3840,
         heads: 30,
+        kv_heads: 30,
         context_dim: 2560,
         mlp_width: 10_240,
         time_width: 1024,

@@ -515,9 +515,21 @@ pub struct ChromaConfig {
     pub approximator_depth: usize,
 }
 
-/// Z-Image's transformer.
+/// What tells the NextDiT transformers apart besides their sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NextDitKind {
+    /// Lumina-Image 2.0, whose time has an activation before it modulates blocks.
+    Lumina2,
+    /// Z-Image: tokens are filled up with learned ones.
+    ZImage,
+}
+
+/// A NextDiT (Zhuo et al., <https://arxiv.org/abs/2406.18583>): the transformer of Lumina-Image 2.0 and Z-Image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ZImageConfig {
+pub struct NextDitConfig {
+    /// Whose it is.
+    pub kind: NextDitKind,
     /// Channels of the latent.
     pub in_channels: usize,
     /// Channels of the output.
@@ -526,8 +538,10 @@ pub struct ZImageConfig {
     pub patch_size: usize,
     /// Width of the hidden states.
     pub width: usize,
-    /// Attention heads.
+    /// Attention heads of queries.
     pub heads: usize,
+    /// Attention heads of keys and values, which several heads of queries may share.
+    pub kv_heads: usize,
     /// Width of the text conditioning.
     pub context_dim: usize,
     /// Width of the feed-forward layers.
@@ -631,8 +645,8 @@ pub enum DiffusionConfig {
     Mmdit(MmditConfig),
     /// Flux.
     Flux(FluxConfig),
-    /// Z-Image.
-    ZImage(ZImageConfig),
+    /// Lumina-Image 2.0, Z-Image.
+    NextDit(NextDitConfig),
     /// Flux.2.
     Flux2(Flux2Config),
     /// Chroma.

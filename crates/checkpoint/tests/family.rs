@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use common::{Fixture, orders};
 use distorch_checkpoint::config::{
-    ClipActivation, DiffusionConfig, Heads, Prediction, TextEncoderConfig,
+    ClipActivation, DecoderKind, DiffusionConfig, Heads, NextDitKind, Prediction, TextEncoderConfig,
 };
 use distorch_checkpoint::family::{Family, Model, Variant, recognise};
 use distorch_checkpoint::file::Checkpoint;
@@ -42,6 +42,7 @@ const FILES: &[(&str, &str, Family, Variant, &[&str])] = &[
     ("flux-schnell", "Flux schnell", Family::Flux, Variant::Base, &[]),
     ("flux-fill", "Flux dev inpainting", Family::Flux, Variant::Inpaint, &[]),
     ("flux-depth", "Flux dev control", Family::Flux, Variant::Control, &[]),
+    ("lumina2", "Lumina 2", Family::Lumina2, Variant::Base, &["gemma2"]),
     ("tiny-sd1", "SD 1.x", Family::Sd1, Variant::Base, &["clip_l"]),
     ("tiny-sd2", "SD 2.x", Family::Sd2, Variant::Base, &["clip_h"]),
     ("tiny-sdxl", "SDXL base", Family::SdxlBase, Variant::Base, &["clip_l", "clip_g"]),
@@ -62,7 +63,7 @@ fn each_published_file_gets_its_family() {
         let diffusion = model.diffusion.as_ref().unwrap();
         assert_eq!(model.label(), *label, "{name}");
         assert_eq!((diffusion.family, diffusion.variant), (*family, *variant), "{name}");
-        let flow = matches!(family, Family::Sd3 | Family::Flux);
+        let flow = matches!(family, Family::Sd3 | Family::Flux | Family::Lumina2);
         assert_eq!(diffusion.prediction == Prediction::Flow, flow, "{name}");
         let found: Vec<_> = model.text_encoders.iter().map(|encoder| encoder.name).collect();
         assert_eq!(found, *encoders, "{name}");
@@ -307,6 +308,26 @@ fn transformer_configurations_are_those_published() {
     assert_eq!((config.depth, config.depth_single, config.width), (19, 38, 3072));
     assert_eq!((config.heads, config.mlp_width, config.guidance_embed), (24, 12288, true));
     assert_eq!((config.context_dim, config.vec_dim), (4096, 768));
+    let vae = model.vae.as_ref().unwrap();
+    assert_eq!((vae.scaling_factor, vae.shift_factor), (0.3611, 0.1159));
+
+    let model = recognised(&Fixture::load("lumina2"), Dtype::BF16);
+    let DiffusionConfig::NextDit(config) = &model.diffusion.as_ref().unwrap().config else {
+        panic!("no NextDiT")
+    };
+    assert_eq!(config.kind, NextDitKind::Lumina2);
+    assert_eq!((config.depth, config.refiner_depth, config.width), (26, 2, 2304));
+    assert_eq!((config.heads, config.kv_heads, config.mlp_width), (24, 8, 9216));
+    assert_eq!(
+        (config.context_dim, config.time_width, config.modulation_width),
+        (2304, 1024, 1024)
+    );
+    assert_eq!((config.in_channels, config.out_channels, config.patch_size), (16, 16, 2));
+    let TextEncoderConfig::Decoder(config) = &model.text_encoders[0].config else {
+        panic!("no Gemma")
+    };
+    assert_eq!((config.kind, config.layers, config.width), (DecoderKind::Gemma2, 26, 2304));
+    assert_eq!((config.heads, config.kv_heads, config.head_dim), (8, 4, 256));
     let vae = model.vae.as_ref().unwrap();
     assert_eq!((vae.scaling_factor, vae.shift_factor), (0.3611, 0.1159));
 }

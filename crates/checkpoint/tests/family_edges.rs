@@ -356,6 +356,33 @@ fn relatives_of_supported_families_are_refused_by_name() {
     assert!(wan.to_string().contains("Wan"), "{wan}");
 }
 
+/// NextDiTs of which one is known by what it lacks.
+#[test]
+fn relatives_of_lumina_2_are_told_from_it() {
+    let whole = tensors("lumina2");
+    let mut pooled = whole.clone();
+    pooled.extend(keys(&["model.diffusion_model.clip_text_pooled_proj.0.weight"]));
+    let error = refused(pooled).to_string();
+    assert!(error.contains("NewBie") && error.contains("Gemma 3"), "{error}");
+    // Without the tensor that it is known by it is still known, and that tensor missed.
+    let mut broken = whole.clone();
+    broken.shift_remove("model.diffusion_model.noise_refiner.0.attention.qkv.weight").unwrap();
+    let FamilyError::Missing { part, keys: lost, total } = refused(broken) else { panic!() };
+    assert_eq!((part.as_str(), total), ("Lumina 2 diffusion model", 1));
+    assert!(lost[0].ends_with("noise_refiner.0.attention.qkv.weight"), "{lost:?}");
+    // As diffusers saves them.
+    let lists = ["noise_refiner.0.", "context_refiner.0.", "layers.0."];
+    for (own, module, name) in [
+        ("time_caption_embed.caption_embedder.0.weight", "attn.to_q.weight", "Lumina 2"),
+        ("all_x_embedder.2-1.weight", "attention.to_q.weight", "Z-Image"),
+    ] {
+        let blocks = lists.map(|list| format!("{list}{module}"));
+        let names: Vec<_> = blocks.iter().map(String::as_str).chain([own]).collect();
+        let error = refused(keys(&names)).to_string();
+        assert!(error.contains(name) && error.contains("diffusers"), "{error}");
+    }
+}
+
 #[test]
 fn unknown_files_list_how_their_keys_start() {
     let error = refused(keys(&["a.b.c", "a.b.d", "a.b.e", "x.y", "z"]));

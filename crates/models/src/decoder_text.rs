@@ -10,11 +10,15 @@ use crate::ModelError;
 use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder::{Decoder, Piece};
+use crate::prompt::embedding::{EmbeddingProblem, Embeddings};
+use crate::prompt::gemma_tokenizer::GemmaTokenizer;
 use crate::prompt::qwen_tokenizer::QwenTokenizer;
 use crate::prompt::tekken::TekkenTokenizer;
 use crate::prompt::token::Token;
+use crate::prompt::{self, PromptTokens};
 use crate::text::PromptPicture;
 use crate::vision::{self, VisionTower};
+use crate::weighted;
 
 /// The name of Qwen3 among text encoders.
 pub(crate) const QWEN3: &str = "qwen3";
@@ -27,6 +31,12 @@ pub(crate) const QWEN25_VL: &str = "qwen25vl";
 
 /// That of Mistral Small 3.
 pub(crate) const MISTRAL3: &str = "mistral3";
+
+/// That of Gemma 2.
+pub(crate) const GEMMA2: &str = "gemma2";
+
+/// The name of its vectors in a textual inversion for several encoders.
+const EMBEDDING: &str = "gemma2_2b";
 
 /// What stands before and behind a prompt for Qwen: one turn of a chat, and the beginning of the answer.
 const BEFORE: &str = "<|im_start|>user\n";
@@ -43,6 +53,9 @@ const PICTURE: u32 = 151_655;
 
 /// The tensor of Mistral's vocabulary.
 const TEKKEN: &str = "tekken_model";
+
+/// That of Gemma's.
+const SPIECE: &str = "spiece_model";
 
 /// How the answer to a prompt begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +77,7 @@ pub(crate) struct DecoderPart {
 enum Tokenizer {
     Qwen(Arc<QwenTokenizer>),
     Tekken(TekkenTokenizer),
+    Gemma(GemmaTokenizer),
 }
 
 impl DecoderPart {
@@ -86,29 +100,32 @@ impl DecoderPart {
             encoder: name,
             present: clip_text::names(encoders),
         })?;
-        let tokenizer =
-            match config.kind {
-                DecoderKind::Qwen3 | DecoderKind::Qwen3Vl | DecoderKind::Qwen25Vl => {
-                    QwenTokenizer::standard().map(Tokenizer::Qwen).map_err(|problem| {
-                        ConditioningError::Tokenizer { encoder: name, problem }
-                    })?
-                }
-                DecoderKind::Mistral3 => {
-                    let bytes = encoder.vocabulary.as_deref();
-                    let missing = ConditioningError::NoVocabulary { encoder: name, tensor: TEKKEN };
-                    let tokenizer = TekkenTokenizer::parse(bytes.ok_or(missing)?);
-                    Tokenizer::Tekken(tokenizer.map_err(|problem| {
-                        ConditioningError::Vocabulary { encoder: name, tensor: TEKKEN, problem }
-                    })?)
-                }
-                DecoderKind::Gemma2 => {
-                    let tensor = "spiece_model";
-                    return Err(ConditioningError::NoVocabulary { encoder: name, tensor });
-                }
-            };
+        let vocabulary = |tensor| {
+            let missing = ConditioningError::NoVocabulary { encoder: name, tensor };
+            encoder.vocabulary.as_deref().ok_or(missing)
+        };
+        let broken = |tensor| {
+            move |problem| ConditioningError::Vocabulary { encoder: name, tensor, problem }
+        };
+        let tokenizer = match config.kind {
+            DecoderKind::Qwen3 | DecoderKind::Qwen3Vl | DecoderKind::Qwen25Vl => {
+                QwenTokenizer::standard()
+                    .map(Tokenizer::Qwen)
+                    .map_err(|problem| ConditioningError::Tokenizer { encoder: name, problem })?
+            }
+            DecoderKind::Mistral3 => {
+                let tokenizer = TekkenTokenizer::parse(vocabulary(TEKKEN)?);
+                Tokenizer::Tekken(tokenizer.map_err(broken(TEKKEN))?)
+            }
+            DecoderKind::Gemma2 => {
+                let tokenizer = GemmaTokenizer::from_spiece(vocabulary(SPIECE)?);
+                Tokenizer::Gemma(tokenizer.map_err(broken(SPIECE))?)
+            }
+        };
         let ids = match &tokenizer {
             Tokenizer::Qwen(tokenizer) => tokenizer.ids(),
             Tokenizer::Tekken(tokenizer) => tokenizer.ids(),
+            Tokenizer::Gemma(tokenizer) => tokenizer.ids(),
         };
         let rows = config.vocab_size;
         if ids > rows {
@@ -166,6 +183,7 @@ impl DecoderPart {
         match &self.tokenizer {
             Tokenizer::Qwen(tokenizer) => tokenizer.tokenize(text),
             Tokenizer::Tekken(tokenizer) => tokenizer.tokenize(text),
+            Tokenizer::Gemma(tokenizer) => tokenizer.tokenize(text),
         }
     }
 
@@ -188,6 +206,48 @@ impl DecoderPart {
         ids.resize(words.max(min_length), PAD);
         let text = ids.into_iter().map(Token::Id).collect();
         self.decoder.states_padded(text, words, layers)
+    }
+
+    /// The hidden states of a prompt whose words have weights behind this number of layers, `[1, tokens, width]` in f32, and
+    /// the textual inversions that were left out of it. Only Gemma's prompts have weights.
+    ///
+    /// A weight moves a token's states away from those of an empty text: the token that begins it, with padding that
+    /// nothing sees.
+    ///
+    /// # Errors
+    /// When the prompt cannot be read, weights cannot be fetched, or the model is not Gemma.
+    pub fn weighted(
+        &self,
+        prompt: &str,
+        embeddings: &Embeddings,
+        layer: usize,
+    ) -> Result<(Tensor<3>, Vec<EmbeddingProblem>), ConditioningError> {
+        let Tokenizer::Gemma(tokenizer) = &self.tokenizer else {
+            return Err(ConditioningError::NoEncoder {
+                family: self.family,
+                encoder: GEMMA2,
+                present: "a model with another tokenizer by this name".to_owned(),
+            });
+        };
+        let (start, width) = (tokenizer.start(), self.decoder.config().width);
+        let tokenize = |text: &str| tokenizer.tokenize(text);
+        let PromptTokens { chunks, warnings } =
+            prompt::read_from_start(prompt, tokenize, start, (EMBEDDING, width), embeddings)?;
+        let empty = |length: usize| {
+            let mut tokens = vec![Token::Id(start)];
+            tokens.resize(length.max(1), Token::Id(tokenizer.pad()));
+            tokens
+        };
+        let states = weighted::encode(&chunks, empty, |texts| {
+            // The empty text comes behind the prompt's one chunk.
+            let words = |at: usize, text: &[Token]| if at < chunks.len() { text.len() } else { 1 };
+            let encode = |(at, text): (usize, &Vec<Token>)| {
+                self.decoder.states_padded(text.clone(), words(at, text), &[layer])
+            };
+            let states: Vec<_> = texts.iter().enumerate().map(encode).collect::<Result<_, _>>()?;
+            Ok(Tensor::cat(states.into_iter().flatten().collect(), 0))
+        })?;
+        Ok((states, warnings))
     }
 
     /// The states of a text behind all layers and the final norm, `[1, tokens, width]` in f32.

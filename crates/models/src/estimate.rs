@@ -9,8 +9,8 @@
 
 use distorch_checkpoint::config::{
     ChromaConfig, ClipConfig, DecoderConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
-    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, TinyVaeConfig, UnetConfig,
-    UpscalerConfig, VaeArchitecture, VaeConfig, VisionConfig, ZImageConfig,
+    NextDitConfig, QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, TinyVaeConfig,
+    UnetConfig, UpscalerConfig, VaeArchitecture, VaeConfig, VisionConfig,
 };
 
 /// What one forward pass computes: for text encoders, the pictures in a prompt.
@@ -254,7 +254,7 @@ pub(crate) fn flux2(config: &Flux2Config, workload: Workload, compute: Compute) 
 
 /// A block for all tokens, as its feed-forward layer computes: its input, the normalised one, and three times the
 /// features within. Elsewhere than on the CPU attention computes with copies in f32.
-pub(crate) fn z_image(config: &ZImageConfig, workload: Workload, compute: Compute) -> Need {
+pub(crate) fn next_dit(config: &NextDitConfig, workload: Workload, compute: Compute) -> Need {
     const TEXT_TOKENS: u64 = 512;
     let tokens = workload.positions(8 * config.patch_size.max(1) as u64) + TEXT_TOKENS;
     let attention = if compute.host { 9 } else { 14 } * config.width;

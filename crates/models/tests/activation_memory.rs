@@ -11,8 +11,8 @@ use std::sync::Arc;
 use common::seeded;
 use distorch_checkpoint::config::{
     ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, Krea2Config,
-    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, VisionConfig, VisionKind,
-    ZImageConfig,
+    NextDitConfig, NextDitKind, QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig,
+    VisionConfig, VisionKind,
 };
 use distorch_checkpoint::family::{Configs, Model, blank, recognise};
 use distorch_checkpoint::{ComponentKind, Dtype};
@@ -23,13 +23,13 @@ use distorch_models::family::activation_bytes;
 use distorch_models::flux2::Flux2Transformer;
 use distorch_models::krea2::Krea2Transformer;
 use distorch_models::network::{Network, NetworkInput, ReferenceMethod, SkipLayers};
+use distorch_models::next_dit::NextDit;
 use distorch_models::prompt::token::Token;
 use distorch_models::qwen_image::QwenImageTransformer;
 use distorch_models::qwen_image21::QwenImage21Transformer;
 use distorch_models::t5::T5Encoder;
 use distorch_models::text::PromptPicture;
 use distorch_models::vision;
-use distorch_models::z_image::ZImageTransformer;
 use distorch_runtime::heap::{CountingAllocator, PeakMeter};
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_runtime::{DType, Resident, Scope, Tensor};
@@ -92,6 +92,7 @@ fn the_estimate_is_what_is_taken_and_a_little_more() {
     qwen3();
     qwen25_vl();
     z_image();
+    lumina2();
     flux2();
     chroma();
     qwen_image();
@@ -185,12 +186,14 @@ fn qwen25_vl() {
 }
 
 fn z_image() {
-    let config = ZImageConfig {
+    let config = NextDitConfig {
+        kind: NextDitKind::ZImage,
         in_channels: 16,
         out_channels: 16,
         patch_size: 2,
         width: 512,
         heads: 4,
+        kv_heads: 4,
         context_dim: 96,
         mlp_width: 1365,
         time_width: 64,
@@ -198,11 +201,34 @@ fn z_image() {
         refiner_depth: 1,
         depth: 2,
     };
-    let diffusion = Some(DiffusionConfig::ZImage(config.clone()));
+    let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
     let configs = Configs { diffusion, ..Configs::default() };
     let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
-    let network = ZImageTransformer::load(&scope, &config).unwrap();
+    let network = NextDit::load(&scope, &config).unwrap();
     check_network("Z-Image", &model, &network, [16, 8, 96]);
+}
+
+fn lumina2() {
+    let config = NextDitConfig {
+        kind: NextDitKind::Lumina2,
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 576,
+        heads: 6,
+        kv_heads: 2,
+        context_dim: 96,
+        mlp_width: 2304,
+        time_width: 576,
+        modulation_width: 576,
+        refiner_depth: 1,
+        depth: 2,
+    };
+    let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
+    let configs = Configs { diffusion, ..Configs::default() };
+    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
+    let network = NextDit::load(&scope, &config).unwrap();
+    check_network("Lumina 2", &model, &network, [16, 8, 96]);
 }
 
 fn flux2() {

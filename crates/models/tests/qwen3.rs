@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod common;
+#[path = "decoders/gemma2.rs"]
+mod gemma2;
 #[path = "decoders/mistral.rs"]
 mod mistral;
 #[path = "decoders/qwen3_vl.rs"]

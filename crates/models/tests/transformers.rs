@@ -101,6 +101,16 @@ const CASES: &[Case] = &[
         broken: &[("heads", 0), ("heads", 5), ("kv_heads", 3), ("text_heads", 7)],
     },
     Case {
+        name: "lumina2",
+        architecture: "next_dit",
+        family: Family::Lumina2,
+        label: "Lumina 2",
+        published: str::to_owned,
+        unused: &[("norm_final.weight", &[96])],
+        wrong: &[],
+        broken: &[("heads", 0), ("heads", 5), ("heads", 96), ("kv_heads", 0), ("kv_heads", 3)],
+    },
+    Case {
         name: "qwen_image",
         architecture: "qwen_image",
         family: Family::QwenImage,
@@ -149,7 +159,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "z_image",
-        architecture: "z_image",
+        architecture: "next_dit",
         family: Family::ZImage,
         label: "Z-Image",
         // A parameter that the model itself owns has its layer's name.

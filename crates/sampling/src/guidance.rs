@@ -87,6 +87,14 @@ pub enum Formula {
         /// That part, from 0 to 1.
         part: f64,
     },
+    /// `negative + scale·(positive - negative)`, picture by picture no longer than the positive guess (Lumina-Image 2.0;
+    /// ComfyUI's RenormCFG): [`renormed`]. The positive guess alone at the sigmas from `until` on.
+    Renormed {
+        /// The sigma below which the negative guess counts.
+        until: f64,
+        /// How much longer than the positive guess the result may be; 0 for any length.
+        longest: f64,
+    },
 }
 
 /// A change of the guided guess.
@@ -147,6 +155,14 @@ impl<M, P> Guided<M, P> {
         let Guesses { positive, negative } = self.model.denoise(x, sigma, wanted)?;
         let scale = self.guidance.scale;
         let mut guided = match (&negative, self.guidance.formula) {
+            (_, Formula::Renormed { until, longest }) => match &negative {
+                Some(negative) if sigma < until => {
+                    let guided = combine(positive.clone(), negative.clone(), scale);
+                    renormed(guided, positive.clone(), longest)
+                }
+                None if sigma < until => renormed(positive.clone(), positive.clone(), longest),
+                _ => positive.clone(),
+            },
             (None, _) => positive.clone(),
             (Some(negative), Formula::Plain) => combine(positive.clone(), negative.clone(), scale),
             (Some(negative), Formula::Rescaled { part }) => {
@@ -227,6 +243,20 @@ pub fn rescaled<const D: usize>(
     unit - velocity * (1.0 / to_velocity)
 }
 
+/// The guided guess, picture by picture shortened to `longest` times the length of the positive one where it is longer than
+/// that; as it is where `longest` is 0.
+pub fn renormed<const D: usize>(guided: Tensor<D>, positive: Tensor<D>, longest: f64) -> Tensor<D> {
+    if longest <= 0.0 {
+        return guided;
+    }
+    let most = length(positive) * longest;
+    let found = length(guided.clone());
+    // A guess of zeros is no longer than any.
+    let is_longer = found.clone().greater(most.clone());
+    let factor = most.clone() / found;
+    guided * factor.ones_like().mask_where(is_longer, factor)
+}
+
 /// `guided + scale·(positive - other)`. Where `rescale` is above 0, that part of the result is then scaled, over the
 /// whole batch, to the deviation of the positive guess.
 pub fn away_from<const D: usize>(
@@ -269,6 +299,14 @@ pub fn normed<const D: usize>(guided: Tensor<D>, positive: Tensor<D>, strength: 
     let length = |x: Tensor<D>| (x.clone() * x).sum_dim(1).sqrt();
     let factor = (length(positive) / (length(guided.clone()) + 1e-8)).clamp(0.0, 1.0);
     guided * factor * strength
+}
+
+/// The length of each picture, of shape `[batch, 1, 1, …]`.
+fn length<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let mut shape = [1; D];
+    shape[0] = x.dims()[0];
+    let x = x.flatten::<2>(1, D - 1);
+    (x.clone() * x).sum_dim(1).sqrt().reshape(shape)
 }
 
 /// The deviation of each picture, of shape `[batch, 1, 1, …]`.

@@ -9,7 +9,7 @@ use distorch_runtime::Tensor;
 use distorch_runtime::tensor::{TensorData, cpu};
 use distorch_sampling::guidance::{
     Conditioned, Correction, Formula, Guesses, Guidance, Guided, Wanted, away_from, combine,
-    rescaled,
+    renormed, rescaled,
 };
 use distorch_sampling::inpaint::{Fading, Inpaint, latent_mask};
 use distorch_sampling::ksampler::KSampler;
@@ -170,6 +170,31 @@ fn what_is_away_from_a_guess_keeps_the_deviation_that_is_asked() {
     }
 }
 
+/// Against the formula in float64: one picture is longer than it may be, another one is not.
+#[test]
+fn guesses_are_no_longer_than_is_asked() {
+    let shape = [2, 4, 3, 3];
+    let positive = latent_noise(shape, 2, &cpu());
+    let scales = tensor(vec![3.0, 0.5], [2, 1, 1, 1]);
+    let guided = latent_noise(shape, 1, &cpu()) * scales;
+    let wide = |x: &Tensor<4>| flat(x.clone()).into_iter().map(f64::from).collect::<Vec<_>>();
+    let (g, p) = (wide(&guided), wide(&positive));
+    let length = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
+    for longest in [0.0, 0.3, 1.0, 100.0] {
+        let pictures = g.chunks(36).zip(p.chunks(36)).flat_map(|(g, p)| {
+            let most = longest * length(p);
+            let cut = longest > 0.0 && length(g) >= most;
+            let factor = if cut { most / length(g) } else { 1.0 };
+            g.iter().map(move |value| (value * factor) as f32)
+        });
+        let expected: Vec<f32> = pictures.collect();
+        let found = flat(renormed(guided.clone(), positive.clone(), longest));
+        assert_close(&found, &expected, 1e-6);
+    }
+    let zeros = positive.clone() * 0.0;
+    assert_eq!(flat(renormed(zeros.clone(), positive, 1.0)), flat(zeros));
+}
+
 /// Each formula is the function of its name.
 #[test]
 fn a_formula_is_chosen_by_the_guidance() {
@@ -197,9 +222,14 @@ fn a_formula_is_chosen_by_the_guidance() {
         flat(Guided { model: Noise, guidance }.denoise(x.clone(), 2.0).unwrap())
     };
     assert_eq!(made(Formula::Plain), flat(combine(positive.clone(), negative.clone(), 5.0)));
-    let expected = flat(rescaled(x.clone(), positive, negative, 2.0, 5.0, 0.7));
+    let expected = flat(rescaled(x.clone(), positive.clone(), negative.clone(), 2.0, 5.0, 0.7));
     assert_eq!(made(Formula::Rescaled { part: 0.7 }), expected);
     assert_ne!(made(Formula::Plain), expected);
+    let renorm = |until| made(Formula::Renormed { until, longest: 1.0 });
+    let expected = flat(renormed(combine(positive.clone(), negative, 5.0), positive.clone(), 1.0));
+    assert_eq!(renorm(2.5), expected);
+    // The noise is as high as where it ends.
+    assert_eq!(renorm(2.0), flat(positive));
 }
 
 /// Data all at 0.5: the guess is that, whatever `x` is.

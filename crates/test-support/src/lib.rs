@@ -19,8 +19,16 @@ use std::path::{Path, PathBuf};
 
 /// A `tekken.json` of the first tokens of Mistral's vocabulary; see the notice beside it.
 pub fn tekken() -> Vec<u8> {
+    unpacked(include_bytes!("../data/tekken.json.gz"))
+}
+
+/// A SentencePiece model with Gemma's settings and 2048 pieces; `tools/reference/make_gemma2.py` trained it.
+pub fn gemma() -> Vec<u8> {
+    unpacked(include_bytes!("../data/gemma.model.gz"))
+}
+
+fn unpacked(file: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let file = &include_bytes!("../data/tekken.json.gz")[..];
     flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
     bytes
 }

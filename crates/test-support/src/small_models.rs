@@ -5,14 +5,14 @@ use std::path::Path;
 use distorch_checkpoint::Dtype;
 use distorch_checkpoint::config::{
     ChromaConfig, ClipActivation, ClipConfig, DecoderConfig, DecoderKind, DiffusionConfig,
-    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, QwenImage21Config, QwenImageConfig,
-    T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig, VisionConfig, VisionKind,
-    ZImageConfig,
+    Flux2Config, FluxConfig, Heads, Krea2Config, MmditConfig, NextDitConfig, NextDitKind,
+    QwenImage21Config, QwenImageConfig, T5Config, TextEncoderConfig, UnetConfig, VaeArchitecture,
+    VaeConfig, VisionConfig, VisionKind,
 };
 use distorch_checkpoint::family::{Configs, blank};
 
 use crate::model_file::ModelFile;
-use crate::{seeded, tekken};
+use crate::{gemma, seeded, tekken};
 
 /// SD 1.x at a width of 32, with stages of twice and four times it.
 pub fn sd1() -> Configs {
@@ -94,12 +94,14 @@ pub fn sd3() -> Configs {
 /// Z-Image with a Qwen3 of its whole vocabulary, and a VAE of 16 channels; the sizes are those of
 /// `tools/reference/make_z_image_pipeline.py`.
 pub fn z_image() -> Configs {
-    let transformer = ZImageConfig {
+    let transformer = NextDitConfig {
+        kind: NextDitKind::ZImage,
         in_channels: 16,
         out_channels: 16,
         patch_size: 2,
         width: 96,
         heads: 3,
+        kv_heads: 3,
         context_dim: 24,
         mlp_width: 256,
         time_width: 1024,
@@ -108,8 +110,44 @@ pub fn z_image() -> Configs {
         depth: 2,
     };
     Configs {
-        diffusion: Some(DiffusionConfig::ZImage(transformer)),
+        diffusion: Some(DiffusionConfig::NextDit(transformer)),
         text_encoders: vec![("qwen3", qwen3(3))],
+        vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
+    }
+}
+
+/// Lumina 2 with a Gemma whose vocabulary is [`gemma`], and a VAE of 16 channels; the sizes are those of
+/// `tools/reference/make_lumina2_pipeline.py`.
+pub fn lumina2() -> Configs {
+    let transformer = NextDitConfig {
+        kind: NextDitKind::Lumina2,
+        in_channels: 16,
+        out_channels: 16,
+        patch_size: 2,
+        width: 96,
+        heads: 4,
+        kv_heads: 2,
+        context_dim: 24,
+        mlp_width: 384,
+        time_width: 96,
+        modulation_width: 96,
+        refiner_depth: 1,
+        depth: 2,
+    };
+    let encoder = DecoderConfig {
+        kind: DecoderKind::Gemma2,
+        vocab_size: 2048,
+        width: 24,
+        layers: 3,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 256,
+        intermediate: 56,
+        vision: None,
+    };
+    Configs {
+        diffusion: Some(DiffusionConfig::NextDit(transformer)),
+        text_encoders: vec![("gemma2", TextEncoderConfig::Decoder(encoder))],
         vae: Some(VaeConfig { latent_channels: 16, quant_conv: false, ..vae() }),
     }
 }
@@ -378,7 +416,8 @@ pub fn vae() -> VaeConfig {
     }
 }
 
-/// Writes a model in F32 whose weights are [`seeded`] by their keys, with the vocabulary of a Mistral.
+/// Writes a model in F32 whose weights are [`seeded`] by their keys, with the vocabulary of a Mistral or a Gemma where
+/// ComfyUI's files have it.
 pub fn write(path: &Path, configs: &Configs) {
     let checkpoint = blank("blank", configs, Dtype::F32).unwrap();
     let tensors = checkpoint.tensors();
@@ -386,8 +425,12 @@ pub fn write(path: &Path, configs: &Configs) {
         (key.to_owned(), info.shape.clone(), seeded::weight(key, &info.shape, 0))
     });
     let mut file = ModelFile::of_values(weights);
-    if configs.text_encoders.iter().any(|(name, _)| *name == "mistral3") {
-        let (key, bytes) = ("text_encoders.mistral3.transformer.tekken_model", tekken());
+    for (name, _) in &configs.text_encoders {
+        let (key, bytes) = match *name {
+            "mistral3" => ("text_encoders.mistral3.transformer.tekken_model", tekken()),
+            "gemma2" => ("text_encoders.spiece_model", gemma()),
+            _ => continue,
+        };
         file.add_bytes(key, Dtype::U8, &[bytes.len()], &bytes);
     }
     file.write(path);

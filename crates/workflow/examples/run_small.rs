@@ -82,8 +82,11 @@ fn named<'p>(prompt: &'p Prompt, input: &'static str) -> impl Iterator<Item = &'
 fn write_models(prompt: &Prompt, models: &Path) -> Result<(), String> {
     let lower = |name: &str| name.to_lowercase();
     for name in named(prompt, "ckpt_name") {
-        let is_xl = lower(name).contains("xl");
-        let configs = if is_xl { small_models::sdxl() } else { small_models::sd1() };
+        let configs = match lower(name) {
+            name if name.contains("xl") => small_models::sdxl(),
+            name if name.contains("lumina") || name.contains("netayume") => small_models::lumina2(),
+            _ => small_models::sd1(),
+        };
         small_models::write(&models.join("checkpoints").join(name), &configs);
     }
     for name in named(prompt, "unet_name") {

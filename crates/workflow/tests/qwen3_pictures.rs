@@ -1,4 +1,4 @@
-//! Small checkpoints of Z-Image, Flux.2 Klein and dev, Krea 2, Qwen-Image and Qwen-Image 2.1 through this program and through diffusers' and
+//! Small checkpoints of Z-Image, Lumina 2, Flux.2 Klein and dev, Krea 2, Qwen-Image and Qwen-Image 2.1 through this program and through diffusers' and
 //! transformers' classes: the same latents and pictures. `make_*_pipeline.py` of `tools/reference` made the references.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,14 +11,14 @@ use distorch_checkpoint::family::Configs;
 use distorch_pipeline::diffusion::conditioning::Conditioning;
 use distorch_test_support::runs::{Harness, node, prompt};
 use distorch_test_support::small_models::{
-    chroma, flux2_dev, klein, krea2, qwen_image, qwen_image21, write, z_image,
+    chroma, flux2_dev, klein, krea2, lumina2, qwen_image, qwen_image21, write, z_image,
 };
 use distorch_test_support::tensors::{max_error, values};
 use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
 use serde_json::{Value as Json, json};
 
-/// Of the largest value of the reference: 8 evaluations in f32 in another order of additions.
+/// Of the largest value of the reference: 8 evaluations in f32 in another order of additions, 40 of Lumina 2.
 const TOLERANCE: f32 = 1e-3;
 
 fn loader(file: &str) -> Json {
@@ -66,6 +66,12 @@ fn latents_and_pictures_of_z_image_are_diffusers() {
     check("z_image", &z_image());
 }
 
+/// 20 steps.
+#[test]
+fn latents_and_pictures_of_lumina_2_are_diffusers() {
+    check("lumina2", &lumina2());
+}
+
 #[test]
 fn latents_and_pictures_of_klein_are_diffusers() {
     check("klein", &klein());
@@ -111,10 +117,7 @@ fn check(name: &str, configs: &Configs) {
             workflow["guided"] = node("FluxGuidance", inputs);
             workflow["sampler"]["inputs"]["positive"] = json!(["guided", 0]);
         }
-        let latent = reference.tensor(&format!("latent.{cfg:.1}")).unwrap();
-        let floats = latent.data().chunks_exact(4);
-        let expected: Vec<f32> =
-            floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let expected = floats(&reference, &format!("latent.{cfg:.1}"));
         let found = harness.latent(&workflow, "sampler", 0);
         let error = max_error(&found, &expected);
         println!("{name}, cfg {cfg}: {error:.1e}");
@@ -132,6 +135,82 @@ fn check(name: &str, configs: &Configs) {
     }
 }
 
+fn floats(reference: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let tensor = reference.tensor(name).unwrap();
+    let values = tensor.data().chunks_exact(4);
+    values.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// The guided guess as short as the positive one, at most; the positive one alone at the highest noise.
+#[test]
+fn renormed_latents_of_lumina_2_are_the_formulas() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let bytes = std::fs::read(fixtures.join("lumina2.safetensors")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().as_ref().unwrap();
+    let prompts: Vec<String> = serde_json::from_str(&metadata["prompts"]).unwrap();
+    let run: Json = serde_json::from_str(&metadata["run"]).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
+    let mut harness = Harness::with("checkpoints/lumina2.safetensors", &lumina2());
+    let mut workflow = workflow(loader("lumina2.safetensors"), &prompts, &run, 3.0);
+    let mut inputs = run["renorm"].clone();
+    inputs["model"] = json!(["file", 0]);
+    workflow["renormed"] = node("RenormCFG", inputs);
+    workflow["sampler"]["inputs"]["model"] = json!(["renormed", 0]);
+    let found = harness.latent(&workflow, "sampler", 0);
+    let error = max_error(&found, &floats(&reference, "latent.renorm"));
+    println!("renormed: {error:.1e}");
+    assert!(error < TOLERANCE, "{error}");
+    // The last node that changes the formula counts, as in ComfyUI.
+    let plain = harness.latent(
+        &behind(&workflow, json!({ "cfg_trunc": 100.0, "renorm_cfg": 0.0 })),
+        "sampler",
+        0,
+    );
+    let error = max_error(&plain, &floats(&reference, "latent.3.0"));
+    assert!(error < TOLERANCE, "{error}");
+}
+
+/// The workflow with another node behind the one that renorms.
+fn behind(workflow: &Json, mut inputs: Json) -> Json {
+    let mut workflow = workflow.clone();
+    inputs["model"] = json!(["renormed", 0]);
+    workflow["again"] = node("RenormCFG", inputs);
+    workflow["sampler"]["inputs"]["model"] = json!(["again", 0]);
+    workflow
+}
+
+/// What the model is told before a prompt is text before it.
+#[test]
+fn prompts_of_lumina_2_have_an_instruction_before_them() {
+    let mut harness = Harness::with("checkpoints/l.safetensors", &lumina2());
+    let told = |kind: &str| {
+        let inputs =
+            json!({ "clip": ["file", 1], "system_prompt": kind, "user_prompt": "a (cat:1.2)" });
+        node("CLIPTextEncodeLumina2", inputs)
+    };
+    let text = |text: &str| node("CLIPTextEncode", json!({ "clip": ["file", 1], "text": text }));
+    let superior = "You are an assistant designed to generate superior images with the superior degree of image-text \
+                    alignment based on textual prompts or user prompts. <Prompt Start> a (cat:1.2)";
+    let alignment = "You are an assistant designed to generate high-quality images with the highest degree of \
+                     image-text alignment based on textual prompts. <Prompt Start> a (cat:1.2)";
+    let graph = prompt(&[
+        ("file", loader("l.safetensors")),
+        ("told superior", told("superior")),
+        ("superior", text(superior)),
+        ("told alignment", told("alignment")),
+        ("alignment", text(alignment)),
+    ]);
+    let mut states = |name: &str| match &harness.run(&graph, name)[0] {
+        Value::Conditioning(conditioning) => values(&conditioning.conds()[0].context),
+        other => panic!("{other:?}"),
+    };
+    for kind in ["superior", "alignment"] {
+        assert_eq!(states(&format!("told {kind}")), states(kind), "{kind}");
+    }
+    assert_ne!(states("superior").len(), states("alignment").len());
+}
+
 /// Transformer and text encoder over three devices, by virtual VRAM and by an expert string.
 #[test]
 fn every_allocation_gives_the_same_latents() {
@@ -140,6 +219,7 @@ fn every_allocation_gives_the_same_latents() {
     let allocations = ["cuda:0,40%;cuda:1,30%;cpu,30%", "cuda:0,500kb;cuda:1,300kb;cpu,*", ""];
     let models = [
         ("z_image.safetensors", z_image()),
+        ("lumina2.safetensors", lumina2()),
         ("klein.safetensors", klein()),
         ("flux2_dev.safetensors", flux2_dev()),
         ("krea2.safetensors", krea2()),
@@ -173,6 +253,7 @@ fn separate_files_make_what_one_file_makes() {
     let run = json!({ "seed": 5, "steps": 2, "width": 72, "height": 64 });
     let cases = [
         ("lumina2", z_image()),
+        ("lumina2", lumina2()),
         ("flux2", klein()),
         ("flux2", flux2_dev()),
         ("chroma", chroma()),

@@ -6,11 +6,11 @@ use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
 use super::model::{DiffusionModel, Family, Variant};
 use super::{
-    chroma, flux, flux2, krea2, mmdit, prediction, qwen_image, qwen_image21, unet, z_image,
+    chroma, flux, flux2, krea2, mmdit, next_dit, prediction, qwen_image, qwen_image21, unet,
 };
 use crate::config::{
     ChromaConfig, DiffusionConfig, Flux2Config, FluxConfig, Krea2Config, MmditConfig,
-    QwenImage21Config, QwenImageConfig, UnetConfig, ZImageConfig,
+    NextDitConfig, NextDitKind, QwenImage21Config, QwenImageConfig, UnetConfig,
 };
 use crate::layer::Layer;
 
@@ -82,12 +82,16 @@ const ARCHITECTURES: [Architecture; 9] = [
         stored: flux::stored,
     },
     Architecture {
-        anchor: z_image::ANCHOR,
+        anchor: next_dit::ANCHOR,
         without: None,
-        blocks: z_image::BLOCKS,
+        blocks: next_dit::BLOCKS,
         infer: |_, scope| {
-            let config = z_image::infer(scope)?;
-            Ok((Family::ZImage, z_image_variant(&config)?, DiffusionConfig::ZImage(config)))
+            let config = next_dit::infer(scope)?;
+            let family = match config.kind {
+                NextDitKind::Lumina2 => Family::Lumina2,
+                NextDitKind::ZImage => Family::ZImage,
+            };
+            Ok((family, next_dit_variant(family, &config)?, DiffusionConfig::NextDit(config)))
         },
         stored: as_named,
     },
@@ -148,7 +152,7 @@ pub(super) fn layout(config: &DiffusionConfig) -> Module {
         DiffusionConfig::Unet(config) => unet::layout(config),
         DiffusionConfig::Mmdit(config) => mmdit::layout(config),
         DiffusionConfig::Flux(config) => flux::layout(config),
-        DiffusionConfig::ZImage(config) => z_image::layout(config),
+        DiffusionConfig::NextDit(config) => next_dit::layout(config),
         DiffusionConfig::Flux2(config) => flux2::layout(config),
         DiffusionConfig::Chroma(config) => chroma::layout(config),
         DiffusionConfig::Krea2(config) => krea2::layout(config),
@@ -289,10 +293,10 @@ fn flux2_variant(config: &Flux2Config) -> Result<Variant, FamilyError> {
     }
 }
 
-fn z_image_variant(config: &ZImageConfig) -> Result<Variant, FamilyError> {
+fn next_dit_variant(family: Family, config: &NextDitConfig) -> Result<Variant, FamilyError> {
     match (config.in_channels, config.out_channels) {
         (input, output) if input == output => Ok(Variant::Base),
-        (input, output) => Err(odd_input("a Z-Image transformer", input, output)),
+        (input, output) => Err(odd_input(&format!("a {family} transformer"), input, output)),
     }
 }
 

@@ -59,6 +59,11 @@ const RELATIVES: &[(Sign, &str, &str)] = &[
         "take its F16, BF16 or FP8 version",
     ),
     (Key("encoder_hid_proj.weight"), "Kolors", "its text encoder is ChatGLM"),
+    (
+        Key("clip_text_pooled_proj.0.weight"),
+        "NewBie (Lumina 2 with a pooled text)",
+        "its text encoders are Gemma 3 and Jina CLIP",
+    ),
     (Within("noise_augmentor."), "SD 2.x unCLIP", "it is conditioned on CLIP's picture embedding"),
     (
         Within(".quant_state.bitsandbytes__"),
@@ -73,7 +78,6 @@ const OTHERS: &[(Sign, &str)] = &[
     (Key("double_layers.0.attn.w1q.weight"), "AuraFlow"),
     (Key("txt_in.individual_token_refiner.blocks.0.norm1.weight"), "Hunyuan Video"),
     (Key("joint_transformer_blocks.0.ff_context.net.0.proj.weight"), "an MMDiT of another layout"),
-    (Key("cap_embedder.0.weight"), "Lumina 2"),
     (Key("head.modulation"), "Wan"),
     (Key("patchify_proj.weight"), "LTX Video"),
     (Key("adaln_single.emb.timestep_embedder.linear_1.weight"), "PixArt"),
@@ -140,6 +144,16 @@ const FILES: &[(Sign, &str, &str)] = &[
         TAKE_ORIGINAL,
     ),
     (Within("mid_block.resnets.0."), "a model in the diffusers layout", TAKE_ORIGINAL),
+    (
+        Key("all_x_embedder.2-1.weight"),
+        "a Z-Image transformer in the diffusers layout",
+        TAKE_ORIGINAL,
+    ),
+    (
+        Key("time_caption_embed.caption_embedder.0.weight"),
+        "a Lumina 2 transformer in the diffusers layout",
+        TAKE_ORIGINAL,
+    ),
     (
         Keys(&["clip_l", "clip_g"]),
         "a textual-inversion embedding (of SDXL or SD3)",

@@ -30,7 +30,7 @@ fn whole_key(key: &str) -> Option<&'static str> {
         "lvlb_weights" | "logvar" => "weights of the training loss",
         "scale_factor" => "the latent's scale, which the family gives",
         "norm_final.weight" | "model.diffusion_model.norm_final.weight" => {
-            "a norm that Z-Image does not use"
+            "a norm that Z-Image and Lumina 2 do not use"
         }
         "__index_timestep_zero__" | "model.diffusion_model.__index_timestep_zero__" => {
             "marks that references have no noise"

@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `z_image`, `krea2`, `qwen_image`, `qwen_image21`, `clip`, `t5`, `decoder`, `vae`, `vae_causal`, `vae_residual` | one architecture each: its configuration and its layers |
+//! | `unet`, `mmdit`, `flux`, `flux2`, `chroma`, `next_dit`, `krea2`, `qwen_image`, `qwen_image21`, `clip`, `t5`, `decoder`, `vae`, `vae_causal`, `vae_residual` | one architecture each: its configuration and its layers |
 //! | `diffusion`, `text` | where a file keeps them and what family and names that makes |
 //! | `diffusers`, `join` | models that diffusers split or named; components of several files as one model |
 //! | `tiny_vae` | tiny autoencoders, a half a file |
@@ -36,6 +36,7 @@ mod layout;
 mod matching;
 mod mmdit;
 mod model;
+mod next_dit;
 mod prediction;
 mod qwen_image;
 mod qwen_image21;
@@ -52,7 +53,6 @@ mod vae_causal;
 mod vae_names;
 mod vae_residual;
 mod vision;
-mod z_image;
 
 pub use blank::{Configs, blank};
 pub use diffusers::{original, shards};

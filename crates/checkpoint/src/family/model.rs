@@ -119,6 +119,8 @@ pub enum Family {
     Flux,
     /// Z-Image, turbo and base.
     ZImage,
+    /// Lumina-Image 2.0.
+    Lumina2,
     /// Flux.2, dev and Klein.
     Flux2,
     /// Chroma.
@@ -142,6 +144,7 @@ impl Family {
             Family::Sd3 => "SD3",
             Family::Flux => "Flux",
             Family::ZImage => "Z-Image",
+            Family::Lumina2 => "Lumina 2",
             Family::Flux2 => "Flux.2",
             Family::Chroma => "Chroma",
             Family::Krea2 => "Krea 2",
@@ -152,8 +155,13 @@ impl Family {
 
     /// Whether its models are rectified flows.
     pub const fn is_flow(self) -> bool {
-        use Family::{Chroma, Flux, Flux2, Krea2, QwenImage, QwenImage21, Sd3, ZImage};
-        matches!(self, Sd3 | Flux | ZImage | Flux2 | Chroma | Krea2 | QwenImage | QwenImage21)
+        use Family::{Chroma, Flux, Flux2, Krea2, Lumina2, QwenImage, QwenImage21, Sd3, ZImage};
+        match self {
+            Sd3 | Flux | ZImage | Lumina2 | Flux2 | Chroma | Krea2 | QwenImage | QwenImage21 => {
+                true
+            }
+            Family::Sd1 | Family::Sd2 | Family::SdxlBase | Family::SdxlRefiner => false,
+        }
     }
 }
 
@@ -227,7 +235,7 @@ impl DiffusionModel {
     pub fn label(&self) -> String {
         let mut label = match &self.config {
             DiffusionConfig::Unet(_)
-            | DiffusionConfig::ZImage(_)
+            | DiffusionConfig::NextDit(_)
             | DiffusionConfig::Chroma(_)
             | DiffusionConfig::Krea2(_)
             | DiffusionConfig::QwenImage(_)

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::{Configs, blank, recognise, vae};
 use crate::config::{
     ChromaConfig, DecoderConfig, DecoderKind, DiffusionConfig, Flux2Config, FluxConfig, Heads,
-    Krea2Config, MmditConfig, QwenImage21Config, QwenImageConfig, TextEncoderConfig, UnetConfig,
-    VaeArchitecture, VaeConfig, ZImageConfig,
+    Krea2Config, MmditConfig, NextDitConfig, NextDitKind, QwenImage21Config, QwenImageConfig,
+    TextEncoderConfig, UnetConfig, VaeArchitecture, VaeConfig,
 };
 use crate::config::{ClipActivation, ClipConfig, T5Config, VisionConfig, VisionKind};
 use crate::dtype::Dtype;
@@ -99,14 +99,17 @@ fn flux() -> impl Strategy<Value = FluxConfig> {
     )
 }
 
-fn z_image() -> impl Strategy<Value = ZImageConfig> {
-    (0usize..4, 1usize..4, 1usize..4, 1usize..300).prop_map(
-        |(depth, refiner_depth, heads, mlp_width)| ZImageConfig {
+fn next_dit() -> impl Strategy<Value = NextDitConfig> {
+    let kind = prop_oneof![Just(NextDitKind::Lumina2), Just(NextDitKind::ZImage)];
+    (kind, 0usize..4, 1usize..4, (1usize..4, 1usize..4), 1usize..300).prop_map(
+        |(kind, depth, refiner_depth, (kv_heads, shared), mlp_width)| NextDitConfig {
+            kind,
             in_channels: 16,
             out_channels: 16,
             patch_size: 2,
-            width: 32 * heads,
-            heads,
+            width: 32 * kv_heads * shared,
+            heads: kv_heads * shared,
+            kv_heads,
             context_dim: 96,
             mlp_width,
             time_width: 40,
@@ -297,8 +300,8 @@ proptest! {
     }
 
     #[test]
-    fn of_z_image(config in z_image()) {
-        let config = DiffusionConfig::ZImage(config);
+    fn of_next_dits(config in next_dit()) {
+        let config = DiffusionConfig::NextDit(config);
         prop_assert_eq!(of_diffusion(&config), config);
     }
 

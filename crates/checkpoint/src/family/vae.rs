@@ -26,7 +26,7 @@ pub(super) fn latent_scaling(family: Option<Family>, latent_channels: usize) -> 
         Some(Family::Sd1 | Family::Sd2) => (0.18215, 0.0),
         Some(Family::SdxlBase | Family::SdxlRefiner) => (0.13025, 0.0),
         Some(Family::Sd3) => (1.5305, 0.0609),
-        Some(Family::Flux | Family::ZImage | Family::Chroma) => (0.3611, 0.1159),
+        Some(Family::Flux | Family::ZImage | Family::Lumina2 | Family::Chroma) => (0.3611, 0.1159),
         Some(Family::Flux2 | Family::Krea2 | Family::QwenImage | Family::QwenImage21) => (1.0, 0.0),
         None if latent_channels == 16 => (0.3611, 0.1159),
         None => (0.18215, 0.0),

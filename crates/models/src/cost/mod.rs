@@ -7,11 +7,11 @@
 pub(crate) mod flux;
 pub(crate) mod krea2;
 pub(crate) mod mmdit;
+pub(crate) mod next_dit;
 pub(crate) mod qwen_image;
 pub(crate) mod qwen_image21;
 mod transformer;
 pub(crate) mod unet;
-pub(crate) mod z_image;
 
 use distorch_checkpoint::{Layer, Param};
 

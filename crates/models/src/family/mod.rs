@@ -6,6 +6,8 @@ mod chroma;
 mod flux;
 mod flux2;
 mod krea2;
+mod lumina2;
+mod next_dit;
 mod planning;
 mod qwen_image;
 mod qwen_image21;
@@ -107,7 +109,8 @@ pub fn of(family: Family) -> &'static dyn DiffusionFamily {
         Family::SdxlRefiner => &stable_diffusion::REFINER,
         Family::Sd3 => &sd3::Sd3,
         Family::Flux => &flux::Flux,
-        Family::ZImage => &z_image::ZImage,
+        Family::ZImage => &z_image::Z_IMAGE,
+        Family::Lumina2 => &lumina2::LUMINA2,
         Family::Flux2 => &flux2::Flux2,
         Family::Chroma => &chroma::Chroma,
         Family::QwenImage => &qwen_image::QwenImage,

@@ -122,7 +122,7 @@ mod tests {
     fn a_family_has_its_dtypes_on_accelerators() {
         use ComponentKind::{DiffusionModel, TextEncoders, Vae};
         let (f16, bf16, f32) = (DType::F16, DType::BF16, DType::F32);
-        let families: [(Configs, [DType; 2], [DType; 2]); 8] = [
+        let families: [(Configs, [DType; 2], [DType; 2]); 9] = [
             (small_models::sd1(), [f16; 2], [f16; 2]),
             (small_models::sdxl(), [f16; 2], [f16; 2]),
             (small_models::sd3(), [f16; 2], [f16; 2]),
@@ -130,6 +130,7 @@ mod tests {
             (small_models::chroma(), [bf16, f16], [f16; 2]),
             (small_models::klein(), [bf16, f16], [bf16, f32]),
             (small_models::z_image(), [bf16, f32], [bf16, f32]),
+            (small_models::lumina2(), [bf16, f32], [bf16, f32]),
             (small_models::qwen_image(), [bf16, f32], [bf16, f32]),
         ];
         for (configs, network, text) in families {

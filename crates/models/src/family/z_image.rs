@@ -1,76 +1,30 @@
 //! Z-Image, turbo and base: a transformer with Qwen3-4B and Flux's autoencoder.
 
-use distorch_checkpoint::Layer;
-use distorch_checkpoint::config::{DiffusionConfig, ZImageConfig};
-use distorch_checkpoint::family::{TextEncoder, Variant};
-use distorch_runtime::{DType, Scope};
+use distorch_checkpoint::config::NextDitKind;
+use distorch_checkpoint::family::TextEncoder;
+use distorch_runtime::Scope;
 
-use super::transformer::TransformerFamily;
-use super::{ExtraChannels, Reads};
-use crate::ModelError;
+use super::next_dit::{Model, NextDitFamily};
 use crate::conditioning::ConditioningError;
-use crate::cost;
-use crate::estimate::{self, Compute, Need, Workload};
-use crate::latent_format::LatentFormat;
-use crate::network::{Network, NoiseLevels};
 use crate::text::TextConditioner;
-use crate::z_image::ZImageTransformer;
 use crate::z_image::text::ZImageText;
 
 /// The family.
+pub(super) const Z_IMAGE: NextDitFamily<ZImage> = NextDitFamily(ZImage);
+
 pub(super) struct ZImage;
 
-impl TransformerFamily for ZImage {
-    type Config = ZImageConfig;
-
+impl Model for ZImage {
+    const KIND: NextDitKind = NextDitKind::ZImage;
     const NAME: &'static str = "Z-Image transformer";
     const ENCODERS: &'static [&'static str] = &["qwen3"];
-    const DTYPES: &'static [DType] = &[DType::BF16];
-
-    fn config(config: &DiffusionConfig) -> Option<&ZImageConfig> {
-        match config {
-            DiffusionConfig::ZImage(config) => Some(config),
-            _ => None,
-        }
-    }
-
-    fn latent_format(config: Option<&ZImageConfig>) -> LatentFormat {
-        let channels = config.map_or(16, |config| config.out_channels);
-        LatentFormat { channels, ..super::flux::LATENT_FORMAT }
-    }
-
-    fn noise_levels(_: Option<&ZImageConfig>) -> NoiseLevels {
-        NoiseLevels::Flow { shift: 3.0, multiplier: 1.0 }
-    }
-
-    fn reads(config: Option<&ZImageConfig>, _: Variant) -> Reads {
-        Reads {
-            context_width: config.map_or(0, |config| config.context_dim),
-            tokens: 32,
-            pooled_width: None,
-            repeats_context: false,
-            guidance: None,
-            extra: ExtraChannels::None,
-            reference_latents: false,
-        }
-    }
-
-    fn network(scope: &Scope, config: &ZImageConfig) -> Result<Box<dyn Network>, ModelError> {
-        Ok(Box::new(ZImageTransformer::load(scope, config)?))
-    }
+    const SHIFT: f64 = 3.0;
+    const TOKENS: usize = 32;
 
     fn text(
         scope: &Scope,
         encoders: &[TextEncoder],
     ) -> Result<Box<dyn TextConditioner>, ConditioningError> {
         Ok(Box::new(ZImageText::load(scope, encoders)?))
-    }
-
-    fn activations(config: &ZImageConfig, workload: Workload, compute: Compute) -> Need {
-        estimate::z_image(config, workload, compute)
-    }
-
-    fn layer_costs(config: &ZImageConfig, layers: &[Layer], workload: Workload) -> Vec<u64> {
-        cost::z_image::costs(config, layers, workload)
     }
 }

@@ -65,20 +65,18 @@ impl Charsmap {
 
     /// What the shortest beginning of a text that has a rule is replaced with.
     fn replacement(&self, text: &str) -> Option<&str> {
-        let mut at = self.table.first()?.offset();
-        for byte in text.bytes().take_while(|byte| *byte != 0) {
-            at ^= usize::from(byte);
-            let unit = *self.table.get(at)?;
-            if unit.label() != u32::from(byte) {
-                return None;
-            }
-            at ^= unit.offset();
-            if unit.is_end() {
-                let rest = self.texts.get(self.table.get(at)?.place()..)?;
-                return rest.split('\0').next();
-            }
-        }
-        None
+        self.rules(text).next().map(|(_, replacement)| replacement)
+    }
+
+    /// The longest beginning of a text that has a rule, in bytes, and what it is replaced with: what SentencePiece looks up.
+    pub(super) fn longest(&self, text: &str) -> Option<(usize, &str)> {
+        self.rules(text).last()
+    }
+
+    /// The rules for beginnings of a text, the shortest first: how many bytes each is for, and what they are replaced with.
+    fn rules<'t>(&self, text: &'t str) -> Rules<'_, 't> {
+        let at = self.table.first().map(|unit| unit.offset());
+        Rules { map: self, at, bytes: text.bytes(), read: 0 }
     }
 
     /// A text with all replacements made.
@@ -97,6 +95,38 @@ impl Charsmap {
             }
         }
         out
+    }
+}
+
+/// The rules for beginnings of a text.
+struct Rules<'m, 't> {
+    map: &'m Charsmap,
+    /// Where the entries behind what was read are; `None` where no rule goes on.
+    at: Option<usize>,
+    bytes: std::str::Bytes<'t>,
+    read: usize,
+}
+
+impl<'m> Iterator for Rules<'m, '_> {
+    type Item = (usize, &'m str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let map = self.map;
+        while let Some(at) = self.at.take() {
+            let byte = self.bytes.next().filter(|byte| *byte != 0)?;
+            let at = at ^ usize::from(byte);
+            let unit = *map.table.get(at)?;
+            if unit.label() != u32::from(byte) {
+                return None;
+            }
+            let at = at ^ unit.offset();
+            (self.at, self.read) = (Some(at), self.read + 1);
+            if unit.is_end() {
+                let rest = map.texts.get(map.table.get(at)?.place()..)?;
+                return Some((self.read, rest.split('\0').next()?));
+            }
+        }
+        None
     }
 }
 

@@ -7,10 +7,12 @@ mod byte_bpe;
 mod charsmap;
 pub mod chunk;
 pub mod embedding;
+pub mod gemma_tokenizer;
 mod number;
 mod protobuf;
 pub mod qwen_tokenizer;
 pub mod spiece;
+mod spiece_bpe;
 pub mod syntax;
 pub mod t5_tokenizer;
 pub mod tekken;
@@ -118,6 +120,23 @@ pub fn read_t5(
     if tokens.len() < layout.min_length {
         tokens.resize(layout.min_length, WeightedToken::plain(T5_PAD));
     }
+    Ok(PromptTokens { chunks: vec![tokens], warnings })
+}
+
+/// Reads a prompt for a language model: one chunk of all tokens, however many, behind the token `start`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_from_start(
+    prompt: &str,
+    tokenize: impl Fn(&str) -> Vec<u32>,
+    start: u32,
+    (encoder, width): (&str, usize),
+    embeddings: &Embeddings,
+) -> Result<PromptTokens, PromptError> {
+    let (groups, warnings) = groups(prompt, encoder, width, embeddings, tokenize)?;
+    let mut tokens = vec![WeightedToken::plain(start)];
+    tokens.extend(groups.into_iter().flatten());
     Ok(PromptTokens { chunks: vec![tokens], warnings })
 }
 

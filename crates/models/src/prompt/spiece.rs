@@ -1,8 +1,8 @@
 //! SentencePiece's model files (Kudo & Richardson, <https://arxiv.org/abs/1808.06226>): a protocol buffer
 //! with a vocabulary and the rules by which text is normalised before it is cut into pieces.
 //!
-//! Fields and their numbers are those of SentencePiece's `sentencepiece_model.proto`; fields that T5's
-//! tokenizer does not depend on are passed over.
+//! Fields and their numbers are those of SentencePiece's `sentencepiece_model.proto`; fields that the
+//! tokenizers here do not depend on are passed over.
 
 use super::protobuf::{Damaged, Fields, Value};
 
@@ -15,14 +15,8 @@ const MOST_PIECE_BYTES: usize = 4 << 20;
 /// Bytes of a piece at most; the longest in use have 48.
 const LONGEST_PIECE: usize = 512;
 
-/// `ModelProto.TrainerSpec.ModelType.UNIGRAM`.
-const UNIGRAM: u64 = 1;
-
-/// `ModelProto.SentencePiece.Type.NORMAL`.
-const NORMAL: u64 = 1;
-
-/// `ModelProto.SentencePiece.Type.UNKNOWN`.
-const UNKNOWN: u64 = 2;
+/// What a text starts with where a file does not say it.
+const BEGINNING: &str = "<s>";
 
 /// Why a SentencePiece model cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,8 +35,8 @@ pub enum SpieceError {
         /// How many are read.
         limit: usize,
     },
-    /// The model is of a kind that T5 does not use.
-    #[error("it is no model of T5's kind: {0}")]
+    /// The model is of a kind that its text encoder does not use.
+    #[error("it is no model of {0}")]
     Kind(&'static str),
     /// A piece that cannot be.
     #[error("its piece {index} {problem}")]
@@ -66,14 +60,74 @@ impl From<Damaged> for SpieceError {
     }
 }
 
-/// A vocabulary of pieces with their scores (Kudo, <https://arxiv.org/abs/1804.10959>), and how text is
-/// normalised.
+/// How a text is cut into pieces: `ModelProto.TrainerSpec.ModelType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpieceAlgorithm {
+    /// So that the sum of the scores is the highest (Kudo, <https://arxiv.org/abs/1804.10959>).
+    Unigram,
+    /// By joining neighbours, those of the highest score first (Sennrich et al., <https://arxiv.org/abs/1508.07909>).
+    Bpe,
+    /// Into words or characters.
+    Other,
+}
+
+/// What a piece is for: `ModelProto.SentencePiece.Type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceKind {
+    /// Text.
+    Normal,
+    /// What no piece covers.
+    Unknown,
+    /// A mark that no text makes.
+    Control,
+    /// Text that is taken out before anything is joined.
+    UserDefined,
+    /// Text that is cut again where it was joined.
+    Unused,
+    /// A byte of what no piece covers.
+    Byte,
+}
+
+impl PieceKind {
+    fn read(number: u64) -> Option<Self> {
+        Some(match number {
+            1 => PieceKind::Normal,
+            2 => PieceKind::Unknown,
+            3 => PieceKind::Control,
+            4 => PieceKind::UserDefined,
+            5 => PieceKind::Unused,
+            6 => PieceKind::Byte,
+            _ => return None,
+        })
+    }
+}
+
+/// How blanks are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blanks {
+    /// Whether one is put before every text.
+    pub before_text: bool,
+    /// Whether those at both ends are left out, and runs of them are one.
+    pub single: bool,
+    /// Whether they are written as `▁`, before what they are before.
+    pub marked: bool,
+}
+
+/// A vocabulary of pieces with their scores, and how text is normalised.
 #[derive(Clone, Debug)]
 pub struct SpieceModel {
-    /// Pieces by their ids, with logarithms of their probabilities.
+    /// How a text is cut into pieces.
+    pub algorithm: SpieceAlgorithm,
+    /// Pieces by their ids, with their scores.
     pub pieces: Vec<(String, f64)>,
+    /// What each of them is for.
+    pub kinds: Vec<PieceKind>,
     /// The id of what no piece covers.
     pub unknown: usize,
+    /// The piece that begins a text.
+    pub beginning: String,
+    /// How blanks are treated.
+    pub blanks: Blanks,
     /// Whether what no piece covers is written byte by byte where there are pieces for that.
     pub byte_fallback: bool,
     /// The rules of normalising in SentencePiece's form; empty for none.
@@ -81,23 +135,25 @@ pub struct SpieceModel {
 }
 
 /// What of a model file is looked at.
-#[derive(Default)]
 struct Header<'a> {
-    model_type: Option<u64>,
+    algorithm: SpieceAlgorithm,
     byte_fallback: bool,
+    beginning: &'a [u8],
     charsmap: &'a [u8],
-    /// Whether blanks are treated otherwise than T5's model treats them.
-    other_blanks: bool,
+    blanks: Blanks,
 }
 
 impl<'a> Header<'a> {
     fn read_trainer(&mut self, message: &'a [u8]) -> Result<(), Damaged> {
         for field in Fields::of(message) {
             match field? {
-                (3, Value::Number(kind)) => self.model_type = Some(kind),
+                (3, Value::Number(1)) => self.algorithm = SpieceAlgorithm::Unigram,
+                (3, Value::Number(2)) => self.algorithm = SpieceAlgorithm::Bpe,
+                (3, Value::Number(_)) => self.algorithm = SpieceAlgorithm::Other,
                 // Whether `▁` stands behind words.
-                (24, Value::Number(1..)) => self.other_blanks = true,
+                (24, Value::Number(1..)) => self.blanks.marked = false,
                 (35, Value::Number(fallback)) => self.byte_fallback = fallback != 0,
+                (46, Value::Bytes(piece)) => self.beginning = piece,
                 _ => {}
             }
         }
@@ -108,8 +164,9 @@ impl<'a> Header<'a> {
         for field in Fields::of(message) {
             match field? {
                 (2, Value::Bytes(charsmap)) => self.charsmap = charsmap,
-                // Whether `▁` stands before a text, runs of blanks are one, and blanks are written as `▁`.
-                (3..=5, Value::Number(0)) => self.other_blanks = true,
+                (3, Value::Number(0)) => self.blanks.before_text = false,
+                (4, Value::Number(0)) => self.blanks.single = false,
+                (5, Value::Number(0)) => self.blanks.marked = false,
                 _ => {}
             }
         }
@@ -121,17 +178,17 @@ impl<'a> Header<'a> {
 struct Piece<'a> {
     text: &'a [u8],
     score: f32,
-    kind: u64,
+    kind: Option<PieceKind>,
 }
 
 impl<'a> Piece<'a> {
     fn read(message: &'a [u8]) -> Result<Self, Damaged> {
-        let mut piece = Self { text: b"", score: 0.0, kind: NORMAL };
+        let mut piece = Self { text: b"", score: 0.0, kind: Some(PieceKind::Normal) };
         for field in Fields::of(message) {
             match field? {
                 (1, Value::Bytes(text)) => piece.text = text,
                 (2, Value::Four(score)) => piece.score = f32::from_le_bytes(score),
-                (3, Value::Number(kind)) => piece.kind = kind,
+                (3, Value::Number(kind)) => piece.kind = PieceKind::read(kind),
                 _ => {}
             }
         }
@@ -143,11 +200,18 @@ impl SpieceModel {
     /// Reads a SentencePiece model.
     ///
     /// # Errors
-    /// When it is damaged or too large, or not a Unigram model that treats blanks as T5's does.
+    /// When it is damaged or too large.
     pub fn parse(bytes: &[u8]) -> Result<Self, SpieceError> {
         fits("data", bytes.len(), MOST_BYTES)?;
-        let mut header = Header::default();
+        let mut header = Header {
+            algorithm: SpieceAlgorithm::Unigram,
+            byte_fallback: false,
+            beginning: BEGINNING.as_bytes(),
+            charsmap: &[],
+            blanks: Blanks { before_text: true, single: true, marked: true },
+        };
         let mut pieces = Vec::new();
+        let mut kinds = Vec::new();
         let mut unknown = None;
         let mut piece_bytes = 0;
         for field in Fields::of(bytes) {
@@ -155,7 +219,8 @@ impl SpieceModel {
                 (1, Value::Bytes(message)) => {
                     let piece = Piece::read(message)?;
                     let problem = |problem| SpieceError::Piece { index: pieces.len(), problem };
-                    if piece.kind == UNKNOWN && unknown.is_none() {
+                    let kind = piece.kind.ok_or_else(|| problem("is of no known kind"))?;
+                    if kind == PieceKind::Unknown && unknown.is_none() {
                         unknown = Some(pieces.len());
                     }
                     if !(1..=LONGEST_PIECE).contains(&piece.text.len()) {
@@ -168,21 +233,21 @@ impl SpieceModel {
                     piece_bytes += text.len();
                     fits("pieces", piece_bytes, MOST_PIECE_BYTES)?;
                     pieces.push((text.to_owned(), f64::from(piece.score)));
+                    kinds.push(kind);
                 }
                 (2, Value::Bytes(message)) => header.read_trainer(message)?,
                 (3, Value::Bytes(message)) => header.read_normaliser(message)?,
                 _ => {}
             }
         }
-        if header.model_type.is_some_and(|kind| kind != UNIGRAM) {
-            return Err(SpieceError::Kind("its pieces are not chosen by their scores (Unigram)"));
-        }
-        if header.other_blanks {
-            return Err(SpieceError::Kind("it treats blanks otherwise"));
-        }
+        let beginning = str::from_utf8(header.beginning).map_err(|_| SpieceError::Format)?;
         Ok(Self {
+            algorithm: header.algorithm,
             pieces,
+            kinds,
             unknown: unknown.ok_or(SpieceError::Missing("for what is unknown"))?,
+            beginning: beginning.to_owned(),
+            blanks: header.blanks,
             byte_fallback: header.byte_fallback,
             charsmap: header.charsmap.to_vec(),
         })
@@ -234,14 +299,17 @@ mod tests {
         let model = SpieceModel::parse(&written(&PIECES, 1, b"rules")).unwrap();
         let pieces = PIECES.map(|(piece, score, _)| (piece.to_owned(), f64::from(score)));
         assert_eq!(model.pieces, pieces);
+        assert_eq!(model.kinds, [PieceKind::Unknown, PieceKind::Control, PieceKind::Normal]);
         assert_eq!((model.unknown, model.byte_fallback), (0, false));
+        assert_eq!((model.algorithm, model.beginning.as_str()), (SpieceAlgorithm::Unigram, "<s>"));
+        assert_eq!(model.blanks, Blanks { before_text: true, single: true, marked: true });
         assert_eq!(model.charsmap, b"rules");
     }
 
     #[test]
-    fn models_of_other_kinds_are_errors() {
+    fn damaged_models_are_errors() {
         let error = |bytes: &[u8]| SpieceModel::parse(bytes).unwrap_err().to_string();
-        assert!(error(&written(&PIECES, 2, b"")).contains("Unigram"));
+        assert!(error(&written(&[("<unk>", 0.0, 2), ("a", 0.0, 7)], 1, b"")).contains("kind"));
         assert!(error(&written(&PIECES[1..], 1, b"")).contains("unknown"));
         assert!(error(&written(&[("<unk>", 0.0, 2), ("", 0.0, 1)], 1, b"")).contains("piece 1"));
         let endless = [("<unk>", 0.0, 2), ("a", f32::NAN, 1)];
@@ -253,10 +321,20 @@ mod tests {
         assert!(error(&vec![0; MOST_BYTES + 1]).contains("at most"));
         assert!(error(b"\x0a\xff").contains("cannot be read"));
         assert!(error(b"\x0a\x03\x0a\x01\xff").contains("UTF-8"));
-        // `add_dummy_prefix: false`.
-        let mut without_prefix = written(&PIECES, 1, b"");
-        without_prefix.extend([3 << 3 | 2, 2, 3 << 3, 0]);
-        assert!(error(&without_prefix).contains("blanks"));
+    }
+
+    #[test]
+    fn algorithms_and_blanks_are_read() {
+        let mut file = written(&PIECES, 2, b"");
+        assert_eq!(SpieceModel::parse(&file).unwrap().algorithm, SpieceAlgorithm::Bpe);
+        let other = SpieceModel::parse(&written(&PIECES, 3, b"")).unwrap();
+        assert_eq!(other.algorithm, SpieceAlgorithm::Other);
+        // `add_dummy_prefix: false`, `remove_extra_whitespaces: false`, `bos_piece: "b"`.
+        file.extend([3 << 3 | 2, 4, 3 << 3, 0, 4 << 3, 0]);
+        file.extend([2 << 3 | 2, 4, 0xf2, 0x02, 1, b'b']);
+        let model = SpieceModel::parse(&file).unwrap();
+        assert_eq!(model.blanks, Blanks { before_text: false, single: false, marked: true });
+        assert_eq!(model.beginning, "b");
     }
 
     proptest! {

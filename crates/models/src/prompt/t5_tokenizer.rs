@@ -9,12 +9,15 @@ use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use super::charsmap::Charsmap;
-use super::spiece::{SpieceError, SpieceModel};
+use super::spiece::{Blanks, SpieceAlgorithm, SpieceError, SpieceModel};
 use super::unigram::Unigram;
 use flate2::read::GzDecoder;
 
 /// What stands for a blank.
 const BLANK: char = '▁';
+
+/// How T5 treats blanks.
+const BLANKS: Blanks = Blanks { before_text: true, single: true, marked: true };
 
 /// The name of the token that ends every text.
 const END: &str = "</s>";
@@ -35,7 +38,7 @@ const VOCABULARY: &[u8] = include_bytes!("../../data/t5/spiece.model.gz");
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// The vocabulary is not T5's.
+    /// The vocabulary is not one of SentencePiece's that its text encoder reads.
     #[error(transparent)]
     Vocabulary(#[from] SpieceError),
     /// The vocabulary is not one of Mistral's.
@@ -86,8 +89,15 @@ impl T5Tokenizer {
     /// # Errors
     /// When the bytes are no Unigram model of T5's kind with an end token.
     pub fn from_spiece(bytes: &[u8], rows: usize) -> Result<Self, TokenizerError> {
-        let SpieceModel { mut pieces, unknown, byte_fallback, charsmap } =
+        let SpieceModel { algorithm, mut pieces, unknown, byte_fallback, charsmap, blanks, .. } =
             SpieceModel::parse(bytes)?;
+        if algorithm != SpieceAlgorithm::Unigram {
+            let problem = "T5's kind: its pieces are not chosen by their scores (Unigram)";
+            return Err(SpieceError::Kind(problem).into());
+        }
+        if blanks != BLANKS {
+            return Err(SpieceError::Kind("T5's kind: it treats blanks otherwise").into());
+        }
         let charsmap = Charsmap::parse(&charsmap)?;
         let extra = if pieces.len() + EXTRA <= rows { EXTRA } else { 0 };
         pieces.extend((0..extra).rev().map(|extra| (format!("<extra_id_{extra}>"), 0.0)));
@@ -192,6 +202,13 @@ mod tests {
         assert_eq!((tokenizer.end(), tokenizer.ids()), (1, 8));
         let without_end = T5Tokenizer::from_spiece(&written(&pieces[2..], 1, b""), 8);
         assert!(without_end.err().unwrap().to_string().contains("</s>"));
+        let pairs = T5Tokenizer::from_spiece(&written(&pieces, 2, b""), 8);
+        assert!(pairs.err().unwrap().to_string().contains("Unigram"));
+        // `add_dummy_prefix: false`.
+        let mut without_prefix = written(&pieces, 1, b"");
+        without_prefix.extend([3 << 3 | 2, 2, 3 << 3, 0]);
+        let without_prefix = T5Tokenizer::from_spiece(&without_prefix, 8);
+        assert!(without_prefix.err().unwrap().to_string().contains("blanks"));
     }
 
     proptest! {

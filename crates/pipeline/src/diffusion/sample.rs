@@ -6,7 +6,7 @@ use distorch_models::estimate::Workload;
 use distorch_models::latent_format::LatentFormat;
 use distorch_runtime::tensor::{self, DType, cpu};
 use distorch_runtime::{Device, Tensor};
-use distorch_sampling::guidance::{Formula, Guidance, Guided};
+use distorch_sampling::guidance::{Guidance, Guided};
 use distorch_sampling::inpaint::latent_mask;
 use distorch_sampling::ksampler::KSampler;
 use distorch_sampling::noise::NoiseDevice;
@@ -113,8 +113,7 @@ pub fn sample(
     denoise.one_at_a_time = picture.cfg_batch == 1;
     denoise.negative_without = model.options().negative_without.clone();
     let cfg = if guider.negative.is_some() { guider.cfg } else { 1.0 };
-    let rescale = model.options().rescale_cfg;
-    let formula = rescale.map_or(Formula::Plain, |part| Formula::Rescaled { part });
+    let formula = model.options().formula;
     let corrections = model.options().corrections.clone();
     let guidance = Guidance { scale: cfg, formula, corrections };
     let guided = Guided { model: denoise, guidance };

@@ -44,6 +44,7 @@ const ROWS: &[Row] = &[
     },
     Row { types: &["flux"], encoders: &["clip_l", "t5xxl"], some: false, family: Family::Flux },
     Row { types: &["lumina2"], encoders: &["qwen3"], some: false, family: Family::ZImage },
+    Row { types: &["lumina2"], encoders: &["gemma2"], some: false, family: Family::Lumina2 },
     Row { types: &["flux2"], encoders: &["qwen3"], some: false, family: Family::Flux2 },
     Row { types: &["flux2"], encoders: &["mistral3"], some: false, family: Family::Flux2 },
     Row { types: &["krea2"], encoders: &["qwen3vl"], some: false, family: Family::Krea2 },
@@ -130,6 +131,7 @@ mod tests {
         assert_eq!(family("sd3", &["clip_l", "clip_g", "t5xxl"]), Some(Family::Sd3));
         assert_eq!(family("flux", &["clip_l", "t5xxl"]), Some(Family::Flux));
         assert_eq!(family("lumina2", &["qwen3"]), Some(Family::ZImage));
+        assert_eq!(family("lumina2", &["gemma2"]), Some(Family::Lumina2));
         assert_eq!(family("flux2", &["qwen3"]), Some(Family::Flux2));
         assert_eq!(family("flux2", &["mistral3"]), Some(Family::Flux2));
         assert_eq!(family("krea2", &["qwen3vl"]), Some(Family::Krea2));

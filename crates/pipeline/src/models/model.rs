@@ -14,7 +14,7 @@ use distorch_models::network::{Network, NoiseLevels, SkipLayers};
 use distorch_runtime::lora::{LoraFile, LoraPatch};
 use distorch_runtime::shared_pass::SharedPass;
 use distorch_runtime::{DType, Device, LayerSource, Scope};
-use distorch_sampling::guidance::Correction;
+use distorch_sampling::guidance::{Correction, Formula};
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
 use crate::error::PipelineError;
@@ -35,8 +35,8 @@ pub struct Model {
 pub struct ModelOptions {
     /// How the model sees noise, instead of how it was trained.
     pub sampling: Option<ModelSampling>,
-    /// The part of the guided guess whose deviation is brought back.
-    pub rescale_cfg: Option<f64>,
+    /// How the positive and the negative guess are put together.
+    pub formula: Formula,
     /// What is done to the guided guess, one after the other.
     pub corrections: Vec<Correction<SkipLayers>>,
     /// What is changed inside the network.

@@ -37,6 +37,7 @@ mod load_image;
 mod loading;
 mod logic;
 mod lora;
+mod lumina2;
 mod mask;
 mod mask_edit;
 mod math;
@@ -125,12 +126,14 @@ const NODES: &[&Node] = &[
     &edit_models::REFERENCE_LATENT,
     &edit_models::FLUX_KONTEXT_MULTI_REFERENCE_LATENT_METHOD,
     &flux::CLIP_TEXT_ENCODE_FLUX,
+    &lumina2::CLIP_TEXT_ENCODE_LUMINA2,
     &flux::FLUX_GUIDANCE,
     &flux::FLUX_DISABLE_GUIDANCE,
     &model_patches::MODEL_SAMPLING_DISCRETE,
     &flux::MODEL_SAMPLING_FLUX,
     &model_patches::MODEL_SAMPLING_SD3,
     &model_patches::RESCALE_CFG,
+    &lumina2::RENORM_CFG,
     &skip_layers::SKIP_LAYER_GUIDANCE_SD3,
     &skip_layers::SKIP_LAYER_GUIDANCE_DIT,
     &model_patches::FREE_U,

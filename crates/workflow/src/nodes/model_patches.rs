@@ -1,6 +1,7 @@
 //! Models used in another way than they come.
 
 use distorch_models::freeu::{FreeU, Raise, Scales};
+use distorch_sampling::guidance::Formula;
 use distorch_sampling::model_sampling::{ModelSampling, Prediction};
 
 use crate::inputs::{Inputs, NodeError};
@@ -82,7 +83,8 @@ pub const RESCALE_CFG: Node = Node {
     run: |_, inputs| {
         let part = inputs.float("multiplier")?;
         let model = inputs.model("model")?;
-        Ok(vec![Value::Model(model.with_options(|options| options.rescale_cfg = Some(part)))])
+        let formula = Formula::Rescaled { part };
+        Ok(vec![Value::Model(model.with_options(|options| options.formula = formula))])
     },
     ..Node::EMPTY
 };

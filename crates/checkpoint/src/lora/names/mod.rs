@@ -12,9 +12,9 @@ mod flux;
 mod flux2;
 mod krea2;
 mod mmdit;
+mod next_dit;
 mod qwen_image21;
 mod unet;
-mod z_image;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -88,6 +88,7 @@ const PREFIXES: &[(&str, Place)] = &[
     ("text_encoders.clip_h.transformer.", Encoder(&["clip_h"])),
     ("text_encoders.clip_g.transformer.", Encoder(&["clip_g"])),
     ("text_encoders.t5xxl.transformer.", T5),
+    ("text_encoders.gemma2_2b.transformer.", Encoder(&["gemma2"])),
     ("clip_l.transformer.", Encoder(&["clip_l"])),
     ("clip_h.transformer.", Encoder(&["clip_h"])),
     ("clip_g.transformer.", Encoder(&["clip_g"])),
@@ -181,7 +182,7 @@ pub(crate) fn diffusion_names(config: &DiffusionConfig) -> OtherNames<'_> {
         DiffusionConfig::Flux(config) => {
             Box::new(|layer| flux::names([config.width, config.mlp_width], layer))
         }
-        DiffusionConfig::ZImage(config) => Box::new(|layer| z_image::names(config, layer)),
+        DiffusionConfig::NextDit(config) => Box::new(|layer| next_dit::names(config, layer)),
         DiffusionConfig::Flux2(config) => Box::new(|layer| flux2::names(config, layer)),
         DiffusionConfig::Chroma(config) => Box::new(|layer| chroma::names(config, layer)),
         DiffusionConfig::Krea2(_) => Box::new(krea2::names),

@@ -1,10 +1,12 @@
-//! A block: attention and a gated feed-forward layer, with a norm before and behind each of them.
+//! A block: attention, in which several heads of queries may share one of keys and values, and a gated feed-forward layer,
+//! with a norm before and behind each of them.
 
-use distorch_checkpoint::config::ZImageConfig;
+use distorch_checkpoint::config::NextDitConfig;
 use distorch_runtime::kernels::{Projected, Rotation, add_gated, join_rotated_heads};
 use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, Scope, Tensor};
 
+use super::rules::rules;
 use crate::ModelError;
 use crate::attention::{Mask, attention};
 use crate::layers::{Linear, RmsNorm};
@@ -16,6 +18,7 @@ pub(super) const EPSILON: f64 = 1e-5;
 pub(super) struct Block {
     width: usize,
     heads: usize,
+    kv_heads: usize,
     /// From the time to scales and gates; absent where the prompt alone is read.
     modulation: Option<Linear>,
     attention_norm: RmsNorm,
@@ -46,7 +49,7 @@ struct Step {
 impl Block {
     pub(super) fn load(
         scope: &Scope,
-        config: &ZImageConfig,
+        config: &NextDitConfig,
         is_modulated: bool,
     ) -> Result<Self, ModelError> {
         let (attention, feed_forward) = (scope.at("attention"), scope.at("feed_forward"));
@@ -54,8 +57,9 @@ impl Block {
         Ok(Self {
             width: config.width,
             heads: config.heads,
+            kv_heads: config.kv_heads,
             modulation: match is_modulated {
-                true => Some(Linear::load(scope, "adaLN_modulation.0")?),
+                true => Some(Linear::load(scope, rules(config.kind).modulation)?),
                 false => None,
             },
             attention_norm: norm(scope, "attention_norm1")?,
@@ -101,14 +105,32 @@ impl Block {
     }
 
     fn attend(&self, x: Tensor<3>, rotation: &Rotation) -> Result<Tensor<3>, ModelError> {
-        let qkv = self.qkv.tokens_to(x, 3 * self.width)?;
         let head = self.width / self.heads;
+        let shared = self.kv_heads * head;
+        let qkv = self.repeated(self.qkv.tokens_to(x, self.width + 2 * shared)?, shared);
         let [query, key] = &self.head_norms;
         let norms = Some([query.weight(head)?, key.weight(head)?]);
         let projected = vec![Projected { qkv, norms }];
         let [query, key, value] = join_rotated_heads(projected, self.heads, EPSILON, rotation);
         let seen = attention(query, key, value, self.heads, Mask::None, self.qkv.precision());
         self.out.tokens_to(seen, self.width)
+    }
+
+    /// Each head of keys and values, which have `shared` features each, as often as heads of queries share it.
+    fn repeated(&self, qkv: Tensor<3>, shared: usize) -> Tensor<3> {
+        let Self { width, heads, kv_heads, .. } = *self;
+        if heads == kv_heads {
+            return qkv;
+        }
+        let [batch, tokens, _] = qkv.dims();
+        let (head, times) = (width / heads, heads / kv_heads);
+        let repeated = |first| {
+            let x = qkv.clone().narrow(2, first, shared);
+            let x = x.reshape([batch, tokens, kv_heads, 1, head]);
+            x.expand([batch, tokens, kv_heads, times, head]).reshape([batch, tokens, width])
+        };
+        let (keys, values) = (repeated(width), repeated(width + shared));
+        Tensor::cat(vec![qkv.narrow(2, 0, width), keys, values], 2)
     }
 }
 
