@@ -68,7 +68,7 @@ try {
   await page.locator("#placement-summary", { hasText: /SD/ }).waitFor();
   await page.locator("#picture-random").uncheck();
   for (const [prompt, seed] of MADE) await make(page, prompt, seed, 20);
-  await page.waitForFunction((count) => document.querySelectorAll(".job.ended").length === count, MADE.length, { timeout: 120_000 });
+  await page.waitForFunction((count) => document.querySelectorAll(".job.ended").length === count, MADE.length, { timeout: 300_000 });
   // Long enough to be in the middle of it.
   await make(page, "a blue circle on a yellow background", 5, 300);
   await make(page, "a red triangle on a yellow background", 8, 20);
