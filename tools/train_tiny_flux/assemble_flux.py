@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
 from flux_networks import Transformer, build_t5  # first: it adds the path
@@ -23,6 +24,16 @@ TRANSFORMER = "model.diffusion_model."
 CLIP = "text_encoders.clip_l.transformer.text_model."
 T5 = "text_encoders.t5xxl.transformer."
 VAE = "vae."
+
+
+def original_vae(vae: AutoencoderKL) -> dict:
+    """The autoencoder's tensors by the original's names."""
+    found = {}
+    for name, value in vae.named_parameters():
+        # The original's attention projects with 1x1 convolutions.
+        square = ".attentions." in name and value.dim() == 2
+        found[vae_name(name, vae.config)] = value[:, :, None, None] if square else value
+    return found
 
 
 def main():
@@ -40,10 +51,7 @@ def main():
     tensors = {TRANSFORMER + name: value for name, value in flux.named_parameters()}
     tensors |= {CLIP + name.removeprefix("text_model."): value for name, value in clip.named_parameters()}
     tensors |= {T5 + name: value for name, value in t5.named_parameters()}
-    for name, value in wide.named_parameters():
-        # The original attention of the autoencoder projects with 1x1 convolutions.
-        square = ".attentions." in name and value.dim() == 2
-        tensors[VAE + vae_name(name, wide.config)] = value[:, :, None, None] if square else value
+    tensors |= {VAE + name: value for name, value in original_vae(wide).items()}
     half = {key: value.detach().to(torch.float16).contiguous() for key, value in tensors.items()}
     for key, value in half.items():
         assert value.isfinite().all(), key

@@ -3,13 +3,11 @@
     python tools/train_tiny_flux/check_flux.py CHECKPOINT [--sheet SHEET.png]
     python tools/train_tiny_flux/check_flux.py CHECKPOINT --prompt 'a red circle' --seed 1 --picture OUT.png
 
-The prompts and the rules are those of `tools/train_tiny`. Euler over ComfyUI's `simple` schedule with
-Flux dev's shift, 20 steps, CLIP's pooled state and 256 T5 states without a mask. The networks are
-diffusers' and transformers' classes, which makes this the reference that distorch is compared with.
+The prompts and the rules are those of `tools/train_tiny`, the schedule has Flux dev's shift; CLIP's pooled state and 256 T5
+states without a mask. The networks are diffusers' and transformers' classes, which makes this the reference that
+distorch is compared with.
 """
 
-import argparse
-import collections
 import math
 from pathlib import Path
 
@@ -17,7 +15,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
@@ -27,17 +24,17 @@ from flux_networks import (
     build_t5, patches, unpatched,
 )
 
-from check import sheet, wanted_hundred
-from judge import faults
+import drawing
 from networks import Words, build_text_encoder
 
-STEPS, MU = 20, 1.15
+MU = 1.15  # of the shift of Flux dev's times
 
 
 class Networks:
     """The four networks of a file, in f32."""
 
-    def __init__(self, checkpoint: Path):
+    def __init__(self, checkpoint: Path, guidance: float):
+        self.guidance = guidance
         tensors = {key: value.float() for key, value in load_file(checkpoint).items()}
         part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         self.clip, self.clip_words, self.t5_words = build_text_encoder(), Words(), T5Words()
@@ -49,18 +46,7 @@ class Networks:
         missing, extra = self.t5.load_state_dict(part(T5), strict=False)
         assert not extra and missing in ([], ["encoder.embed_tokens.weight"]), (missing, extra)
         self.flux = diffusers_transformer(part(TRANSFORMER))
-        self.vae = AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4,
-            block_out_channels=[64] * 4,
-            layers_per_block=1,
-            latent_channels=CHANNELS,
-            scaling_factor=SCALE,
-            shift_factor=SHIFT,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
-        self.vae.load_state_dict(convert_ldm_vae_checkpoint(part(VAE), dict(self.vae.config)))
+        self.vae = autoencoder(part(VAE))
         for module in (self.clip, self.t5, self.flux, self.vae):
             module.eval().requires_grad_(False)
 
@@ -76,7 +62,7 @@ class Networks:
         return states, self.clip(self.clip_words.batch(captions)).pooler_output
 
     @torch.no_grad()
-    def velocity(self, x, time: float, texts, guidance: float):
+    def velocity(self, x, time: float, texts):
         """The transformer's prediction for latents [batch, 16, height, width]."""
         height, width = x.shape[2] // 2, x.shape[3] // 2
         rows = torch.arange(height).repeat_interleave(width)
@@ -86,17 +72,39 @@ class Networks:
             encoder_hidden_states=texts[0],
             pooled_projections=texts[1],
             timestep=torch.full((len(x),), time),
-            guidance=torch.full((len(x),), guidance),
+            guidance=torch.full((len(x),), self.guidance),
             img_ids=ids.float(),
             txt_ids=torch.zeros(T5_LENGTH, 3),
         ).sample
         return unpatched(found, height, width)
 
-    @torch.no_grad()
     def decode(self, x) -> np.ndarray:
         """Bytes [batch, height, width, 3]."""
-        images = self.vae.decode(x / SCALE + SHIFT).sample.clamp(-1, 1)
-        return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        return decoded(self.vae, x)
+
+
+def autoencoder(tensors) -> AutoencoderKL:
+    """diffusers' class with the weights of a file."""
+    vae = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[64] * 4,
+        layers_per_block=1,
+        latent_channels=CHANNELS,
+        scaling_factor=SCALE,
+        shift_factor=SHIFT,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    vae.load_state_dict(convert_ldm_vae_checkpoint(tensors, dict(vae.config)))
+    return vae
+
+
+@torch.no_grad()
+def decoded(vae: AutoencoderKL, x) -> np.ndarray:
+    """Latents in Flux's scale as bytes [batch, height, width, 3]."""
+    images = vae.decode(x / SCALE + SHIFT).sample.clamp(-1, 1)
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def diffusers_transformer(tensors) -> FluxTransformer2DModel:
@@ -158,64 +166,13 @@ def diffusers_transformer(tensors) -> FluxTransformer2DModel:
     return model
 
 
-def sigmas(steps: int) -> list[float]:
-    """ComfyUI's `simple` schedule: every (10000 / steps)th of 10000 shifted times, the largest first."""
-    shifted = [math.exp(MU) / (math.exp(MU) + 10000 / i - 1) for i in range(1, 10001)]
-    return [shifted[-(1 + int(i * 10000 / steps))] for i in range(steps)] + [0.0]
-
-
-def sample(networks: Networks, noise, captions, guidance: float, cfg: float):
-    """Latents for captions, by Euler's method."""
-    texts = networks.encode(captions)
-    empty = networks.encode([""] * len(captions)) if cfg != 1 else None
-    x, times = noise, sigmas(STEPS)
-    for now, then in zip(times, times[1:]):
-        v = networks.velocity(x, now, texts, guidance)
-        if empty:
-            v0 = networks.velocity(x, now, empty, guidance)
-            v = v0 + cfg * (v - v0)
-        x = x + (then - now) * v
-    return x
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = drawing.arguments(__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--guidance", type=float, default=3.5, help="the number that the transformer is told")
-    parser.add_argument("--cfg", type=float, default=2.0, help="against the empty prompt")
-    parser.add_argument("--some", type=int, default=100, help="how many of the prompts")
-    parser.add_argument("--prompt", help="draw one picture of this, from ComfyUI's noise for the seed")
-    parser.add_argument("--picture", type=Path, default=Path("picture.png"))
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    networks = Networks(args.checkpoint)
-    if args.prompt is not None:
-        noise = torch.randn(1, CHANNELS, 16, 16, generator=torch.Generator().manual_seed(args.seed))
-        latents = sample(networks, noise, [args.prompt], args.guidance, args.cfg)
-        Image.fromarray(networks.decode(latents)[0]).save(args.picture)
-        return
-    asked = wanted_hundred()
-    asked = asked[:: len(asked) // args.some]
-    tally, images = collections.defaultdict(lambda: [0, 0]), []
-    for at in range(0, len(asked), 10):
-        some = asked[at : at + 10]
-        seeds = [torch.Generator().manual_seed(args.seed + at + i) for i in range(len(some))]
-        noise = torch.stack([torch.randn(CHANNELS, 16, 16, generator=generator) for generator in seeds])
-        latents = sample(networks, noise, [w.prompt for _, w in some], args.guidance, args.cfg)
-        images += list(networks.decode(latents))
-    for i, ((group, wanted), image) in enumerate(zip(asked, images)):
-        wrong = faults(image, wanted)
-        for name in (group, "all"):
-            tally[name][0] += not wrong
-            tally[name][1] += 1
-        if wrong:
-            print(f"  {i:3} {wanted.prompt}: {', '.join(wrong)}")
-    for group, (right, of) in tally.items():
-        print(f"{group}: {right} of {of} right")
-    if args.sheet:
-        sheet(images, args.sheet)
+    shifted = [math.exp(MU) / (math.exp(MU) + 10000 / i - 1) for i in range(1, 10001)]
+    drawing.draw(Networks(args.checkpoint, args.guidance), drawing.simple(shifted), args)
 
 
 if __name__ == "__main__":

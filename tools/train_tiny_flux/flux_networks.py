@@ -84,15 +84,11 @@ def wave(at: torch.Tensor, width: int = 256) -> torch.Tensor:
 
 
 @functools.cache
-def rotations(height: int, width: int, text: int, stride: int) -> torch.Tensor:
-    """The rotary embedding [text + height * width, HEAD / 2] as complex numbers; text is at 0.
-
-    With a stride of 2, places are the middles of 2 x 2 places of a picture of twice the size.
-    """
+def rotations(height: int, width: int, text: int) -> torch.Tensor:
+    """The rotary embedding [text + height * width, HEAD / 2] as complex numbers; text is at 0."""
     rows = torch.arange(height).repeat_interleave(width)
     columns = torch.arange(width).repeat(height)
-    image = torch.stack([rows, columns], 1).double() * stride + (stride - 1) / 2
-    image = F.pad(image, (1, 0))
+    image = F.pad(torch.stack([rows, columns], 1).double(), (1, 0))
     ids = torch.cat([torch.zeros(text, 3, dtype=torch.float64), image])
     parts = []
     for axis, size in enumerate(AXES):
@@ -236,7 +232,7 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def forward(self, latents, times, states, pooled, guidance, copies: int = 1, stride: int = 1):
+    def forward(self, latents, times, states, pooled, guidance, copies: int = 1):
         """The velocity of `latents` [batch, 16, height, width] at `times` (1 is noise).
 
         The last text state counts `copies` times in what attends to it.
@@ -245,7 +241,7 @@ class Transformer(nn.Module):
         image = self.img_in(patches(latents))
         text = self.txt_in(states)
         vector = self.time_in(wave(times)) + self.guidance_in(wave(guidance)) + self.vector_in(pooled)
-        turns = rotations(height, width, text.shape[1], stride)
+        turns = rotations(height, width, text.shape[1])
         bias = None
         if copies > 1:
             bias = torch.zeros(1, 1, 1, text.shape[1] + height * width)
