@@ -7,6 +7,8 @@ mod prompts;
 #[path = "qwen3_pictures/references.rs"]
 mod references;
 
+use std::path::Path;
+
 use distorch_checkpoint::family::Configs;
 use distorch_pipeline::diffusion::conditioning::Conditioning;
 use distorch_test_support::runs::{Harness, node, prompt};
