@@ -43,13 +43,14 @@ const OTHERS: [(&str, &str); 26] = [
     ("tools/gpu/", "measures a GPU; CI runs it without one"),
     ("OUT=results tools/gpu/", "measures a GPU; CI runs it without one"),
     ("python3 tools/gpu/", "makes tables of that; CI tests it"),
-    ("export RUSTC_BOOTSTRAP", "is for fuzzing, which takes nightly features and minutes"),
+    ("export RUSTC_WRAPPER", "is for fuzzing, which takes minutes"),
     ("for target in", "is for fuzzing"),
     ("done", "ends the loop of fuzzing"),
 ];
 
 /// Lines inside of those, which are no commands of their own.
-const INSIDE: [(&str, &str); 1] = [("cargo fuzz run", "is for fuzzing")];
+const INSIDE: [(&str, &str); 2] =
+    [("mkdir -p fuzz/", "is for fuzzing"), ("fuzz/target/", "is for fuzzing")];
 
 /// Command lines of which only the form is checked, and why.
 const NOT_RUN: [(&str, &str); 5] = [

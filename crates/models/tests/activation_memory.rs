@@ -58,6 +58,9 @@ fn text_encoder(name: &'static str, config: TextEncoderConfig) -> (Model, Scope)
     (model, scope.at(name))
 }
 
+/// What the estimate has for the memory that products pack in, which is kept from the first run on.
+const KEPT: u64 = 4 << 20;
+
 /// The estimate is the larger, by less than half.
 fn check(
     name: &str,
@@ -75,7 +78,7 @@ fn check(
     let estimate = activation_bytes(model, model.component(kind).unwrap(), workload, host);
     println!("{name}: {} of {} KiB", taken >> 10, estimate >> 10);
     assert!(taken <= estimate, "{name}: {taken} of {estimate}");
-    assert!(estimate < taken * 3 / 2, "{name}: {taken} of {estimate}");
+    assert!(estimate < (taken + KEPT) * 3 / 2, "{name}: {taken} of {estimate}");
 }
 
 fn check_text(name: &str, model: &Model, encode: impl FnMut()) {

@@ -58,8 +58,8 @@ fn lora() -> ModelFile {
 }
 
 /// The diffusion model streams from the host, the text encoder and the VAE are at home on the device: a second seed loads
-/// nothing and streams as much as the first, a second prompt the text encoder's layers neither; another strength of a
-/// LoRA loads no file anew.
+/// nothing and streams no more than its evaluations need, a second prompt loads no layer of the text encoder either; another
+/// strength of a LoRA loads no file anew.
 #[test]
 fn a_second_run_moves_what_it_must() {
     let folder = shipped();
@@ -81,26 +81,32 @@ fn a_second_run_moves_what_it_must() {
     let mut executor = executor(folder.path(), DEVICES);
     let (loads, first) = run(&mut executor, &prompt);
     assert_eq!(loads.len(), 3, "{loads:?}");
-    let streamed = first["unet.safetensors"];
-    assert!(streamed > 0);
-    assert_eq!((first["clip_l.safetensors"], first["vae.safetensors"]), (0, 0));
-    // Two steps of two evaluations each, for the prompt and against the empty one: no layer comes more often.
     let models = &executor.environment().session.models;
     let away = models.stats().into_iter().find(|(part, _)| part.file().name == "unet.safetensors");
     let away = away.map(|(part, _)| part.plan().bytes_elsewhere()).unwrap();
-    assert!(streamed <= 4 * away, "{streamed} of {away}");
+    // Two steps of two evaluations each, for the prompt and against the empty one: no layer comes more often. How many come less
+    // often depends on how far the loader is when an evaluation ends.
+    let unet_streams = |moved: &BTreeMap<String, u64>| {
+        let streamed = moved["unet.safetensors"];
+        assert!(streamed > 0 && streamed <= 4 * away, "{streamed} of {away}");
+        assert_eq!((moved["clip_l.safetensors"], moved["vae.safetensors"]), (0, 0));
+    };
+    unet_streams(&first);
 
     prompt["latent"]["inputs"]["seed"] = json!(8);
     let (loads, second) = run(&mut executor, &prompt);
-    assert_eq!((loads, &second), (vec![], &first));
+    assert_eq!(loads, Vec::<String>::new());
+    unet_streams(&second);
 
     prompt["good"]["inputs"]["text"] = json!("a blue square");
     let (loads, third) = run(&mut executor, &prompt);
-    assert_eq!((loads, &third), (vec![], &first));
+    assert_eq!(loads, Vec::<String>::new());
+    unet_streams(&third);
 
     prompt["lora"]["inputs"]["strength_model"] = json!(0.75);
     let (loads, fourth) = run(&mut executor, &prompt);
-    assert_eq!((loads, &fourth), (vec![], &first));
+    assert_eq!(loads, Vec::<String>::new());
+    unet_streams(&fourth);
 
     // Nothing at all where nothing changes.
     let (loads, last) = run(&mut executor, &prompt);
