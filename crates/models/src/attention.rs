@@ -14,6 +14,18 @@ pub enum Mask {
     Bias(Tensor<4>),
 }
 
+/// Each head of keys or values as often as heads of queries share it: `[batch, tokens, kv_heads × d]` to
+/// `[batch, tokens, heads × d]`. `kv_heads` must divide `heads`, which the models check as they are built.
+pub(crate) fn repeat_heads(x: Tensor<3>, heads: usize, kv_heads: usize) -> Tensor<3> {
+    if heads == kv_heads {
+        return x;
+    }
+    let [batch, tokens, width] = x.dims();
+    let (head, times) = (width / kv_heads, heads / kv_heads);
+    let x = x.reshape([batch, tokens, kv_heads, 1, head]);
+    x.expand([batch, tokens, kv_heads, times, head]).reshape([batch, tokens, heads * head])
+}
+
 /// `softmax(q · kᵗ / √d) · v`, head by head.
 ///
 /// `query` `[batch, queries, heads × d]`, `key` and `value` `[batch, keys, heads × d]`, to

@@ -22,7 +22,7 @@ pub use pieces::Piece;
 use rotation::{Axis, HalfRotation};
 
 use crate::ModelError;
-use crate::attention::{Mask, attention};
+use crate::attention::{Mask, attention, repeat_heads};
 use crate::layers::{Linear, RmsNorm};
 use crate::prompt::token::Token;
 use crate::token_table::TokenTable;
@@ -362,13 +362,13 @@ impl Attention {
         let (inner, shared) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut q = self.split(self.q_proj.tokens_to(x.clone(), inner)?);
         let mut k = self.split(self.k_proj.tokens_to(x.clone(), shared)?);
-        let v = self.split(self.v_proj.tokens_to(x, shared)?);
+        let v = self.v_proj.tokens_to(x, shared)?;
         if let Some([of_query, of_key]) = &self.head_norms {
             (q, k) = (of_query.forward(q)?, of_key.forward(k)?);
         }
         let q = join(rotation.turn(q));
-        let k = join(self.repeated(rotation.turn(k)));
-        let v = join(self.repeated(v));
+        let k = repeat_heads(join(rotation.turn(k)), self.heads, self.kv_heads);
+        let v = repeat_heads(v, self.heads, self.kv_heads);
         self.o_proj.tokens(attention(q, k, v, self.heads, mask, self.q_proj.precision()))
     }
 
@@ -376,17 +376,6 @@ impl Attention {
     fn split(&self, x: Tensor<3>) -> Tensor<4> {
         let [batch, tokens, width] = x.dims();
         x.reshape([batch, tokens, width / self.head_dim, self.head_dim])
-    }
-
-    /// Each head of keys or values as often as heads of queries share it.
-    fn repeated(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, tokens, heads, dim] = x.dims();
-        let times = self.heads / heads.max(1);
-        if times == 1 {
-            return x;
-        }
-        let x = x.reshape([batch, tokens, heads, 1, dim]);
-        x.expand([batch, tokens, heads, times, dim]).reshape([batch, tokens, heads * times, dim])
     }
 }
 

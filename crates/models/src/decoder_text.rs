@@ -16,7 +16,7 @@ use crate::prompt::qwen_tokenizer::QwenTokenizer;
 use crate::prompt::tekken::TekkenTokenizer;
 use crate::prompt::token::Token;
 use crate::prompt::{self, PromptTokens};
-use crate::text::PromptPicture;
+use crate::text::{PromptPicture, TextOptions};
 use crate::vision::{self, VisionTower};
 use crate::weighted;
 
@@ -176,6 +176,18 @@ impl DecoderPart {
     /// Layers of the model.
     pub fn layers(&self) -> usize {
         self.decoder.config().layers
+    }
+
+    /// Behind how many layers states are read by families that read them before the last one. `clip_skip` counts layers from
+    /// the last, which is 1; more than there are is the families' own, 2.
+    ///
+    /// # Errors
+    /// When `clip_skip` is 0.
+    pub fn last_but_one(&self, options: &TextOptions) -> Result<usize, ConditioningError> {
+        clip_text::check_clip_skip(options)?;
+        let layers = self.layers();
+        let skip = options.clip_skip.filter(|&skip| skip <= layers).unwrap_or(2);
+        Ok((layers + 1).saturating_sub(skip))
     }
 
     /// The token ids of a text, special tokens by their names.

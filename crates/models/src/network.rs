@@ -35,6 +35,75 @@ pub struct NetworkInput {
     pub skip: SkipLayers,
 }
 
+impl NetworkInput {
+    /// Checks that the noisy latent has these channels, and pixels.
+    pub(crate) fn expect_latent(
+        &self,
+        model: &'static str,
+        channels: usize,
+    ) -> Result<(), ModelError> {
+        let [_, found, height, width] = self.x.dims();
+        let pixels = pixels(height, width);
+        ModelError::expect(model, "latent", &(channels, "pixels"), &(found, pixels))
+    }
+
+    /// Checks that each reference has these channels, pixels, and a batch of one or of the noisy latent.
+    pub(crate) fn expect_references(
+        &self,
+        model: &'static str,
+        channels: usize,
+    ) -> Result<(), ModelError> {
+        let mut references = self.reference_latents.iter();
+        references.try_for_each(|x| self.expect_batched(model, "reference latent", x, channels))
+    }
+
+    /// Checks the noisy latent and the references, which have as many channels.
+    pub(crate) fn expect_latents(
+        &self,
+        model: &'static str,
+        channels: usize,
+    ) -> Result<(), ModelError> {
+        self.expect_batched(model, "latent", &self.x, channels)?;
+        self.expect_references(model, channels)
+    }
+
+    fn expect_batched(
+        &self,
+        model: &'static str,
+        name: &'static str,
+        latent: &Tensor<4>,
+        channels: usize,
+    ) -> Result<(), ModelError> {
+        let batch = self.x.dims()[0];
+        let [rows, found, height, width] = latent.dims();
+        let rows = if rows == 1 { batch } else { rows };
+        let found = (rows, found, pixels(height, width));
+        ModelError::expect(model, name, &(batch, channels, "pixels"), &found)
+    }
+
+    /// Checks that there is a timestep for each picture.
+    pub(crate) fn expect_timesteps(&self, model: &'static str) -> Result<(), ModelError> {
+        let batch = self.x.dims()[0];
+        ModelError::expect(model, "timesteps", &[batch], &self.timesteps.dims())
+    }
+
+    /// Checks that there are states of this width for each picture.
+    pub(crate) fn expect_context(
+        &self,
+        model: &'static str,
+        width: usize,
+    ) -> Result<(), ModelError> {
+        let batch = self.x.dims()[0];
+        let [rows, tokens, found] = self.context.dims();
+        let expected = [batch, tokens.max(1), width];
+        ModelError::expect(model, "context", &expected, &[rows, tokens, found])
+    }
+}
+
+fn pixels(height: usize, width: usize) -> &'static str {
+    if height * width == 0 { "no pixels" } else { "pixels" }
+}
+
 /// Where the patches of reference latents are beside those of the noisy latent, for transformers that know patches by an
 /// index, a row and a column. The noisy latent's have index 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

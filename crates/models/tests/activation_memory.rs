@@ -204,11 +204,7 @@ fn z_image() {
         refiner_depth: 1,
         depth: 2,
     };
-    let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
-    let configs = Configs { diffusion, ..Configs::default() };
-    let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
-    let network = NextDit::load(&scope, &config).unwrap();
-    check_network("Z-Image", &model, &network, [16, 8, 96]);
+    next_dit("Z-Image", &config);
 }
 
 fn lumina2() {
@@ -227,11 +223,15 @@ fn lumina2() {
         refiner_depth: 1,
         depth: 2,
     };
+    next_dit("Lumina 2", &config);
+}
+
+fn next_dit(name: &str, config: &NextDitConfig) {
     let diffusion = Some(DiffusionConfig::NextDit(config.clone()));
     let configs = Configs { diffusion, ..Configs::default() };
     let (model, scope) = load(&configs, ComponentKind::DiffusionModel);
-    let network = NextDit::load(&scope, &config).unwrap();
-    check_network("Lumina 2", &model, &network, [16, 8, 96]);
+    let network = NextDit::load(&scope, config).unwrap();
+    check_network(name, &model, &network, [16, 8, 96]);
 }
 
 fn flux2() {

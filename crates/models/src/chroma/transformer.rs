@@ -52,14 +52,9 @@ impl ChromaTransformer {
 
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
         let ChromaConfig { in_channels, context_dim, .. } = self.config;
-        let channels = in_channels / AREA;
-        let [batch, found, height, width] = input.x.dims();
-        let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-        ModelError::expect(MODEL, "latent", &(channels, "pixels"), &(found, pixels))?;
-        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
-        let [rows, tokens, dim] = input.context.dims();
-        let expected = [batch, tokens.max(1), context_dim];
-        ModelError::expect(MODEL, "context", &expected, &[rows, tokens, dim])
+        input.expect_latent(MODEL, in_channels / AREA)?;
+        input.expect_timesteps(MODEL)?;
+        input.expect_context(MODEL, context_dim)
     }
 }
 

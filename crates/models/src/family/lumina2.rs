@@ -16,10 +16,8 @@ pub(super) struct Lumina2;
 
 impl Model for Lumina2 {
     const KIND: NextDitKind = NextDitKind::Lumina2;
-    const NAME: &'static str = "Lumina 2 transformer";
     const ENCODERS: &'static [&'static str] = &["gemma2"];
     const SHIFT: f64 = 6.0;
-    const TOKENS: usize = 32;
 
     fn text(
         scope: &Scope,

@@ -13,7 +13,7 @@ use crate::cost;
 use crate::estimate::{self, Compute, Need, Workload};
 use crate::latent_format::LatentFormat;
 use crate::network::{Network, NoiseLevels};
-use crate::next_dit::NextDit;
+use crate::next_dit::{self, NextDit};
 use crate::text::TextConditioner;
 
 /// What tells one of the models from the others.
@@ -21,17 +21,11 @@ pub(super) trait Model: Sync {
     /// As its configuration has it.
     const KIND: NextDitKind;
 
-    /// As [`TransformerFamily::NAME`].
-    const NAME: &'static str;
-
     /// As [`TransformerFamily::ENCODERS`].
     const ENCODERS: &'static [&'static str];
 
     /// The shift of its flow.
     const SHIFT: f64;
-
-    /// As [`Reads::tokens`].
-    const TOKENS: usize;
 
     /// As [`TransformerFamily::text`].
     fn text(
@@ -46,7 +40,7 @@ pub(super) struct NextDitFamily<M>(pub M);
 impl<M: Model> TransformerFamily for NextDitFamily<M> {
     type Config = NextDitConfig;
 
-    const NAME: &'static str = M::NAME;
+    const NAME: &'static str = next_dit::name(M::KIND);
     const ENCODERS: &'static [&'static str] = M::ENCODERS;
     const DTYPES: &'static [DType] = &[DType::BF16];
 
@@ -69,7 +63,7 @@ impl<M: Model> TransformerFamily for NextDitFamily<M> {
     fn reads(config: Option<&NextDitConfig>, _: Variant) -> Reads {
         Reads {
             context_width: config.map_or(0, |config| config.context_dim),
-            tokens: M::TOKENS,
+            tokens: 32,
             pooled_width: None,
             repeats_context: false,
             guidance: None,

@@ -16,10 +16,8 @@ pub(super) struct ZImage;
 
 impl Model for ZImage {
     const KIND: NextDitKind = NextDitKind::ZImage;
-    const NAME: &'static str = "Z-Image transformer";
     const ENCODERS: &'static [&'static str] = &["qwen3"];
     const SHIFT: f64 = 3.0;
-    const TOKENS: usize = 32;
 
     fn text(
         scope: &Scope,

@@ -92,35 +92,17 @@ impl FluxTransformer {
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
         let FluxConfig { in_channels, context_dim, vec_dim, .. } = self.config;
         let channels = in_channels / AREA;
-        let [batch, found, height, width] = input.x.dims();
-        let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-        ModelError::expect(MODEL, "latent", &(channels, "pixels"), &(found, pixels))?;
-        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
-        let [rows, tokens, dim] = input.context.dims();
-        ModelError::expect(
-            MODEL,
-            "context",
-            &[batch, tokens.max(1), context_dim],
-            &[rows, tokens, dim],
-        )?;
+        input.expect_latent(MODEL, channels)?;
+        input.expect_timesteps(MODEL)?;
+        input.expect_context(MODEL, context_dim)?;
+        let batch = input.x.dims()[0];
         if let Some(vector) = &input.vector {
             ModelError::expect(MODEL, "pooled vector", &[batch, vec_dim], &vector.dims())?;
         }
         if let Some(guidance) = &input.guidance {
             ModelError::expect(MODEL, "guidance", &[batch], &guidance.dims())?;
         }
-        for reference in &input.reference_latents {
-            let [rows, found, height, width] = reference.dims();
-            let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-            let rows = if rows == 1 { batch } else { rows };
-            ModelError::expect(
-                MODEL,
-                "reference latent",
-                &(batch, channels, "pixels"),
-                &(rows, found, pixels),
-            )?;
-        }
-        Ok(())
+        input.expect_references(MODEL, channels)
     }
 }
 

@@ -94,23 +94,13 @@ impl Flux2Transformer {
 
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
         let Flux2Config { in_channels, context_dim, .. } = self.config;
-        let latents = [("latent", &input.x)];
-        let references = input.reference_latents.iter().map(|latent| ("reference latent", latent));
-        let batch = input.x.dims()[0];
-        for (name, latent) in latents.into_iter().chain(references) {
-            let [rows, channels, height, width] = latent.dims();
-            let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-            let rows = if rows == 1 { batch } else { rows };
-            let expected = (batch, in_channels, "pixels");
-            ModelError::expect(MODEL, name, &expected, &(rows, channels, pixels))?;
-        }
-        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
+        input.expect_latents(MODEL, in_channels)?;
+        input.expect_timesteps(MODEL)?;
         if let Some(guidance) = &input.guidance {
+            let batch = input.x.dims()[0];
             ModelError::expect(MODEL, "guidance", &[batch], &guidance.dims())?;
         }
-        let [rows, tokens, dim] = input.context.dims();
-        let expected = [batch, tokens.max(1), context_dim];
-        ModelError::expect(MODEL, "context", &expected, &[rows, tokens, dim])
+        input.expect_context(MODEL, context_dim)
     }
 }
 

@@ -5,7 +5,7 @@ use distorch_runtime::tensor::ops::activation::{sigmoid, silu};
 use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
 
 use crate::ModelError;
-use crate::attention::{Mask, attention};
+use crate::attention::{Mask, attention, repeat_heads};
 use crate::layers::{Linear, RmsNorm};
 
 /// Of every norm.
@@ -179,8 +179,8 @@ impl Attention {
         let (head, precision) = (width / heads, self.query.precision());
         let shared = kv_heads * head;
         let query = self.query.tokens_to(x.clone(), width)?;
-        let key = self.repeated(self.key.tokens_to(x.clone(), shared)?);
-        let value = self.repeated(self.value.tokens_to(x.clone(), shared)?);
+        let key = repeat_heads(self.key.tokens_to(x.clone(), shared)?, heads, kv_heads);
+        let value = repeat_heads(self.value.tokens_to(x.clone(), shared)?, heads, kv_heads);
         let qkv = Tensor::cat(vec![query, key, value], 2);
         let [of_query, of_key] = &self.head_norms;
         let norms = Some([of_query.weight(head)?, of_key.weight(head)?]);
@@ -192,17 +192,6 @@ impl Attention {
         let seen = attention(query, key, value, heads, Mask::None, precision);
         let gate = sigmoid(self.gate.tokens_to(x, width)?);
         self.out.tokens_to(seen * gate, width)
-    }
-
-    /// Each head of keys or values as often as heads of queries share it.
-    fn repeated(&self, x: Tensor<3>) -> Tensor<3> {
-        let Sizes { width, heads, kv_heads } = self.sizes;
-        if heads == kv_heads {
-            return x;
-        }
-        let ([batch, tokens, _], head) = (x.dims(), width / heads);
-        let x = x.reshape([batch, tokens, kv_heads, 1, head]);
-        x.expand([batch, tokens, kv_heads, heads / kv_heads, head]).reshape([batch, tokens, width])
     }
 }
 

@@ -82,23 +82,12 @@ impl Krea2Transformer {
 
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
         let Krea2Config { in_channels, text_width, text_layers, .. } = self.config;
-        let [batch, channels, height, width] = input.x.dims();
-        let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-        ModelError::expect(MODEL, "latent", &(in_channels, "pixels"), &(channels, pixels))?;
-        let references = &input.reference_latents;
-        for reference in
-            references.iter().filter(|_| input.reference_method != ReferenceMethod::Own)
-        {
-            let [rows, channels, height, width] = reference.dims();
-            let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-            let rows = if rows == 1 { batch } else { rows };
-            let (expected, found) = ((batch, in_channels, "pixels"), (rows, channels, pixels));
-            ModelError::expect(MODEL, "reference latent", &expected, &found)?;
+        input.expect_latent(MODEL, in_channels)?;
+        if input.reference_method != ReferenceMethod::Own {
+            input.expect_references(MODEL, in_channels)?;
         }
-        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
-        let [rows, tokens, dim] = input.context.dims();
-        let expected = [batch, tokens.max(1), text_layers * text_width];
-        ModelError::expect(MODEL, "context", &expected, &[rows, tokens, dim])
+        input.expect_timesteps(MODEL)?;
+        input.expect_context(MODEL, text_layers * text_width)
     }
 
     /// The embedding of times, `[batch, width]`.

@@ -3,7 +3,6 @@
 use distorch_checkpoint::family::{Family, TextEncoder};
 use distorch_runtime::Scope;
 
-use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{DecoderPart, GEMMA2};
 use crate::prompt::embedding::Embeddings;
@@ -35,10 +34,7 @@ impl TextConditioner for Lumina2Text {
         embeddings: &Embeddings,
         options: &TextOptions,
     ) -> Result<EncodedText, ConditioningError> {
-        clip_text::check_clip_skip(options)?;
-        let layers = self.part.layers();
-        let skip = options.clip_skip.filter(|&skip| skip <= layers).unwrap_or(2);
-        let layer = (layers + 1).saturating_sub(skip);
+        let layer = self.part.last_but_one(options)?;
         let (context, warnings) = self.part.weighted(prompt.of(GEMMA2), embeddings, layer)?;
         let states = TextStates { context, pooled: None, picture_slots: Vec::new() };
         Ok(EncodedText { states, warnings })

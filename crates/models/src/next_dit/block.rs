@@ -8,7 +8,7 @@ use distorch_runtime::{DType, Scope, Tensor};
 
 use super::rules::rules;
 use crate::ModelError;
-use crate::attention::{Mask, attention};
+use crate::attention::{Mask, attention, repeat_heads};
 use crate::layers::{Linear, RmsNorm};
 
 /// Of every norm in a block.
@@ -105,32 +105,22 @@ impl Block {
     }
 
     fn attend(&self, x: Tensor<3>, rotation: &Rotation) -> Result<Tensor<3>, ModelError> {
-        let head = self.width / self.heads;
-        let shared = self.kv_heads * head;
-        let qkv = self.repeated(self.qkv.tokens_to(x, self.width + 2 * shared)?, shared);
+        let Self { width, heads, kv_heads, .. } = *self;
+        let head = width / heads;
+        let shared = kv_heads * head;
+        let mut qkv = self.qkv.tokens_to(x, width + 2 * shared)?;
+        if heads != kv_heads {
+            let part = |first, count| qkv.clone().narrow(2, first, count);
+            let [key, value] = [width, width + shared]
+                .map(|first| repeat_heads(part(first, shared), heads, kv_heads));
+            qkv = Tensor::cat(vec![part(0, width), key, value], 2);
+        }
         let [query, key] = &self.head_norms;
         let norms = Some([query.weight(head)?, key.weight(head)?]);
         let projected = vec![Projected { qkv, norms }];
         let [query, key, value] = join_rotated_heads(projected, self.heads, EPSILON, rotation);
         let seen = attention(query, key, value, self.heads, Mask::None, self.qkv.precision());
         self.out.tokens_to(seen, self.width)
-    }
-
-    /// Each head of keys and values, which have `shared` features each, as often as heads of queries share it.
-    fn repeated(&self, qkv: Tensor<3>, shared: usize) -> Tensor<3> {
-        let Self { width, heads, kv_heads, .. } = *self;
-        if heads == kv_heads {
-            return qkv;
-        }
-        let [batch, tokens, _] = qkv.dims();
-        let (head, times) = (width / heads, heads / kv_heads);
-        let repeated = |first| {
-            let x = qkv.clone().narrow(2, first, shared);
-            let x = x.reshape([batch, tokens, kv_heads, 1, head]);
-            x.expand([batch, tokens, kv_heads, times, head]).reshape([batch, tokens, width])
-        };
-        let (keys, values) = (repeated(width), repeated(width + shared));
-        Tensor::cat(vec![qkv.narrow(2, 0, width), keys, values], 2)
     }
 }
 

@@ -6,4 +6,5 @@ mod patches;
 mod rules;
 mod transformer;
 
+pub(crate) use rules::name;
 pub use transformer::NextDit;

@@ -21,6 +21,11 @@ pub(super) struct Rules {
     pub place: (usize, usize),
 }
 
+/// The model's name in errors.
+pub(crate) const fn name(kind: NextDitKind) -> &'static str {
+    rules(kind).model
+}
+
 pub(super) const fn rules(kind: NextDitKind) -> Rules {
     match kind {
         NextDitKind::Lumina2 => Rules {

@@ -77,14 +77,10 @@ impl NextDit {
 
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
         let NextDitConfig { in_channels, context_dim, .. } = self.config;
-        let [batch, channels, height, width] = input.x.dims();
-        let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
         let model = self.rules.model;
-        ModelError::expect(model, "latent", &(in_channels, "pixels"), &(channels, pixels))?;
-        ModelError::expect(model, "timesteps", &[batch], &input.timesteps.dims())?;
-        let [rows, tokens, dim] = input.context.dims();
-        let expected = [batch, tokens.max(1), context_dim];
-        ModelError::expect(model, "context", &expected, &[rows, tokens, dim])
+        input.expect_latent(model, in_channels)?;
+        input.expect_timesteps(model)?;
+        input.expect_context(model, context_dim)
     }
 
     fn rotation(&self, ids: &[[usize; 3]]) -> Rotation {

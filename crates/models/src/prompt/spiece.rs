@@ -18,6 +18,9 @@ const LONGEST_PIECE: usize = 512;
 /// What a text starts with where a file does not say it.
 const BEGINNING: &str = "<s>";
 
+/// What stands for a blank in pieces.
+pub(super) const BLANK: char = '▁';
+
 /// Why a SentencePiece model cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -111,6 +114,11 @@ pub struct Blanks {
     pub single: bool,
     /// Whether they are written as `▁`, before what they are before.
     pub marked: bool,
+}
+
+impl Blanks {
+    /// As a file means where it says nothing of them, and as T5 has it.
+    pub const USUAL: Self = Self { before_text: true, single: true, marked: true };
 }
 
 /// A vocabulary of pieces with their scores, and how text is normalised.
@@ -208,7 +216,7 @@ impl SpieceModel {
             byte_fallback: false,
             beginning: BEGINNING.as_bytes(),
             charsmap: &[],
-            blanks: Blanks { before_text: true, single: true, marked: true },
+            blanks: Blanks::USUAL,
         };
         let mut pieces = Vec::new();
         let mut kinds = Vec::new();

@@ -9,10 +9,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
 
 use super::charsmap::Charsmap;
-use super::spiece::{Blanks, PieceKind, SpieceAlgorithm, SpieceError, SpieceModel};
-
-/// What stands for a blank.
-const BLANK: char = '▁';
+use super::spiece::{BLANK, Blanks, PieceKind, SpieceAlgorithm, SpieceError, SpieceModel};
 
 /// A place in a list of parts that are merged.
 const NONE: usize = usize::MAX;

@@ -9,15 +9,9 @@ use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use super::charsmap::Charsmap;
-use super::spiece::{Blanks, SpieceAlgorithm, SpieceError, SpieceModel};
+use super::spiece::{BLANK, Blanks, SpieceAlgorithm, SpieceError, SpieceModel};
 use super::unigram::Unigram;
 use flate2::read::GzDecoder;
-
-/// What stands for a blank.
-const BLANK: char = '▁';
-
-/// How T5 treats blanks.
-const BLANKS: Blanks = Blanks { before_text: true, single: true, marked: true };
 
 /// The name of the token that ends every text.
 const END: &str = "</s>";
@@ -95,7 +89,7 @@ impl T5Tokenizer {
             let problem = "T5's kind: its pieces are not chosen by their scores (Unigram)";
             return Err(SpieceError::Kind(problem).into());
         }
-        if blanks != BLANKS {
+        if blanks != Blanks::USUAL {
             return Err(SpieceError::Kind("T5's kind: it treats blanks otherwise").into());
         }
         let charsmap = Charsmap::parse(&charsmap)?;

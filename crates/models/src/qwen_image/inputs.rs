@@ -41,19 +41,8 @@ impl Sizes {
     /// When one of them is not as it has to be.
     pub fn check(&self, input: &NetworkInput) -> Result<(), ModelError> {
         let Self { model, in_channels, context_dim, .. } = *self;
-        let latents = [("latent", &input.x)];
-        let references = input.reference_latents.iter().map(|latent| ("reference latent", latent));
-        let batch = input.x.dims()[0];
-        for (name, latent) in latents.into_iter().chain(references) {
-            let [rows, channels, height, width] = latent.dims();
-            let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-            let rows = if rows == 1 { batch } else { rows };
-            let expected = (batch, in_channels, "pixels");
-            ModelError::expect(model, name, &expected, &(rows, channels, pixels))?;
-        }
-        ModelError::expect(model, "timesteps", &[batch], &input.timesteps.dims())?;
-        let [rows, tokens, dim] = input.context.dims();
-        let expected = [batch, tokens.max(1), context_dim];
-        ModelError::expect(model, "context", &expected, &[rows, tokens, dim])
+        input.expect_latents(model, in_channels)?;
+        input.expect_timesteps(model)?;
+        input.expect_context(model, context_dim)
     }
 }

@@ -57,18 +57,11 @@ impl Mmdit {
     }
 
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
-        let [batch, channels, height, width] = input.x.dims();
         let MmditConfig { in_channels, context_dim, adm_in_channels, .. } = self.config;
-        let pixels = if height * width == 0 { "no pixels" } else { "pixels" };
-        ModelError::expect(MODEL, "latent", &(in_channels, "pixels"), &(channels, pixels))?;
-        ModelError::expect(MODEL, "timesteps", &[batch], &input.timesteps.dims())?;
-        let [rows, tokens, dim] = input.context.dims();
-        ModelError::expect(
-            MODEL,
-            "context",
-            &[batch, tokens.max(1), context_dim],
-            &[rows, tokens, dim],
-        )?;
+        input.expect_latent(MODEL, in_channels)?;
+        input.expect_timesteps(MODEL)?;
+        input.expect_context(MODEL, context_dim)?;
+        let batch = input.x.dims()[0];
         let vector = input.vector.as_ref().map(Tensor::dims);
         ModelError::expect(MODEL, "pooled text", &Some([batch, adm_in_channels]), &vector)
     }

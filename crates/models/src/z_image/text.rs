@@ -3,7 +3,6 @@
 use distorch_checkpoint::family::{Family, TextEncoder};
 use distorch_runtime::Scope;
 
-use crate::clip_text;
 use crate::conditioning::ConditioningError;
 use crate::decoder_text::{Answer, DecoderPart, QWEN3, stacked};
 use crate::prompt::embedding::Embeddings;
@@ -36,14 +35,8 @@ impl TextConditioner for ZImageText {
         _: &Embeddings,
         options: &TextOptions,
     ) -> Result<EncodedText, ConditioningError> {
-        clip_text::check_clip_skip(options)?;
-        let layers = self.part.layers();
-        let skip = options.clip_skip.filter(|&skip| skip <= layers).unwrap_or(2);
-        let states = {
-            let read = [(layers + 1).saturating_sub(skip)];
-            self.part.chat(prompt.of(QWEN3), Answer::Open, &read, 0)?
-        };
-        let context = stacked(states)?;
-        Ok(EncodedText::of_tokens(context))
+        let read = [self.part.last_but_one(options)?];
+        let states = self.part.chat(prompt.of(QWEN3), Answer::Open, &read, 0)?;
+        Ok(EncodedText::of_tokens(stacked(states)?))
     }
 }

@@ -1,6 +1,5 @@
 //! Gemma 2 as Lumina 2's text encoder, and its tokenizer; `tools/reference/make_gemma2.py` made the fixtures.
 
-use std::io::Read;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -17,7 +16,6 @@ use distorch_models::text::{Prompt, TextOptions};
 use distorch_runtime::{DType, LayerSource, Scope};
 use distorch_test_support::gemma;
 use distorch_test_support::model_file::ModelFile;
-use distorch_test_support::seeded::fnv1a64;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,6 +24,7 @@ use super::common::allocations::check_bits;
 use super::common::fixture::{Fixture, dims};
 use super::common::recording::Recording;
 use super::common::{max_error, values};
+use super::token_ids;
 
 fn load() -> (Fixture, DecoderConfig) {
     let fixture = Fixture::open("gemma2.safetensors");
@@ -182,36 +181,16 @@ struct Tokens {
 /// Of a model with Gemma's settings, of one that normalises and has no bytes, and of one with pieces that are not used.
 #[test]
 fn token_ids_are_those_of_sentencepiece() {
-    let unpack = |file: &[u8]| {
-        let mut json = String::new();
-        flate2::read::GzDecoder::new(file).read_to_string(&mut json).unwrap();
-        json
-    };
-    let texts = unpack(include_bytes!("../fixtures/qwen_tokens.json.gz"));
-    let texts: Vec<(String, Value)> = serde_json::from_str(&texts).unwrap();
-    let models = unpack(include_bytes!("../fixtures/gemma_tokens.json.gz"));
-    let models: Vec<Tokens> = serde_json::from_str(&models).unwrap();
+    let texts = token_ids::texts();
+    let models: Vec<Tokens> =
+        token_ids::unpacked(include_bytes!("../fixtures/gemma_tokens.json.gz"));
     assert_eq!(models.len(), 3);
     for (number, Tokens { model, ids }) in models.into_iter().enumerate() {
         assert!(ids.len() > 2000 && texts.len() == ids.len() + 1);
         let model = model.map_or_else(gemma, |model| STANDARD.decode(model).unwrap());
         let tokenizer = GemmaTokenizer::from_spiece(&model).unwrap();
-        let mut wrong = 0;
-        for ((text, _), expected) in texts.iter().zip(&ids) {
-            let ids = tokenizer.tokenize(text);
-            let found = match expected {
-                Value::Array(_) => Value::from(ids.clone()),
-                _ => {
-                    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-                    Value::from(fnv1a64(&bytes).to_string())
-                }
-            };
-            if found != *expected {
-                wrong += 1;
-                eprintln!("{number} {text:?}\n  expected {expected}\n  got      {ids:?}");
-            }
-        }
-        assert_eq!(wrong, 0, "of {} texts, model {number}", texts.len());
+        let cases = texts.iter().map(|(text, _)| text).zip(&ids);
+        token_ids::check(&format!("model {number}"), cases, |text| tokenizer.tokenize(text));
     }
 }
 

@@ -1,7 +1,5 @@
 //! Mistral Small 3 as Flux.2 dev's text encoder, and its tokenizer; `tools/reference/make_mistral.py` made the fixtures.
 
-use std::io::Read;
-
 use distorch_checkpoint::config::{DecoderConfig, TextEncoderConfig};
 use distorch_checkpoint::family::{Family, TextEncoder, Vocabulary, recognise};
 use distorch_checkpoint::{Checkpoint, Dtype};
@@ -13,13 +11,13 @@ use distorch_models::prompt::token::Token;
 use distorch_models::text::{Prompt, TextOptions};
 use distorch_runtime::DType;
 use distorch_test_support::model_file::ModelFile;
-use distorch_test_support::seeded::fnv1a64;
 use distorch_test_support::tekken;
 use serde_json::Value;
 
 use super::TOLERANCE;
 use super::common::fixture::{Fixture, dims};
 use super::common::{max_error, values};
+use super::token_ids;
 
 fn load() -> (Fixture, DecoderConfig) {
     let fixture = Fixture::open("mistral.safetensors");
@@ -85,34 +83,14 @@ fn prompts_for_flux2_dev_are_those_of_diffusers() {
 
 #[test]
 fn token_ids_are_those_of_transformers() {
-    let unpack = |file: &[u8]| {
-        let mut json = String::new();
-        flate2::read::GzDecoder::new(file).read_to_string(&mut json).unwrap();
-        json
-    };
-    let texts = unpack(include_bytes!("../fixtures/qwen_tokens.json.gz"));
-    let texts: Vec<(String, Value)> = serde_json::from_str(&texts).unwrap();
-    let expected = unpack(include_bytes!("../fixtures/tekken_tokens.json.gz"));
-    let expected: Vec<Value> = serde_json::from_str(&expected).unwrap();
+    let texts = token_ids::texts();
+    let expected: Vec<Value> =
+        token_ids::unpacked(include_bytes!("../fixtures/tekken_tokens.json.gz"));
     assert!(expected.len() > 2000 && texts.len() == expected.len() + 1);
     let tokenizer = TekkenTokenizer::parse(&tekken()).unwrap();
     assert_eq!(tokenizer.ids(), 4096);
-    let mut wrong = 0;
-    for ((text, _), expected) in texts.iter().zip(&expected) {
-        let ids = tokenizer.tokenize(text);
-        let found = match expected {
-            Value::Array(_) => Value::from(ids.clone()),
-            _ => {
-                let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-                Value::from(fnv1a64(&bytes).to_string())
-            }
-        };
-        if found != *expected {
-            wrong += 1;
-            eprintln!("{text:?}\n  expected {expected}\n  got      {ids:?}");
-        }
-    }
-    assert_eq!(wrong, 0, "of {} texts", expected.len());
+    let cases = texts.iter().map(|(text, _)| text).zip(&expected);
+    token_ids::check("tekken", cases, |text| tokenizer.tokenize(text));
 }
 
 /// ComfyUI's file holds the vocabulary, transformers' the encoder of pictures; a shortened one has no last norm.

@@ -7,7 +7,7 @@ use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
-use super::product::{Bias, Element, Patches, Plain, Shape, Sink, Threads, Unit, multiply};
+use super::product::{Bias, Element, Patches, Plain, Shape, Sink, Unit, multiply};
 use super::winograd::{self, Products};
 use crate::tensor::{DType, Tensor, ops};
 
@@ -125,7 +125,7 @@ impl Wide<'_> {
         };
         // SAFETY: the unit was found; the filters lie in their memory, and there are patches for every
         // pixel.
-        unsafe { multiply(self.unit, Threads::All, self.size, &filters, self.patches, sink) }
+        unsafe { multiply(self.unit, self.size, &filters, self.patches, sink) }
     }
 }
 

@@ -7,7 +7,7 @@ use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
-use super::product::{self, Bias, Element, Plain, Sink, Threads, Unit};
+use super::product::{self, Bias, Element, Plain, Sink, Unit};
 use crate::tensor::{DType, Tensor};
 
 /// How [`linear`] lays out its result.
@@ -116,26 +116,12 @@ fn wide_by<E: Element>(
                     Rows::Tokens => {
                         let bias = bias.map_or(Bias::None, Bias::Columns);
                         let sink = Sink { out, rows: rows_each, columns, bias };
-                        product::multiply(
-                            unit,
-                            Threads::All,
-                            [count, inputs, outputs],
-                            x,
-                            &weight,
-                            &sink,
-                        );
+                        product::multiply(unit, [count, inputs, outputs], x, &weight, &sink);
                     }
                     Rows::Channels => {
                         let bias = bias.map_or(Bias::None, Bias::Rows);
                         let sink = Sink { out, rows: rows_each, columns, bias };
-                        product::multiply(
-                            unit,
-                            Threads::All,
-                            [outputs, inputs, count],
-                            &weight,
-                            x,
-                            &sink,
-                        );
+                        product::multiply(unit, [outputs, inputs, count], &weight, x, &sink);
                     }
                 }
             }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
-use super::product::{self, Bias, Plain, Sink, Threads, Unit};
+use super::product::{self, Bias, Plain, Sink, Unit};
 use crate::tensor::Tensor;
 
 /// Output pixels of a tile along a side.
@@ -68,9 +68,7 @@ impl Products {
         }
         Products::Gemm
     }
-}
 
-impl Products {
     /// Filters `[outputs, inputs]`, rows `filter_step` apart, by tiles `[inputs, count]`, rows `step` apart, to rows of
     /// `count` values `step` apart, on this thread.
     fn multiply(
@@ -90,7 +88,7 @@ impl Products {
             let sink = Sink { out, rows: outputs, columns: step, bias: Bias::None };
             // SAFETY: the unit was found, and both operands lie in their memory. Each output channel has a row of
             // `count` values, `step` apart, in this thread's own memory.
-            unsafe { product::multiply(unit, Threads::This, size, &left, &right, &sink) };
+            unsafe { product::multiply_here(unit, size, &left, &right, &sink) };
             return;
         }
         let filters = Matrix { values: filters, row: filter_step, column: 1 };

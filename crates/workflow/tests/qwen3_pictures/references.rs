@@ -11,7 +11,7 @@ use distorch_workflow::value::Value;
 use safetensors::SafeTensors;
 use serde_json::{Value as Json, json};
 
-use super::{TOLERANCE, loader, spread};
+use super::{TOLERANCE, floats, loader, spread};
 
 const FILE: &str = "qwen_image21.safetensors";
 
@@ -56,10 +56,7 @@ fn edited_latents_of_qwen_image_2_1_are_diffusers() {
     let picture = harness.put(&fixture("qwen_image21.png"));
     let mut graph = workflow(loader(FILE), &picture, &about, &run["steps"]);
     let reference = SafeTensors::deserialize(&bytes).unwrap();
-    let edited = reference.tensor("edited").unwrap();
-    let floats = edited.data().chunks_exact(4);
-    let expected: Vec<f32> =
-        floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    let expected = floats(&reference, "edited");
     let found = harness.latent(&graph, "sampler", 0);
     let error = max_error(&found, &expected);
     println!("edited: {error:.1e}");

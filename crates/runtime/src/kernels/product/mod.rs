@@ -200,21 +200,47 @@ impl<'a, S: Source> Side<'a, S> {
 
 /// Who multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Threads {
+enum Threads {
     /// All, where there is enough to do for them.
     All,
     /// The one that asks.
     This,
 }
 
-/// Multiplies `left` `[rows, depth]` by `right` `[depth, columns]`.
+/// Multiplies `left` `[rows, depth]` by `right` `[depth, columns]` on all threads.
 ///
 /// # Safety
 /// The processor has the unit ([`Unit::of`] gave it), and the sources have all of their rows or columns
 /// over the whole depth.
 pub(super) unsafe fn multiply<L: Source, R: Source>(
     unit: Unit,
+    size: [usize; 3],
+    left: &L,
+    right: &R,
+    sink: &Sink,
+) {
+    // SAFETY: the caller's promises.
+    unsafe { multiply_by(Threads::All, unit, size, left, right, sink) }
+}
+
+/// As [`multiply`], on this thread alone.
+///
+/// # Safety
+/// As [`multiply`].
+pub(super) unsafe fn multiply_here<L: Source, R: Source>(
+    unit: Unit,
+    size: [usize; 3],
+    left: &L,
+    right: &R,
+    sink: &Sink,
+) {
+    // SAFETY: the caller's promises.
+    unsafe { multiply_by(Threads::This, unit, size, left, right, sink) }
+}
+
+unsafe fn multiply_by<L: Source, R: Source>(
     threads: Threads,
+    unit: Unit,
     [rows, depth, columns]: [usize; 3],
     left: &L,
     right: &R,

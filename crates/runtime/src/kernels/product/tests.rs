@@ -85,13 +85,13 @@ fn products_are_their_sums() {
                         let run = |out: Output, bias: Bias<'_>| {
                             let sink = Sink { out, rows: m, columns: n, bias };
                             // SAFETY: the matrices have these sizes, and the unit was found.
-                            unsafe { multiply(unit, Threads::All, size, &left, &r16, &sink) }
+                            unsafe { multiply(unit, size, &left, &r16, &sink) }
                         };
                         check(&run, kind, &of_16, "f16");
                         let run = |out: Output, bias: Bias<'_>| {
                             let sink = Sink { out, rows: m, columns: n, bias };
                             // SAFETY: as above.
-                            unsafe { multiply(unit, Threads::All, size, &left, &rb, &sink) }
+                            unsafe { multiply(unit, size, &left, &rb, &sink) }
                         };
                         check(&run, kind, &of_b, "bf16");
                     }
@@ -116,7 +116,7 @@ fn threads_change_no_bit() {
             let right = Plain::new(&w, [n, k], [k, 1]).unwrap();
             pool.install(|| {
                 // SAFETY: the matrices have these sizes, and the unit was found.
-                unsafe { multiply(unit, Threads::All, [m, k, n], &left, &right, &sink) };
+                unsafe { multiply(unit, [m, k, n], &left, &right, &sink) };
             });
             out.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
         };
