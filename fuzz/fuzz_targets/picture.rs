@@ -5,8 +5,8 @@
 
 use std::io::Cursor;
 
-use distorch_workflow::picture::decode::decode;
-use distorch_workflow::picture::embedded::Embedded;
+use distorch_pipeline::image::decode::decode;
+use distorch_pipeline::image::embedded::Embedded;
 use libfuzzer_sys::fuzz_target;
 
 /// Pixels: small pictures have the same ways through a decoder.
