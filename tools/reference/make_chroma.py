@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import make_flux
 import seeded
+from module_rows import modules
 
 OUT = Path(__file__).parents[2] / "crates/models/tests/fixtures/chroma.safetensors"
 SEED, LATENT, HEAD, HEADS, DOUBLE, SINGLE, CONTEXT, INNER, LAYERS = 61, 4, 32, 3, 2, 2, 24, 40, 3
@@ -68,24 +69,6 @@ def convert(tensors):
     return scope["convert_chroma_transformer_checkpoint_to_diffusers"](dict(tensors))
 
 
-def modules(shapes):
-    at, numbers, starts = 0, {}, {}
-    for name, shape in shapes.items():
-        starts[name] = at
-        count = torch.Size(shape).numel()
-        numbers[name] = torch.arange(at, at + count).reshape(shape)
-        at += count
-    found = {}
-    for name, ids in convert(numbers).items():
-        if name.endswith(".weight"):
-            first = ids.flatten()[0].item()
-            layer = max((n for n in starts if starts[n] <= first), key=starts.get)
-            columns = torch.Size(shapes[layer][1:]).numel()
-            row = (first - starts[layer]) // columns
-            found[name.removesuffix(".weight")] = [layer.rsplit(".", 1)[0], row, ids.shape[0]]
-    return found
-
-
 @torch.no_grad()
 def main():
     module = ChromaTransformer2DModel(
@@ -128,7 +111,7 @@ def main():
         ).sample
         tensors[f"out.{i}"] = make_flux.unpacked(out, height, width).contiguous()
         calls.append(sizes | {"timesteps": timesteps})
-    metadata = {"config": config, "params": shapes, "calls": calls, "modules": modules(shapes), "seed": SEED}
+    metadata = {"config": config, "params": shapes, "calls": calls, "modules": modules(shapes, convert), "seed": SEED}
     metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
     save_file(tensors, OUT, metadata)
     print(OUT.name, OUT.stat().st_size, sum(torch.Size(s).numel() for s in shapes.values()))

@@ -17,6 +17,7 @@ from diffusers.loaders.single_file_utils import convert_krea2_transformer_checkp
 from safetensors.torch import save_file
 
 import seeded
+from module_rows import modules
 
 OUT = Path(__file__).parents[2] / "crates/models/tests/fixtures/krea2.safetensors"
 SEED = 61
@@ -127,25 +128,6 @@ def canonical(name):
     return f"{name}.lin" if name.endswith(".lin") else name
 
 
-def modules(shapes):
-    """Diffusers' modules, each with the original's, its first row there and its number of rows."""
-    at, numbers, starts = 0, {}, {}
-    for name, shape in shapes.items():
-        starts[name] = at
-        count = torch.Size(shape).numel()
-        numbers[name] = torch.arange(at, at + count).reshape(shape)
-        at += count
-    found = {}
-    for name, ids in convert_krea2_transformer_checkpoint_to_diffusers(numbers).items():
-        if name.endswith(".weight"):
-            first = ids.flatten()[0].item()
-            layer = max((n for n in starts if starts[n] <= first), key=starts.get)
-            columns = torch.Size(shapes[layer][1:]).numel()
-            row = (first - starts[layer]) // columns
-            found[name.removesuffix(".weight")] = [layer.rsplit(".", 1)[0], row, ids.shape[0]]
-    return found
-
-
 def call(module, x, context, timesteps, references=(), at_zero=False):
     """The velocity of latents of any size; the context's layers lie side by side. References are latents behind the noisy
     one with an index each, and are modulated as at time 0 where that is asked for."""
@@ -200,7 +182,8 @@ def main():
                 out = call(module, given["x"], given["context"], timesteps, references, at_zero)
                 tensors[method] = out.contiguous()
     params = {canonical(n): s for n, s in shapes.items()}
-    metadata = {"config": CONFIG, "params": params, "calls": calls, "modules": modules(shapes), "seed": SEED}
+    rows = modules(shapes, convert_krea2_transformer_checkpoint_to_diffusers)
+    metadata = {"config": CONFIG, "params": params, "calls": calls, "modules": rows, "seed": SEED}
     metadata["references"] = REFERENCES
     metadata = {key: json.dumps(value, separators=(",", ":")) for key, value in metadata.items()}
     save_file(tensors, OUT, metadata)

@@ -26,6 +26,7 @@ from transformers import Gemma2Config, Gemma2Model
 
 import make_key_lists
 import seeded
+from module_rows import modules
 
 ROOT = Path(__file__).parents[2] / "crates"
 OUT = ROOT / "models/tests/fixtures/lumina2.safetensors"
@@ -109,21 +110,7 @@ def fill(module, weights):
     """Sets the parameters by their original names, and returns these with their shapes, and diffusers' modules."""
     shapes = originals(module)
     module.load_state_dict(converted({n: weights(n, tuple(s)) for n, s in shapes.items()}, SHARED * HEAD))
-    at, numbers, starts = 0, {}, {}
-    for name, shape in shapes.items():
-        starts[name] = at
-        count = torch.Size(shape).numel()
-        numbers[name] = torch.arange(at, at + count).reshape(shape)
-        at += count
-    modules = {}
-    for name, ids in converted(numbers, SHARED * HEAD).items():
-        if name.endswith(".weight"):
-            first = ids.flatten()[0].item()
-            layer = max((n for n in starts if starts[n] <= first), key=starts.get)
-            columns = torch.Size(shapes[layer][1:]).numel()
-            row = (first - starts[layer]) // columns
-            modules[name.removesuffix(".weight")] = [layer.removesuffix(".weight"), row, ids.shape[0]]
-    return shapes, modules
+    return shapes, modules(shapes, lambda tensors: converted(tensors, SHARED * HEAD))
 
 
 def call(module, x, context, timesteps):

@@ -18,6 +18,7 @@ from diffusers.loaders.single_file_utils import convert_z_image_transformer_chec
 from safetensors.torch import save_file
 
 import seeded
+from module_rows import modules
 
 OUT = Path(__file__).parents[2] / "crates/models/tests/fixtures/z_image.safetensors"
 SEED = 41
@@ -78,24 +79,8 @@ def fill(module):
     canonical = {name: name if "." in name else f"{name}.{name}" for name in shapes}
     weights = {n: torch.from_numpy(seeded.weight(canonical[n], tuple(s), SEED)) for n, s in shapes.items()}
     module.load_state_dict(convert_z_image_transformer_checkpoint_to_diffusers(weights))
-    at, numbers, starts = 0, {}, {}
-    for name, shape in shapes.items():
-        starts[name] = at
-        count = torch.Size(shape).numel()
-        numbers[name] = torch.arange(at, at + count).reshape(shape)
-        at += count
-    modules = {}
-    for name, ids in convert_z_image_transformer_checkpoint_to_diffusers(numbers).items():
-        if name.endswith(".weight"):
-            first = ids.flatten()[0].item()
-            layer = max((n for n in starts if starts[n] <= first), key=starts.get)
-            columns = torch.Size(shapes[layer][1:]).numel()
-            modules[name.removesuffix(".weight")] = [
-                layer.removesuffix(".weight"),
-                (first - starts[layer]) // columns,
-                ids.shape[0],
-            ]
-    return {canonical[name]: shape for name, shape in shapes.items()}, modules
+    named = {canonical[name]: shape for name, shape in shapes.items()}
+    return named, modules(shapes, convert_z_image_transformer_checkpoint_to_diffusers)
 
 
 def call(module, x, context, timesteps):

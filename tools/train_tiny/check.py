@@ -130,9 +130,8 @@ def sheet(images, path: Path, columns: int = 10):
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def check_hundred(pipe, args):
-    asked = wanted_hundred()
-    images = generate(pipe, [wanted.prompt for _, wanted in asked], args.size, args.size, args.seed)
+def judge(asked: list[tuple[str, Wanted]], images):
+    """Prints what is wrong with each picture, and how many of each group are right."""
     tally = collections.defaultdict(lambda: [0, 0])
     for i, ((group, wanted), image) in enumerate(zip(asked, images)):
         wrong = faults(image, wanted)
@@ -143,6 +142,12 @@ def check_hundred(pipe, args):
             print(f"  {i:3} {wanted.prompt}: {', '.join(wrong)}")
     for group, (right, of) in tally.items():
         print(f"{group}: {right} of {of} right")
+
+
+def check_hundred(pipe, args):
+    asked = wanted_hundred()
+    images = generate(pipe, [wanted.prompt for _, wanted in asked], args.size, args.size, args.seed)
+    judge(asked, images)
     if args.sheet:
         sheet(images, args.sheet)
 

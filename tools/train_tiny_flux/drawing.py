@@ -4,7 +4,6 @@ Euler over ComfyUI's `simple` schedule, 20 steps, guided by the empty prompt. Th
 """
 
 import argparse
-import collections
 import sys
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train_tiny"))
-from check import sheet, wanted_hundred  # noqa: E402
-from judge import faults  # noqa: E402
+from check import judge, sheet, wanted_hundred  # noqa: E402
 
 STEPS = 20
 SHAPE = 16, 16, 16  # of a latent
@@ -65,20 +63,12 @@ def draw(networks, times, args):
         return
     asked = wanted_hundred()
     asked = asked[:: len(asked) // args.some]
-    tally, images = collections.defaultdict(lambda: [0, 0]), []
+    images = []
     for at in range(0, len(asked), 10):
         some = asked[at : at + 10]
         noise = torch.stack([noises(args.seed + at + i) for i in range(len(some))])
         latents = sample(networks, noise, [w.prompt for _, w in some], times, args.cfg)
         images += list(networks.decode(latents))
-    for i, ((group, wanted), image) in enumerate(zip(asked, images)):
-        wrong = faults(image, wanted)
-        for name in (group, "all"):
-            tally[name][0] += not wrong
-            tally[name][1] += 1
-        if wrong:
-            print(f"  {i:3} {wanted.prompt}: {', '.join(wrong)}")
-    for group, (right, of) in tally.items():
-        print(f"{group}: {right} of {of} right")
+    judge(asked, images)
     if args.sheet:
         sheet(images, args.sheet)

@@ -22,6 +22,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=1.5)
     args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
     words, t5 = T5Words(), build_t5()
 
     def read(captions):

@@ -20,6 +20,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=2)
     args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     words, qwen = QwenWords(), build_qwen()
 

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import Qwen3Config, Qwen3Model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train_tiny_flux"))
-import training  # noqa: E402, F401  it adds the path of the first checkpoint's scripts
+from flux_networks import CHANNELS, PATCH, turn, wave  # noqa: E402  first: it adds the path
 
 import pictures  # noqa: E402
 
@@ -32,7 +32,6 @@ AXES = (8, 12, 12)  # of a head's width, for an index, rows and columns: in the 
 REFINERS, LAYERS = 1, 6
 FEED_FORWARD = WIDTH * 8 // 3
 TIME = 1024
-CHANNELS, PATCH = 16, 2
 MULTIPLE = 32  # of tokens, which learned ones fill up
 
 
@@ -72,13 +71,6 @@ def qwen_states(qwen: Qwen3Model, tokens: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def wave(at: torch.Tensor, width: int = 256) -> torch.Tensor:
-    """Cosines and sines of 1000 times a number of each row."""
-    frequencies = torch.exp(-math.log(10000) * torch.arange(width // 2) / (width // 2))
-    angle = 1000 * at[:, None] * frequencies
-    return torch.cat([angle.cos(), angle.sin()], -1)
-
-
 @functools.cache
 def rotations(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The rotary embeddings [tokens, 1, HEAD / 2] of pictures and of texts of MULTIPLE tokens, as complex numbers.
@@ -98,12 +90,6 @@ def rotations(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         angle = torch.cat(parts, -1)[:, None]
         found.append(torch.polar(torch.ones_like(angle), angle).to(torch.complex64))
     return found[0], found[1]
-
-
-def turn(x, turns):
-    """Rotates neighbouring pairs of channels of [batch, tokens, heads, HEAD]."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2)
 
 
 class Norm(nn.RMSNorm):
