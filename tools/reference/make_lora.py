@@ -23,9 +23,10 @@ from types import SimpleNamespace
 
 import peft
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import FluxControlPipeline, FluxPipeline, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from diffusers.loaders import lora_conversion_utils as lora_converters
+from diffusers.loaders import lora_pipeline
 from diffusers.loaders import single_file_utils as converters
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
@@ -316,6 +317,22 @@ class Fixture:
             self.tensors["out"] = module(*given, torch.tensor(timesteps)).sample.contiguous()
         self.calls.append(shapes | {"timesteps": timesteps})
 
+    def outputs_of_flux(self, module, channels):
+        """Runs the merged Flux transformer on latents of so many channels."""
+        shapes = {"x": (2, channels, 6, 4), "context": (2, 5, 96), "vector": (2, 64)}
+        given = {n: torch.from_numpy(seeded.uniform(n, s, SEED)) for n, s in shapes.items()}
+        ids = FluxPipeline._prepare_latent_image_ids(2, 3, 2, "cpu", torch.float32)
+        module.pos_embed.axes_dim = (4, 14, 14)  # crates/models/src/flux/rope.rs
+        with torch.no_grad():
+            out = module(
+                hidden_states=FluxPipeline._pack_latents(given["x"], 2, channels, 6, 4),
+                encoder_hidden_states=given["context"], pooled_projections=given["vector"],
+                timestep=torch.tensor([0.25, 0.875]), guidance=torch.tensor([3.5, 2.0]),
+                img_ids=ids, txt_ids=torch.zeros(5, 3),
+            ).sample
+        self.tensors["out"] = out.reshape(2, 3, 2, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 16, 6, 4)
+        self.calls.append({"shapes": shapes, "timesteps": [0.25, 0.875], "guidance": [3.5, 2.0]})
+
     def write(self):
         checkpoint = {k: s for part in self.parts.values() for k, s in part.keys.items()}
         metadata = {
@@ -598,26 +615,57 @@ def kohya_flux(name):
         module.fuse_lora(lora_scale=strength)
         module.unload_lora()
     fixture.merged({"unet": module})
-    shapes = {"x": (2, 16, 6, 4), "context": (2, 5, 96), "vector": (2, 64)}
-    given = {n: torch.from_numpy(seeded.uniform(n, s, SEED)) for n, s in shapes.items()}
-    ids = FluxPipeline._prepare_latent_image_ids(2, 3, 2, "cpu", torch.float32)
-    module.pos_embed.axes_dim = (4, 14, 14)  # crates/models/src/flux/rope.rs
-    with torch.no_grad():
-        out = module(
-            hidden_states=FluxPipeline._pack_latents(given["x"], 2, 16, 6, 4),
-            encoder_hidden_states=given["context"], pooled_projections=given["vector"],
-            timestep=torch.tensor([0.25, 0.875]), guidance=torch.tensor([3.5, 2.0]),
-            img_ids=ids, txt_ids=torch.zeros(5, 3),
-        ).sample
-    fixture.tensors["out"] = out.reshape(2, 3, 2, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 16, 6, 4)
-    fixture.calls.append({"shapes": shapes, "timesteps": [0.25, 0.875], "guidance": [3.5, 2.0]})
+    fixture.outputs_of_flux(module, 16)
+    return fixture
+
+
+def control_flux(name):
+    """Black Forest Labs' layout of a control LoRA, which widens what the transformer takes to a second latent, sets the
+    norms of queries and keys and adds to biases; loaded by diffusers' pipeline, and what the transformer makes of it."""
+    part = flux(keys.TINY_FLUX)
+    fixture = Fixture(name, {"unet": part})
+    module, width = part.module, keys.TINY_FLUX["attention_head_dim"] * keys.TINY_FLUX["num_attention_heads"]
+    rank, strength, tensors = 4, 0.75, {}
+    for key, shape in part.params.items():
+        layer, kind = key.rsplit(".", 1)
+        if kind == "scale":
+            tensors[key] = values(key, shape)
+        elif kind == "bias":
+            tensors[f"{layer}.lora_B.bias"] = values(f"{layer}.lora_B.bias", shape)
+        else:
+            rows, columns = shape
+            columns = 2 * columns if layer == "img_in" else columns
+            for tensor, sides in [("lora_A", (rank, columns)), ("lora_B", (rows, rank))]:
+                tensors[f"{layer}.{tensor}.weight"] = values(f"{layer}.{tensor}.weight", sides)
+    fixture.lora(tensors, strengths=(strength, 1))
+    # The converter knows the published sizes only.
+    source = inspect.getsource(lora_converters._convert_bfl_flux_control_lora_to_diffusers)
+    config = module.config
+    sizes = [("inner_dim = 3072", width), ("num_layers = 19", config.num_layers), ("num_single_layers = 38", config.num_single_layers)]
+    for line, size in sizes:
+        assert line in source
+        source = source.replace(line, f"{line.split()[0]} = {size}")
+    scope = dict(vars(lora_converters))
+    exec(source, scope)
+
+    def convert(state):
+        state = scope["_convert_bfl_flux_control_lora_to_diffusers"](state)
+        # The converter swaps the halves of the last modulation's rows in both factors; the first one's are ranks.
+        key = "transformer.norm_out.linear.lora_A.weight"
+        return state | {key: lora_converters.swap_scale_shift(state[key])}
+
+    lora_pipeline._convert_bfl_flux_control_lora_to_diffusers = convert
+    pipe = FluxControlPipeline(None, None, None, None, None, None, module)
+    pipe.load_lora_weights(dict(tensors), adapter_name="control")
+    pipe.set_adapters(["control"], [strength])
+    fixture.outputs_of_flux(pipe.transformer, 32)
     return fixture
 
 
 SD1_UNET = lambda: only(sd1(), "unet")
 CASES = {case.__name__: case for case in [
     diffusers_sd1, rslora_sdxl, kohya_sd1, kohya_sdxl, kohya_text, dora_sd1, loha_sd1, lokr_sd1,
-    diffusers_sd3, kohya_sd3, onetrainer_sd3, kohya_flux,
+    diffusers_sd3, kohya_sd3, onetrainer_sd3, kohya_flux, control_flux,
 ]} | {
     "tucker_sd1": lambda name: lycoris(
         name, SD1_UNET(), algo="locon", use_tucker=True, train_norm=True

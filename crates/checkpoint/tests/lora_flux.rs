@@ -7,19 +7,27 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Fixture, read};
-use distorch_checkpoint::family::{Model, recognise};
-use distorch_checkpoint::lora::{self, Lora, RowSpan};
+use distorch_checkpoint::family::{Model, Variant, Widened, recognise};
+use distorch_checkpoint::lora::{self, Delta, Lora, LoraError, RowSpan};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype};
+use distorch_test_support::model_file::ModelFile;
 
 fn model(name: &str) -> Model {
     recognise(&Fixture::load(name).checkpoint(Dtype::F16)).unwrap()
 }
 
 /// A file of these keys and shapes, without data.
-fn lora(tensors: impl IntoIterator<Item = (String, Vec<usize>)>, model: &Model) -> Lora {
+fn try_lora(
+    tensors: impl IntoIterator<Item = (String, Vec<usize>)>,
+    model: &Model,
+) -> Result<Lora, LoraError> {
     let tensors = tensors.into_iter().map(|(key, shape)| (key, Dtype::F16, shape));
-    let file = Checkpoint::from_parts("test", Default::default(), tensors).unwrap();
-    let lora = lora::read(&file, model).unwrap();
+    lora::read(&Checkpoint::from_parts("test", Default::default(), tensors).unwrap(), model)
+}
+
+/// As [`try_lora`], of a file that fits.
+fn lora(tensors: impl IntoIterator<Item = (String, Vec<usize>)>, model: &Model) -> Lora {
+    let lora = try_lora(tensors, model).unwrap();
     assert_eq!(lora.unknown, [""; 0]);
     lora
 }
@@ -136,6 +144,91 @@ fn x_labs_names_are_what_its_conversion_says() {
             let span = RowSpan { adapter: 0, layer: first[0], count: rows };
             assert_eq!((&adapter.layer, &adapter.rows[..]), (layer, &[span][..]), "{module}");
         }
+    }
+}
+
+/// Canny's and Depth's in Black Forest Labs' layout.
+#[test]
+fn a_control_lora_widens_the_input_and_sets_norms() {
+    let model = model("flux-dev");
+    let rank = 128;
+    let tensors = [
+        ("img_in.lora_A.weight", vec![rank, 128]),
+        ("img_in.lora_B.weight", vec![3072, rank]),
+        ("img_in.lora_B.bias", vec![3072]),
+        ("single_blocks.0.norm.key_norm.scale", vec![128]),
+        ("single_blocks.0.linear1.lora_A.weight", vec![rank, 3072]),
+        ("single_blocks.0.linear1.lora_B.weight", vec![21504, rank]),
+    ];
+    let tensors = || tensors.clone().map(|(key, shape)| (key.to_owned(), shape));
+    let found = lora(tensors(), &model);
+    let input = Widened { layer: "img_in".into(), columns: 128 };
+    assert_eq!(found.widened.as_ref(), Some(&input));
+    let shapes: Vec<_> = found.adapters.iter().map(|a| (a.layer.as_str(), &a.shape[..])).collect();
+    let expected = [
+        ("img_in", &[3072, 128][..]),
+        ("single_blocks.0.norm.key_norm", &[128]),
+        ("single_blocks.0.linear1", &[21504, 3072]),
+    ];
+    assert_eq!(shapes, expected);
+    assert!(matches!(found.adapters[1].delta, Some(Delta::Replacement(_))));
+    assert_eq!(found.adapters[1].param, "scale");
+    let diffusion = model.diffusion.as_ref().unwrap();
+    assert_eq!(diffusion.widened(&input).unwrap().variant, Variant::Control);
+
+    // A model that takes the picture already is not widened.
+    let control = self::model("flux-depth");
+    assert_eq!(lora(tensors(), &control).widened, None);
+    // Without the norm it is not in that layout, and the input does not fit.
+    let rest = tensors().into_iter().filter(|(key, _)| !key.ends_with("scale"));
+    let error = try_lora(rest, &model).unwrap_err().to_string();
+    assert!(error.contains("img_in.lora_A.weight") && error.contains("[rank, 64]"), "{error}");
+    // Nor does it fit a model that takes a mask.
+    let error = try_lora(tensors(), &self::model("flux-fill")).unwrap_err().to_string();
+    assert!(error.contains("img_in.lora_A.weight") && error.contains("widens"), "{error}");
+    // Three latents are none of Flux's.
+    let three = tensors().map(|(key, shape)| match key.as_str() {
+        "img_in.lora_A.weight" => (key, vec![rank, 192]),
+        _ => (key, shape),
+    });
+    let error = try_lora(three, &model).unwrap_err().to_string();
+    assert!(error.contains("img_in.lora_A.weight") && error.contains("widens"), "{error}");
+}
+
+/// ComfyUI's own keys for the same.
+#[test]
+fn shapes_and_replacements_by_comfyuis_keys() {
+    let model = model("tiny-flux");
+    let read = |shape: &[f32]| {
+        let zeros = |key: &str, shape: &[usize]| {
+            (format!("diffusion_model.{key}"), shape.to_vec(), vec![0.0; shape.iter().product()])
+        };
+        let reshape =
+            ("diffusion_model.img_in.reshape_weight".to_owned(), vec![shape.len()], shape.to_vec());
+        let file = ModelFile::of_values([
+            zeros("img_in.lora_A.weight", &[2, 128]),
+            zeros("img_in.lora_B.weight", &[64, 2]),
+            reshape,
+            zeros("single_blocks.0.norm.key_norm.scale.set_weight", &[32]),
+            zeros("single_blocks.0.linear2.set_weight", &[64, 320]),
+        ]);
+        lora::read(&file.open("test.safetensors"), &model)
+    };
+    let found = read(&[64.0, 128.0]).unwrap();
+    assert_eq!(found.widened, Some(Widened { layer: "img_in".into(), columns: 128 }));
+    let layers: Vec<_> = found.adapters.iter().map(|adapter| adapter.layer.as_str()).collect();
+    let expected = ["img_in", "single_blocks.0.norm.key_norm", "single_blocks.0.linear2"];
+    assert_eq!(layers, expected);
+    for (shape, part) in [
+        (&[64.0, 128.0, 1.0][..], "[3]"),
+        (&[64.5, 128.0], "two whole numbers"),
+        (&[f32::NAN, 128.0], "two whole numbers"),
+        (&[-64.0, 128.0], "two whole numbers"),
+        (&[65.0, 128.0], "widens"),
+        (&[64.0, 1e30], "two whole numbers"),
+    ] {
+        let error = read(shape).unwrap_err().to_string();
+        assert!(error.contains("reshape_weight") && error.contains(part), "{shape:?}: {error}");
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use common::fixture::{Fixture, tensor};
 use common::{flux_case, max_error, seeded, values};
-use distorch_checkpoint::family::{Family, Model, recognise};
+use distorch_checkpoint::family::{Family, Model, Variant, recognise};
 use distorch_checkpoint::{Checkpoint, ComponentKind, Dtype, Layer};
 use distorch_models::family::{self, NetworkPatches};
 use distorch_models::network::{NetworkInput, ReferenceMethod, SkipLayers};
@@ -249,6 +249,18 @@ fn the_mmdit_with_a_file_is_diffusers() {
 #[test]
 fn the_mmdit_with_a_file_for_fused_layers_is_diffusers() {
     Case::open("kohya_sd3").check_output();
+}
+
+/// The transformer that takes a control picture's latent too, since the file widens its input.
+#[test]
+fn flux_with_a_control_lora_is_diffusers() {
+    let mut case = Case::open("control_flux");
+    let diffusion = case.model.diffusion.as_ref().unwrap();
+    let (file, _) = &case.files[0];
+    let widened = diffusion.widened(file.widened().unwrap()).unwrap();
+    assert_eq!((diffusion.variant, widened.variant), (Variant::Base, Variant::Control));
+    case.model.diffusion = Some(widened);
+    case.check_output();
 }
 
 #[test]

@@ -10,7 +10,9 @@ use distorch_checkpoint::config::{
 use distorch_checkpoint::family::Configs;
 use distorch_models::network::ReferenceMethod;
 use distorch_pipeline::diffusion::conditioning::{Cond, Guidance};
+use distorch_test_support::model_file::ModelFile;
 use distorch_test_support::runs::{Harness, node, prompt};
+use distorch_test_support::seeded;
 use distorch_test_support::small_models::{sd1, vae, write};
 use distorch_test_support::tensors::{distance, values};
 use distorch_workflow::value::Value;
@@ -266,6 +268,82 @@ fn control_models_read_a_picture() {
     let (none, red, blue) = (latent("sampled"), latent("sampled red"), latent("sampled blue"));
     differ(&none, &red);
     differ(&red, &blue);
+}
+
+/// A control LoRA in Black Forest Labs' layout for the model of [`flux`]: it widens `img_in` and sets norms.
+fn control_lora() -> ModelFile {
+    let norms = ["double_blocks.0.img_attn", "double_blocks.0.txt_attn", "single_blocks.0"];
+    let scales = norms.iter().flat_map(|block| {
+        ["query_norm", "key_norm"].map(|norm| (format!("{block}.norm.{norm}.scale"), vec![32]))
+    });
+    let low_rank = [
+        ("img_in.lora_A.weight", vec![4, 128]),
+        ("img_in.lora_B.weight", vec![64, 4]),
+        ("img_in.lora_B.bias", vec![64]),
+        ("single_blocks.0.linear2.lora_A.weight", vec![4, 320]),
+        ("single_blocks.0.linear2.lora_B.weight", vec![64, 4]),
+    ];
+    let tensors = scales.chain(low_rank.map(|(key, shape)| (key.to_owned(), shape)));
+    ModelFile::of_values(tensors.map(|(key, shape)| {
+        let values = seeded::weight(&key, &shape, 1);
+        (key, shape, values)
+    }))
+}
+
+/// As the model of the same weights that takes two latents, wherever the widened layer lives.
+#[test]
+fn a_control_lora_makes_a_model_read_a_picture() {
+    let mut harness = Harness::empty_on("cuda:0=1GiB,cuda:1=1GiB@8GB/s");
+    write(&harness.model_path("checkpoints/tiny.safetensors"), &sd1());
+    write(&harness.model_path("checkpoints/flux.safetensors"), &flux(1));
+    control_lora().write(&harness.model_path("loras/control.safetensors"));
+    let control = |pixels: &str| {
+        let inputs = json!({
+            "positive": ["text", 0], "negative": ["text", 0], "vae": ["flux", 2], "pixels": [pixels, 0],
+        });
+        node("InstructPixToPixConditioning", inputs)
+    };
+    let offloaded = |allocation: &str| {
+        let inputs = json!({
+            "ckpt_name": "flux.safetensors", "unet_compute_device": "cuda:0",
+            "unet_virtual_vram_gb": 0.0, "unet_donor_device": "cpu", "clip_compute_device": "cpu",
+            "clip_virtual_vram_gb": 0.0, "clip_donor_device": "cpu", "vae_device": "cpu",
+            "unet_expert_mode_allocations": allocation, "clip_expert_mode_allocations": "",
+            "high_precision_loras": true, "eject_models": true,
+        });
+        node("CheckpointLoaderAdvancedDisTorch2MultiGPU", inputs)
+    };
+    let lora = |model: &str, strength: f64| {
+        let inputs = json!({
+            "model": [model, 0], "lora_name": "control.safetensors", "strength_model": strength,
+        });
+        node("LoraLoaderModelOnly", inputs)
+    };
+    let prompt = base(&[
+        ("of red", control("red")),
+        ("of blue", control("blue")),
+        ("controlled", lora("flux", 0.75)),
+        ("off", lora("flux", 0.0)),
+        ("away", offloaded("cpu,100%")),
+        ("away controlled", lora("away", 0.75)),
+        ("apart", offloaded("cuda:0,30%;cuda:1,70%")),
+        ("apart controlled", lora("apart", 0.75)),
+        ("sampled", sampled("flux", "text", ("empty", 0))),
+        ("sampled off", sampled("off", "of red", ("of red", 2))),
+        ("sampled red", sampled("controlled", "of red", ("of red", 2))),
+        ("sampled blue", sampled("controlled", "of blue", ("of blue", 2))),
+        ("sampled away", sampled("away controlled", "of red", ("of red", 2))),
+        ("sampled apart", sampled("apart controlled", "of red", ("of red", 2))),
+        ("sampled again", sampled("flux", "of red", ("of red", 2))),
+    ]);
+    let mut latent = |name: &str| harness.latent(&prompt, name, 0);
+    let (plain, red, blue) = (latent("sampled"), latent("sampled red"), latent("sampled blue"));
+    differ(&plain, &red);
+    differ(&red, &blue);
+    assert_eq!(plain, latent("sampled off"), "a picture means nothing without the LoRA");
+    assert_eq!(plain, latent("sampled again"), "the base comes back");
+    assert_eq!(red, latent("sampled away"));
+    assert_eq!(red, latent("sampled apart"));
 }
 
 /// Sixteen channels of noise and of the picture, and the mask's 64.

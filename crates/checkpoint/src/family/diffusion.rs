@@ -4,7 +4,7 @@ use super::error::FamilyError;
 use super::inventory::{Inventory, Scope};
 use super::layout::{LayerSpec, Module, ParamSpec};
 use super::matching::{Part, Stored, match_layers, plain_key};
-use super::model::{DiffusionModel, Family, Variant};
+use super::model::{DiffusionModel, Family, Variant, Widened};
 use super::{
     chroma, flux, flux2, krea2, mmdit, next_dit, prediction, qwen_image, qwen_image21, unet,
 };
@@ -276,6 +276,20 @@ fn flux_variant(config: &FluxConfig) -> Result<Variant, FamilyError> {
         // which is four times the 16 × 2 × 2 channels of a patch.
         n if n == 6 * latent => Ok(Variant::Inpaint),
         n => Err(odd_input("a Flux transformer", n, latent)),
+    }
+}
+
+impl DiffusionModel {
+    /// The model with a wider input layer; `None` where that is not its input layer, is not wider, or makes none of its
+    /// family's variants.
+    pub fn widened(&self, to: &Widened) -> Option<Self> {
+        let DiffusionConfig::Flux(config) = &self.config else { return None };
+        if to.layer != flux::INPUT || to.columns <= config.in_channels {
+            return None;
+        }
+        let config = FluxConfig { in_channels: to.columns, ..config.clone() };
+        let variant = flux_variant(&config).ok()?;
+        Some(Self { variant, config: DiffusionConfig::Flux(config), ..self.clone() })
     }
 }
 

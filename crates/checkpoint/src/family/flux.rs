@@ -11,6 +11,9 @@ use crate::config::FluxConfig;
 /// A tensor that every Flux transformer has, under its prefix.
 pub(super) const ANCHOR: &str = "double_blocks.0.img_attn.qkv.weight";
 
+/// The layer that the packed latents go through first.
+pub(super) const INPUT: &str = "img_in";
+
 /// Width of the sinusoidal embedding of time and guidance.
 const TIME_FREQUENCIES: usize = 256;
 
@@ -64,7 +67,7 @@ pub(super) fn layout(config: &FluxConfig) -> Module {
         .with("adaLN_modulation.1", linear(2 * width, width))
         .used_as(&["adaLN_modulation.1", "linear"]);
     Module::new()
-        .with("img_in", linear(width, config.in_channels))
+        .with(INPUT, linear(width, config.in_channels))
         .with("time_in", embedder(TIME_FREQUENCIES, width))
         .with("vector_in", embedder(config.vec_dim, width))
         .with_if(config.guidance_embed, "guidance_in", || embedder(TIME_FREQUENCIES, width).into())

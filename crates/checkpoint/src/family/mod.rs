@@ -58,7 +58,9 @@ pub use blank::{Configs, blank};
 pub use diffusers::{original, shards};
 pub use error::FamilyError;
 pub use join::{JoinError, Member, join};
-pub use model::{DiffusionModel, Family, Ignored, Model, TextEncoder, Variant, Vocabulary};
+pub use model::{
+    DiffusionModel, Family, Ignored, Model, TextEncoder, Variant, Vocabulary, Widened,
+};
 pub use resolution::trained_resolution;
 
 use crate::config::{DiffusionConfig, VaeArchitecture, VaeConfig};

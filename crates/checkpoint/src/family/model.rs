@@ -171,6 +171,15 @@ impl fmt::Display for Family {
     }
 }
 
+/// A layer of a diffusion model whose weight a patch gives more columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Widened {
+    /// The layer's canonical name.
+    pub layer: String,
+    /// Columns of its weight.
+    pub columns: usize,
+}
+
 /// What a diffusion model takes beside the noisy latent and the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

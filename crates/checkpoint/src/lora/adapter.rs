@@ -8,7 +8,11 @@ use crate::layer::ComponentKind;
 ///
 /// With `Δ` the [`delta`](Adapter::delta), at strength `s`, the weight `W` becomes
 /// `W + s · scale · Δ`. With a [`magnitude`](Adapter::magnitude) `m` (DoRA), it becomes
-/// `W + s · (m · V / norm − W)`, where `V = W + scale · Δ`; see [`Norm`] for whose norm it is.
+/// `W + s · (m · V / norm − W)`, where `V = W + scale · Δ`; see [`Norm`] for whose norm it is. A
+/// [`Delta::Replacement`] is the weight, at any strength.
+///
+/// Where `Δ` has more columns than `W`, `W` gets them with zeros; where it has fewer, since another file widened `W`, it
+/// changes the first ones.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Adapter {
     /// What the adapter's keys in the file start with.
@@ -92,6 +96,8 @@ pub enum Delta {
     },
     /// A rotation of the weight's rows, block by block.
     Rotation(Rotation),
+    /// What takes the weight's place (ComfyUI's `set_weight`).
+    Replacement(Matrix),
 }
 
 /// A rotation of a weight's rows: OFT (Qiu et al., <https://arxiv.org/abs/2306.07280>) or BOFT (Liu et al.,
@@ -133,6 +139,7 @@ impl Delta {
             Delta::Rotation(Rotation { blocks, rescale, .. }) => {
                 [blocks].into_iter().chain(rescale).collect()
             }
+            Delta::Replacement(matrix) => vec![matrix],
         };
         matrices.into_iter()
     }

@@ -5,10 +5,14 @@
 
 use super::adapter::{Adapter, Axis, BiasDelta, Delta, Factor, Magnitude, Matrix, Norm, Rotation};
 use super::alphas::Alphas;
+use super::control;
 use super::error::LoraError;
 use super::key::{Part, Role};
 use super::names::Target;
+use crate::decode::to_f32;
+use crate::family::{Model, Widened};
 use crate::file::Checkpoint;
+use crate::layer::ComponentKind;
 
 /// The highest rank that is believed, where a layer has no side that is longer. It bounds the memory that a
 /// hostile file can ask for: a PyTorch file may hold few values and call them a large tensor.
@@ -30,9 +34,9 @@ impl<'f> Module<'f> {
         self.tensors.iter().map(|(_, key)| *key)
     }
 
-    /// Whether it changes nothing: a lonely alpha.
+    /// Whether it changes nothing: a lonely alpha, or a shape alone.
     pub fn is_empty(&self) -> bool {
-        self.tensors.iter().all(|(role, _)| *role == Role::Alpha)
+        self.tensors.iter().all(|(role, _)| matches!(role, Role::Alpha | Role::Reshape))
     }
 
     fn get(&self, role: Role) -> Option<&'f str> {
@@ -51,6 +55,52 @@ impl<'f> Module<'f> {
             }
         }
         Ok(())
+    }
+}
+
+/// The target with a weight as wide as the file makes it, where that is wider than the model's.
+pub(super) fn widened<'m>(
+    file: &Checkpoint,
+    module: &Module<'_>,
+    target: &Target<'m>,
+    model: &Model,
+) -> Result<Option<(Target<'m>, Widened)>, LoraError> {
+    let (key, [rows, columns]) = match module.get(Role::Reshape) {
+        Some(key) => (key, reshaped(file, key)?),
+        None => match (control::shape(file, module.name), module.get(Role::Down)) {
+            (Some(shape), Some(key)) => (key, shape),
+            _ => return Ok(None),
+        },
+    };
+    let own = target.shape.as_slice();
+    if own == [rows, columns] {
+        return Ok(None);
+    }
+    let widened = Widened { layer: target.layer.name.clone(), columns };
+    let diffusion = model.diffusion.as_ref();
+    let fits = matches!(own, &[height, width] if height == rows && width < columns)
+        && target.component == ComponentKind::DiffusionModel
+        && diffusion.is_some_and(|diffusion| diffusion.widened(&widened).is_some());
+    if !fits {
+        let kind = "a LoRA that widens something else than the input of a Flux transformer to one of Canny, Depth or Fill";
+        return Err(LoraError::Unsupported { key: key.to_owned(), kind });
+    }
+    Ok(Some((Target { shape: vec![rows, columns], ..target.clone() }, widened)))
+}
+
+/// The two sides of a weight that a tensor holds.
+fn reshaped(file: &Checkpoint, key: &str) -> Result<[usize; 2], LoraError> {
+    let odd = |found: String| LoraError::Reshape { key: key.to_owned(), found };
+    let Some(info) = file.get(key) else { return Err(odd("missing".to_owned())) };
+    if info.shape != [2] {
+        return Err(odd(format!("a tensor of shape {:?}", info.shape)));
+    }
+    let values = to_f32(&file.bytes(key)?, info.dtype);
+    // Counts that f32 holds exactly.
+    let count = |value: f32| (1.0..16_777_216.0).contains(&value) && value.fract() == 0.0;
+    match *values.as_slice() {
+        [rows, columns] if count(rows) && count(columns) => Ok([rows as usize, columns as usize]),
+        _ => Err(odd(format!("{values:?}"))),
     }
 }
 
@@ -101,6 +151,7 @@ enum Kind {
     Generalised,
     Rotation,
     Difference,
+    Replacement,
 }
 
 impl Kind {
@@ -112,6 +163,7 @@ impl Kind {
             Role::Glora(_) => Some(Kind::Generalised),
             Role::OftBlocks | Role::Rescale => Some(Kind::Rotation),
             Role::Diff => Some(Kind::Difference),
+            Role::Set => Some(Kind::Replacement),
             _ => None,
         }
     }
@@ -152,6 +204,9 @@ impl Build<'_> {
             Kind::Rotation => self.rotation(key)?,
             Kind::Difference => {
                 Delta::Plain(Factor::Whole(self.matrix(key, self.height(), self.width())?))
+            }
+            Kind::Replacement => {
+                Delta::Replacement(self.matrix(key, self.height(), self.width())?)
             }
         }))
     }
@@ -382,7 +437,7 @@ impl Build<'_> {
                 (None, Some(key)) => (key, false),
                 (None, None) => return Ok(None),
             };
-        if !has_delta {
+        if !has_delta || self.module.get(Role::Set).is_some() {
             return Err(incomplete(key, "an adapter"));
         }
         let (first, rest) = self.sides(key)?;
@@ -486,6 +541,6 @@ fn rank(delta: &Delta) -> Option<usize> {
             of(first).or_else(|| of(second))
         }
         Delta::Generalised { first, .. } => Some(first.columns),
-        Delta::Rotation(_) => None,
+        Delta::Rotation(_) | Delta::Replacement(_) => None,
     }
 }

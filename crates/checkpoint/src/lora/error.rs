@@ -100,6 +100,15 @@ pub enum LoraError {
         found: String,
     },
 
+    /// A shape that is none.
+    #[error("{} is {found}: the shape that a weight is widened to must be two whole numbers over 0", Quoted(.key))]
+    Reshape {
+        /// The tensor's key.
+        key: String,
+        /// What it is, in words.
+        found: String,
+    },
+
     /// Two tensors say the same thing of one layer, or belong to two kinds of adapters.
     #[error("{} and {} cannot both change one layer: the file is broken, download it again", Quoted(.first), Quoted(.second))]
     Conflict {
@@ -119,7 +128,7 @@ pub enum LoraError {
     },
 
     /// A kind of adapter that is known and not supported.
-    #[error("{} belongs to {kind}, which distorch does not apply: LoRA, LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, DoRA and full differences are supported", Quoted(.key))]
+    #[error("{} belongs to {kind}, which distorch does not apply: LoRA, LoCon, LoHa, LoKr, GLoRA, OFT, BOFT, DoRA, full differences and replacements are supported", Quoted(.key))]
     Unsupported {
         /// The tensor's key.
         key: String,

@@ -24,6 +24,10 @@ pub(super) enum Role {
     OftBlocks,
     /// The lengths that an OFT or a BOFT gives to the rows.
     Rescale,
+    /// Weights that take the layer's place.
+    Set,
+    /// The shape that a weight is widened to.
+    Reshape,
     /// A part of this kind of adapter, which is not supported.
     Foreign(&'static str),
 }
@@ -66,6 +70,10 @@ const ENDINGS: &[(&str, Role)] = &[
     (".b2.weight", Role::Glora(3)),
     (".oft_blocks", Role::OftBlocks),
     (".rescale", Role::Rescale),
+    // ComfyUI's: the first names the parameter of an RMS norm.
+    (".scale.set_weight", Role::Set),
+    (".set_weight", Role::Set),
+    (".reshape_weight", Role::Reshape),
     (".w_norm", Role::Diff),
     (".b_norm", Role::DiffBias),
     // diffusers before PEFT.
@@ -84,8 +92,6 @@ const ENDINGS: &[(&str, Role)] = &[
     // Others.
     (".lora_embedding_A", Role::Foreign("a LoRA of an embedding table")),
     (".lora_embedding_B", Role::Foreign("a LoRA of an embedding table")),
-    (".set_weight", Role::Foreign("a replacement of weights")),
-    (".reshape_weight", Role::Foreign("a LoRA that reshapes weights")),
     (".oft_diag", Role::Foreign("an OFT adapter of an older layout")),
     (".oft_R.weight", Role::Foreign("an OFT adapter of PEFT's")),
     (".boft_R", Role::Foreign("a BOFT adapter of PEFT's")),
@@ -158,6 +164,8 @@ mod tests {
             ("x.w_norm", "x", Role::Diff),
             ("x.b1.weight", "x", Role::Glora(2)),
             ("x.oft_blocks", "x", Role::OftBlocks),
+            ("x.key_norm.scale.set_weight", "x.key_norm", Role::Set),
+            ("x.reshape_weight", "x", Role::Reshape),
         ];
         for (key, module, role) in cases {
             assert_eq!(split(key), Some((module, role)), "{key}");

@@ -2,8 +2,8 @@
 //!
 //! [`read`] looks at keys and shapes, and at the alphas. It knows the names that kohya's sd-scripts,
 //! LyCORIS, diffusers, PEFT and ComfyUI write (see `docs/lora.md`), and the kinds LoRA, LoCon, LoHa,
-//! LoKr, GLoRA, OFT, BOFT, DoRA and full differences. What a file does to a layer is an [`Adapter`]: a formula over the
-//! file's tensors, every shape of which was checked against the layer. Doing the sums is the
+//! LoKr, GLoRA, OFT, BOFT, DoRA, full differences and replacements. What a file does to a layer is an [`Adapter`]: a
+//! formula over the file's tensors, every shape of which was checked against the layer. Doing the sums is the
 //! runtime's business.
 //!
 //! | module | holds |
@@ -11,12 +11,14 @@
 //! | `key` | a key is a module's name and a role in its adapter |
 //! | `names` | the layer that a module's name means |
 //! | `build` | an adapter from the tensors of one module |
+//! | `control` | what Black Forest Labs' control LoRAs have of their own |
 //! | `alphas` | the scale of an adapter |
 //! | `origin` | the family that a file seems to be made for |
 
 mod adapter;
 mod alphas;
 mod build;
+mod control;
 mod error;
 mod key;
 pub(crate) mod names;
@@ -29,7 +31,7 @@ pub use adapter::{
 };
 pub use error::{Hint, LoraError};
 
-use crate::family::Model;
+use crate::family::{Model, Widened};
 use crate::file::Checkpoint;
 use crate::layer::ComponentKind;
 use alphas::Alphas;
@@ -43,6 +45,8 @@ pub struct Lora {
     pub adapters: Vec<Adapter>,
     /// The keys that mean nothing for this model, in file order.
     pub unknown: Vec<String>,
+    /// The layer that takes more than the diffusion model's own, if the file widens one.
+    pub widened: Option<Widened>,
 }
 
 /// Finds out what a LoRA file does to a model.
@@ -63,7 +67,7 @@ pub fn read(file: &Checkpoint, model: &Model) -> Result<Lora, LoraError> {
             return Err(LoraError::Dtype { key, dtype });
         }
     }
-    let mut adapters = Vec::new();
+    let (mut adapters, mut widened) = (Vec::new(), None);
     let other_model = |error: LoraError| error.made_for(|| origin::made_for(file), model);
     for module in modules.values() {
         let targets = names.find(module.name);
@@ -72,14 +76,17 @@ pub fn read(file: &Checkpoint, model: &Model) -> Result<Lora, LoraError> {
         }
         if !module.is_empty() {
             for target in targets {
+                let wider = build::widened(file, module, target, model)?;
+                let target = wider.as_ref().map_or(target, |(target, _)| target);
                 let adapter = build::adapter(file, &alphas, module, target);
                 adapters.push(adapter.map_err(other_model)?);
+                widened = wider.map(|(_, widened)| widened).or(widened);
             }
         }
     }
     unknown.sort_by_cached_key(|key| file.position(key));
     let unknown = unknown.into_iter().map(str::to_owned).collect();
-    Ok(Lora { adapters, unknown })
+    Ok(Lora { adapters, unknown, widened })
 }
 
 /// A component of a model that a LoRA is meant to change.
@@ -147,8 +154,9 @@ type Modules<'f> = IndexMap<&'f str, Module<'f>>;
 fn modules(file: &Checkpoint) -> Result<(Modules<'_>, Vec<&str>), LoraError> {
     let mut modules = Modules::new();
     let mut unknown = Vec::new();
+    let control = control::is_one(file);
     for (key, _) in file.tensors() {
-        match key::split(key) {
+        match key::split(key).or_else(|| control::split(key).filter(|_| control)) {
             Some((name, role)) => {
                 modules.entry(name).or_insert_with(|| Module::new(name)).tensors.push((role, key));
             }

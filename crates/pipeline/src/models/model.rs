@@ -99,9 +99,15 @@ impl Model {
         model
     }
 
-    /// The same model with one LoRA more.
+    /// The same model with one LoRA more, which may make it take more than it did: a control picture.
     pub fn with_lora(&self, file: &Arc<LoraFile>, strength: f32) -> Self {
-        Self { loras: self.loras.with(file, strength), ..self.clone() }
+        let widened = file.widened().filter(|_| strength != 0.0);
+        let diffusion = widened.and_then(|to| self.diffusion.widened(to)).map(Arc::new);
+        Self {
+            loras: self.loras.with(file, strength),
+            diffusion: diffusion.unwrap_or_else(|| Arc::clone(&self.diffusion)),
+            ..self.clone()
+        }
     }
 
     /// How it sees noise.

@@ -50,6 +50,15 @@ impl<'w> Weights<'w> {
         Ok(rows)
     }
 
+    /// Puts the spans' rows of a matrix in the place of the weight's.
+    pub fn set(&mut self, rows: &[RowSpan], width: usize, to: &[f32]) -> Result<(), String> {
+        for span in rows {
+            let to = rows_of(to, span, width)?;
+            self.rows(span, width)?.copy_from_slice(to);
+        }
+        Ok(())
+    }
+
     /// Adds `factor` times the spans' rows of a change.
     pub fn add(
         &mut self,
@@ -126,6 +135,7 @@ pub(super) fn evaluate(
             generalised(file, [first, second], &own, adapter, &mut change)?;
             change
         }
+        Delta::Replacement(matrix) => Values::read(file, matrix).map(|matrix| matrix.values)?,
         Delta::Rotation(rotation) => {
             let own = weights.gathered(adapter)?;
             rotation::evaluate(file, rotation, strength, &own, adapter.width())?

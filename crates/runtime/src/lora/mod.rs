@@ -5,6 +5,7 @@
 //! What a file does to a layer is a formula (see [`distorch_checkpoint::lora`]), which `delta` computes
 //! in f32 when the layer is read: no product is kept.
 
+mod columns;
 mod data;
 mod delta;
 mod dora;
@@ -16,7 +17,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use distorch_checkpoint::family::Model;
+use distorch_checkpoint::family::{Model, Widened};
 use distorch_checkpoint::lora::{self, Adapter, Delta, Factor, LoraError};
 use distorch_checkpoint::{Checkpoint, ComponentKind, OpenError};
 use rayon::prelude::*;
@@ -48,6 +49,7 @@ pub struct LoraFile {
     file: Arc<Checkpoint>,
     adapters: Vec<Adapter>,
     unknown: Vec<String>,
+    widened: Option<Widened>,
     /// A hash of each adapter's formula and contents.
     digests: Vec<u64>,
     /// The adapters of each layer.
@@ -77,7 +79,8 @@ impl LoraFile {
         for (at, adapter) in lora.adapters.iter().enumerate() {
             by_layer.entry((adapter.component, adapter.layer.clone())).or_default().push(at);
         }
-        Ok(Self { file, adapters: lora.adapters, unknown: lora.unknown, digests, by_layer })
+        let lora::Lora { adapters, unknown, widened } = lora;
+        Ok(Self { file, adapters, unknown, widened, digests, by_layer })
     }
 
     /// The path that was opened.
@@ -93,6 +96,11 @@ impl LoraFile {
     /// The keys that mean nothing for the model, in file order.
     pub fn unknown(&self) -> &[String] {
         &self.unknown
+    }
+
+    /// The layer that takes more than the diffusion model's own, if the file widens one.
+    pub fn widened(&self) -> Option<&Widened> {
+        self.widened.as_ref()
     }
 }
 
@@ -198,14 +206,17 @@ fn apply(
     params: &mut [(String, TensorData)],
 ) -> Result<(), String> {
     if let Some(delta) = &adapter.delta {
-        let mut weights = values(params, &adapter.param)?;
-        apply_to_weight(file, adapter, delta, strength, &mut weights)?;
+        let data = param(params, &adapter.param)?;
+        columns::with(data, adapter.width(), |values| {
+            apply_to_weight(file, adapter, delta, strength, &mut Weights::new(values))
+        })?;
     }
     if let Some(bias) = &adapter.bias {
         let scale = if bias.scaled { adapter.scale } else { 1.0 };
         let change = data::read(file, &bias.key, adapter.height())?;
-        let mut weights = values(params, "bias")?;
-        weights.add(&adapter.rows, 1, &change, strength * scale)?;
+        let data = param(params, "bias")?;
+        let values = data.as_mut_slice::<f32>().map_err(|error| format!("`bias`: {error:?}"))?;
+        Weights::new(values).add(&adapter.rows, 1, &change, strength * scale)?;
     }
     Ok(())
 }
@@ -228,6 +239,10 @@ fn apply_to_weight(
         Delta::Plain(Factor::LowRank { up, down }) if weights.are_all_of(&adapter.rows, width) => {
             delta::add_product(file, up, down, factor, weights)
         }
+        Delta::Replacement(matrix) => {
+            let values = data::read(file, &matrix.key, matrix.rows.saturating_mul(width))?;
+            weights.set(&adapter.rows, width, &values)
+        }
         _ => {
             let change = delta::evaluate(file, delta, adapter, strength, weights)?;
             weights.add(&adapter.rows, width, &change, factor)
@@ -235,12 +250,10 @@ fn apply_to_weight(
     }
 }
 
-/// The values of a parameter.
-fn values<'p>(params: &'p mut [(String, TensorData)], name: &str) -> Result<Weights<'p>, String> {
-    let (_, data) = params
-        .iter_mut()
-        .find(|(own, _)| own == name)
-        .ok_or_else(|| format!("the layer has no `{name}`"))?;
-    let values = data.as_mut_slice::<f32>().map_err(|error| format!("`{name}`: {error:?}"))?;
-    Ok(Weights::new(values))
+fn param<'p>(
+    params: &'p mut [(String, TensorData)],
+    name: &str,
+) -> Result<&'p mut TensorData, String> {
+    let found = params.iter_mut().find(|(own, _)| own == name);
+    found.map(|(_, data)| data).ok_or_else(|| format!("the layer has no `{name}`"))
 }
