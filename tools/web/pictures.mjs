@@ -55,7 +55,7 @@ async function plan(page) {
   await page.fill("#unet-expert", "cuda:0,55%;cuda:1,30%;cpu,15%");
   await page.locator('[aria-label="Diffusion model"] .legend li', { hasText: "cuda:1" }).waitFor();
   await page.fill("#picture-steps", "20");
-  await page.getByRole("button", { name: "Square" }).click();
+  await page.getByRole("button", { name: "Square", exact: true }).click();
   // The colours fade over.
   await page.waitForTimeout(800);
 }
