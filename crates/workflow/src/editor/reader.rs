@@ -117,6 +117,8 @@ impl<'a> Reader<'a> {
             let Some(link) = slot.link else { continue };
             match self.graphs.follow(path, link) {
                 Ok(given) => {
+                    // A broken file may have two slots of one name.
+                    read.unresolved.shift_remove(&slot.name);
                     read.inputs.insert(slot.name.clone(), given);
                 }
                 Err(reason) if !read.inputs.contains_key(&slot.name) => {
@@ -236,6 +238,23 @@ mod tests {
         assert_eq!(empty["width"], literal(json!(64)));
         assert_eq!(empty["height"], literal(json!(512)), "the default of a widget without value");
         assert_eq!(prompt.workflow, Some(workflow()), "saved with pictures");
+    }
+
+    #[test]
+    fn of_two_slots_of_one_name_the_one_with_a_value_counts() {
+        for order in [[77, 1], [1, 77]] {
+            let slots = order.map(|link| json!({"name": "model", "type": "MODEL", "link": link}));
+            let prompt = read_json(json!({
+                "nodes": [
+                    {"id": 3, "type": "KSampler", "inputs": slots},
+                    {"id": 4, "type": "CheckpointLoaderSimple", "widgets_values": ["a.safetensors"]}
+                ],
+                "links": [[1, 4, 0, 3, 0, "MODEL"]]
+            }));
+            let sampler = &prompt.nodes["3"];
+            assert_eq!(sampler.inputs["model"], link("4", 0), "{order:?}");
+            assert!(!sampler.unresolved.contains_key("model"), "{order:?}");
+        }
     }
 
     #[test]
