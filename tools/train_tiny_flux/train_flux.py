@@ -49,7 +49,7 @@ class Told:
 
 def train(rank: int, args):
     """One of the processes."""
-    drawn = training.Drawn(rank, args.shapes)
+    drawn = training.Drawn(rank, args)
     told = Told(drawn)
     t5, flux = build_t5(), Transformer()
     t5.load_state_dict(torch.load(args.folder / "t5.pt"))

@@ -39,6 +39,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("shapes", type=Path)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the largest steps")
+    parser.add_argument("--arrangements", type=int, default=1, help="of a sentence, up to 3")
     parser.add_argument("--resume", action="store_true", help="go on from what FOLDER keeps")
     parser.add_argument("--processes", type=int, default=2)
     return parser.parse_args()
@@ -68,14 +69,14 @@ def joined(rank: int, train, args):
 class Drawn:
     """Scenes with their latents of sixteen channels."""
 
-    def __init__(self, rank: int, shapes: Path):
-        self.rng = random.Random(SEED + 1000 * rank)
-        self.text, _, vae = load(shapes)
+    def __init__(self, rank: int, args: argparse.Namespace):
+        self.rng, self.arrangements = random.Random(SEED + 1000 * rank), args.arrangements
+        self.text, _, vae = load(args.shapes)
         self.sixteen = sixteen(vae)
 
     def batch(self):
         """COUNT scenes, and their latents [batch, 16, 16, 16]."""
-        drawn = [scenes.scene(self.rng) for _ in range(COUNT)]
+        drawn = [scenes.scene(self.rng, self.arrangements) for _ in range(COUNT)]
         flat = torch.from_numpy(np.stack([pictures.latent(scene) for scene in drawn]))
         return drawn, self.sixteen.latents(flat)
 
@@ -134,10 +135,10 @@ def run(rank: int, args, drawn: Drawn, modules: dict, blocks, velocity, file: st
     torch.manual_seed(SEED + 1 + rank)
     began, losses, first = time.process_time(), [], step
     while step < args.steps:
-        scenes_, latents = drawn.batch()
+        shown, latents = drawn.batch()
         noise, at = torch.randn_like(latents), times(COUNT)
         part = at[:, None, None, None]
-        found = velocity(scenes_, (1 - part) * latents + part * noise, at)
+        found = velocity(shown, (1 - part) * latents + part * noise, at)
         loss = velocity_error(found - (noise - latents), aside)
         down = min(1, (1 - step / args.steps) / DECAYING)
         for optimizer, rate in zip(optimizers, (MATRIX_RATE, RATE)):

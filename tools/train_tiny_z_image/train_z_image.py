@@ -17,7 +17,7 @@ EMPTY = 0.1  # part of the captions
 
 def train(rank: int, args):
     """One of the processes."""
-    drawn, words = training.Drawn(rank, args.shapes), QwenWords()
+    drawn, words = training.Drawn(rank, args), QwenWords()
     qwen, transformer = build_qwen(), Transformer()
     qwen.load_state_dict(torch.load(args.folder / "qwen.pt"))
     # Nothing reads what the last layer and norm make.

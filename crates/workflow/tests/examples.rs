@@ -102,6 +102,32 @@ fn two_simulated_gpus() {
 }
 
 #[test]
+fn flux_from_one_file() {
+    let gpus = "cuda:0=1GiB,cuda:1=600MiB@2GB/s";
+    let wanted = Wanted { count: 3, ..Wanted::new("circle", "red", "blue") };
+    check("flux_distorch2", gpus, &wanted, [128, 128]);
+}
+
+/// Every fifth of the hundred, from the checkpoint in Flux's layout.
+#[test]
+fn most_pictures_of_the_tiny_flux_show_their_prompt() {
+    let mut harness = Harness::shipped_on("cuda:0=1GiB,cuda:1=600MiB");
+    let (mut right, mut of) = (0, 0);
+    for (seed, wanted) in hundred().into_iter().enumerate().step_by(5) {
+        let mut prompt = harness.example("flux_distorch2");
+        prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
+        prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
+        let report = harness.executor.run(&prompt, &Silent).unwrap();
+        let faults = Seen::open(&harness.saved(&report.outputs["9"])[0]).faults(&wanted);
+        println!("{seed} {}: {}", wanted.prompt(), faults.join(", "));
+        right += usize::from(faults.is_empty());
+        of += 1;
+    }
+    println!("{right} of {of} right");
+    assert!(right * 20 >= of * 17, "{right} of {of}");
+}
+
+#[test]
 fn lora() {
     let wanted = Wanted { outlined: true, ..Wanted::new("square", "blue", "yellow") };
     check("lora", "", &wanted, [128, 128]);
