@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::file::{EditorNode, Graph, OUTSIDE, RESULT};
 use super::group_nodes;
-use super::subgraphs::{Insides, Level};
+use super::subgraphs::{DEEPEST, Insides, Level};
 use super::widgets::widgets;
 use crate::graph::{InputValue, join};
 use crate::registry::Registry;
@@ -171,6 +171,12 @@ impl<'a> Way<'a> {
                          is linked to"
                     ));
                 };
+                // Each way into a subgraph's output that is its own is a new place, so that no circle would be seen.
+                if self.path.len() >= DEEPEST {
+                    return Err(format!(
+                        "it is linked to the subgraph {class}, which contains itself"
+                    ));
+                }
                 self.path.push(level);
                 Ok(Step::On(result.id, format!("subgraph {id}")))
             }
@@ -330,6 +336,26 @@ mod tests {
             assert_eq!(*source, InputValue::Literal(json!(192)));
             assert!(prompt.nodes[&format!("{place}:4")].unresolved.contains_key("latent_image"));
         }
+    }
+
+    #[test]
+    fn an_output_that_a_subgraph_has_of_itself_is_an_error() {
+        let inner = json!({
+            "id": "s", "name": "s", "inputs": [],
+            "nodes": [{"id": 4, "type": "s"}],
+            "links": [{"id": 1, "origin_id": 4, "origin_slot": 0, "target_id": -20, "target_slot": 0}]
+        });
+        let workflow = json!({
+            "nodes": [
+                {"id": 1, "type": "VAEDecode", "order": 0,
+                 "inputs": [{"name": "samples", "type": "LATENT", "link": 1}]},
+                {"id": 2, "type": "s", "order": 1}
+            ],
+            "links": [[1, 2, 0, 1, 0, "LATENT"]],
+            "definitions": {"subgraphs": [inner]}
+        });
+        let error = Prompt::from_json(&workflow.to_string(), &nodes::all()).unwrap_err();
+        assert!(error.to_string().contains("contain itself"), "{error}");
     }
 
     #[test]
