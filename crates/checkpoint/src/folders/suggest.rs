@@ -9,7 +9,7 @@ const MOST: usize = 5;
 /// Up to five of `names` that `wanted` may have meant, the likeliest first.
 ///
 /// The same file in another folder, in another case or with another extension counts as near;
-/// otherwise the whole name or the file's own name must be within a third of its length in edits.
+/// otherwise the whole name or the file's own name must be within a third of its length in edits, extensions left out.
 pub fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let wanted = wanted.replace('\\', "/").to_lowercase();
     if wanted.len() > LONGEST {
@@ -38,7 +38,7 @@ fn distance(wanted: &str, name: &str) -> Option<usize> {
     if stem_of(wanted_file) == stem_of(file) {
         return Some(usize::from(wanted != name));
     }
-    let whole = edits(wanted, &name);
+    let whole = edits(without_extension(wanted), without_extension(&name));
     let own = edits(stem_of(wanted_file), stem_of(file)).map(|edits| edits + 1);
     whole.into_iter().chain(own).min().map(|edits| edits + 1)
 }
@@ -53,6 +53,11 @@ fn edits(wanted: &str, name: &str) -> Option<usize> {
 
 fn file_of(name: &str) -> &str {
     name.rsplit_once('/').map_or(name, |(_, file)| file)
+}
+
+fn without_extension(path: &str) -> &str {
+    let file = file_of(path);
+    path.strip_suffix(&file[stem_of(file).len()..]).unwrap_or(path)
 }
 
 fn stem_of(file: &str) -> &str {
@@ -80,7 +85,10 @@ mod tests {
     #[test]
     fn a_slip_of_the_pen_is_near_and_another_name_is_not() {
         assert_eq!(near("sdxl_bsae.safetensors"), ["sdxl_base.safetensors"]);
+        assert_eq!(near("sd15/v1-5-prunde.safetensors"), ["SD15/v1-5-pruned.safetensors"]);
         assert_eq!(near("something-else-entirely.ckpt"), [""; 0]);
+        // What all names end in does not make them near.
+        assert_eq!(near("juno_base.safetensors"), [""; 0]);
         assert_eq!(near(&"x".repeat(100_000)), [""; 0]);
     }
 }
