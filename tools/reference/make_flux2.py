@@ -16,6 +16,7 @@ from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from safetensors.torch import save_file
 
+import module_rows
 import seeded
 
 FIXTURES = Path(__file__).parents[2] / "crates/models/tests/fixtures"
@@ -84,12 +85,7 @@ def originals(channels, head, heads, double, single, guided, context=CONTEXT):
 
 def modules(shapes):
     """Diffusers' modules, each with the original's, the rows there where its halves begin, and its number of rows."""
-    at, numbers, starts = 0, {}, {}
-    for name, shape in shapes.items():
-        starts[name] = at
-        count = torch.Size(shape).numel()
-        numbers[name] = torch.arange(at, at + count).reshape(shape)
-        at += count
+    numbers, starts = module_rows.numbered(shapes)
     found = {}
     for name, ids in convert_flux2_transformer_checkpoint_to_diffusers(numbers).items():
         firsts = [ids.flatten()[0].item(), ids[ids.shape[0] // 2].flatten()[0].item()]

@@ -87,15 +87,23 @@ def unet(config):
     return Part(module, params, keys.prefixed(DIFFUSION, params), convert)
 
 
+def resized(module, name, sizes):
+    """A converter of a module that knows published sizes only, with others in their places."""
+    source = inspect.getsource(getattr(module, name))
+    for published, own in sizes.items():
+        assert published in source, published
+        source = source.replace(published, own)
+    scope = dict(vars(module))
+    exec(source, scope)
+    return scope[name]
+
+
 def flux(config, seed=SEED):
     module = FluxTransformer2DModel(**config)
     params = keys.flux_tensors(module)
     width = config["attention_head_dim"] * config["num_attention_heads"]
-    # The converter knows the published width only.
-    source = inspect.getsource(converters.convert_flux_transformer_checkpoint_to_diffusers)
-    scope = {"torch": torch}
-    exec(source.replace("inner_dim = 3072", f"inner_dim = {width}"), scope)
-    convert = scope["convert_flux_transformer_checkpoint_to_diffusers"]
+    sizes = {"inner_dim = 3072": f"inner_dim = {width}"}
+    convert = resized(converters, "convert_flux_transformer_checkpoint_to_diffusers", sizes)
     return Part(module, params, keys.prefixed(DIFFUSION, params), lambda ids: convert(dict(ids)), seed)
 
 
@@ -587,11 +595,8 @@ def kohya_flux(name):
     part = flux(keys.TINY_FLUX)
     fixture = Fixture(name, {"unet": part})
     module, width = part.module, keys.TINY_FLUX["attention_head_dim"] * keys.TINY_FLUX["num_attention_heads"]
-    # The converter knows the published width only.
-    source = inspect.getsource(lora_converters._convert_kohya_flux_lora_to_diffusers)
-    scope = dict(vars(lora_converters))
-    exec(source.replace("[3072, 3072, 3072, 12288]", f"[{width}, {width}, {width}, {4 * width}]"), scope)
-    convert = scope["_convert_kohya_flux_lora_to_diffusers"]
+    sizes = {"[3072, 3072, 3072, 12288]": f"[{width}, {width}, {width}, {4 * width}]"}
+    convert = resized(lora_converters, "_convert_kohya_flux_lora_to_diffusers", sizes)
     layers = [key.removesuffix(".weight") for key, shape in part.params.items() if "_blocks." in key and len(shape) == 2]
     forms = [
         (lambda layer: "lora_unet_" + layer.replace(".", "_"), ["lora_down", "lora_up"], 3, 0.75, "{}.alpha"),
@@ -638,18 +643,16 @@ def control_flux(name):
             for tensor, sides in [("lora_A", (rank, columns)), ("lora_B", (rows, rank))]:
                 tensors[f"{layer}.{tensor}.weight"] = values(f"{layer}.{tensor}.weight", sides)
     fixture.lora(tensors, strengths=(strength, 1))
-    # The converter knows the published sizes only.
-    source = inspect.getsource(lora_converters._convert_bfl_flux_control_lora_to_diffusers)
     config = module.config
-    sizes = [("inner_dim = 3072", width), ("num_layers = 19", config.num_layers), ("num_single_layers = 38", config.num_single_layers)]
-    for line, size in sizes:
-        assert line in source
-        source = source.replace(line, f"{line.split()[0]} = {size}")
-    scope = dict(vars(lora_converters))
-    exec(source, scope)
+    sizes = {
+        "inner_dim = 3072": f"inner_dim = {width}",
+        "num_layers = 19": f"num_layers = {config.num_layers}",
+        "num_single_layers = 38": f"num_single_layers = {config.num_single_layers}",
+    }
+    published = resized(lora_converters, "_convert_bfl_flux_control_lora_to_diffusers", sizes)
 
     def convert(state):
-        state = scope["_convert_bfl_flux_control_lora_to_diffusers"](state)
+        state = published(state)
         # The converter swaps the halves of the last modulation's rows in both factors; the first one's are ranks.
         key = "transformer.norm_out.linear.lora_A.weight"
         return state | {key: lora_converters.swap_scale_shift(state[key])}
