@@ -8,8 +8,8 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
+use super::opening;
 use crate::error::Error;
 use crate::notice::{Notice, NoticeKind};
 use crate::options::QueueOptions;
@@ -26,9 +26,8 @@ const TURNS: i64 = 0x6469_7374_6f72_6368;
 /// How long a server may be silent before it is asked whether it is still there.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How long opening a queue waits for a server that is not up yet, and between two tries.
+/// How long opening a queue waits for a server that is not up yet.
 const OPENING: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Connects, and brings the tables to this version. Returns the address without a password.
 pub(crate) async fn open(address: &str, options: &QueueOptions) -> Result<(PgPool, String), Error> {
@@ -40,18 +39,10 @@ pub(crate) async fn open(address: &str, options: &QueueOptions) -> Result<(PgPoo
         // A server that hangs must not hold the others up.
         .options([("lock_timeout", format!("{}ms", options.timeout.as_millis()))]);
     let patience = options.timeout.min(OPENING);
-    let until = Instant::now() + patience;
-    loop {
-        let error = match opened(&connect, options, patience, &address).await {
-            Ok(pool) => return Ok((pool, address)),
-            Err(error) => error,
-        };
-        // It may be starting, or ending to start again.
-        if Instant::now() + PAUSE > until || !may_pass(&error) {
-            return Err(error);
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+    // It may be starting, or ending to start again.
+    let once = || opened(&connect, options, patience, &address);
+    let pool = opening::again(patience, is_transient, once).await?;
+    Ok((pool, address))
 }
 
 /// One try to connect and to bring the tables to this version.
@@ -75,23 +66,6 @@ async fn opened(
         .await
         .map_err(|source| Error::Migrate { address: address.to_owned(), source })?;
     Ok(pool)
-}
-
-/// Whether opening may succeed a little later.
-fn may_pass(error: &Error) -> bool {
-    let source = match error {
-        Error::Open { source, .. } => source,
-        Error::Migrate {
-            source: MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _),
-            ..
-        } => source,
-        _ => return false,
-    };
-    match source {
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
-        sqlx::Error::Database(error) => is_transient(&error.code().unwrap_or_default()),
-        _ => false,
-    }
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
@@ -169,22 +143,14 @@ pub(crate) async fn listen(
         .max_lifetime(None)
         .idle_timeout(None)
         .connect_lazy_with(connect);
-    let until = Instant::now() + OPENING;
-    let mut listener = loop {
-        let source = match connected(&pool).await {
-            Ok(listener) => break listener,
-            Err(source) => source,
-        };
-        let error = Error::Open {
+    let once = async || {
+        connected(&pool).await.map_err(|source| Error::Open {
             address: address.to_owned(),
             hint: "; LISTEN needs a session of its own: a pooler that shares sessions has none",
             source,
-        };
-        if Instant::now() + PAUSE > until || !may_pass(&error) {
-            return Err(error);
-        }
-        tokio::time::sleep(PAUSE).await;
+        })
     };
+    let mut listener = opening::again(OPENING, is_transient, once).await?;
     let address = address.to_owned();
     Ok(tokio::spawn(async move {
         loop {

@@ -3,7 +3,7 @@
 mod notices;
 
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -12,7 +12,7 @@ use sqlx::{Sqlite, Transaction};
 use tokio::sync::broadcast;
 
 use self::notices::Listener;
-use super::Access;
+use super::{Access, opening};
 use crate::error::Error;
 use crate::notice::Notice;
 use crate::options::QueueOptions;
@@ -21,9 +21,6 @@ pub(crate) use self::notices::write as notify;
 
 /// How long SQLite itself waits for another process's write, before the operation is tried again.
 const BUSY: Duration = Duration::from_secs(5);
-
-/// Between two attempts to open a file that another process has to itself.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Connections: SQLite has one writer at a time, and writers of this process queue for one
 /// connection instead of waiting for each other's locks.
@@ -63,7 +60,20 @@ impl Pools {
 
 /// Opens the database, makes it where it is not there, and brings its tables to this version.
 /// What other processes do goes to `notices`.
+///
+/// Tries again while another process has the file to itself: SQLite does not wait where the first of several that open
+/// it at once changes the journal's mode.
 pub(crate) async fn open(
+    address: &str,
+    options: &QueueOptions,
+    notices: broadcast::Sender<Notice>,
+) -> Result<(Pools, String), Error> {
+    let once = || opened(address, options, notices.clone());
+    opening::again(options.timeout, is_busy, once).await
+}
+
+/// One try.
+async fn opened(
     address: &str,
     options: &QueueOptions,
     notices: broadcast::Sender<Notice>,
@@ -100,13 +110,11 @@ pub(crate) async fn open(
             .pragma("journal_size_limit", (64 << 20).to_string());
         let full = connect.clone().synchronous(SqliteSynchronous::Full);
         let normal = connect.synchronous(SqliteSynchronous::Normal);
-        let opened = async |connections: u32, connect: SqliteConnectOptions| {
-            let open = || pool(connections).connect_with(connect.clone());
-            while_busy(options.timeout, open).await.map_err(failed)
-        };
-        let durable = opened(1, full).await?;
-        let volatile = opened(1, normal.clone()).await?;
-        let readers = opened(options.connections.max(1), normal.clone()).await?;
+        let opened = |result: Result<SqlitePool, sqlx::Error>| result.map_err(failed);
+        let durable = opened(pool(1).connect_with(full).await)?;
+        let volatile = opened(pool(1).connect_with(normal.clone()).await)?;
+        let connections = pool(options.connections.max(1));
+        let readers = opened(connections.connect_with(normal.clone()).await)?;
         watched = Some(normal);
         Pools { durable, volatile, readers, listener: None }
     };
@@ -114,29 +122,9 @@ pub(crate) async fn open(
         .await
         .map_err(|source| Error::Migrate { address: address.clone(), source })?;
     if let Some(connect) = watched {
-        let start = || Listener::start(&connect, notices.clone());
-        pools.listener = Some(while_busy(options.timeout, start).await.map_err(failed)?);
+        pools.listener = Some(Listener::start(&connect, notices).await.map_err(failed)?);
     }
     Ok((pools, address))
-}
-
-/// Tries again for so long while another process has the file to itself: SQLite does not wait where the first of several that open
-/// it at once changes the journal's mode.
-async fn while_busy<T, F: Future<Output = Result<T, sqlx::Error>>>(
-    timeout: Duration,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T, sqlx::Error> {
-    let start = Instant::now();
-    loop {
-        match attempt().await {
-            Err(sqlx::Error::Database(error))
-                if is_busy(&error.code().unwrap_or_default()) && start.elapsed() < timeout =>
-            {
-                tokio::time::sleep(PAUSE).await;
-            }
-            outcome => return outcome,
-        }
-    }
 }
 
 /// In one transaction: of two processes that open the file at once, one finds the tables made.
