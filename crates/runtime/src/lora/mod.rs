@@ -214,9 +214,9 @@ fn apply(
     if let Some(bias) = &adapter.bias {
         let scale = if bias.scaled { adapter.scale } else { 1.0 };
         let change = data::read(file, &bias.key, adapter.height())?;
-        let data = param(params, "bias")?;
-        let values = data.as_mut_slice::<f32>().map_err(|error| format!("`bias`: {error:?}"))?;
-        Weights::new(values).add(&adapter.rows, 1, &change, strength * scale)?;
+        columns::with(param(params, "bias")?, 1, |values| {
+            Weights::new(values).add(&adapter.rows, 1, &change, strength * scale)
+        })?;
     }
     Ok(())
 }
@@ -239,17 +239,17 @@ fn apply_to_weight(
         Delta::Plain(Factor::LowRank { up, down }) if weights.are_all_of(&adapter.rows, width) => {
             delta::add_product(file, up, down, factor, weights)
         }
-        Delta::Replacement(matrix) => {
-            let values = data::read(file, &matrix.key, matrix.rows.saturating_mul(width))?;
-            weights.set(&adapter.rows, width, &values)
-        }
         _ => {
             let change = delta::evaluate(file, delta, adapter, strength, weights)?;
-            weights.add(&adapter.rows, width, &change, factor)
+            match delta {
+                Delta::Replacement(_) => weights.set(&adapter.rows, width, &change),
+                _ => weights.add(&adapter.rows, width, &change, factor),
+            }
         }
     }
 }
 
+/// The parameter of a name.
 fn param<'p>(
     params: &'p mut [(String, TensorData)],
     name: &str,
