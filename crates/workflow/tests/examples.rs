@@ -46,16 +46,21 @@ fn hundred() -> Vec<Wanted> {
     wanted
 }
 
+/// What is wrong with the picture that an example makes of another prompt and seed.
+fn faults(harness: &mut Harness, example: &str, seed: usize, wanted: &Wanted) -> Vec<String> {
+    let mut prompt = harness.example(example);
+    prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
+    prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
+    let report = harness.executor.run(&prompt, &Silent).unwrap();
+    Seen::open(&harness.saved(&report.outputs["9"])[0]).faults(wanted)
+}
+
 #[test]
 fn most_of_a_hundred_pictures_show_their_prompt() {
     let mut harness = Harness::shipped();
     let mut right = 0;
     for (seed, wanted) in hundred().into_iter().enumerate() {
-        let mut prompt = harness.example("txt2img_distorch2");
-        prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
-        prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
-        let report = harness.executor.run(&prompt, &Silent).unwrap();
-        let faults = Seen::open(&harness.saved(&report.outputs["9"])[0]).faults(&wanted);
+        let faults = faults(&mut harness, "txt2img_distorch2", seed, &wanted);
         match faults.is_empty() {
             true => right += 1,
             false => println!("{seed} {}: {}", wanted.prompt(), faults.join(", ")),
@@ -114,11 +119,7 @@ fn most_pictures_of_the_tiny_flux_show_their_prompt() {
     let mut harness = Harness::shipped_on("cuda:0=1GiB,cuda:1=600MiB");
     let (mut right, mut of) = (0, 0);
     for (seed, wanted) in hundred().into_iter().enumerate().step_by(5) {
-        let mut prompt = harness.example("flux_distorch2");
-        prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
-        prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
-        let report = harness.executor.run(&prompt, &Silent).unwrap();
-        let faults = Seen::open(&harness.saved(&report.outputs["9"])[0]).faults(&wanted);
+        let faults = faults(&mut harness, "flux_distorch2", seed, &wanted);
         println!("{seed} {}: {}", wanted.prompt(), faults.join(", "));
         right += usize::from(faults.is_empty());
         of += 1;
@@ -141,12 +142,8 @@ fn a_lora_outlines_shapes() {
     let singles = hundred().into_iter().filter(|wanted| wanted.count == 1);
     let (mut outlined, mut right, mut of) = (0, 0, 0);
     for (seed, wanted) in singles.step_by(6).enumerate() {
-        let mut prompt = harness.example("lora");
-        prompt.set(&format!("3.seed={seed}"), &nodes::all()).unwrap();
-        prompt.set(&format!("6.text={}", wanted.prompt()), &nodes::all()).unwrap();
-        let report = harness.executor.run(&prompt, &Silent).unwrap();
         let wanted = Wanted { outlined: true, ..wanted };
-        let faults = Seen::open(&harness.saved(&report.outputs["9"])[0]).faults(&wanted);
+        let faults = faults(&mut harness, "lora", seed, &wanted);
         println!("{seed} {}: {}", wanted.prompt(), faults.join(", "));
         outlined += usize::from(!faults.iter().any(|fault| fault == "hollow or not"));
         right += usize::from(faults.is_empty());

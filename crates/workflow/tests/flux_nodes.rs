@@ -242,15 +242,17 @@ fn references_are_looked_at_where_they_are_placed() {
     differ(&both, &latent("row"));
 }
 
+/// The text with a control picture.
+fn control(pixels: &str) -> Json {
+    let inputs = json!({
+        "positive": ["text", 0], "negative": ["text", 0], "vae": ["flux", 2], "pixels": [pixels, 0],
+    });
+    node("InstructPixToPixConditioning", inputs)
+}
+
 #[test]
 fn control_models_read_a_picture() {
     let mut harness = harness(2);
-    let control = |pixels: &str| {
-        let inputs = json!({
-            "positive": ["text", 0], "negative": ["text", 0], "vae": ["flux", 2], "pixels": [pixels, 0],
-        });
-        node("InstructPixToPixConditioning", inputs)
-    };
     let prompt = base(&[
         ("of red", control("red")),
         ("of blue", control("blue")),
@@ -297,12 +299,6 @@ fn a_control_lora_makes_a_model_read_a_picture() {
     write(&harness.model_path("checkpoints/tiny.safetensors"), &sd1());
     write(&harness.model_path("checkpoints/flux.safetensors"), &flux(1));
     control_lora().write(&harness.model_path("loras/control.safetensors"));
-    let control = |pixels: &str| {
-        let inputs = json!({
-            "positive": ["text", 0], "negative": ["text", 0], "vae": ["flux", 2], "pixels": [pixels, 0],
-        });
-        node("InstructPixToPixConditioning", inputs)
-    };
     let offloaded = |allocation: &str| {
         let inputs = json!({
             "ckpt_name": "flux.safetensors", "unet_compute_device": "cuda:0",
