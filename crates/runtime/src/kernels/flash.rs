@@ -4,21 +4,28 @@
 //!
 //! Keys and values of some heads are packed once, for all queries. Scores are in memory for a few
 //! queries and one block of keys, so what is needed grows as the tokens do, not as their square.
+//!
+//! All is computed with the queries side by side, sixteen in a vector: keys by queries are scores, and values by
+//! the scores' softmax the result. So the softmax goes from vector to vector, and its weights lie where the second
+//! product reads them.
 
+use std::arch::x86_64::*;
+use std::cell::Cell;
 use std::ops::Range;
 
-use super::elementwise::exp;
 use super::host::{Host, Output, filled};
 use super::product::{
-    Line, Mode, Place, Plain, SMALL, Side, Unit, each, each_part, pack_panels, product,
+    Cut, Line, Mode, Place, Plain, SMALL, Side, Unit, each, each_part, pack_panels, product,
+    transpose,
 };
-use super::softmax::{largest, scale_by, weigh};
 use crate::tensor::Tensor;
 
-/// Keys of a block.
-const KEYS: usize = 512;
-/// Rows of queries that one task takes on: panels of them.
-const PANELS: usize = 4;
+/// Keys of a block at most.
+const KEYS: usize = 256;
+/// Queries that are side by side in a product.
+const ACROSS: usize = 32;
+/// Queries that one task takes on.
+const QUERIES: usize = 2 * ACROSS;
 /// Bytes of packed keys and values at once, where one head does not take more.
 const PACKED: usize = 8 << 20;
 
@@ -63,30 +70,34 @@ pub(super) fn attend<'a>(
     let lines = shape.key_lines() + shape.value_lines();
     let small = pairs * queries * keys * shape.dim < SMALL;
     let at_once = (PACKED / (lines * size_of::<Line>()).max(1)).clamp(1, pairs.max(1));
-    let rows = shape.unit.left(queries);
-    let group = (rows.strip * rows.together * PANELS).min(64.max(rows.strip));
-    let groups = queries.div_ceil(group);
+    let groups = queries.div_ceil(QUERIES);
     // SAFETY: every query of every head is written by its task.
     let out = unsafe {
         filled([batch, queries, width], |out| {
-            let mut packed = Vec::new();
+            let mut packed = PACKED_MEMORY.take();
             for first in (0..pairs).step_by(at_once) {
                 let count = at_once.min(pairs - first);
-                packed.resize(count * lines, Line::ZERO);
-                each_part(small, &mut packed, lines, |at, lines| {
+                // What is there is written over.
+                if packed.len() < count * lines {
+                    packed.resize(count * lines, Line::ZERO);
+                }
+                each_part(small, &mut packed[..count * lines], lines, |at, lines| {
                     let [_, key, value] = &sources[first + at];
                     shape.pack(key, value, small, lines);
                 });
                 let packed = &*packed;
-                each(small, count * groups, Scratch::default, |own, task| {
+                each(small, count * groups, |task| {
+                    let mut own = SCRATCH.take();
                     let (at, part) = (task / groups, task % groups);
                     let [query, ..] = &sources[first + at];
-                    let queries = part * group..((part + 1) * group).min(queries);
+                    let queries = part * QUERIES..((part + 1) * QUERIES).min(queries);
                     let lines = &packed[at * lines..][..lines];
                     let out = out.after(shape.at(first + at, shape.queries));
-                    shape.group(query, lines, queries, own, out);
+                    shape.group(query, lines, queries, &mut own, out);
+                    SCRATCH.set(own);
                 });
             }
+            PACKED_MEMORY.set(packed);
         })
     };
     Some(out)
@@ -107,24 +118,52 @@ impl Rows<'_> {
         Plain::new(self.values, [self.tokens, self.dim], [self.width, 1])
     }
 
-    /// Features as columns, tokens as depth.
+    /// Features as rows, tokens as depth.
     fn by_feature(&self) -> Option<Plain<'_, f32>> {
         Plain::new(self.values, [self.dim, self.tokens], [1, self.width])
     }
+}
+
+thread_local! {
+    /// What a thread packed keys and values in for all threads, and what it works in: kept from call to call, and taken
+    /// while they are in use, as a thread that waits for others may begin another call.
+    static PACKED_MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
 /// What a task works in.
 #[derive(Default)]
 struct Scratch {
     queries: Vec<Line>,
+    /// The scores of a block of keys, then their weights: for sixteen queries, then for the next sixteen, a line for
+    /// each key.
+    scores: Vec<Line>,
+    /// The weights in pairs, for units that multiply those.
     weights: Vec<Line>,
-    /// Rows of [`KEYS`] scores.
-    scores: Vec<f32>,
-    /// Rows of features, filled up to whole panels.
+    /// For each [`ACROSS`] queries a row of them for each feature.
     sums: Vec<f32>,
-    /// The largest score so far, and the sum of the weights, of each query.
-    largest: Vec<f32>,
-    totals: Vec<f32>,
+    softmax: Vec<Softmax>,
+}
+
+/// The softmax of sixteen queries as far as their keys were seen.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Softmax {
+    /// The largest score, and the sum of the weights.
+    largest: [f32; 16],
+    total: [f32; 16],
+}
+
+impl Softmax {
+    const NONE: Softmax = Softmax { largest: [f32::NEG_INFINITY; 16], total: [0.0; 16] };
+}
+
+/// Some queries of one head side by side.
+#[derive(Clone, Copy)]
+struct Across {
+    /// The first one's place among all, and how many there are.
+    first: usize,
+    count: usize,
 }
 
 impl Shape {
@@ -133,24 +172,26 @@ impl Shape {
         pair / self.heads * tokens * self.width + pair % self.heads * self.dim
     }
 
-    /// Strips of whole panels over so many columns.
-    fn strips(&self, columns: usize) -> usize {
-        let cut = self.unit.right();
-        columns.div_ceil(cut.strip * cut.together) * cut.together
+    /// Lines that so many rows of a left operand are packed in, of this depth.
+    fn lines(&self, rows: usize, depth: usize) -> usize {
+        let cut = self.unit.left(rows);
+        rows.div_ceil(cut.strip * cut.together) * cut.together * self.unit.lines(depth)
     }
 
     fn key_lines(&self) -> usize {
-        self.strips(self.keys) * self.unit.lines(self.dim)
+        self.lines(self.keys, self.dim)
     }
 
     fn value_lines(&self) -> usize {
-        let strips = self.strips(self.dim);
-        self.blocks().map(|block| strips * self.unit.lines(block.len())).sum()
+        self.blocks().map(|block| self.lines(self.dim, block.len())).sum()
     }
 
+    /// Whole panels of keys.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let keys = self.keys;
-        (0..keys).step_by(KEYS).map(move |first| first..(first + KEYS).min(keys))
+        let (keys, cut) = (self.keys, self.unit.left(self.keys));
+        let panel = cut.strip * cut.together;
+        let block = KEYS / panel * panel;
+        (0..keys).step_by(block).map(move |first| first..(first + block).min(keys))
     }
 
     /// Packs keys, then the values block by block.
@@ -159,16 +200,15 @@ impl Shape {
             return lines.fill(Line::ZERO);
         };
         let (keys, mut values) = lines.split_at_mut(self.key_lines());
-        let side = Side::right(self.unit, &key, self.keys);
+        let side = Side::left(self.unit, &key, self.keys);
         each_part(small, keys, self.unit.lines(self.dim), |strip, lines| {
             // SAFETY: the unit was found; the keys lie in their memory.
             unsafe { side.pack(strip, 0..self.dim, lines) };
         });
-        let side = Side::right(self.unit, &value, self.dim);
+        let side = Side::left(self.unit, &value, self.dim);
         for block in self.blocks() {
-            let strip_lines = self.unit.lines(block.len());
-            let (now, rest) = values.split_at_mut(self.strips(self.dim) * strip_lines);
-            each_part(small, now, strip_lines, |strip, lines| {
+            let (now, rest) = values.split_at_mut(self.lines(self.dim, block.len()));
+            each_part(small, now, self.unit.lines(block.len()), |strip, lines| {
                 // SAFETY: as above.
                 unsafe { side.pack(strip, block.clone(), lines) };
             });
@@ -186,147 +226,269 @@ impl Shape {
         out: Output,
     ) {
         let unit = self.unit;
-        let count = queries.len();
         let dim = self.dim;
-        let scale = 1.0 / (dim as f32).sqrt();
-        let padded = self.strips(dim) * unit.right().strip;
         // Kernels write whole tiles.
-        let room = count.next_multiple_of(32);
-        own.scores.resize(room * KEYS, 0.0);
-        own.sums.resize(room * padded, 0.0);
-        own.largest.clear();
-        own.largest.resize(count, f32::NEG_INFINITY);
-        own.totals.clear();
-        own.totals.resize(count, 0.0);
+        let sums_each = dim.next_multiple_of(32) * ACROSS;
+        let panels = queries.len().div_ceil(ACROSS);
+        own.sums.resize(panels * sums_each, 0.0);
+        own.softmax.clear();
+        own.softmax.resize(panels * 2, Softmax::NONE);
 
-        // The queries of the group as rows of their own.
+        // The queries of the group as columns of their own.
         let rows = query.values.get(queries.start * self.width..).unwrap_or_default();
-        let Some(rows) = Plain::new(rows, [count, dim], [self.width, 1]) else { return };
+        let Some(rows) = Plain::new(rows, [queries.len(), dim], [self.width, 1]) else { return };
+        let side = Side::right(unit, &rows, queries.len());
         // SAFETY: the unit was found; the queries lie in their memory.
-        unsafe { pack_left(unit, &rows, count, dim, &mut own.queries) };
+        unsafe { pack_panels(&side, 0..side.panels(), &(0..dim), true, &mut own.queries) };
 
         let _mode = Mode::enter(unit);
         let (keys, mut values) = packed.split_at(self.key_lines());
+        let across = |panel: usize| {
+            let first = queries.start + panel * ACROSS;
+            Across { first, count: ACROSS.min(queries.end - first) }
+        };
+        let Scratch { queries: packed_queries, scores, weights, sums, softmax } = own;
         for block in self.blocks() {
-            let first = block.start == 0;
-            self.score(&own.queries, keys, &block, count, &mut own.scores);
-            for (i, row) in own.scores.chunks_exact_mut(KEYS).take(count).enumerate() {
-                let seen = match self.causal {
-                    // Counted from the end of both.
-                    true => self.keys - self.queries + queries.start + i + 1,
-                    false => self.keys,
-                };
-                let seen = seen.saturating_sub(block.start).min(block.len());
-                let (seen, hidden) = row[..block.len()].split_at_mut(seen);
-                hidden.fill(0.0);
-                let before = own.largest[i];
-                let largest = before.max(largest(seen));
-                let sum = weigh(seen, largest, scale);
-                let keep = if first { 0.0 } else { exp((before - largest) * scale) };
-                own.totals[i] = own.totals[i] * keep + sum;
-                own.largest[i] = largest;
-                if !first && keep != 1.0 {
-                    scale_by(&mut own.sums[i * padded..][..padded], keep);
-                }
-            }
-            let each = unit.lines(block.len());
-            let (now, rest) = values.split_at(self.strips(dim) * each);
-            let Scratch { scores, weights, sums, .. } = &mut *own;
-            self.add(scores, now, block.len(), count, first, weights, sums);
+            let (now, rest) = values.split_at(self.lines(dim, block.len()));
             values = rest;
-        }
-        for (i, row) in queries.enumerate() {
-            let sums = &own.sums[i * padded..][..dim];
-            // SAFETY: this head's part of a row of the result, which is this task's alone.
-            let out = unsafe {
-                let start = out.at(row * self.width);
-                std::slice::from_raw_parts_mut(start.cast::<std::mem::MaybeUninit<f32>>(), dim)
-            };
-            let inverse = 1.0 / own.totals[i];
-            for (out, sum) in out.iter_mut().zip(sums) {
-                out.write(sum * inverse);
+            for panel in 0..panels {
+                let queries = &packed_queries[panel * 2 * unit.lines(dim)..];
+                let sums = &mut sums[panel * sums_each..][..sums_each];
+                let softmax = &mut softmax[panel * 2..][..2];
+                self.block(
+                    keys,
+                    now,
+                    &block,
+                    queries,
+                    across(panel),
+                    softmax,
+                    [scores, weights],
+                    sums,
+                );
             }
         }
+        for panel in 0..panels {
+            let (sums, softmax) = (&sums[panel * sums_each..], &softmax[panel * 2..]);
+            // SAFETY: the unit was found; these rows of the head's result are this task's alone.
+            unsafe { self.finish(sums, softmax, across(panel), out) };
+        }
     }
 
-    /// Queries by the keys of a block.
-    fn score(
+    /// Adds the values of a block of keys to the sums of some queries, by the softmax of their scores. The thread is in
+    /// the unit's mode.
+    #[allow(clippy::too_many_arguments)] // two products and what is between them
+    fn block(
         &self,
-        queries: &[Line],
         keys: &[Line],
-        block: &Range<usize>,
-        count: usize,
-        scores: &mut [f32],
-    ) {
-        let keys = &keys[block.start / self.unit.right().strip * self.unit.lines(self.dim)..];
-        let place = |out| Place::from_zero(out, KEYS);
-        self.multiply(queries, keys, [count, self.dim, block.len()], scores, KEYS, place);
-    }
-
-    /// Adds the values of a block, by their weights.
-    #[allow(clippy::too_many_arguments)] // of one product
-    fn add(
-        &self,
-        scores: &[f32],
         values: &[Line],
-        keys: usize,
-        count: usize,
-        first: bool,
-        weights: &mut Vec<Line>,
+        block: &Range<usize>,
+        queries: &[Line],
+        across: Across,
+        softmax: &mut [Softmax],
+        [scores, weights]: [&mut Vec<Line>; 2],
         sums: &mut [f32],
     ) {
-        let Some(rows) = Plain::new(scores, [count, keys], [KEYS, 1]) else { return };
-        // SAFETY: the unit was found; the scores lie in their memory.
-        unsafe { pack_left(self.unit, &rows, count, keys, weights) };
-        // Whole panels: what is beyond the head's features is 0.
-        let padded = self.strips(self.dim) * self.unit.right().strip;
-        let place = |out| match first {
-            true => Place::from_zero(out, padded),
-            false => Place::adding(out, padded),
+        let unit = self.unit;
+        // Where vectors multiply single values, weights are multiplied where they are; else whole tiles are written.
+        let pairs = unit != Unit::Avx512;
+        let each = if pairs { block.len().next_multiple_of(32) } else { block.len() };
+        scores.resize(2 * each, Line::ZERO);
+
+        let cut = unit.left(self.keys);
+        let keys = &keys[block.start / cut.strip * unit.lines(self.dim)..];
+        let out = scores.as_mut_ptr().cast::<f32>();
+        let place = |row| Place::strips(out.wrapping_add(row * 16), each * 16);
+        let size = [block.len(), self.dim, across.count];
+        // SAFETY: there is room for whole tiles; the thread is in the unit's mode.
+        unsafe { self.multiply(cut, keys, queries, size, place) };
+
+        let first = block.start == 0;
+        let scale = std::f32::consts::LOG2_E / (self.dim as f32).sqrt();
+        for half in 0..across.count.div_ceil(16) {
+            let lines = &mut scores[half * each..][..block.len()];
+            let hidden = self.causal.then(|| {
+                // The first of these queries sees so many keys more than lie before the block.
+                let seen = self.keys - self.queries + across.first + half * 16 + 1;
+                block.start as isize + 1 - seen as isize
+            });
+            // SAFETY: the unit was found.
+            unsafe {
+                let keep = weigh(lines, &mut softmax[half], scale, hidden);
+                if !first {
+                    keep_sums(&mut sums[half * 16..], keep);
+                }
+            }
+        }
+        let weights = match pairs {
+            false => &*scores,
+            true => {
+                let lines = unit.lines(block.len());
+                weights.resize(2 * lines, Line::ZERO);
+                for (half, lines) in weights.chunks_exact_mut(lines).enumerate() {
+                    let scores = Line::values(&scores[half * each..]);
+                    let Some(strip) = Plain::new(scores, [16, block.len()], [1, 16]) else {
+                        return;
+                    };
+                    // SAFETY: the unit was found; the weights lie in their memory.
+                    unsafe { Side::right(unit, &strip, 16).pack(0, 0..block.len(), lines) };
+                }
+                &*weights
+            }
         };
-        self.multiply(weights, values, [count, keys, padded], sums, padded, place);
+        let out = sums.as_mut_ptr();
+        let place = |row: usize| {
+            let out = out.wrapping_add(row * ACROSS);
+            if first { Place::from_zero(out, ACROSS) } else { Place::adding(out, ACROSS) }
+        };
+        let size = [self.dim, block.len(), across.count];
+        // SAFETY: as above.
+        unsafe { self.multiply(unit.left(self.dim), values, weights, size, place) };
     }
 
-    /// Multiplies packed panels `[rows, depth]` by `[depth, columns]`; `out` has room for whole tiles in
-    /// rows of `step` values. The thread is in the unit's mode.
-    fn multiply(
+    /// Multiplies packed panels of a left operand `[rows, depth]` by one of a right operand `[depth, columns]`.
+    ///
+    /// # Safety
+    /// The thread is in the unit's mode; there is room for whole tiles where `place` says for a row.
+    unsafe fn multiply(
         &self,
+        cut: Cut,
         left: &[Line],
         right: &[Line],
         [rows, depth, columns]: [usize; 3],
-        out: &mut [f32],
-        step: usize,
-        place: impl Fn(*mut f32) -> Place,
+        place: impl Fn(usize) -> Place,
     ) {
         let strip = self.unit.lines(depth);
-        let (tall, wide) = (self.unit.left(rows), self.unit.right());
-        let (high, broad) = (tall.strip * tall.together, wide.strip * wide.together);
-        for (i, row) in (0..rows).step_by(high).enumerate() {
-            for (j, column) in (0..columns).step_by(broad).enumerate() {
-                let size = [high.min(rows - row), broad.min(columns - column)];
-                let place = place(out[row * step + column..].as_mut_ptr());
-                let left = &left[i * tall.together * strip..];
-                let right = &right[j * wide.together * strip..];
-                // SAFETY: there is room for whole tiles; the unit was found, and the thread is in its
-                // mode.
-                unsafe { product(self.unit, left, right, strip, size, &place) };
+        let panel = cut.strip * cut.together;
+        for (i, row) in (0..rows).step_by(panel).enumerate() {
+            let left = &left[i * cut.together * strip..];
+            let size = [panel.min(rows - row), columns];
+            // SAFETY: the caller's promises.
+            unsafe { product(self.unit, left, right, strip, size, &place(row)) };
+        }
+    }
+
+    /// Writes the result of some queries: their sums by those of their weights.
+    ///
+    /// # Safety
+    /// The processor has AVX-512; `out`, the head's result, has the queries' rows, which are no other thread's.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn finish(&self, sums: &[f32], softmax: &[Softmax], across: Across, out: Output) {
+        for (half, softmax) in softmax.iter().enumerate().take(across.count.div_ceil(16)) {
+            let count = (across.count - half * 16).min(16);
+            // SAFETY: sixteen values.
+            let total = unsafe { _mm512_load_ps(softmax.total.as_ptr()) };
+            let inverse = _mm512_div_ps(_mm512_set1_ps(1.0), total);
+            for feature in (0..self.dim).step_by(16) {
+                let sums = &sums[feature * ACROSS..][..16 * ACROSS];
+                let mut rows: [_; 16] = std::array::from_fn(|i| {
+                    // SAFETY: sixteen values inside of a row.
+                    let sums =
+                        unsafe { _mm512_loadu_ps(sums.as_ptr().add(i * ACROSS + half * 16)) };
+                    _mm512_castps_si512(_mm512_mul_ps(sums, inverse))
+                });
+                transpose(&mut rows);
+                let mask = first_lanes(self.dim - feature);
+                for (query, row) in rows.iter().enumerate().take(count) {
+                    let row_at = (across.first + half * 16 + query) * self.width + feature;
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        let out = out.at(row_at);
+                        _mm512_mask_storeu_ps(out, mask, _mm512_castsi512_ps(*row));
+                    }
+                }
             }
         }
     }
 }
 
-/// Packs rows as panels of a left operand.
-///
-/// # Safety
-/// The unit was found, and the source has `count` rows of this depth.
-unsafe fn pack_left(
-    unit: Unit,
-    rows: &Plain<f32>,
-    count: usize,
-    depth: usize,
-    packed: &mut Vec<Line>,
-) {
-    let side = Side::left(unit, rows, count);
-    // SAFETY: the caller's promises.
-    unsafe { pack_panels(&side, 0..side.panels(), &(0..depth), true, packed) };
+/// So many of sixteen.
+fn first_lanes(count: usize) -> __mmask16 {
+    if count >= 16 { u16::MAX } else { (1 << count) - 1 }
+}
+
+/// Turns the scores of sixteen queries, a line for each key, into their weights in a softmax, and returns by what
+/// the sums of the keys before are to be multiplied. `scale` is that of the exponents to the base 2. `hidden`, if there
+/// is any, is how many of the queries don't see the first key; each key is hidden from one more.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn weigh(
+    lines: &mut [Line],
+    softmax: &mut Softmax,
+    scale: f32,
+    hidden: Option<isize>,
+) -> __m512 {
+    let sees = |key: usize| match hidden {
+        None => u16::MAX,
+        Some(hidden) => match hidden + key as isize {
+            ..=0 => u16::MAX,
+            hidden @ 1..16 => u16::MAX << hidden,
+            _ => 0,
+        },
+    };
+    let values = lines.as_mut_ptr().cast::<f32>();
+    let scale = _mm512_set1_ps(scale);
+    // SAFETY: sixteen values each.
+    let (before, total) = unsafe {
+        (_mm512_load_ps(softmax.largest.as_ptr()), _mm512_load_ps(softmax.total.as_ptr()))
+    };
+    // Four side by side: each waits for the one before it.
+    let mut largest = [before; 4];
+    for key in 0..lines.len() {
+        // SAFETY: a line of its own.
+        let x = unsafe { _mm512_load_ps(values.add(key * 16)) };
+        let max = &mut largest[key % 4];
+        *max = _mm512_mask_max_ps(*max, sees(key), x, *max);
+    }
+    let [a, b, c, d] = largest;
+    let largest = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
+    let level = _mm512_mul_ps(largest, scale);
+    let mut sums = [_mm512_setzero_ps(); 4];
+    for key in 0..lines.len() {
+        // SAFETY: as above.
+        unsafe {
+            let at = values.add(key * 16);
+            let weight = exp2(_mm512_fmsub_ps(_mm512_load_ps(at), scale, level));
+            let weight = _mm512_maskz_mov_ps(sees(key), weight);
+            _mm512_store_ps(at, weight);
+            sums[key % 4] = _mm512_add_ps(sums[key % 4], weight);
+        }
+    }
+    let [a, b, c, d] = sums;
+    let sum = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+    let keep = exp2(_mm512_fmsub_ps(before, scale, level));
+    // SAFETY: sixteen values each.
+    unsafe {
+        _mm512_store_ps(softmax.largest.as_mut_ptr(), largest);
+        _mm512_store_ps(softmax.total.as_mut_ptr(), _mm512_fmadd_ps(total, keep, sum));
+    }
+    keep
+}
+
+/// 2ˣ to within 2 units in the last place, 2⁻¹²⁶ below: `2ⁿ · 2ʳ` with n the nearest whole number, and for `2ʳ` its Taylor
+/// series to the sixth degree.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn exp2(x: __m512) -> __m512 {
+    // The second of both where one is no number.
+    let x = _mm512_max_ps(_mm512_set1_ps(-126.0), x);
+    let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+    let r = _mm512_sub_ps(x, n);
+    let mut series = _mm512_set1_ps(1.540_353e-4);
+    for coefficient in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0]
+    {
+        series = _mm512_fmadd_ps(series, r, _mm512_set1_ps(coefficient));
+    }
+    _mm512_scalef_ps(series, n)
+}
+
+/// Multiplies the sums of sixteen queries, the first of each row.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn keep_sums(sums: &mut [f32], keep: __m512) {
+    if _mm512_cmp_ps_mask(keep, _mm512_set1_ps(1.0), _CMP_NEQ_UQ) == 0 {
+        return;
+    }
+    for row in sums.chunks_mut(ACROSS) {
+        let row = row[..16].as_mut_ptr();
+        // SAFETY: sixteen values.
+        unsafe { _mm512_storeu_ps(row, _mm512_mul_ps(_mm512_loadu_ps(row), keep)) };
+    }
 }

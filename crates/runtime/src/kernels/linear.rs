@@ -91,6 +91,17 @@ fn wide_by<E: Element>(
 ) -> Option<Tensor<3>> {
     let ([batch, count, inputs], [image_step, row_step, feature_step]) = (x.dims(), x.strides());
     let outputs = weight.dims()[0];
+    let in_order = weight.strides() == [inputs, 1] && x.strides() == [count * inputs, inputs, 1];
+    if rows == Rows::Tokens && in_order && batch * count <= product::FEW_ROWS {
+        let size = [batch * count, inputs, outputs];
+        let (x, weight) = (x.values(), values.get(..outputs * inputs)?);
+        // SAFETY: the unit was found, and all values of the result are written.
+        return Some(unsafe {
+            filled([batch, count, outputs], |out| {
+                product::multiply_rows(unit, size, x, weight, bias, out);
+            })
+        });
+    }
     let weight = Plain::new(values, [outputs, inputs], weight.strides())?;
     // Tokens of several prompts or pictures follow each other as those of one do.
     let joined = batch == 1 || image_step == count * row_step;
@@ -223,13 +234,22 @@ mod tests {
     use super::*;
     use crate::kernels::made_up::{self, tensor as values};
 
+    /// Batch, rows, features of the input and of the output.
+    const SHAPES: [[usize; 4]; 7] = [
+        [2, 5, 7, 9],
+        [1, 77, 96, 40],
+        [3, 64, 50, 70],
+        [2, 300, 33, 130],
+        [1, 1, 320, 65],
+        [3, 1, 701, 130],
+        [2, 2, 33, 9],
+    ];
+
     /// Both results, of tokens and of pictures (views with their pixels together), with weights in each
     /// dtype.
     #[test]
     fn it_is_burns_product() {
-        for (batch, count, inputs, outputs) in
-            [(2, 5, 7, 9), (1, 77, 96, 40), (3, 64, 50, 70), (2, 300, 33, 130), (1, 1, 320, 65)]
-        {
+        for [batch, count, inputs, outputs] in SHAPES {
             for turned in [false, true] {
                 let x = match turned {
                     false => values([batch, count, inputs], 1),

@@ -58,10 +58,11 @@ macro_rules! kernel {
             let mut sums = [[_mm512_setzero_ps(); COLUMNS]; ROWS];
             // SAFETY: the caller's promises.
             unsafe {
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    for (j, sum) in sums.iter_mut().enumerate() {
-                        let from = i * place.begin_step + j * place.begin_half;
-                        *sum = _mm512_loadu_ps(place.begin.add(from));
+                // The result's lines are asked for now, to be there when they are written.
+                for i in 0..ROWS {
+                    for j in 0..COLUMNS {
+                        let out = place.out.wrapping_add(i * place.step + j * place.half);
+                        _mm_prefetch::<_MM_HINT_T0>(out.cast());
                     }
                 }
                 for line in 0..lines {
@@ -85,7 +86,9 @@ macro_rules! kernel {
                 }
                 for (i, sums) in sums.iter().enumerate() {
                     for (j, sum) in sums.iter().enumerate() {
-                        _mm512_storeu_ps(place.out.add(i * place.step + j * 16), *sum);
+                        let from = i * place.begin_step + j * place.begin_half;
+                        let sum = _mm512_add_ps(*sum, _mm512_loadu_ps(place.begin.add(from)));
+                        _mm512_storeu_ps(place.out.add(i * place.step + j * place.half), sum);
                     }
                 }
             }

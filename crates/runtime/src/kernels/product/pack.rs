@@ -35,7 +35,7 @@ pub(super) unsafe fn strip<S: Source>(
 }
 
 #[inline]
-fn mask(count: usize) -> __mmask16 {
+pub(super) fn mask(count: usize) -> __mmask16 {
     if count >= 16 { u16::MAX } else { (1 << count) - 1 }
 }
 
@@ -170,7 +170,7 @@ fn interleaved() -> __m512i {
 /// Sixteen rows of sixteen values, mirrored at the diagonal.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn transpose(rows: &mut [__m512i; 16]) {
+pub(in super::super) fn transpose(rows: &mut [__m512i; 16]) {
     let mut t = [_mm512_setzero_si512(); 16];
     // Pairs of rows: values alternate in each quarter of a vector.
     for i in 0..8 {

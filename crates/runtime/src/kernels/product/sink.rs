@@ -22,6 +22,8 @@ pub(in super::super) struct Place {
     pub(super) out: *mut f32,
     /// Values from one row to the next.
     pub(super) step: usize,
+    /// Values from the first sixteen columns to the next.
+    pub(super) half: usize,
     pub(super) begin: *const f32,
     pub(super) begin_step: usize,
     /// Values from the first sixteen columns to the next in what it begins with.
@@ -41,12 +43,18 @@ impl Place {
 
     /// Sums that begin with 0.
     pub(in super::super) fn from_zero(out: *mut f32, step: usize) -> Self {
-        Self { out, step, begin: ZEROS.0.as_ptr(), begin_step: 0, begin_half: 0 }
+        Self { out, step, half: 16, begin: ZEROS.0.as_ptr(), begin_step: 0, begin_half: 0 }
     }
 
     /// Adds to what is there.
     pub(in super::super) fn adding(out: *mut f32, step: usize) -> Self {
-        Self { out, step, begin: out, begin_step: step, begin_half: 16 }
+        Self { begin: out, begin_step: step, begin_half: 16, ..Self::from_zero(out, step) }
+    }
+
+    /// Sums that begin with 0, sixteen columns of a row after the other; so many values from the first sixteen
+    /// columns of all rows to the next.
+    pub(in super::super) fn strips(out: *mut f32, half: usize) -> Self {
+        Self { half, ..Self::from_zero(out, 16) }
     }
 }
 

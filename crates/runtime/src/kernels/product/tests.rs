@@ -101,26 +101,38 @@ fn products_are_their_sums() {
     }
 }
 
-/// A result has the same bits on one thread and on several.
+/// A result has the same bits on one thread and on several, however much of either side is packed at once: few columns,
+/// few rows, more rows over a part of the depth than are packed at once, and more parts.
 #[test]
 fn threads_change_no_bit() {
-    let (m, k, n) = (150, 700, 333);
-    let (a, w) = (values(m * k, 1), values(n * k, 2));
-    for unit in Unit::all() {
-        let on = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut out = vec![0.0_f32; m * n];
-            let out_at = Output::new(&mut out);
-            let sink = Sink { out: out_at, rows: m, columns: n, bias: Bias::None };
-            let left = Plain::new(&a, [m, k], [k, 1]).unwrap();
-            let right = Plain::new(&w, [n, k], [k, 1]).unwrap();
-            pool.install(|| {
-                // SAFETY: the matrices have these sizes, and the unit was found.
-                unsafe { multiply(unit, [m, k, n], &left, &right, &sink) };
-            });
-            out.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
-        };
-        assert!(on(1) == on(5), "{unit:?}");
+    for [m, k, n] in [[150, 700, 333], [40, 2100, 700], [2000, 1100, 300], [900, 3000, 2000]] {
+        let (a, w) = (values(m * k, 1), values(n * k, 2));
+        for unit in Unit::all() {
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut out = vec![f32::NAN; m * n];
+                let out_at = Output::new(&mut out);
+                let sink = Sink { out: out_at, rows: m, columns: n, bias: Bias::None };
+                let left = Plain::new(&a, [m, k], [k, 1]).unwrap();
+                let right = Plain::new(&w, [n, k], [k, 1]).unwrap();
+                pool.install(|| {
+                    // SAFETY: the matrices have these sizes, and the unit was found.
+                    unsafe { multiply(unit, [m, k, n], &left, &right, &sink) };
+                });
+                out
+            };
+            let (one, five) = (on(1), on(5));
+            let same = one.iter().zip(&five).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{unit:?} {m}×{k}×{n}");
+            // Some of the values, as all take long.
+            for at in (0..m * n).step_by(m * n / 500 + 1) {
+                let of = |d| seen(unit, a[at / n * k + d]) * seen(unit, w[at % n * k + d]);
+                let sum: f64 = (0..k).map(of).sum();
+                let most = (3e-7 * sum.abs() + 1e-6) * (k as f64).sqrt() + 1e-6;
+                let error = (f64::from(one[at]) - sum).abs();
+                assert!(error < most, "{unit:?} {m}×{k}×{n} {at}: {error:e} of {sum}");
+            }
+        }
     }
 }
 

@@ -88,7 +88,9 @@ pub(super) unsafe fn multiply(
     let begin = |down: usize, half: usize| {
         place.begin.wrapping_add(down * 16 * place.begin_step + half * place.begin_half)
     };
-    let out = |down: usize, half: usize| place.out.wrapping_add(down * 16 * place.step + half * 16);
+    let out = |down: usize, half: usize| {
+        place.out.wrapping_add(down * 16 * place.step + half * place.half)
+    };
     let (begin_bytes, out_bytes) = (place.begin_step * 4, place.step * 4);
     // SAFETY: the caller's promises. Each pass of the loops reads one block of every strip. Nothing
     // else uses the tiles, so they keep what one `asm!` leaves for the next.
