@@ -97,7 +97,10 @@ pub(super) fn attend<'a>(
                     SCRATCH.set(own);
                 });
             }
-            PACKED_MEMORY.set(packed);
+            // What one head of many tokens took beyond that goes back.
+            if packed.len() * size_of::<Line>() <= PACKED {
+                PACKED_MEMORY.set(packed);
+            }
         })
     };
     Some(out)
