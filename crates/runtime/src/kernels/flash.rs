@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::host::{Host, Output, filled};
 use super::product::{
-    Cut, Line, Mode, Place, Plain, SMALL, Side, Unit, each, each_part, pack_panels, product,
+    Cut, Line, Mode, Place, Plain, SMALL, Side, Unit, each, each_part, mask, pack_panels, product,
     transpose,
 };
 use crate::tensor::Tensor;
@@ -390,23 +390,18 @@ impl Shape {
                     _mm512_castps_si512(_mm512_mul_ps(sums, inverse))
                 });
                 transpose(&mut rows);
-                let mask = first_lanes(self.dim - feature);
+                let features = mask(self.dim - feature);
                 for (query, row) in rows.iter().enumerate().take(count) {
                     let row_at = (across.first + half * 16 + query) * self.width + feature;
                     // SAFETY: the caller's promise.
                     unsafe {
                         let out = out.at(row_at);
-                        _mm512_mask_storeu_ps(out, mask, _mm512_castsi512_ps(*row));
+                        _mm512_mask_storeu_ps(out, features, _mm512_castsi512_ps(*row));
                     }
                 }
             }
         }
     }
-}
-
-/// So many of sixteen.
-fn first_lanes(count: usize) -> __mmask16 {
-    if count >= 16 { u16::MAX } else { (1 << count) - 1 }
 }
 
 /// Turns the scores of sixteen queries, a line for each key, into their weights in a softmax, and returns by what
@@ -493,5 +488,30 @@ unsafe fn keep_sums(sums: &mut [f32], keep: __m512) {
         let row = row[..16].as_mut_ptr();
         // SAFETY: sixteen values.
         unsafe { _mm512_storeu_ps(row, _mm512_mul_ps(_mm512_loadu_ps(row), keep)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp2_is_near_the_standard_one() {
+        if Unit::of(super::super::Precision::F32).is_none() {
+            return;
+        }
+        let of = |x: f32| {
+            let mut values = [0.0_f32; 16];
+            // SAFETY: the processor has the unit; sixteen values.
+            unsafe { _mm512_storeu_ps(values.as_mut_ptr(), exp2(_mm512_set1_ps(x))) };
+            values[0]
+        };
+        for i in -125_999..10_000 {
+            let x = i as f32 * 1e-3;
+            let exact = f64::from(x).exp2();
+            let error = (f64::from(of(x)) - exact).abs() / exact;
+            assert!(error < 2.5e-7, "{x}: {} {exact}", of(x));
+        }
+        assert!(of(f32::NEG_INFINITY) < 2e-38 && of(f32::NAN).is_nan());
     }
 }

@@ -92,7 +92,8 @@ fn wide_by<E: Element>(
     let ([batch, count, inputs], [image_step, row_step, feature_step]) = (x.dims(), x.strides());
     let outputs = weight.dims()[0];
     let in_order = weight.strides() == [inputs, 1] && x.strides() == [count * inputs, inputs, 1];
-    if rows == Rows::Tokens && in_order && batch * count <= product::FEW_ROWS {
+    let few = (1..=product::FEW_ROWS).contains(&(batch * count));
+    if few && in_order && rows == Rows::Tokens {
         let size = [batch * count, inputs, outputs];
         let (x, weight) = (x.values(), values.get(..outputs * inputs)?);
         // SAFETY: the unit was found, and all values of the result are written.

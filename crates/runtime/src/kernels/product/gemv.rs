@@ -20,7 +20,7 @@ const SUMS: usize = 4;
 /// `bias` `[columns]`, on all threads. The order of the sums depends on the depth alone.
 ///
 /// # Safety
-/// The processor has the unit; `left` has at most [`ROWS`] rows; `right` and the result have all of their values.
+/// The processor has the unit; there are 1 to [`ROWS`] rows; both operands and the result have all of their values.
 pub(in super::super) unsafe fn multiply_rows<E: Element>(
     unit: Unit,
     [rows, depth, columns]: [usize; 3],
@@ -42,7 +42,7 @@ pub(in super::super) unsafe fn multiply_rows<E: Element>(
     each(small, columns.div_ceil(COLUMNS), |task| {
         for column in task * COLUMNS..columns.min((task + 1) * COLUMNS) {
             let right = &right[column * depth..][..depth];
-            let bias = bias.map_or(0.0, |bias| bias[column]);
+            let bias = bias.and_then(|bias| bias.get(column)).copied().unwrap_or(0.0);
             // SAFETY: the caller's promises; each column is one task's.
             unsafe {
                 let sums = match rows {

@@ -31,7 +31,7 @@ use super::Precision;
 
 pub(super) use gemv::{ROWS as FEW_ROWS, multiply_rows};
 pub(super) use multiply::{multiply, multiply_here};
-pub(super) use pack::transpose;
+pub(super) use pack::{mask, transpose};
 pub(super) use patches::{Patches, Shape};
 pub(super) use sink::{Bias, Place, Sink};
 pub(super) use source::{Element, Plain, Source};

@@ -34,8 +34,9 @@ pub(super) unsafe fn strip<S: Source>(
     }
 }
 
+/// So many of sixteen lanes, from the first on.
 #[inline]
-pub(super) fn mask(count: usize) -> __mmask16 {
+pub(in super::super) fn mask(count: usize) -> __mmask16 {
     if count >= 16 { u16::MAX } else { (1 << count) - 1 }
 }
 
