@@ -8,7 +8,7 @@ use super::host::{Host, Matrix, Output, gemm, tensor};
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
 use super::product::{Bias, Element, Patches, Plain, Shape, Sink, Unit, multiply};
-use super::winograd::{self, Products};
+use super::winograd;
 use crate::tensor::{DType, Tensor, ops};
 
 /// Output pixels of one task. With [`CHANNELS`], a task's unrolled patches take 1.2 MB: what stays
@@ -50,25 +50,35 @@ pub fn conv2d(
     let given = bias.clone().map(|bias| bias.into_data().convert::<f32>());
     let values = given.as_ref().and_then(|bias| bias.as_slice::<f32>().ok());
     let out = [height + 2 * padding - (rows - 1), width + 2 * padding - (columns - 1)];
-    let transformed = winograd::pays([rows, columns], stride, [inputs, weight.dims()[0]], out);
+    let pays = |by_unit: bool| {
+        winograd::pays([rows, columns], stride, [inputs, weight.dims()[0]], out, by_unit)
+    };
+    let by_gemm = pays(false);
     #[cfg(target_arch = "x86_64")]
-    let weight = match Unit::of(precision) {
-        // Tiles of bf16 are done with a convolution before its filters were transformed.
-        Some(unit) if !transformed || unit == Unit::Amx => match Host::take_stored(weight) {
-            Ok(weight) => {
-                let shape = [inputs, height, width];
-                return wide(unit, &x, shape, &weight.contiguous(), values, stride, padding);
+    let weight = match (Unit::of(precision), Unit::of(Precision::F32)) {
+        (Some(unit), Some(unit_f32)) => {
+            // Tiles of bf16 are done with a convolution before its filters were transformed.
+            let transformed = unit != Unit::Amx && pays(true);
+            match Host::take_stored(weight) {
+                Ok(weight) => {
+                    let weight = weight.contiguous();
+                    let shape = [inputs, height, width];
+                    return match transformed {
+                        true => winograd::by_unit(unit_f32, &x, &weight, values, padding),
+                        false => wide(unit, &x, shape, &weight, values, stride, padding),
+                    };
+                }
+                Err(weight) => weight,
             }
-            Err(weight) => weight,
-        },
+        }
         _ => weight,
     };
     let weight = match Host::take(weight.cast(DType::F32)) {
         Ok(weight) => weight.contiguous(),
         Err(weight) => return burn(x.give(), weight, bias),
     };
-    match transformed {
-        true => winograd::convolve(&x, &weight, values, padding, Products::of_processor()),
+    match by_gemm {
+        true => winograd::by_gemm(&x, &weight, values, padding),
         false => convolve(&x, &weight, values, stride, padding),
     }
 }
@@ -286,7 +296,7 @@ mod tests {
     /// `[batch, in, height, width]`, out, kernel, stride, padding: rows of pixels that fill no strip and
     /// several that share one, pictures that share one, kernels of other sizes, filters that are
     /// transformed in f32.
-    const SHAPES: [([usize; 4], usize, usize, usize, usize); 10] = [
+    const SHAPES: [([usize; 4], usize, usize, usize, usize); 11] = [
         ([2, 5, 9, 11], 7, 3, 1, 1),
         ([1, 3, 17, 16], 8, 3, 2, 1),
         ([2, 16, 8, 8], 33, 3, 1, 1),
@@ -295,6 +305,7 @@ mod tests {
         ([2, 7, 30, 33], 3, 4, 3, 2),
         ([1, 8, 2, 50], 4, 3, 1, 1),
         ([2, 48, 32, 32], 64, 3, 1, 1),
+        ([2, 50, 14, 17], 49, 3, 1, 1),
         ([2, 200, 6, 16], 20, 3, 1, 1),
         ([1, 1, 1, 1], 1, 1, 1, 0),
     ];

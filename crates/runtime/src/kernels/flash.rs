@@ -14,8 +14,9 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::host::{Host, Output, filled};
+use super::line::{Line, room};
 use super::product::{
-    Cut, Line, Mode, Place, Plain, SMALL, Side, Unit, each, each_part, mask, pack_panels, product,
+    Cut, Mode, Place, Plain, SMALL, Side, Unit, each, each_part, mask, pack_panels, product,
     transpose,
 };
 use crate::tensor::Tensor;
@@ -77,11 +78,8 @@ pub(super) fn attend<'a>(
             let mut packed = PACKED_MEMORY.take();
             for first in (0..pairs).step_by(at_once) {
                 let count = at_once.min(pairs - first);
-                // What is there is written over.
-                if packed.len() < count * lines {
-                    packed.resize(count * lines, Line::ZERO);
-                }
-                each_part(small, &mut packed[..count * lines], lines, |at, lines| {
+                let packed = room(&mut packed, count * lines);
+                each_part(small, packed, lines, |at, lines| {
                     let [_, key, value] = &sources[first + at];
                     shape.pack(key, value, small, lines);
                 });
@@ -169,6 +167,21 @@ struct Across {
     count: usize,
 }
 
+/// The same, packed, and what is known of their result as far as their keys were seen.
+struct Panel<'a> {
+    across: Across,
+    queries: &'a [Line],
+    softmax: &'a mut [Softmax],
+    sums: &'a mut [f32],
+}
+
+/// Some keys of one head and their values, packed.
+struct Block<'a> {
+    range: Range<usize>,
+    keys: &'a [Line],
+    values: &'a [Line],
+}
+
 impl Shape {
     /// Where a head's values begin, of so many tokens.
     fn at(&self, pair: usize, tokens: usize) -> usize {
@@ -246,28 +259,25 @@ impl Shape {
 
         let _mode = Mode::enter(unit);
         let (keys, mut values) = packed.split_at(self.key_lines());
+        let cut = unit.left(self.keys);
         let across = |panel: usize| {
             let first = queries.start + panel * ACROSS;
             Across { first, count: ACROSS.min(queries.end - first) }
         };
         let Scratch { queries: packed_queries, scores, weights, sums, softmax } = own;
-        for block in self.blocks() {
-            let (now, rest) = values.split_at(self.lines(dim, block.len()));
+        for range in self.blocks() {
+            let (now, rest) = values.split_at(self.lines(dim, range.len()));
             values = rest;
+            let keys = &keys[range.start / cut.strip * unit.lines(dim)..];
+            let block = Block { range, keys, values: now };
             for panel in 0..panels {
-                let queries = &packed_queries[panel * 2 * unit.lines(dim)..];
-                let sums = &mut sums[panel * sums_each..][..sums_each];
-                let softmax = &mut softmax[panel * 2..][..2];
-                self.block(
-                    keys,
-                    now,
-                    &block,
-                    queries,
-                    across(panel),
-                    softmax,
-                    [scores, weights],
-                    sums,
-                );
+                let panel = Panel {
+                    across: across(panel),
+                    queries: &packed_queries[panel * 2 * unit.lines(dim)..],
+                    softmax: &mut softmax[panel * 2..][..2],
+                    sums: &mut sums[panel * sums_each..][..sums_each],
+                };
+                self.block(&block, panel, [scores, weights]);
             }
         }
         for panel in 0..panels {
@@ -279,40 +289,29 @@ impl Shape {
 
     /// Adds the values of a block of keys to the sums of some queries, by the softmax of their scores. The thread is in
     /// the unit's mode.
-    #[allow(clippy::too_many_arguments)] // two products and what is between them
-    fn block(
-        &self,
-        keys: &[Line],
-        values: &[Line],
-        block: &Range<usize>,
-        queries: &[Line],
-        across: Across,
-        softmax: &mut [Softmax],
-        [scores, weights]: [&mut Vec<Line>; 2],
-        sums: &mut [f32],
-    ) {
+    fn block(&self, block: &Block, panel: Panel, [scores, weights]: [&mut Vec<Line>; 2]) {
         let unit = self.unit;
+        let Panel { across, queries, softmax, sums } = panel;
+        let (start, count) = (block.range.start, block.range.len());
         // Where vectors multiply single values, weights are multiplied where they are; else whole tiles are written.
         let pairs = unit != Unit::Avx512;
-        let each = if pairs { block.len().next_multiple_of(32) } else { block.len() };
+        let each = if pairs { count.next_multiple_of(32) } else { count };
         scores.resize(2 * each, Line::ZERO);
 
-        let cut = unit.left(self.keys);
-        let keys = &keys[block.start / cut.strip * unit.lines(self.dim)..];
         let out = scores.as_mut_ptr().cast::<f32>();
         let place = |row| Place::strips(out.wrapping_add(row * 16), each * 16);
-        let size = [block.len(), self.dim, across.count];
+        let size = [count, self.dim, across.count];
         // SAFETY: there is room for whole tiles; the thread is in the unit's mode.
-        unsafe { self.multiply(cut, keys, queries, size, place) };
+        unsafe { self.multiply(unit.left(self.keys), block.keys, queries, size, place) };
 
-        let first = block.start == 0;
+        let first = start == 0;
         let scale = std::f32::consts::LOG2_E / (self.dim as f32).sqrt();
         for half in 0..across.count.div_ceil(16) {
-            let lines = &mut scores[half * each..][..block.len()];
+            let lines = &mut scores[half * each..][..count];
             let hidden = self.causal.then(|| {
                 // The first of these queries sees so many keys more than lie before the block.
                 let seen = self.keys - self.queries + across.first + half * 16 + 1;
-                block.start as isize + 1 - seen as isize
+                start as isize + 1 - seen as isize
             });
             // SAFETY: the unit was found.
             unsafe {
@@ -325,15 +324,15 @@ impl Shape {
         let weights = match pairs {
             false => &*scores,
             true => {
-                let lines = unit.lines(block.len());
+                let lines = unit.lines(count);
                 weights.resize(2 * lines, Line::ZERO);
                 for (half, lines) in weights.chunks_exact_mut(lines).enumerate() {
                     let scores = Line::values(&scores[half * each..]);
-                    let Some(strip) = Plain::new(scores, [16, block.len()], [1, 16]) else {
+                    let Some(strip) = Plain::new(scores, [16, count], [1, 16]) else {
                         return;
                     };
                     // SAFETY: the unit was found; the weights lie in their memory.
-                    unsafe { Side::right(unit, &strip, 16).pack(0, 0..block.len(), lines) };
+                    unsafe { Side::right(unit, &strip, 16).pack(0, 0..count, lines) };
                 }
                 &*weights
             }
@@ -343,9 +342,9 @@ impl Shape {
             let out = out.wrapping_add(row * ACROSS);
             if first { Place::from_zero(out, ACROSS) } else { Place::adding(out, ACROSS) }
         };
-        let size = [self.dim, block.len(), across.count];
+        let size = [self.dim, count, across.count];
         // SAFETY: as above.
-        unsafe { self.multiply(unit.left(self.dim), values, weights, size, place) };
+        unsafe { self.multiply(unit.left(self.dim), block.values, weights, size, place) };
     }
 
     /// Multiplies packed panels of a left operand `[rows, depth]` by one of a right operand `[depth, columns]`.

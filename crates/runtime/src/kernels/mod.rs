@@ -14,6 +14,7 @@ mod elementwise;
 #[cfg(target_arch = "x86_64")]
 mod flash;
 mod heads;
+mod line;
 mod linear;
 mod modulate;
 mod norm;

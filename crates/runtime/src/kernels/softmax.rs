@@ -1,4 +1,4 @@
-//! The softmax of a row of scores, in steps that can be taken for a part of the row.
+//! The softmax of a row of scores.
 
 use multiversion::multiversion;
 
@@ -12,7 +12,7 @@ pub(super) fn softmax(row: &mut [f32], scale: f32) {
 
 /// The largest value; negative infinity where there is none.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-pub(super) fn largest(row: &[f32]) -> f32 {
+fn largest(row: &[f32]) -> f32 {
     let (lanes, rest) = row.as_chunks::<16>();
     let mut largest = [f32::NEG_INFINITY; 16];
     for lane in lanes {
@@ -23,7 +23,7 @@ pub(super) fn largest(row: &[f32]) -> f32 {
 
 /// `exp(scale · (row - largest))`, in place, and its sum.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-pub(super) fn weigh(row: &mut [f32], largest: f32, scale: f32) -> f32 {
+fn weigh(row: &mut [f32], largest: f32, scale: f32) -> f32 {
     let (lanes, rest) = row.as_chunks_mut::<16>();
     let mut sums = [0.0_f32; 16];
     for lane in lanes {
@@ -42,6 +42,6 @@ pub(super) fn weigh(row: &mut [f32], largest: f32, scale: f32) -> f32 {
 
 /// `by · row`, in place.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-pub(super) fn scale_by(row: &mut [f32], by: f32) {
+fn scale_by(row: &mut [f32], by: f32) {
     row.iter_mut().for_each(|x| *x *= by);
 }

@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::super::line::Line;
+use super::Unit;
 use super::sink::Place;
-use super::{Line, Unit};
 
 /// Rows of a block at most: with 32 columns their sums fill 28 of the 32 registers.
 pub(super) const ROWS: usize = 14;

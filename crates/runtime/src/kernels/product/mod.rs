@@ -28,29 +28,15 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::Precision;
+use super::line::{Line, room};
 
 pub(super) use gemv::{ROWS as FEW_ROWS, multiply_rows};
-pub(super) use multiply::{multiply, multiply_here};
+pub(super) use multiply::multiply;
 pub(super) use pack::{mask, transpose};
 pub(super) use patches::{Patches, Shape};
 pub(super) use sink::{Bias, Place, Sink};
 pub(super) use source::{Element, Plain, Source};
 pub(super) use tiles::Mode;
-
-/// Sixteen values, or sixteen pairs of bf16, that a unit reads together.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Line([u32; 16]);
-
-impl Line {
-    pub(super) const ZERO: Line = Line([0; 16]);
-
-    /// Lines of single values as those.
-    pub(super) fn values(lines: &[Line]) -> &[f32] {
-        // SAFETY: a line is sixteen of them, and any bits are some.
-        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
-    }
-}
 
 /// Rows and columns of a block of the result at most.
 pub(super) const TILE: usize = 32;
@@ -236,13 +222,9 @@ pub(super) unsafe fn pack_panels<S: Source>(
     packed: &mut Vec<Line>,
 ) {
     let lines = side.unit.lines(depth.len());
-    let needed = panels.len() * side.cut.together * lines;
-    // What is there is written over.
-    if packed.len() < needed {
-        packed.resize(needed, Line::ZERO);
-    }
+    let packed = room(packed, panels.len() * side.cut.together * lines);
     let first = panels.start * side.cut.together;
-    each_part(alone, &mut packed[..needed], lines, |strip, lines| {
+    each_part(alone, packed, lines, |strip, lines| {
         // SAFETY: the caller's promise.
         unsafe { side.pack(first + strip, depth.clone(), lines) };
     });

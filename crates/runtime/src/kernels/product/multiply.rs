@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Line, Mode, Place, SMALL, Side, Sink, Source, Tile, Unit, each, pack_panels, product};
+use super::super::line::{Line, room};
+use super::{Mode, Place, SMALL, Side, Sink, Source, Tile, Unit, each, pack_panels, product};
 
 /// Bytes of the shared operand that are packed at once.
 const SHARED: usize = 8 << 20;
@@ -19,48 +20,12 @@ const TASKS: usize = 8;
 /// Panels of what is shared that a task goes through at least: each of its own is packed for as many.
 const GROUP: usize = 32;
 
-/// Who multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Threads {
-    /// All, where there is enough to do for them.
-    All,
-    /// The one that asks.
-    This,
-}
-
 /// Multiplies `left` `[rows, depth]` by `right` `[depth, columns]` on all threads.
 ///
 /// # Safety
 /// The processor has the unit ([`Unit::of`] gave it), and the sources have all of their rows or columns
 /// over the whole depth.
 pub(in super::super) unsafe fn multiply<L: Source, R: Source>(
-    unit: Unit,
-    size: [usize; 3],
-    left: &L,
-    right: &R,
-    sink: &Sink,
-) {
-    // SAFETY: the caller's promises.
-    unsafe { multiply_by(Threads::All, unit, size, left, right, sink) }
-}
-
-/// As [`multiply`], on this thread alone.
-///
-/// # Safety
-/// As [`multiply`].
-pub(in super::super) unsafe fn multiply_here<L: Source, R: Source>(
-    unit: Unit,
-    size: [usize; 3],
-    left: &L,
-    right: &R,
-    sink: &Sink,
-) {
-    // SAFETY: the caller's promises.
-    unsafe { multiply_by(Threads::This, unit, size, left, right, sink) }
-}
-
-unsafe fn multiply_by<L: Source, R: Source>(
-    threads: Threads,
     unit: Unit,
     [rows, depth, columns]: [usize; 3],
     left: &L,
@@ -72,8 +37,7 @@ unsafe fn multiply_by<L: Source, R: Source>(
     }
     let left = Side::left(unit, left, rows);
     let right = Side::right(unit, right, columns);
-    let small =
-        threads == Threads::This || rows.saturating_mul(columns).saturating_mul(depth) < SMALL;
+    let small = rows.saturating_mul(columns).saturating_mul(depth) < SMALL;
     let parts = Parts::new(unit, depth);
     let few = right.panels() * right.bytes(parts.size) <= OWN && right.panels() <= left.panels();
     // SAFETY: the caller's promises.
@@ -146,52 +110,71 @@ unsafe fn share<S: Source, O: Source>(
         for deep in ranges(0..parts.count, at_once / panels.len()) {
             // SAFETY: the caller's promise.
             unsafe { pack_parts(shared, &panels, parts, &deep, small, &mut memory) };
-            let memory = &*memory;
             // Where all that is shared stays near each core, one panel at a time meets it.
             let near = match panels.len() * deep.len() * shared.bytes(parts.size) {
                 ..=OWN => 1,
                 _ => OWN / own.bytes(parts.size),
             };
+            let packed = Packed { panels: panels.clone(), deep, lines: &memory };
             let count = own.panels();
             let owns: Vec<_> = ranges(0..count, count.div_ceil(tasks)).collect();
             // Few panels of its own: share out those of the other side as well.
             let groups = (tasks / owns.len()).clamp(1, panels.len().div_ceil(GROUP));
-            let most = panels.len().div_ceil(groups);
-            let groups: Vec<_> = ranges(panels.clone(), most).collect();
+            let groups: Vec<_> = ranges(panels.clone(), panels.len().div_ceil(groups)).collect();
             each(small, owns.len() * groups.len(), |task| {
                 let (owns, group) = (&owns[task / groups.len()], &groups[task % groups.len()]);
-                let mut packed = OWN_MEMORY.take();
                 for owns in ranges(owns.clone(), near) {
-                    let mut start = 0;
-                    for part in deep.clone() {
-                        let depth = parts.range(part);
-                        let lines = own.unit.lines(depth.len());
-                        let sizes = [shared.cut, own.cut].map(|cut| cut.together * lines);
-                        // SAFETY: the caller's promise.
-                        unsafe { pack_panels(own, owns.clone(), &depth, true, &mut packed) };
-                        let _mode = Mode::enter(own.unit);
-                        for panel in group.clone() {
-                            let at = start + (panel - panels.start) * sizes[0];
-                            for (i, own_panel) in owns.clone().enumerate() {
-                                let own = Block {
-                                    lines: &packed[i * sizes[1]..][..sizes[1]],
-                                    strip: lines,
-                                    span: own.span(own_panel),
-                                };
-                                let lines_at = &memory[at..][..sizes[0]];
-                                let span = shared.span(panel);
-                                let shared = Block { lines: lines_at, strip: lines, span };
-                                take(part, shared, own);
-                            }
-                        }
-                        start += panels.len() * sizes[0];
-                    }
+                    // SAFETY: the caller's promise.
+                    unsafe { meet(shared, own, parts, &packed, group, owns, &take) };
                 }
-                OWN_MEMORY.set(packed);
             });
         }
     }
     SHARED_MEMORY.set(memory);
+}
+
+/// Panels of the shared operand that are packed, part by part of the depth.
+struct Packed<'a> {
+    panels: Range<usize>,
+    deep: Range<usize>,
+    lines: &'a [Line],
+}
+
+/// Packs some panels of this thread's own operand, part by part, and has a group of the shared ones meet each.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn meet<S: Source, O: Source>(
+    shared: &Side<S>,
+    own: &Side<O>,
+    parts: Parts,
+    packed: &Packed,
+    group: &Range<usize>,
+    owns: Range<usize>,
+    take: &impl Fn(usize, Block, Block),
+) {
+    let mut memory = OWN_MEMORY.take();
+    let mut start = 0;
+    for part in packed.deep.clone() {
+        let depth = parts.range(part);
+        let strip = own.unit.lines(depth.len());
+        // SAFETY: the caller's promise.
+        unsafe { pack_panels(own, owns.clone(), &depth, true, &mut memory) };
+        let block = |lines, span| Block { lines, strip, span };
+        let [shared_size, own_size] = [shared.cut, own.cut].map(|cut| cut.together * strip);
+        let _mode = Mode::enter(own.unit);
+        for panel in group.clone() {
+            let at = start + (panel - packed.panels.start) * shared_size;
+            let lines = &packed.lines[at..][..shared_size];
+            for (i, own_panel) in owns.clone().enumerate() {
+                let own_lines = &memory[i * own_size..][..own_size];
+                let shared = block(lines, shared.span(panel));
+                take(part, shared, block(own_lines, own.span(own_panel)));
+            }
+        }
+        start += packed.panels.len() * shared_size;
+    }
+    OWN_MEMORY.set(memory);
 }
 
 /// Packs some panels over some parts of the depth, part by part, on all threads or on this one.
@@ -210,11 +193,7 @@ unsafe fn pack_parts<S: Source>(
     let first = panels.start * side.cut.together;
     let lines = |part| side.unit.lines(parts.range(part).len());
     let needed = deep.clone().map(|part| strips * lines(part)).sum();
-    // What is there is written over.
-    if memory.len() < needed {
-        memory.resize(needed, Line::ZERO);
-    }
-    let mut rest = &mut memory[..needed];
+    let mut rest = room(memory, needed);
     let mut tasks = Vec::with_capacity(strips * deep.len());
     for part in deep.clone() {
         let (now, then) = std::mem::take(&mut rest).split_at_mut(strips * lines(part));

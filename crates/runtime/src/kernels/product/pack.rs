@@ -7,7 +7,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Line, Source, Unit};
+use super::super::line::Line;
+use super::{Source, Unit};
 
 /// Packs up to 16 rows (columns) from `first` on.
 ///

@@ -17,6 +17,12 @@ fn seen(unit: Unit, value: f32) -> f64 {
     }
 }
 
+/// How far an f32 sum of so many products of up to 1 may be off: each addition rounds a partial sum, and the roundings
+/// walk at random.
+fn most(sum: f64, products: usize) -> f64 {
+    (3e-7 * sum.abs() + 1e-6) * (products as f64).sqrt() + 1e-6
+}
+
 /// Every unit against sums in f64: sizes that fill no strip, panel, line or part of the depth, operands
 /// with either step 1, in three dtypes, and each kind of bias.
 #[test]
@@ -62,10 +68,10 @@ fn products_are_their_sums() {
                         _ => rows_bias[i / n],
                     };
                     let error = (f64::from(*out) - sum - f64::from(bias)).abs();
-                    // An f32 sum of k products of up to 1: each addition rounds a partial sum, and
-                    // the roundings walk at random.
-                    let most = (3e-7 * sum.abs() + 1e-6) * (k as f64).sqrt() + 1e-6;
-                    assert!(error < most, "{unit:?} {m}×{k}×{n} {of} {i}: {error:e} of {sum}");
+                    assert!(
+                        error < most(*sum, k),
+                        "{unit:?} {m}×{k}×{n} {of} {i}: {error:e} of {sum}"
+                    );
                 }
             };
             let of_16 = sums(&|i| w16[i].to_f32());
@@ -128,9 +134,8 @@ fn threads_change_no_bit() {
             for at in (0..m * n).step_by(m * n / 500 + 1) {
                 let of = |d| seen(unit, a[at / n * k + d]) * seen(unit, w[at % n * k + d]);
                 let sum: f64 = (0..k).map(of).sum();
-                let most = (3e-7 * sum.abs() + 1e-6) * (k as f64).sqrt() + 1e-6;
                 let error = (f64::from(one[at]) - sum).abs();
-                assert!(error < most, "{unit:?} {m}×{k}×{n} {at}: {error:e} of {sum}");
+                assert!(error < most(sum, k), "{unit:?} {m}×{k}×{n} {at}: {error:e} of {sum}");
             }
         }
     }

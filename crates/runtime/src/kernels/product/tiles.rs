@@ -6,8 +6,9 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
+use super::super::line::Line;
+use super::Unit;
 use super::sink::Place;
-use super::{Line, Unit};
 
 /// Whether processor and system have them. On Linux this asks for them, for all threads.
 pub(super) fn available() -> bool {
