@@ -289,10 +289,6 @@ mod tests {
     use super::*;
     use crate::kernels::made_up::{self, tensor as values};
 
-    fn rounded<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
-        x.cast(dtype).cast(DType::F32)
-    }
-
     /// `[batch, in, height, width]`, out, kernel, stride, padding: rows of pixels that fill no strip and
     /// several that share one, pictures that share one, kernels of other sizes, filters that are
     /// transformed in f32.
@@ -325,8 +321,8 @@ mod tests {
                     let weight = weight.clone().cast(stored);
                     let seen = made_up::seen(precision, stored);
                     let expected = burn(
-                        rounded(x.clone(), seen[0]),
-                        rounded(weight.clone().cast(DType::F32), seen[1]),
+                        made_up::rounded(x.clone(), seen[0]),
+                        made_up::rounded(weight.clone(), seen[1]),
                     );
                     let (x, bias) = (x.clone(), Some(bias.clone()));
                     let result = conv2d(x, weight, bias, stride, padding, precision);

@@ -269,8 +269,8 @@ mod tests {
                     let weight = weight.clone().cast(stored);
                     let seen = made_up::seen(precision, stored);
                     let expected = generic(
-                        x.clone().cast(seen[0]).cast(DType::F32),
-                        weight.clone().cast(DType::F32).cast(seen[1]).cast(DType::F32),
+                        made_up::rounded(x.clone(), seen[0]),
+                        made_up::rounded(weight.clone(), seen[1]),
                         Some(bias.clone()),
                         rows,
                     );

@@ -74,7 +74,7 @@ pub fn takes_16_bits() -> bool {
 #[cfg(test)]
 mod made_up {
     use super::Precision;
-    use crate::tensor::{DType, Tensor, TensorData, cpu};
+    use crate::tensor::{AnyTensor, DType, Tensor, TensorData, cpu};
 
     /// Values from -1 to 1, others for each seed.
     pub(super) fn values(count: usize, seed: usize) -> Vec<f32> {
@@ -85,6 +85,12 @@ mod made_up {
     pub(super) fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
         let values = values(shape.iter().product(), seed);
         Tensor::from_data(TensorData::new(values, shape), &cpu())
+    }
+
+    /// The nearest values in `dtype`, in f32.
+    pub(super) fn rounded<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+        let x = AnyTensor::from_tensor(x.cast(DType::F32)).cast(dtype).cast(DType::F32);
+        x.rank().unwrap_or_else(|| panic!("a cast keeps the shape"))
     }
 
     /// In which dtypes products of this precision see an operand in f32, and one that is stored in `stored`.

@@ -3,8 +3,11 @@
 use std::mem::transmute;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use burn::tensor::ops::FloatTensor;
 use burn_dispatch::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn_flex::FlexTensor;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
 use super::{Backend, DType, FloatTensorOps, Tensor, TensorData, TensorPrimitive, cpu};
 
@@ -158,6 +161,44 @@ pub(crate) unsafe fn filled_each<const N: usize, const D: usize>(
     })
 }
 
+/// An f32 tensor on the CPU in f16 or bf16, each value rounded to the nearest, to even ones between two; or the tensor
+/// back, where it or `dtype` is another. Burn's own cast goes through f64 and takes what is just above the middle of two
+/// values for the middle.
+pub(crate) fn rounded(
+    tensor: FloatTensor<Backend>,
+    dtype: DType,
+) -> Result<FloatTensor<Backend>, FloatTensor<Backend>> {
+    let tensor = match into_kind(tensor) {
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor))
+            if tensor.dtype() == DType::F32 && matches!(dtype, DType::F16 | DType::BF16) =>
+        {
+            tensor.to_contiguous()
+        }
+        kind => return Err(from_kind(kind)),
+    };
+    let (shape, start) = (tensor.layout().shape().to_vec(), tensor.layout().start_offset());
+    let values = tensor.storage::<f32>().get(start..).unwrap_or_default();
+    let values = values.get(..shape.iter().product()).unwrap_or_default();
+    let data = match dtype {
+        DType::F16 => TensorData::new(in_16_bits::<half::f16>(values), shape),
+        _ => TensorData::new(in_16_bits::<half::bf16>(values), shape),
+    };
+    Ok(Backend::float_from_data(data, &cpu()))
+}
+
+fn in_16_bits<T: Copy + Default + Send>(values: &[f32]) -> Vec<T>
+where
+    [T]: HalfFloatSliceExt,
+{
+    const RUN: usize = 16 * 1024;
+    let mut rounded = vec![T::default(); values.len()];
+    rounded
+        .par_chunks_mut(RUN)
+        .zip(values.par_chunks(RUN))
+        .for_each(|(rounded, values)| rounded.convert_from_f32_slice(values));
+    rounded
+}
+
 /// A tensor of these values.
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
     let data = TensorData::new(values, shape);
@@ -292,6 +333,35 @@ pub(crate) unsafe fn gemm(
             false,
             false,
             threads,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::AnyTensor;
+
+    /// As the processor rounds them, which `half` does: values just above and below the middle of two, ones beyond
+    /// the largest and below the smallest.
+    #[test]
+    fn a_cast_rounds_to_the_nearest() {
+        let near = (0..64).map(|i| f32::from_bits(0x3f3e_7fe0 + i));
+        let halves = (0..64).map(|i| f32::from_bits(0x3f3e_0fe0 + i));
+        let others = [0.0, -0.0, 65_519.0, 65_520.0, -1e30, 6e-8, 1e-40, f32::INFINITY, f32::MAX];
+        let values: Vec<f32> = near.chain(halves).chain(others).collect();
+        let data = TensorData::new(values.clone(), [values.len()]);
+        let tensor = AnyTensor::from_data(data, &cpu(), DType::F32);
+        let of = |dtype| tensor.clone().cast(dtype).into_data().unwrap();
+        let bits = of(DType::F16).to_vec::<half::f16>().unwrap();
+        assert!(
+            bits.iter().zip(&values).all(|(a, b)| a.to_bits() == half::f16::from_f32(*b).to_bits())
+        );
+        let bits = of(DType::BF16).to_vec::<half::bf16>().unwrap();
+        assert!(
+            bits.iter()
+                .zip(&values)
+                .all(|(a, b)| a.to_bits() == half::bf16::from_f32(*b).to_bits())
         );
     }
 }

@@ -100,7 +100,11 @@ impl AnyTensor {
         if self.dtype() == dtype {
             return self;
         }
-        Self { primitive: Backend::float_cast(self.primitive, dtype.into()), shape: self.shape }
+        let primitive = match host::rounded(self.primitive, dtype) {
+            Ok(rounded) => rounded,
+            Err(primitive) => Backend::float_cast(primitive, dtype.into()),
+        };
+        Self { primitive, shape: self.shape }
     }
 
     /// Puts the bytes on the device, in the order of what this thread has it do; through page-locked memory where
