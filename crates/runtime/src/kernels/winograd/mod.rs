@@ -7,7 +7,7 @@
 //! transformed back to the 4×4 pixels. In f32 this is off by about 1e-6 of the largest value, a few
 //! times what summing directly is.
 //!
-//! The tiles are transformed once, a block of their rows at a time, for all threads. A task transforms the filters of a few
+//! The tiles are transformed once, a block of them at a time, for all threads. A task transforms the filters of a few
 //! output channels, multiplies them with a few tiles at a time and transforms those products back at once, while they
 //! are near the core. Tiles and filters are written where [`Products`] read them.
 
@@ -38,6 +38,9 @@ use crate::tensor::Tensor;
 
 /// Bytes of transformed input that are in memory at once: what stays in a processor's last cache.
 const INPUT_BYTES: usize = 12 << 20;
+
+/// Tiles of a block at least, where there are as many.
+const LEAST: usize = 128;
 
 /// Channels that a task transforms.
 const CHANNELS: usize = 32;
@@ -162,37 +165,36 @@ fn convolve(
     let [batch, inputs, height, width] = x.dims();
     let (out_height, out_width) = (height + 2 * padding - 2, width + 2 * padding - 2);
     let geometry = Geometry { inputs, outputs, height, width, out_height, out_width, padding };
-    let (rows, tiles) = (batch * geometry.rows(), geometry.tiles());
-    let row_bytes = POINTS * inputs * tiles * size_of::<f32>();
-    // Blocks of equal height, each with enough tiles to be worth transforming the filters for.
-    let at_once = (INPUT_BYTES / row_bytes).max(128_usize.div_ceil(tiles)).clamp(1, rows);
-    let at_once = rows.div_ceil(rows.div_ceil(at_once));
-    // SAFETY: each row of tiles of each output channel is written by a task.
+    let tiles = batch * geometry.rows() * geometry.tiles();
+    // Blocks of equal size, each with enough tiles to be worth transforming the filters for.
+    let most = (INPUT_BYTES / (POINTS * inputs * size_of::<f32>())).max(LEAST);
+    let at_once = tiles.div_ceil(tiles.div_ceil(most)).next_multiple_of(LANES);
+    // SAFETY: each tile of each output channel is written by a task.
     unsafe {
         filled([batch, outputs, out_height, out_width], |out| {
             let mut input = INPUT.take();
-            for first in (0..rows).step_by(at_once) {
-                let rows = first..(first + at_once).min(rows);
-                block(&geometry, x.values(), by, bias, rows, &mut input, out);
+            for first in (0..tiles).step_by(at_once) {
+                let tiles = first..(first + at_once).min(tiles);
+                block(&geometry, x.values(), by, bias, tiles, &mut input, out);
             }
             INPUT.set(input);
         })
     }
 }
 
-/// Computes some rows of tiles of all output channels.
+/// Computes some tiles of all output channels.
 fn block<P: Products>(
     geometry: &Geometry,
     x: &[f32],
     by: &P,
     bias: Option<&[f32]>,
-    rows: Range<usize>,
+    tiles: Range<usize>,
     input: &mut Vec<Line>,
     target: Output,
 ) {
     let Geometry { inputs, outputs, .. } = *geometry;
-    let (tiles, each) = (geometry.tiles(), by.together());
-    let strips = (rows.len() * tiles).div_ceil(LANES);
+    let strips = tiles.len().div_ceil(LANES);
+    let strip = |at: usize| geometry.strip(tiles.start + at * LANES..tiles.end);
     let count = strips * LANES;
     let layout = by.layout(count);
     let input = room(input, layout.size.div_ceil(LANES));
@@ -200,8 +202,7 @@ fn block<P: Products>(
     let tasks = inputs.div_ceil(CHANNELS);
     (0..strips * tasks).into_par_iter().for_each(|task| {
         let (at, first) = (task / tasks, task % tasks * CHANNELS);
-        let strip = geometry.strip(&rows, at);
-        let mut lines = Lines::new();
+        let (strip, mut lines) = (strip(at), Lines::new());
         for channel in first..inputs.min(first + CHANNELS) {
             let out = out.after(channel * layout.channel + at * layout.strip);
             // SAFETY: there is room for all points of this strip and channel, which are this task's.
@@ -212,7 +213,7 @@ fn block<P: Products>(
     let threads = rayon::current_num_threads();
     let filter_bytes = POINTS * inputs * size_of::<f32>();
     let shares = (outputs * filter_bytes).div_ceil(P::FILTER_BYTES * threads) * threads;
-    let share = outputs.div_ceil(shares).next_multiple_of(each);
+    let share = outputs.div_ceil(shares).next_multiple_of(by.together());
     (0..outputs.div_ceil(share)).into_par_iter().for_each(|at| {
         let outputs = at * share..((at + 1) * share).min(outputs);
         let Scratch { mut filters, mut products } = SCRATCH.take();
@@ -224,10 +225,10 @@ fn block<P: Products>(
             let point = outputs.len() * lines + GAP;
             let products = Line::values_mut(room(&mut products, POINTS * point));
             by.multiply(&part, &filters, input, products);
-            for strip in 0..lines {
-                let tiles = geometry.strip(&rows, from / LANES + strip);
+            for line in 0..lines {
+                let tiles = strip(from / LANES + line);
                 for (i, output) in outputs.clone().enumerate() {
-                    let points = &products[(i * lines + strip) * LANES..];
+                    let points = &products[(i * lines + line) * LANES..];
                     let bias = bias.and_then(|bias| bias.get(output)).copied().unwrap_or(0.0);
                     // SAFETY: these tiles of this channel are this task's.
                     unsafe {

@@ -77,16 +77,15 @@ impl Geometry {
         self.out_height.div_ceil(OUT)
     }
 
-    /// Sixteen of the tiles in these rows, fewer at the end. Rows are counted through all pictures.
-    pub(super) fn strip(&self, rows: &Range<usize>, strip: usize) -> Strip {
-        let all = rows.len() * self.tiles();
-        let (first, end) = (strip * LANES, all.min((strip + 1) * LANES));
+    /// The first sixteen of these tiles, or all. They are counted row by row through all pictures.
+    pub(super) fn strip(&self, tiles: Range<usize>) -> Strip {
+        let end = tiles.end.min(tiles.start + LANES);
         let mut runs = Vec::new();
-        let mut at = first;
+        let mut at = tiles.start;
         while at < end {
-            let (row, tile) = (rows.start + at / self.tiles(), at % self.tiles());
+            let (row, tile) = (at / self.tiles(), at % self.tiles());
             let count = (self.tiles() - tile).min(end - at);
-            let before = at - first;
+            let before = at - tiles.start;
             runs.push(Run {
                 picture: row / self.rows(),
                 top: row % self.rows() * OUT,
