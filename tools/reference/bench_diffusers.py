@@ -37,12 +37,15 @@ def main():
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="of weights and activations")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
     module, config = build(*MODELS[arguments.model])
     shapes = seeded.fill(module, lambda name: unet_name(name, module.config), SEED)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
+    module.to(dtype)
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     size, batch = arguments.size, arguments.batch
@@ -50,14 +53,14 @@ def main():
         "x": (batch, config["in_channels"], size, size),
         "context": (batch, 77, config["context_dim"]),
     }
-    given = {k: torch.from_numpy(seeded.uniform(k, shape, SEED)) for k, shape in inputs.items()}
+    given = {k: torch.from_numpy(seeded.uniform(k, shape, SEED)).to(dtype) for k, shape in inputs.items()}
     timesteps = torch.tensor([500.0] * batch)
     tensors, added = {}, None
     if config["adm_in_channels"] is not None:
         pooled = (batch, config["adm_in_channels"] - 48)
         pooled = torch.from_numpy(seeded.uniform("pooled", pooled, SEED))
         times = torch.tensor([[512.0, 768, 0, 16, 1024, 1024]] * batch)
-        added = {"text_embeds": pooled, "time_ids": times}
+        added = {"text_embeds": pooled.to(dtype), "time_ids": times}
         embedded = module.add_time_proj(times.flatten()).reshape(batch, -1)
         tensors["y"] = torch.cat([pooled, embedded], 1).contiguous()
 
@@ -68,9 +71,9 @@ def main():
             out = module(given["x"], timesteps, given["context"], added_cond_kwargs=added).sample
             walls.append(time.perf_counter() - wall)
             cpus.append(time.process_time() - cpu)
-    tensors["out"] = out.contiguous()
+    tensors["out"] = out.float().contiguous()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"diffusers {arguments.model} batch {batch} latent {size}x{size}, {arguments.threads} threads")
+    print(f"diffusers {arguments.model} batch {batch} latent {size}x{size}, {arguments.dtype}, {arguments.threads} threads")
     print(f"  best of {arguments.runs}: {min(walls):.2f} s wall, {min(cpus):.2f} s CPU")
     print(f"  peak memory {peak / 1024:.0f} MiB, {loaded / 1024:.0f} MiB of it before the first call")
 
@@ -81,6 +84,7 @@ def main():
         "inputs": inputs,
         "timesteps": timesteps.tolist(),
         "seed": SEED,
+        "dtype": arguments.dtype,
         "seconds": min(walls),
         "cpu_seconds": min(cpus),
         "peak_bytes": peak * 1024,

@@ -36,7 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             .into_iter()
             .collect();
     let shapes = params.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
-    let scope = seeded::component(shapes, seed);
+    let dtype = if model["dtype"] == "bf16" { DType::BF16 } else { DType::F32 };
+    let scope = seeded::component_as(shapes, seed, dtype);
     let config: UnetConfig = serde_json::from_value(model["config"].clone())?;
     let unet = Unet::load(&scope, &config)?;
     let loaded = peak_mib();
