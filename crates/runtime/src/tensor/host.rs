@@ -179,14 +179,18 @@ pub(crate) fn rounded(
     let (shape, start) = (tensor.layout().shape().to_vec(), tensor.layout().start_offset());
     let values = tensor.storage::<f32>().get(start..).unwrap_or_default();
     let values = values.get(..shape.iter().product()).unwrap_or_default();
-    let data = match dtype {
-        DType::F16 => TensorData::new(in_16_bits::<half::f16>(values), shape),
-        _ => TensorData::new(in_16_bits::<half::bf16>(values), shape),
-    };
-    Ok(Backend::float_from_data(data, &cpu()))
+    Ok(Backend::float_from_data(in_16_bits(values, shape, dtype), &cpu()))
 }
 
-fn in_16_bits<T: Copy + Default + Send>(values: &[f32]) -> Vec<T>
+/// f32 values in f16 or bf16, as [`rounded`].
+pub(crate) fn in_16_bits(values: &[f32], shape: Vec<usize>, dtype: DType) -> TensorData {
+    match dtype {
+        DType::F16 => TensorData::new(nearest::<half::f16>(values), shape),
+        _ => TensorData::new(nearest::<half::bf16>(values), shape),
+    }
+}
+
+fn nearest<T: Copy + Default + Send>(values: &[f32]) -> Vec<T>
 where
     [T]: HalfFloatSliceExt,
 {

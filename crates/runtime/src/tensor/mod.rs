@@ -66,7 +66,13 @@ impl AnyTensor {
     /// Puts the values on the device in this float dtype.
     pub fn from_data(data: TensorData, device: &Device, dtype: DType) -> Self {
         let shape = data.shape.to_vec();
-        let data = if data.dtype == dtype { data } else { data.convert_dtype(dtype) };
+        let data = match (data.dtype, dtype, data.as_slice::<f32>()) {
+            (DType::F32, DType::F16 | DType::BF16, Ok(values)) => {
+                host::in_16_bits(values, shape.clone(), dtype)
+            }
+            (given, dtype, _) if given == dtype => data,
+            _ => data.convert_dtype(dtype),
+        };
         Self { primitive: Backend::float_from_data(data, device), shape }
     }
 

@@ -22,7 +22,7 @@ impl Products for ByGemm<'_> {
     const FILTER_BYTES: usize = 12 << 20;
     const TILES: usize = 512;
 
-    fn together(&self) -> usize {
+    fn outputs_each(&self) -> usize {
         LANES
     }
 

@@ -76,7 +76,7 @@ trait Products: Sync {
     const TILES: usize;
 
     /// Output channels that it takes together.
-    fn together(&self) -> usize;
+    fn outputs_each(&self) -> usize;
 
     /// Where it reads the points of so many tiles.
     fn layout(&self, count: usize) -> Layout;
@@ -213,7 +213,7 @@ fn block<P: Products>(
     let threads = rayon::current_num_threads();
     let filter_bytes = POINTS * inputs * size_of::<f32>();
     let shares = (outputs * filter_bytes).div_ceil(P::FILTER_BYTES * threads) * threads;
-    let share = outputs.div_ceil(shares).next_multiple_of(by.together());
+    let share = outputs.div_ceil(shares).next_multiple_of(by.outputs_each());
     (0..outputs.div_ceil(share)).into_par_iter().for_each(|at| {
         let outputs = at * share..((at + 1) * share).min(outputs);
         let Scratch { mut filters, mut products } = SCRATCH.take();

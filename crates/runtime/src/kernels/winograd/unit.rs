@@ -32,7 +32,7 @@ impl<E: Element> Products for ByUnit<'_, E> {
     const FILTER_BYTES: usize = 3 << 19;
     const TILES: usize = TILE;
 
-    fn together(&self) -> usize {
+    fn outputs_each(&self) -> usize {
         self.unit.left(self.outputs).strip
     }
 
@@ -63,7 +63,7 @@ impl<E: Element> Products for ByUnit<'_, E> {
 
     fn multiply(&self, part: &Part, filters: &[Line], tiles: &[Line], out: &mut [f32]) {
         let Self { unit, inputs, .. } = *self;
-        let (each, strips) = (self.together(), self.strips(part));
+        let (each, strips) = (self.outputs_each(), self.strips(part));
         let (from, to) = (part.tiles.start, part.tiles.end);
         let step = to - from;
         let filter_point = strips.len() * inputs + GAP;
