@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use distorch_allocation::{DeviceId, Topology};
+use thiserror::Error;
 
 use crate::error::PipelineError;
 
@@ -16,6 +17,18 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs share the host's memory: `cpu` is among them where it computes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceSet(BTreeSet<DeviceId>);
+
+/// A run would compute on a device that it does not have to itself.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("`{what}` uses {device}, which this run did not ask for as it began: it has {devices}")]
+pub struct NotReserved {
+    /// What would compute or live there.
+    pub what: String,
+    /// The device, by name.
+    pub device: String,
+    /// The devices that the run has.
+    pub devices: DeviceSet,
+}
 
 impl DeviceSet {
     /// The host alone, where all is computed that is done without a model.

@@ -64,6 +64,7 @@ pub mod image;
 pub mod latent;
 pub mod models;
 pub mod preview;
+mod preview_decoder;
 pub mod request;
 pub mod run;
 pub mod session;

@@ -11,30 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use distorch_allocation::Plan;
 use distorch_runtime::offload::Interrupt;
 use distorch_runtime::{Tensor, heap};
-use thiserror::Error;
 
-use crate::device_set::{DeviceLock, DeviceSet, LOCKS};
-
+use crate::device_set::{DeviceLock, DeviceSet, LOCKS, NotReserved};
 use crate::error::PipelineError;
 use crate::events::{Event, EventSink, Phase, RunId};
 use crate::models::{Loader, Parts};
-use crate::preview::{Preview, PreviewDecoder};
+use crate::preview::Preview;
 use crate::session::Session;
 use distorch_models::latent_format::LatentFormat;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
-
-/// A run would compute on a device that it does not have to itself.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("`{what}` uses {device}, which this run did not ask for as it began: it has {devices}")]
-pub struct NotReserved {
-    /// What would compute or live there.
-    pub what: String,
-    /// The device, by name.
-    pub device: String,
-    /// The devices that the run has.
-    pub devices: DeviceSet,
-}
 
 impl RunId {
     /// A number that no other run of this process has.
@@ -257,7 +243,8 @@ impl<'a> Run<'a> {
         total: impl Into<Option<usize>>,
         latent: Option<(&Tensor<4>, &LatentFormat)>,
     ) {
-        let preview = latent.and_then(|(latent, format)| self.preview(None, latent, format));
+        let preview = latent.filter(|_| self.wants_previews());
+        let preview = preview.and_then(|(latent, format)| Preview::of(latent, format));
         self.tell(Event::Step { done, total: total.into(), preview });
     }
 
@@ -271,18 +258,9 @@ impl<'a> Run<'a> {
         self.tell(Event::Step { done, total: total.into(), preview });
     }
 
-    /// A preview of a latent as the model has it, where somebody wants one: by a decoder, else by its format's table.
-    pub(crate) fn preview(
-        &self,
-        decoder: Option<&PreviewDecoder>,
-        latent: &Tensor<4>,
-        format: &LatentFormat,
-    ) -> Option<Preview> {
-        if !self.events.wants_previews() {
-            return None;
-        }
-        let decoded = decoder.and_then(|decoder| decoder.preview(self, latent));
-        decoded.or_else(|| Preview::of(latent, format))
+    /// Whether the step that is being done is to carry a preview.
+    pub(crate) fn wants_previews(&self) -> bool {
+        self.events.wants_previews()
     }
 
     /// Whether previews are to come from a tiny decoder.

@@ -14,11 +14,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, Transaction};
 use tokio::sync::broadcast;
 
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::json::Json;
 use crate::notice::{BACKLOG, Notice};
 use crate::options::QueueOptions;
-use crate::retry::Failure;
 
 /// Where notices go, and what sends them there for as long as the queue is open.
 pub(crate) struct Database {

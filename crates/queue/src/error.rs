@@ -85,3 +85,23 @@ pub enum Error {
         value: String,
     },
 }
+
+/// Why one try did not succeed.
+pub(crate) enum Failure {
+    /// The database failed; it may work later.
+    Database(sqlx::Error),
+    /// The operation is refused, now and later.
+    Refused(Error),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}

@@ -9,28 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::database::Database;
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::options::QueueOptions;
-
-/// Why one try did not succeed.
-pub(crate) enum Failure {
-    /// The database failed; it may work later.
-    Database(sqlx::Error),
-    /// The operation is refused, now and later.
-    Refused(Error),
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
-    }
-}
 
 /// One try. Boxed, so that the compiler sees that the futures of the public functions are `Send`.
 pub(crate) type Try<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
@@ -75,8 +55,8 @@ macro_rules! retry {
             let once: $crate::retry::Try<'_, _> = Box::pin($once);
             let source = match tokio::time::timeout(queue.options().timeout, once).await {
                 Ok(Ok(value)) => break Ok(value),
-                Ok(Err($crate::retry::Failure::Refused(error))) => break Err(error),
-                Ok(Err($crate::retry::Failure::Database(source))) => source,
+                Ok(Err($crate::error::Failure::Refused(error))) => break Err(error),
+                Ok(Err($crate::error::Failure::Database(source))) => source,
                 Err(_) => sqlx::Error::PoolTimedOut,
             };
             if let Err(error) = retry.after(queue.database(), $doing, source).await {

@@ -24,6 +24,7 @@ pub mod execution;
 mod lingering;
 pub mod live_plan;
 pub mod logs;
+mod node_texts;
 pub mod outputs;
 pub mod request;
 pub mod routes;

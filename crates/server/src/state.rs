@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::execution::{MemoryRequests, Running};
 use crate::logs::LogBuffer;
-use crate::routes::object_info::NodeTexts;
+use crate::node_texts::NodeTexts;
 use crate::socket::{Clients, To};
 
 /// What the routes share. Copies are the same.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::error::Problem;
-use super::tensor::Place;
+use super::tensor::{Part, Place};
 use super::{Checkpoint, Format, OpenError, Source, TensorInfo};
 use crate::cast::to_fp8;
 use crate::decode::to_f32;
@@ -41,26 +41,6 @@ impl Piece {
     /// All of a tensor.
     pub fn whole(member: usize, key: &str) -> Self {
         Self { member, key: key.to_owned(), rows: None }
-    }
-}
-
-/// Bytes of a tensor of a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
-    member: usize,
-    key: String,
-    start: u64,
-    bytes: u64,
-    dtype: Dtype,
-}
-
-impl Part {
-    /// Bytes of this part in the dtype that it is read in.
-    fn bytes_as(&self, dtype: Dtype) -> u64 {
-        match self.dtype == dtype {
-            true => self.bytes,
-            false => self.bytes / self.dtype.size() as u64 * dtype.size() as u64,
-        }
     }
 }
 

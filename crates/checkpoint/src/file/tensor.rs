@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use super::assembled::Part;
 use super::storage::Strided;
 use crate::dtype::Dtype;
 
@@ -27,6 +26,26 @@ pub(crate) enum Place {
     Parts(Box<[Part]>),
     /// Nowhere: only the shape is known.
     Absent,
+}
+
+/// Bytes of a tensor of another checkpoint, a member of this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(super) member: usize,
+    pub(super) key: String,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    pub(super) dtype: Dtype,
+}
+
+impl Part {
+    /// Bytes of this part in the dtype that it is read in.
+    pub(super) fn bytes_as(&self, dtype: Dtype) -> u64 {
+        match self.dtype == dtype {
+            true => self.bytes,
+            false => self.bytes / self.dtype.size() as u64 * dtype.size() as u64,
+        }
+    }
 }
 
 impl TensorInfo {

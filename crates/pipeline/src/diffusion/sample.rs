@@ -22,7 +22,7 @@ use crate::error::{Argument, PipelineError};
 use crate::finite::{self, NotFinite, odd_in};
 use crate::latent::Latent;
 use crate::models::Model;
-use crate::preview::PreviewDecoder;
+use crate::preview_decoder::{PreviewDecoder, preview};
 use crate::run::Run;
 
 /// What comes out of a run.
@@ -152,7 +152,7 @@ pub fn sample(
         // A device that works off a queue is not as far as it was told: without this, progress
         // would run ahead of it and a stop would come too late.
         tensor::wait(&device);
-        let preview = run.preview(decoder, step.denoised, &format);
+        let preview = preview(run, decoder, step.denoised, &format);
         run.shown_step(step.index + 1, step.total, preview);
         let broken = evaluations.look().is_err();
         if run.cancelled() || (broken && ends) {
@@ -177,7 +177,7 @@ pub fn sample(
         Err(error) => return Err(PipelineError::failed(error)),
     };
     if let Some(steps) = untold {
-        let preview = last.as_ref().and_then(|latent| run.preview(decoder, latent, &format));
+        let preview = last.as_ref().and_then(|latent| preview(run, decoder, latent, &format));
         run.shown_step(steps, steps, preview);
     }
     let out = |x: Tensor<4>| {

@@ -21,10 +21,9 @@ use super::pinning::{Pin, Pinning};
 use super::planning::{Planning, Subject, settings_for};
 use super::state::{Instance, Key, State, model_name, release, set};
 use super::tasks::Tasks;
-use crate::device_set::DeviceSet;
+use crate::device_set::{DeviceSet, NotReserved};
 use crate::error::PipelineError;
 use crate::events::RunId;
-use crate::run::NotReserved;
 
 /// Opens model files once, plans all of them on one ledger, and keeps their weights while there
 /// is room.

@@ -5,11 +5,11 @@ use uuid::Uuid;
 
 use super::Queue;
 use crate::database::{Access, Tx, args};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::job::{Attempt, Event, LeaseStatus, Outcome, State};
 use crate::json::Json;
 use crate::notice::{Notice, NoticeKind};
-use crate::retry::{Failure, retry};
+use crate::retry::retry;
 
 /// How many old jobs are dropped at a time.
 const TRIM: i64 = 1_000;

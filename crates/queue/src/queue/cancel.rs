@@ -4,11 +4,11 @@ use uuid::Uuid;
 
 use super::Queue;
 use crate::database::{Access, args};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::job::Cancelled;
 use crate::json::Json;
 use crate::notice::{Notice, NoticeKind};
-use crate::retry::{Failure, retry};
+use crate::retry::retry;
 
 impl Queue {
     /// Removes a pending job, or asks the worker of a running one to end it.

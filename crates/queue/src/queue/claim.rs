@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::Queue;
 use super::listing::{RECORD_COLUMNS, record};
 use crate::database::{Access, Arg, Tx, args};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::job::{Attempt, Claimed, Job};
 use crate::notice::{Notice, NoticeKind};
-use crate::retry::{Failure, retry};
+use crate::retry::retry;
 use crate::routing::{Candidate, Choice, Requirements, Worker};
 
 /// How many pending jobs are read at a time.

@@ -3,9 +3,9 @@
 use super::Queue;
 use super::listing::{RECORD_COLUMNS, record};
 use crate::database::{Access, Tx, args};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::job::Record;
-use crate::retry::{Failure, retry};
+use crate::retry::retry;
 
 /// Jobs of a page: each may be megabytes.
 const PAGE: u64 = 64;

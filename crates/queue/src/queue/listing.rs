@@ -4,9 +4,9 @@ use uuid::Uuid;
 
 use super::Queue;
 use crate::database::{Access, Arg, Row, args};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::job::{Job, JobFilter, JobPage, JobResult, Payload, Record, SortBy, SortOrder, State};
-use crate::retry::{Failure, retry};
+use crate::retry::retry;
 
 pub(super) const JOB_COLUMNS: &str = "id, number, client_id, workflow_id, state, attempt, worker, \
      cancel, created, started, ended, error, summary, progress";

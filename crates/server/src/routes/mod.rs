@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod models;
 pub mod object_info;
 pub mod openai;
+mod page;
 mod picture;
 pub mod plan;
 pub mod prompt;
@@ -40,7 +41,6 @@ use crate::lingering;
 use crate::safety;
 use crate::socket;
 use crate::state::AppState;
-use crate::web;
 
 /// The routes that are there with and without `/api`.
 fn api(state: &AppState) -> Router<AppState> {
@@ -134,7 +134,7 @@ pub fn router(state: AppState) -> Router {
     let limit = DefaultBodyLimit::max(state.config.limits.body_bytes);
     let routes = Router::new().nest("/api", api(&state)).merge(api(&state)).merge(once());
     let routes = routes
-        .fallback(web::file)
+        .fallback(page::file)
         .method_not_allowed_fallback(wrong_method)
         .layer(limit)
         .layer(CompressionLayer::new());

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value as Json;
 
 use super::file::{EditorNode, Graph, Group, Link, OUTSIDE, RESULT, Slot};
-use super::subgraphs::{GroupWidget, Inside, Insides};
+use super::insides::{GroupWidget, Inside, Insides};
 use super::widgets::has_control;
 use crate::registry::Registry;
 use crate::signature::Kind;

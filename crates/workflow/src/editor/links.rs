@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::file::{EditorNode, Graph, OUTSIDE, RESULT};
 use super::group_nodes;
-use super::subgraphs::{DEEPEST, Insides, Level};
+use super::insides::Insides;
+use super::subgraphs::{DEEPEST, Level};
 use super::widgets::widgets;
 use crate::graph::{InputValue, join};
 use crate::registry::Registry;

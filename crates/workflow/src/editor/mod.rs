@@ -9,6 +9,7 @@
 mod dynamic_prompts;
 mod file;
 mod group_nodes;
+mod insides;
 mod links;
 mod named;
 mod reader;

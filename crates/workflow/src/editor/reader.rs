@@ -4,9 +4,10 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::file::{EditorNode, File};
+use super::insides::Insides;
 use super::links::{Graphs, Path, full_id};
 use super::named::named;
-use super::subgraphs::{self, DEEPEST, Insides};
+use super::subgraphs::{self, DEEPEST};
 use super::{dynamic_prompts, group_nodes, widgets};
 use crate::graph::{Prompt, PromptError, PromptNode, ReadOptions, join};
 use crate::registry::Registry;

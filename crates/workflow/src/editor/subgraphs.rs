@@ -4,13 +4,14 @@
 //! order of those of the subgraph's inputs that lead to a widget inside; by `properties.proxyWidgets`, a
 //! list of nodes and widgets inside, in its order; and, in group nodes, in the order of what is inside.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use serde_json::Value as Json;
 
-use super::file::{Definitions, EditorNode, Graph, Link, OUTSIDE, Slot};
+use super::file::{Definitions, EditorNode, Link, OUTSIDE, Slot};
 use super::group_nodes;
+use super::insides::{GroupWidget, Inside, Insides};
 use super::widgets::{Named, is_control};
 
 /// Subgraphs in subgraphs, at most.
@@ -18,43 +19,6 @@ pub(super) const DEEPEST: usize = 64;
 
 /// How `proxyWidgets` names the subgraph's own inputs, instead of a node inside.
 const OWN: &str = "-1";
-
-/// What nodes of a class have inside.
-#[derive(Default)]
-pub(super) struct Inside {
-    pub(super) graph: Graph,
-    /// The names of what comes in, by the slot that links inside come from.
-    pub(super) inputs: Vec<String>,
-    /// The slots that lead to a widget inside: nodes of the class show these widgets, in this order.
-    shown: BTreeSet<usize>,
-    /// The widgets of a group node, in the order of their values.
-    pub(super) widgets: Option<Vec<GroupWidget>>,
-}
-
-impl Inside {
-    pub(super) fn new(
-        graph: Graph,
-        inputs: Vec<String>,
-        widgets: Option<Vec<GroupWidget>>,
-    ) -> Self {
-        Self { graph, inputs, shown: BTreeSet::new(), widgets }
-    }
-}
-
-/// A widget of a group node, which stands for one inside.
-pub(super) struct GroupWidget {
-    /// What the group node calls it.
-    pub(super) name: String,
-    /// The node inside.
-    pub(super) node: String,
-    /// The input of that node.
-    pub(super) input: String,
-    /// Whether a widget that changes it after each run may stand behind.
-    pub(super) has_control: bool,
-}
-
-/// What there is inside, by class.
-pub(super) type Insides = HashMap<String, Inside>;
 
 /// Adds subgraphs and those that are defined in them.
 pub(super) fn add_subgraphs(definitions: Definitions, into: &mut Insides) {
