@@ -31,7 +31,7 @@ pub fn conv2d(
     padding: usize,
     precision: Precision,
 ) -> Tensor<4> {
-    let [_, inputs, rows, columns] = weight.dims();
+    let [outputs, inputs, rows, columns] = weight.dims();
     let [_, channels, height, width] = x.dims();
     let fits = inputs == channels
         && stride > 0
@@ -50,10 +50,8 @@ pub fn conv2d(
     let given = bias.clone().map(|bias| bias.into_data().convert::<f32>());
     let values = given.as_ref().and_then(|bias| bias.as_slice::<f32>().ok());
     let out = [height + 2 * padding - (rows - 1), width + 2 * padding - (columns - 1)];
-    let pays = |by_unit: bool| {
-        winograd::pays([rows, columns], stride, [inputs, weight.dims()[0]], out, by_unit)
-    };
-    let by_gemm = pays(false);
+    let pays =
+        |by_unit: bool| winograd::pays([rows, columns], stride, [inputs, outputs], out, by_unit);
     #[cfg(target_arch = "x86_64")]
     let weight = match (Unit::of(precision), Unit::of(Precision::F32)) {
         (Some(unit), Some(unit_f32)) => {
@@ -77,7 +75,7 @@ pub fn conv2d(
         Ok(weight) => weight.contiguous(),
         Err(weight) => return burn(x.give(), weight, bias),
     };
-    match by_gemm {
+    match pays(false) {
         true => winograd::by_gemm(&x, &weight, values, padding),
         false => convolve(&x, &weight, values, stride, padding),
     }

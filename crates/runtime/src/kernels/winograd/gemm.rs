@@ -2,7 +2,7 @@
 
 use multiversion::multiversion;
 
-use super::points::{IN, LANES, Lanes, POINTS, filter_points};
+use super::points::{IN, LANES, Lanes, POINTS, TAPS, filter_points};
 use super::tiles::Layout;
 use super::{Part, Products};
 use crate::kernels::host::{Matrix, gemm};
@@ -35,8 +35,8 @@ impl Products for ByGemm<'_> {
         let Self { filters, inputs } = *self;
         let (step, outputs) = (self.filter_step(), &part.outputs);
         let points = Line::values_mut(room(memory, (outputs.len() * step).div_ceil(LANES)));
-        let taps = &filters[outputs.start * inputs * 9..outputs.end * inputs * 9];
-        for (points, taps) in points.chunks_exact_mut(step).zip(taps.chunks_exact(inputs * 9)) {
+        let taps = &filters[outputs.start * inputs * TAPS..outputs.end * inputs * TAPS];
+        for (points, taps) in points.chunks_exact_mut(step).zip(taps.chunks_exact(inputs * TAPS)) {
             to_points(taps, points, inputs);
         }
     }
@@ -72,14 +72,14 @@ impl ByGemm<'_> {
 fn to_points(taps: &[f32], out: &mut [f32], inputs: usize) {
     for first in (0..inputs).step_by(LANES) {
         let used = LANES.min(inputs - first);
-        let taps = &taps[first * 9..];
+        let taps = &taps[first * TAPS..];
         // Gathered: lanes that are written one by one are read together only when all of them left the store buffer.
-        let lanes: [Lanes; 9] = match taps.first_chunk::<{ 9 * LANES }>() {
+        let lanes: [Lanes; TAPS] = match taps.first_chunk::<{ TAPS * LANES }>() {
             Some(taps) => {
-                std::array::from_fn(|tap| std::array::from_fn(|lane| taps[9 * lane + tap]))
+                std::array::from_fn(|tap| std::array::from_fn(|lane| taps[TAPS * lane + tap]))
             }
             None => std::array::from_fn(|tap| {
-                std::array::from_fn(|lane| taps.get(9 * lane + tap).copied().unwrap_or(0.0))
+                std::array::from_fn(|lane| taps.get(TAPS * lane + tap).copied().unwrap_or(0.0))
             }),
         };
         let [a, b, c, d, e, f, g, h, i] = lanes;

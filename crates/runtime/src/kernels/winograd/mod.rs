@@ -24,7 +24,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::gemm::ByGemm;
-use self::points::{LANES, POINTS};
+use self::points::{LANES, POINTS, TAPS};
 use self::tiles::{Geometry, Layout, Lines};
 #[cfg(target_arch = "x86_64")]
 use self::unit::ByUnit;
@@ -138,7 +138,7 @@ fn by_unit_from<E: Element>(
     padding: usize,
 ) -> Tensor<4> {
     let [outputs, inputs, ..] = weight.dims();
-    let Some(filters) = Plain::new(filters, [outputs, inputs * 9], [inputs * 9, 1]) else {
+    let Some(filters) = Plain::new(filters, [outputs, inputs * TAPS], [inputs * TAPS, 1]) else {
         unreachable!("a contiguous tensor has all of its values")
     };
     convolve(x, outputs, &ByUnit { unit, filters, inputs, outputs }, bias, padding)
@@ -177,7 +177,10 @@ fn convolve(
                 let tiles = first..(first + at_once).min(tiles);
                 block(&geometry, x.values(), by, bias, tiles, &mut input, out);
             }
-            INPUT.set(input);
+            // What a few tiles of many channels took beyond that goes back.
+            if input.len() * size_of::<Line>() <= 2 * INPUT_BYTES {
+                INPUT.set(input);
+            }
         })
     }
 }
@@ -193,20 +196,20 @@ fn block<P: Products>(
     target: Output,
 ) {
     let Geometry { inputs, outputs, .. } = *geometry;
-    let strips = tiles.len().div_ceil(LANES);
-    let strip = |at: usize| geometry.strip(tiles.start + at * LANES..tiles.end);
-    let count = strips * LANES;
+    let strips: Vec<_> =
+        tiles.clone().step_by(LANES).map(|first| geometry.strip(first..tiles.end)).collect();
+    let count = strips.len() * LANES;
     let layout = by.layout(count);
     let input = room(input, layout.size.div_ceil(LANES));
     let out = Output::new(Line::values_mut(input));
     let tasks = inputs.div_ceil(CHANNELS);
-    (0..strips * tasks).into_par_iter().for_each(|task| {
+    (0..strips.len() * tasks).into_par_iter().for_each(|task| {
         let (at, first) = (task / tasks, task % tasks * CHANNELS);
-        let (strip, mut lines) = (strip(at), Lines::new());
+        let (strip, mut lines) = (&strips[at], Lines::new());
         for channel in first..inputs.min(first + CHANNELS) {
             let out = out.after(channel * layout.channel + at * layout.strip);
             // SAFETY: there is room for all points of this strip and channel, which are this task's.
-            unsafe { geometry.transform(x, &strip, channel, &mut lines, layout, out) };
+            unsafe { geometry.transform(x, strip, channel, &mut lines, layout, out) };
         }
     });
     let input = &*input;
@@ -225,15 +228,14 @@ fn block<P: Products>(
             let point = outputs.len() * lines + GAP;
             let products = Line::values_mut(room(&mut products, POINTS * point));
             by.multiply(&part, &filters, input, products);
-            for line in 0..lines {
-                let tiles = strip(from / LANES + line);
+            for (line, tiles) in strips[from / LANES..][..lines].iter().enumerate() {
                 for (i, output) in outputs.clone().enumerate() {
                     let points = &products[(i * lines + line) * LANES..];
                     let bias = bias.and_then(|bias| bias.get(output)).copied().unwrap_or(0.0);
                     // SAFETY: these tiles of this channel are this task's.
                     unsafe {
                         let step = point * LANES;
-                        geometry.transform_back(points, step, &tiles, output, bias, target);
+                        geometry.transform_back(points, step, tiles, output, bias, target);
                     }
                 }
             }

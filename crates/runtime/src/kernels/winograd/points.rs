@@ -4,6 +4,8 @@
 pub(super) const OUT: usize = 4;
 /// Input pixels of a tile along a side.
 pub(super) const IN: usize = 6;
+/// Values of a filter.
+pub(super) const TAPS: usize = 9;
 /// Values of a transformed tile or filter.
 pub(super) const POINTS: usize = IN * IN;
 /// Tiles or filters that are transformed side by side.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use multiversion::multiversion;
 
-use super::points::{IN, LANES, POINTS, filter_points};
+use super::points::{IN, LANES, POINTS, TAPS, filter_points};
 use super::tiles::Layout;
 use super::{Part, Products};
 use crate::kernels::line::{Line, room};
@@ -13,9 +13,6 @@ use crate::kernels::product::{Element, Mode, Place, Plain, Side, TILE, Unit, pro
 /// Lines between one point's values and the next one's besides their own: a stride that is no power of two spreads them
 /// over the sets of a cache.
 const GAP: usize = 1;
-
-/// Taps of a filter.
-const TAPS: usize = 9;
 
 /// Input channels whose filters are packed at once.
 const CHANNELS: usize = 32;
@@ -87,9 +84,10 @@ impl<E: Element> Products for ByUnit<'_, E> {
     }
 }
 
-impl<E> ByUnit<'_, E> {
+impl<E: Element> ByUnit<'_, E> {
+    /// The strips of filters that a part has.
     fn strips(&self, part: &Part) -> Range<usize> {
-        let each = self.unit.left(self.outputs).strip;
+        let each = self.outputs_each();
         part.outputs.start / each..part.outputs.end.div_ceil(each)
     }
 }
