@@ -8,7 +8,7 @@
 use std::f64::consts::TAU;
 
 use distorch_runtime::tensor::TensorData;
-use distorch_runtime::{DType, Device, Tensor};
+use distorch_runtime::{DType, Device, Tensor, kernels};
 
 /// Numbers of FreeU.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,8 +85,8 @@ fn filtered(x: Tensor<4>, scale: f64) -> Tensor<4> {
     let pixels = height * width;
     let basis = basis(height, width, &x.device());
     let rows = x.clone().cast(DType::F32).reshape([batch * channels, pixels]);
-    let low =
-        rows.matmul(basis.clone().transpose()).matmul(basis) * ((scale - 1.0) / pixels as f64);
+    let low = kernels::matmul(kernels::matmul(rows, basis.clone().transpose()), basis)
+        * ((scale - 1.0) / pixels as f64);
     x.clone() + low.reshape([batch, channels, height, width]).cast(x.dtype())
 }
 

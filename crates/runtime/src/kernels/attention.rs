@@ -6,10 +6,11 @@ use super::Precision;
 #[cfg(target_arch = "x86_64")]
 use super::flash;
 use super::host::{Host, Matrix, Output, gemm, tensor};
+use super::linear::multiply;
 #[cfg(target_arch = "x86_64")]
 use super::product::Unit;
 use super::softmax::softmax;
-use crate::tensor::{DType, Tensor, ops};
+use crate::tensor::{BoolTensor, DType, Tensor, is_host, ops};
 
 /// Scores that one task holds on the CPU: 2 MiB, for all keys of as many queries as that allows.
 const SCORES: usize = 512 * 1024;
@@ -36,6 +37,9 @@ pub fn attention(
     precision: Precision,
 ) -> Tensor<3> {
     let ([batch, queries, width], [_, keys, _]) = (query.dims(), key.dims());
+    if !is_host(&query.device()) {
+        return on_accelerator(query, key, value, heads, causal, bias.as_ref());
+    }
     let dtype = query.dtype();
     if dtype != DType::F32 {
         let [query, key, value] = [query, key, value].map(|x| x.cast(DType::F32));
@@ -67,6 +71,7 @@ pub fn attention(
     }
 }
 
+/// On the host, what the kernels do not have: a bias.
 fn by_burn(
     query: Tensor<3>,
     key: Tensor<3>,
@@ -76,32 +81,86 @@ fn by_burn(
     bias: Option<Tensor<4>>,
 ) -> Tensor<3> {
     let shape = query.dims();
-    let split = |x: Tensor<3>| {
-        let [batch, tokens, width] = x.dims();
-        x.reshape([batch, tokens, heads, width / heads]).swap_dims(1, 2)
-    };
     let options = ops::AttentionModuleOptions { scale: None, softcap: None, is_causal: causal };
-    let (query, key, value) = (split(query), split(key), split(value));
-    let [batch, _, queries, _] = query.dims();
+    let [query, key, value] = [query, key, value].map(|x| split(x, heads));
     let calls = match causal {
         // Which keys a query sees follows from its place among all.
         true => 1,
-        false => calls(batch * heads * key.dims()[2], queries),
+        false => calls(&query, &key),
     };
-    let each = queries.div_ceil(calls.max(1));
-    let parts = (0..queries).step_by(each.max(1)).map(|first| {
-        let count = each.min(queries - first);
-        let part = |x: &Tensor<4>| x.clone().narrow(2, first, count);
-        let (key, value) = (key.clone(), value.clone());
-        ops::module::attention(part(&query), key, value, None, bias.as_ref().map(part), options)
+    let y = in_parts(&query, calls, |part, first| {
+        let (key, value, count) = (key.clone(), value.clone(), part.dims()[2]);
+        let bias = bias.as_ref().map(|bias| bias.clone().narrow(2, first, count));
+        ops::module::attention(part, key, value, None, bias, options)
     });
-    let mut parts: Vec<_> = parts.collect();
-    let y = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 2) };
     y.swap_dims(1, 2).reshape(shape)
 }
 
+/// On other devices: in one kernel, where there is one for it; else with the scores of some queries in memory.
+fn on_accelerator(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    heads: usize,
+    causal: bool,
+    bias: Option<&Tensor<4>>,
+) -> Tensor<3> {
+    let (shape, dtype) = (query.dims(), query.dtype());
+    let [query, key, value] = [query, key, value].map(|x| split(x, heads));
+    let fused = match bias {
+        None => distorch_cube::flash_attention(query, key, value, causal),
+        Some(_) => Err([query, key, value]),
+    };
+    let y = fused.unwrap_or_else(|[query, key, value]| {
+        let ([_, _, queries, dim], keys) = (query.dims(), key.dims()[2]);
+        let scale = 1.0 / (dim as f32).sqrt();
+        let key = key.swap_dims(2, 3);
+        in_parts(&query, calls(&query, &value), |part, first| {
+            let count = part.dims()[2];
+            let mut scores = multiply(part, key.clone(), DType::F32) * scale;
+            if let Some(bias) = bias {
+                scores = scores + bias.clone().narrow(2, first, count).cast(DType::F32);
+            }
+            if causal {
+                let seen = (keys + first) as i64 - queries as i64;
+                let hidden = BoolTensor::<2>::tril_mask([count, keys], seen, &scores.device());
+                scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
+            }
+            let weights = ops::activation::softmax(scores, 3).cast(dtype);
+            multiply(weights, value.clone(), dtype)
+        })
+    });
+    y.swap_dims(1, 2).reshape(shape)
+}
+
+/// `[batch, tokens, heads × d]` to `[batch, heads, tokens, d]`.
+fn split(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, tokens, width] = x.dims();
+    x.reshape([batch, tokens, heads, width / heads]).swap_dims(1, 2)
+}
+
+/// What `attend` gives for some queries after others; it is told the first one's place.
+fn in_parts(
+    query: &Tensor<4>,
+    calls: usize,
+    attend: impl Fn(Tensor<4>, usize) -> Tensor<4>,
+) -> Tensor<4> {
+    let queries = query.dims()[2];
+    let each = queries.div_ceil(calls.max(1)).max(1);
+    let part =
+        |first: usize| attend(query.clone().narrow(2, first, each.min(queries - first)), first);
+    let mut parts: Vec<_> = (0..queries).step_by(each).map(part).collect();
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 2) }
+}
+
+/// In how many parts queries go, of `[batch, heads, …, d]`.
+fn calls(query: &Tensor<4>, key: &Tensor<4>) -> usize {
+    let ([batch, heads, queries, _], keys) = (query.dims(), key.dims()[2]);
+    parts(batch * heads * keys, queries)
+}
+
 /// In how many parts `queries` of so many scores each have to go.
-fn calls(scores: usize, queries: usize) -> usize {
+fn parts(scores: usize, queries: usize) -> usize {
     scores.saturating_mul(queries).div_ceil(SCORES_OF_A_CALL).clamp(1, queries.max(1))
 }
 
@@ -156,10 +215,10 @@ mod tests {
 
     #[test]
     fn scores_are_bounded() {
-        assert_eq!(calls(16 * 77, 4096), 1);
-        assert_eq!(calls(16 * 4096, 4096), 4);
-        assert_eq!(calls(16_384, 16_384), 4);
-        assert_eq!((calls(usize::MAX, 3), calls(5, 0)), (3, 1));
+        assert_eq!(parts(16 * 77, 4096), 1);
+        assert_eq!(parts(16 * 4096, 4096), 4);
+        assert_eq!(parts(16_384, 16_384), 4);
+        assert_eq!((parts(usize::MAX, 3), parts(5, 0)), (3, 1));
     }
 
     /// A score of 80,000 is beyond f16, but its softmax is not.

@@ -40,8 +40,15 @@ pub fn conv2d(
     let burn = |x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>| {
         let options = ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
         let dtype = x.dtype();
-        let bias = bias.map(|bias| bias.cast(dtype));
-        ops::module::conv2d(x, weight.cast(dtype), bias, options)
+        let (weight, bias) = (weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
+        if !fits {
+            return ops::module::conv2d(x, weight, bias, options);
+        }
+        match (distorch_cube::conv2d(x, weight, stride, padding), bias) {
+            (Ok(y), None) => y,
+            (Ok(y), Some(bias)) => y + bias.reshape([1, outputs, 1, 1]),
+            (Err((x, weight)), bias) => ops::module::conv2d(x, weight, bias, options),
+        }
     };
     let x = match (fits, Host::take(x)) {
         (true, Ok(x)) => x.contiguous(),

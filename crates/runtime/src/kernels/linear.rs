@@ -150,11 +150,26 @@ fn turned(y: Tensor<3>) -> Tensor<3> {
     }
 }
 
+/// `lhs · rhs`, `[…, m, k]` by `[…, k, n]` with the same in front of them, in the dtype `out`: that of both, or f32.
+pub(super) fn multiply<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, out: DType) -> Tensor<D> {
+    match distorch_cube::matmul(lhs, rhs, out) {
+        Ok(product) => product,
+        Err((lhs, rhs)) => lhs.cast(out).matmul(rhs.cast(out)),
+    }
+}
+
+/// `lhs · rhs`, `[…, m, k]` by `[…, k, n]` with the same in front of them, of one dtype.
+pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
+    let dtype = lhs.dtype();
+    multiply(lhs, rhs, dtype)
+}
+
 fn generic(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>, rows: Rows) -> Tensor<3> {
     let [batch, count, inputs] = x.dims();
     let outputs = weight.dims()[0];
-    let weight = weight.cast(x.dtype());
-    let y = x.reshape([batch * count, inputs]).matmul(weight.transpose());
+    let dtype = x.dtype();
+    let weight = weight.cast(dtype);
+    let y = multiply(x.reshape([batch * count, inputs]), weight.transpose(), dtype);
     let y = match bias {
         Some(bias) => {
             let bias = bias.cast(y.dtype());

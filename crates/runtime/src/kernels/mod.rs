@@ -30,7 +30,7 @@ pub use attention::attention;
 pub use conv::conv2d;
 pub use elementwise::{geglu, gelu, gelu_tanh, quick_gelu};
 pub use heads::{Projected, Rotation, join_activated, join_heads, join_rotated_heads};
-pub use linear::{Rows, linear};
+pub use linear::{Rows, linear, matmul};
 pub use modulate::{add_gated, modulated_norm};
 pub use norm::{channel_rms_norm, group_norm, layer_norm, rms_norm};
 

@@ -1,11 +1,11 @@
 //! Values of tensors that live in this process's memory.
 
-use std::mem::transmute;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::ops::FloatTensor;
-use burn_dispatch::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn_dispatch::{BackendTensor, DispatchTensorKind};
 use burn_flex::FlexTensor;
+use distorch_cube::kind::{from_kind, into_kind};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
@@ -207,20 +207,6 @@ where
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
     let data = TensorData::new(values, shape);
     Tensor::from_primitive(TensorPrimitive::Float(Backend::float_from_data(data, &cpu())))
-}
-
-/// Burn's dispatching tensor is a struct around one private field, this enum; it offers no way to
-/// the backend's tensor inside.
-fn into_kind(tensor: DispatchTensor) -> DispatchTensorKind {
-    // SAFETY: `DispatchTensor` holds a `DispatchTensorKind`, and the compiler checks here that both
-    // have one size: so the field starts at 0 and there is no other with a size. The version of
-    // `burn-dispatch` is exact in Cargo.toml.
-    unsafe { transmute::<DispatchTensor, DispatchTensorKind>(tensor) }
-}
-
-fn from_kind(kind: DispatchTensorKind) -> DispatchTensor {
-    // SAFETY: as in `into_kind`.
-    unsafe { transmute::<DispatchTensorKind, DispatchTensor>(kind) }
 }
 
 /// A place that threads write to, each to its own part.

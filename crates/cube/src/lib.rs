@@ -1,0 +1,32 @@
+//! Products, convolutions and attention on accelerators: kernels of CubeCL's, chosen here.
+//!
+//! Burn's own operators try out every kernel that they have for each new size, up to 27 for a product, and compile
+//! each before: on CUDA, minutes of NVRTC before the first picture. Here a size has at most three, the best that there
+//! is for it by their authors' account. And what is computed does not depend on which of them is the fastest:
+//!
+//! - products of f32 are sums of f32 products, without TF32;
+//! - products and convolutions in 16 bits are summed in f32. Burn's direct convolution sums in its dtype.
+//!
+//! Each is one operation among those that Burn fuses, on whatever runtime of CubeCL. In a build without accelerators,
+//! and for tensors on the CPU, each gives its operands back.
+
+// The operands are what an error is.
+#![allow(clippy::result_large_err)]
+
+#[cfg(not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")))]
+mod absent;
+pub mod kind;
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
+mod operators;
+
+#[cfg(not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")))]
+use absent as operators;
+pub use operators::{conv2d, flash_attention, matmul};
+
+/// A floating-point tensor of rank `D` on any device.
+pub type Tensor<const D: usize> = burn::tensor::Tensor<burn::Dispatch, D>;
+
+/// The examples of the README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
