@@ -31,6 +31,7 @@ pub fn survey(shared: &Shared) -> Result<Survey, CliError> {
 /// As [`survey`], for commands that compute: what accelerators learn from now on is kept for the next run.
 pub fn survey_to_compute(shared: &Shared) -> Result<Survey, CliError> {
     let found = survey(shared)?;
+    found.warnings.iter().for_each(|warning| warn(warning));
     caches::keep(&found);
     Ok(found)
 }

@@ -298,7 +298,7 @@ mod tests {
     }
 
     fn key_of(devices: Vec<Hardware>) -> Option<Key> {
-        key(&Survey { devices, notes: Vec::new() })
+        key(&Survey { devices, ..Survey::default() })
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub fn run(shared: &Shared, args: &DevicesArgs) -> Result<(), CliError> {
     for note in &survey.notes {
         tell!("note: {note}");
     }
+    survey.warnings.iter().for_each(|warning| machine::warn(warning));
     Ok(())
 }
 

@@ -1,12 +1,18 @@
 //! NVIDIA GPUs: which there are, from the CUDA driver in CUDA's own order; what is free, from
 //! NVML, since the driver tells only within a context, which itself takes memory.
 
+use std::path::{Path, PathBuf};
+
 use cudarc::driver::result::{self, device};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
+use cudarc::nvrtc::sys as nvrtc;
 use distorch_allocation::{DeviceId, DeviceInfo, DeviceKind};
 use nvml_wrapper::Nvml;
 
 use super::{Hardware, Probe};
+
+/// The toolkit's usual folders, where CubeCL looks if `CUDA_PATH` names none.
+const TOOLKITS: [&str; 2] = ["/usr/local/cuda", "/opt/cuda"];
 
 /// The GPUs that CUDA shows this process (`CUDA_VISIBLE_DEVICES` counts).
 pub(super) fn probe() -> Probe {
@@ -24,6 +30,73 @@ pub(super) fn probe() -> Probe {
         found.push(describe(id, ordinal, nvml.as_ref()).map_err(failed("asking a device"))?);
     }
     Ok(found)
+}
+
+/// Whether kernels can be compiled, which takes a library and headers beside the driver. Without one of them, CubeCL
+/// ends the thread that it computes on.
+pub(super) fn can_compile() -> Result<(), String> {
+    // SAFETY: looks for the library on the loader's path and loads it.
+    if !unsafe { nvrtc::is_culib_present() } {
+        return Err("kernels cannot be compiled: NVRTC (libnvrtc) is not on the loader's path; install the CUDA \
+                    toolkit, or have LD_LIBRARY_PATH name the folder that has it (with PyTorch from pip: \
+                    `site-packages/nvidia/…/lib`)"
+            .to_owned());
+    }
+    let folder = toolkit();
+    let include = folder.as_deref().map(|folder| folder.join("include"));
+    match include {
+        Some(include) if include.join("cuda_runtime.h").is_file() => Ok(()),
+        Some(include) => Err(format!(
+            "kernels cannot be compiled: CUDA's headers are not in `{}`; install the CUDA toolkit, or have CUDA_PATH \
+             name the folder that has `include/cuda_runtime.h`",
+            include.display()
+        )),
+        None => Err(format!(
+            "kernels cannot be compiled: there are no CUDA headers in {}; install the CUDA toolkit, or have CUDA_PATH \
+             name the folder that has `include/cuda_runtime.h`",
+            TOOLKITS.join(" or ")
+        )),
+    }
+}
+
+/// The folder in which CubeCL looks for headers.
+fn toolkit() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("CUDA_PATH") {
+        return Some(named.into());
+    }
+    if cfg!(windows) {
+        return Some("C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA/".into());
+    }
+    let usual = TOOLKITS.iter().map(PathBuf::from).find(|folder| folder.exists());
+    usual.or_else(|| Path::new("/usr/bin/nvcc").exists().then(|| "/usr".into()))
+}
+
+/// What makes devices that were found slow or fail.
+pub(super) fn remarks() -> Vec<String> {
+    let mut remarks = Vec::new();
+    let include = toolkit().unwrap_or_default().join("include");
+    if !include.join("crt/mma.h").is_file() {
+        remarks.push(format!(
+            "products cannot use tensor cores, and take many times as long: `{}` is not there (with pip: \
+             nvidia-cuda-crt)",
+            include.join("crt/mma.h").display()
+        ));
+    }
+    let (mut major, mut minor, mut driver) = (0, 0, 0);
+    // SAFETY: both libraries were loaded; the answers go to local variables.
+    let asked = unsafe {
+        nvrtc::nvrtcVersion(&raw mut major, &raw mut minor).result().is_ok()
+            && sys::cuDriverGetVersion(&raw mut driver).result().is_ok()
+    };
+    let compiler = 1000 * major + 10 * minor;
+    if asked && compiler > driver {
+        let (old_major, old_minor) = (driver / 1000, driver % 1000 / 10);
+        remarks.push(format!(
+            "NVRTC is of CUDA {major}.{minor} and the driver of {old_major}.{old_minor}, which may not take what a newer \
+             compiler gives it: update the driver, or have LD_LIBRARY_PATH and CUDA_PATH name an older toolkit"
+        ));
+    }
+    remarks
 }
 
 /// The blocks of 256 threads that a device runs at once.

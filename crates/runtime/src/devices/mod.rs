@@ -47,6 +47,8 @@ pub struct Survey {
     pub devices: Vec<Hardware>,
     /// What kept a backend of this build from showing devices.
     pub notes: Vec<String>,
+    /// What keeps devices that are there from computing, or from computing as they could.
+    pub warnings: Vec<String>,
 }
 
 /// What a backend's probe found, or why it found nothing.
@@ -61,9 +63,25 @@ pub fn survey() -> Survey {
             Err(reason) => survey.notes.push(format!("{kind}: {reason}")),
         }
     }
+    #[cfg(feature = "cuda")]
+    if survey.devices.iter().any(is_cuda) {
+        let warnings = match cuda::can_compile() {
+            Ok(()) => cuda::remarks(),
+            Err(reason) => {
+                survey.devices.retain(|device| !is_cuda(device));
+                vec![reason]
+            }
+        };
+        survey.warnings.extend(warnings.iter().map(|warning| format!("cuda: {warning}")));
+    }
     survey.devices.push(cpu());
     survey.devices.sort_by_key(|device| device.info.id);
     survey
+}
+
+#[cfg(feature = "cuda")]
+fn is_cuda(device: &Hardware) -> bool {
+    device.info.id.kind() == DeviceKind::Cuda
 }
 
 /// Why a device cannot be computed on.
