@@ -10,6 +10,7 @@ use crate::patch::Patch;
 use crate::placement::host_dtype;
 use crate::read;
 use crate::stored::StoredLayer;
+use crate::tensor::device::Releases;
 use crate::tensor::{self, AnyTensor, DType, Device, TensorData};
 use crate::weights::{LayerParams, LayerSource, WeightError};
 
@@ -21,12 +22,20 @@ pub struct Resident {
     index: HashMap<Arc<str>, usize>,
     /// The keys of the patches that are applied, by layer.
     patched: HashMap<String, u64>,
+    releases: Releases,
 }
 
 impl Resident {
     /// An empty set of layers for this device and compute dtype.
     pub fn new(device: Device, dtype: DType) -> Self {
-        Self { device, dtype, layers: Vec::new(), index: HashMap::new(), patched: HashMap::new() }
+        Self {
+            device,
+            dtype,
+            layers: Vec::new(),
+            index: HashMap::new(),
+            patched: HashMap::new(),
+            releases: Releases::default(),
+        }
     }
 
     /// All layers of a checkpoint's component. `loaded` hears of every layer, with its stored bytes.
@@ -103,6 +112,8 @@ impl Resident {
     }
 
     fn keep(&mut self, name: &str, params: LayerParams) {
+        // What was copied to the device from is held no longer than the copy takes.
+        tensor::let_go(&self.device);
         let name: Arc<str> = name.into();
         match self.index.get(&name) {
             Some(&index) => self.layers[index] = params,
@@ -126,6 +137,7 @@ impl LayerSource for Resident {
     }
 
     fn fetch(&self, index: usize) -> Result<LayerParams, WeightError> {
+        self.releases.asked(&self.device, self.layers.len());
         self.layers
             .get(index)
             .cloned()

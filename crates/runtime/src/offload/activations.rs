@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::heap::PeakMeter;
 use crate::machine::Pool;
+use crate::tensor::device::{Releases, release};
 use crate::tensor::host::ready_threads;
 use crate::tensor::{self, Device, uploads};
 
@@ -23,6 +24,8 @@ pub(super) struct Activations {
     pool: Arc<Pool>,
     device: Device,
     state: Mutex<State>,
+    releases: Releases,
+    layers: usize,
 }
 
 #[derive(Debug, Default)]
@@ -47,12 +50,13 @@ enum Session {
 }
 
 impl Activations {
-    pub(super) fn new(pool: Arc<Pool>, device: Device) -> Self {
-        Self { pool, device, state: Mutex::default() }
+    pub(super) fn new(pool: Arc<Pool>, device: Device, layers: usize) -> Self {
+        Self { pool, device, state: Mutex::default(), releases: Releases::default(), layers }
     }
 
     /// A layer is asked for: what was taken at most since the last time, if that is known.
     pub(super) fn look(&self) -> Option<u64> {
+        self.releases.asked(&self.device, self.layers);
         let mut state = self.lock();
         let recent = match state.session.get_or_insert_with(|| self.begin()) {
             Session::Heap(meter) => {
@@ -98,6 +102,7 @@ impl Activations {
     pub(super) fn end(&self) {
         if self.lock().session.is_some() {
             self.look();
+            release(&self.device);
         }
         self.lock().session = None;
     }

@@ -69,7 +69,7 @@ impl ComponentWeights {
             &passing,
             options.window.unwrap_or(plan.window_bytes),
         );
-        let activations = Activations::new(Arc::clone(&pool), device.clone());
+        let activations = Activations::new(Arc::clone(&pool), device.clone(), layers.len());
         let unloaded = || Arc::new(Residency::Unavailable("it is not loaded yet".to_owned()));
         let residencies = RwLock::new(layers.iter().map(|_| unloaded()).collect());
         let keys = vec![None; layers.len()];

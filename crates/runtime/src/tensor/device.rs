@@ -1,5 +1,7 @@
 //! What devices do beside operators: what they hold, what they are told and have done.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use burn::tensor::backend::Backend as _;
 use cubecl_common::stream_id::StreamId;
 
@@ -58,6 +60,51 @@ pub(crate) fn let_go(device: &Device) {
 fn flush<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) {
     // What went wrong is met again by whoever reads results.
     let _ = R::client(device).flush();
+}
+
+/// So often in a pass an accelerator gives its free memory back. More often, and the calls would take longer than the
+/// kernels between them.
+const TIMES: usize = 32;
+
+/// When a device gives back what it keeps of memory for the next tensor of the same size. CubeCL keeps all of it, so that
+/// what a run takes would be the sum over all sizes that it ever had.
+#[derive(Debug, Default)]
+pub(crate) struct Releases(AtomicUsize);
+
+impl Releases {
+    /// A layer of so many is asked for by the thread that computes.
+    pub(crate) fn asked(&self, device: &Device, layers: usize) {
+        if !is_host(device) && self.is_due(layers) {
+            release(device);
+        }
+    }
+
+    /// Whether it is time to.
+    pub(crate) fn is_due(&self, layers: usize) -> bool {
+        let each = (layers / TIMES).max(1);
+        self.0.fetch_add(1, Ordering::Relaxed) % each == each - 1
+    }
+}
+
+/// Has the device give back the memory that nothing of this thread's work is in.
+#[allow(unused_variables)] // without accelerators
+pub(crate) fn release(device: &Device) {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => clean::<burn_cubecl::cubecl::cuda::CudaRuntime>(device),
+        #[cfg(feature = "rocm")]
+        Device::Rocm(device) => clean::<burn_cubecl::cubecl::hip::HipRuntime>(device),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(device) => clean::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => clean::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
+        _ => {}
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
+fn clean<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) {
+    R::client(device).memory_cleanup();
 }
 
 /// Whether the device holds and computes with this dtype.

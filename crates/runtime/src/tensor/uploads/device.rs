@@ -1,7 +1,6 @@
 //! The stream for copies, through CubeCL.
 
 use std::collections::BTreeMap;
-use std::mem::transmute;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn_cubecl::CubeBackend;
@@ -11,17 +10,22 @@ use burn_cubecl::cubecl::server::ServerError;
 use burn_cubecl::cubecl::zspace::{Shape, metadata::Metadata};
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
-use burn_dispatch::{DispatchTensor, DispatchTensorKind};
+use burn_dispatch::DispatchTensorKind;
 use burn_fusion::stream::OperationStreams;
 use burn_fusion::{FusionTensor, NoOp, get_client};
 use burn_ir::{BackendIr, InitOperationIr, OperationIr, OperationOutput};
 use cubecl_common::stream_id::StreamId;
+use distorch_cube::kind::from_kind;
 
 use super::flights::{Flights, Queue, Users};
+use crate::tensor::device::Releases;
 use crate::tensor::{Piece, Primitive, Stream};
 
 /// The stream for copies of every device: the last of those that CubeCL has, which are counted from the first.
 const COPIES: StreamId = StreamId { value: u64::MAX };
+
+/// Of large models.
+const LAYERS: usize = 1024;
 
 type Inner<R> = CubeBackend<R, f32, i32, u8>;
 
@@ -33,6 +37,7 @@ pub(super) struct Uploads<R: burn_cubecl::CubeRuntime> {
     kind: fn(FusionTensor<FusionCubeRuntime<R>>, bool) -> DispatchTensorKind,
     users: Mutex<Users>,
     flights: Mutex<Flights<DynFut<Result<(), ServerError>>>>,
+    releases: Releases,
 }
 
 impl<R: burn_cubecl::CubeRuntime> Uploads<R> {
@@ -46,6 +51,7 @@ impl<R: burn_cubecl::CubeRuntime> Uploads<R> {
             kind,
             users: Mutex::default(),
             flights: Mutex::default(),
+            releases: Releases::default(),
         }
     }
 
@@ -92,10 +98,15 @@ impl<R: burn_cubecl::CubeRuntime> Uploads<R> {
             let met = COPIES.executes(|| self.client.get_resource(mark));
             met.map_err(|error| format!("the streams could not be ordered: {error:?}"))?;
         }
+        // After the waits above: no kernel reads what goes back.
+        if self.releases.is_due(LAYERS) {
+            COPIES.executes(|| self.client.memory_cleanup());
+        }
         let take = |Piece { bytes, shape, dtype }: Piece| {
-            let shape = Shape::from(shape);
-            let layout = self.client.create_tensor(bytes, shape.clone(), dtype.size());
-            let metadata = Metadata::new(shape, layout.strides);
+            // One value after the other, as `placed` has them.
+            let values = Shape::from(vec![shape.iter().product::<usize>()]);
+            let layout = self.client.create_tensor(bytes, values, dtype.size());
+            let metadata = Metadata::new(Shape::from(shape.clone()), row_major(&shape));
             CubeTensor::new(
                 self.client.clone(),
                 layout.memory,
@@ -143,15 +154,17 @@ impl<R: burn_cubecl::CubeRuntime> Queue for Uploads<R> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The strides of values that lie one after the other.
+fn row_major(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    strides
 }
 
-/// Burn's dispatching tensor is a struct around one private field, this enum; it offers no other way to make one.
-fn from_kind(kind: DispatchTensorKind) -> DispatchTensor {
-    // SAFETY: `DispatchTensor` holds a `DispatchTensorKind`, and the compiler checks here that both have one size: so
-    // the field starts at 0 and there is no other with a size. The version of `burn-dispatch` is exact in Cargo.toml.
-    unsafe { transmute::<DispatchTensorKind, DispatchTensor>(kind) }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// That of a CUDA device.
