@@ -33,14 +33,15 @@ fn same_bits(dtype: Dtype) {
             }
         }
     }
-    // The CPU's result, by what 12 layers in f32 make of another order of sums.
+    // The CPU's result, by what 12 layers in f32 make of another order of sums: NumPy's in 30 random orders is 0.7e-4
+    // to 4.9e-4 away from its own in f64, as each layer doubles what the one before was off by.
     let host = super::stack::machine("");
     let there = stack.load(&host, &stack.plan(&host, "cpu", ""));
     let [actual, reference] = [expected, forward(&there, &stack).unwrap()]
         .map(|bits| bits.into_iter().map(f32::from_bits).collect::<Vec<_>>());
     let mut errors = Errors::default();
     let what = format!("12 layers stored in {dtype}");
-    errors.add(&what, DType::F32, common::max_error(&actual, &reference), 1e-4);
+    errors.add(&what, DType::F32, common::max_error(&actual, &reference), 2e-3);
     errors.judge();
 }
 
