@@ -125,7 +125,7 @@ def missing_device(settings):
         found = [device["id"] for device in survey["devices"]]
     except (OSError, ValueError, KeyError, subprocess.TimeoutExpired):
         return None
-    notes = "".join(f"; {note}" for note in survey.get("notes", []))
+    notes = "".join(f"; {note}" for note in survey.get("notes", []) + survey.get("warnings", []))
     return None if settings.device in found else f"there is no {settings.device}, only {', '.join(found)}{notes}"
 
 

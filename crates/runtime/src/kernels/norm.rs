@@ -60,13 +60,19 @@ fn group_norm_by_burn(
 ) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();
     let dtype = x.dtype();
-    let per_group = channels / groups * height * width;
-    let groups = x.cast(DType::F32).reshape([batch * groups, per_group]);
-    let groups = groups.clone() - groups.mean_dim(1);
-    let variance = groups.clone().square().mean_dim(1);
-    let groups = groups / (variance + epsilon).sqrt();
+    let (each, per_group) = (channels / groups, channels / groups * height * width);
+    // Cast where it is read: what is computed from a cast is one kernel with it, and no picture in f32 is kept.
+    let values = || x.clone().reshape([batch * groups, per_group]).cast(DType::F32);
+    let mean = values().mean_dim(1);
+    let variance = (values() - mean.clone()).square().mean_dim(1);
+    let of_channels = |statistic: Tensor<2>| {
+        let statistic = statistic.reshape([batch, groups, 1]).expand([batch, groups, each]);
+        statistic.reshape([batch, channels, 1, 1])
+    };
     let affine = |param: Tensor<1>| param.cast(DType::F32).reshape([1, channels, 1, 1]);
-    let y = groups.reshape([batch, channels, height, width]) * affine(weight) + affine(bias);
+    let scale = affine(weight) / of_channels((variance + epsilon).sqrt());
+    let shift = affine(bias) - of_channels(mean) * scale.clone();
+    let y = x.clone().cast(DType::F32) * scale + shift;
     let y = if activate { ops::activation::silu(y) } else { y };
     y.cast(dtype)
 }
