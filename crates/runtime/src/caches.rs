@@ -275,7 +275,7 @@ fn configure(caches: &Caches) {
             (std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/dev/null")), None)
         }
     };
-    crate::tensor::cache_folders::set(tuning, kernels);
+    crate::tensor::configuration::set(tuning, kernels);
 }
 
 #[cfg(not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")))]

@@ -1,8 +1,8 @@
 //! Attention without its scores in memory.
 
 use burn::DispatchDevice as Device;
+use burn::tensor::DType;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{DType, TensorPrimitive};
 use burn_cubecl::cubecl::client::ComputeClient;
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind, StorageType};
 use burn_cubecl::kernel::attention::{AttentionStrategy, attention};
@@ -43,12 +43,7 @@ pub fn flash_attention(
     if !fits {
         return Err([query, key, value]);
     }
-    let inputs = [query, key, value].map(|input| input.into_primitive().tensor());
-    let tensor = |primitive| Tensor::from_primitive(TensorPrimitive::Float(primitive));
-    match apply(Flash { causal }, inputs, shape.to_vec(), DType::F16) {
-        Ok(y) => Ok(tensor(y)),
-        Err(inputs) => Err(inputs.map(tensor)),
-    }
+    apply(Flash { causal }, [query, key, value], shape, DType::F16)
 }
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Convolutions.
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Shape, TensorPrimitive};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl::CubeTuneId;
 use burn_cubecl::cubecl::tune::{LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
@@ -13,12 +13,10 @@ use burn_cubecl::tensor::CubeTensor;
 use cubek::convolution::{
     AcceleratedTileKind, ConvAlgorithm, ConvolutionArgs, ConvolutionInputs, Strategy, launch_ref,
 };
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
-use cubek::std::InputBinding;
 
 use super::matmul::multiply;
 use super::operation::{Operation, apply};
-use super::{Purpose, has_mma};
+use super::{Purpose, dtypes, has_mma, input};
 use crate::Tensor;
 
 /// Convolves `x` `[batch, in, height, width]` with `weight` `[out, in, kernel, kernel]` of the same dtype, zeros around,
@@ -33,15 +31,11 @@ pub fn conv2d(
     padding: usize,
 ) -> Result<Tensor<4>, (Tensor<4>, Tensor<4>)> {
     let ([batch, _, height, width], [outputs, _, rows, columns]) = (x.dims(), weight.dims());
-    let side = |side: usize, kernel: usize| (side + 2 * padding - kernel) / stride + 1;
-    let shape = vec![batch, outputs, side(height, rows), side(width, columns)];
+    let convolution = Convolution { stride, padding };
+    let [height, width] = [(height, rows), (width, columns)].map(|side| convolution.side(side));
     let dtype = x.dtype();
-    let operands = [x, weight].map(|operand| operand.into_primitive().tensor());
-    let tensor = |primitive| Tensor::from_primitive(TensorPrimitive::Float(primitive));
-    match apply(Convolution { stride, padding }, operands, shape, dtype) {
-        Ok(y) => Ok(tensor(y)),
-        Err([x, weight]) => Err((tensor(x), tensor(weight))),
-    }
+    apply(convolution, [x, weight], [batch, outputs, height, width], dtype)
+        .map_err(|[x, weight]| (x, weight))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -106,9 +100,6 @@ impl Convolution {
         let tile_kind = if mma { AcceleratedTileKind::Mma } else { AcceleratedTileKind::Cmma };
         let out =
             empty_device_dtype(client.clone(), x.device.clone(), self.out(x, weight), x.dtype);
-        let input = |tensor: &CubeTensor<R>| {
-            InputBinding::new(tensor.clone().binding(), tensor.dtype.into())
-        };
         let inputs = ConvolutionInputs::Forward {
             input: input(x),
             weight: input(weight),
@@ -120,11 +111,7 @@ impl Convolution {
             padding: [self.padding; 2],
             dilation: [1; 2],
         };
-        let dtypes = MatmulElems::from_globals(&MatmulGlobalElems {
-            lhs: x.dtype.into(),
-            rhs: weight.dtype.into(),
-            out: out.dtype.into(),
-        });
+        let dtypes = dtypes([x, weight, &out]);
         let strategy = Strategy::Inferred { algorithm: algorithm(mma), tile_kind };
         launch_ref(&strategy, &client, inputs, arguments, dtypes)
             .map_err(|error| format!("{error:?}"))?;
@@ -134,8 +121,13 @@ impl Convolution {
     /// `[batch, height, width, out]`.
     fn out<R: CubeRuntime>(self, x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Shape {
         let (x, weight) = (x.meta.shape(), weight.meta.shape());
-        let side = |axis: usize| (x[axis] + 2 * self.padding - weight[axis]) / self.stride + 1;
+        let side = |axis: usize| self.side((x[axis], weight[axis]));
         Shape::from(vec![x[0], side(1), side(2), weight[0]])
+    }
+
+    /// The result's side, of the picture's and the window's.
+    fn side(self, (side, window): (usize, usize)) -> usize {
+        (side + 2 * self.padding - window) / self.stride + 1
     }
 
     /// Pixel by pixel, in f32 in between.

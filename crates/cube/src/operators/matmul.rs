@@ -2,24 +2,23 @@
 
 use std::fmt::Debug;
 
-use burn::tensor::{DType, Shape, TensorPrimitive};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl::CubeTuneId;
 use burn_cubecl::cubecl::tune::{LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
 use burn_cubecl::ops::numeric::empty_device_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubek::matmul::components::tile::TileMatmulKind;
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems, MatmulKind};
+use cubek::matmul::definition::MatmulKind;
 use cubek::matmul::launch::{MatmulAutotuneKey, MatmulGlobalScale, Strategy, launch_ref};
 use cubek::matmul::routines::BlueprintStrategy::Inferred;
 use cubek::matmul::routines::TileSizeSelection;
 use cubek::matmul::routines::ordered_double_buffering::OrderedSelectionArgs;
 use cubek::matmul::routines::simple::SimpleArgs;
 use cubek::matmul::routines::simple_unit::SimpleUnitSelectionArgs;
-use cubek::std::InputBinding;
 
 use super::operation::{Operation, apply};
-use super::{Purpose, has_mma};
+use super::{Purpose, dtypes, has_mma, input};
 use crate::Tensor;
 
 /// `lhs · rhs`, `[…, m, k]` by `[…, k, n]`, in the dtype `out`: f32, or that of both. What is in front of them is the
@@ -32,16 +31,16 @@ pub fn matmul<const D: usize>(
     rhs: Tensor<D>,
     out: DType,
 ) -> Result<Tensor<D>, (Tensor<D>, Tensor<D>)> {
-    let mut shape = lhs.dims().to_vec();
-    if let (Some(columns), Some(n)) = (shape.last_mut(), rhs.dims().last()) {
+    let shape = shape_of(lhs.dims(), &rhs.dims());
+    apply(Product { out }, [lhs, rhs], shape, out).map_err(|[lhs, rhs]| (lhs, rhs))
+}
+
+/// The shape of a product: that of its left side, with the columns of the right one.
+fn shape_of<S: AsMut<[usize]>>(mut lhs: S, rhs: &[usize]) -> S {
+    if let (Some(columns), Some(n)) = (lhs.as_mut().last_mut(), rhs.last()) {
         *columns = *n;
     }
-    let operands = [lhs, rhs].map(|operand| operand.into_primitive().tensor());
-    let tensor = |primitive| Tensor::from_primitive(TensorPrimitive::Float(primitive));
-    match apply(Product { out }, operands, shape, out) {
-        Ok(product) => Ok(tensor(product)),
-        Err([lhs, rhs]) => Err((tensor(lhs), tensor(rhs))),
-    }
+    lhs
 }
 
 #[derive(Debug)]
@@ -69,10 +68,7 @@ pub(crate) fn multiply<R: CubeRuntime>(
     static TUNER: LocalTuner<MatmulAutotuneKey, CubeTuneId> = local_tuner!();
 
     let (client, device) = (lhs.client.clone(), lhs.device.clone());
-    let mut shape = lhs.meta.shape().to_vec();
-    if let (Some(columns), Some(n)) = (shape.last_mut(), rhs.meta.shape().last()) {
-        *columns = *n;
-    }
+    let shape = shape_of(lhs.meta.shape().to_vec(), rhs.meta.shape());
     let out = empty_device_dtype(client.clone(), device.clone(), Shape::from(shape), out);
     TUNER.execute(
         &CubeTuneId::new(&client, &device),
@@ -191,16 +187,8 @@ fn launch<R: CubeRuntime>(
     out: CubeTensor<R>,
 ) -> Result<(), String> {
     let client = lhs.client.clone();
-    let mut dtypes = MatmulElems::from_globals(&MatmulGlobalElems {
-        lhs: lhs.dtype.into(),
-        rhs: rhs.dtype.into(),
-        out: out.dtype.into(),
-    });
-    let input = |tensor: CubeTensor<R>| {
-        let dtype = tensor.dtype.into();
-        InputBinding::new(tensor.binding(), dtype)
-    };
-    launch_ref(strategy, &client, input(lhs), input(rhs), out.binding(), &mut dtypes)
+    let mut dtypes = dtypes([&lhs, &rhs, &out]);
+    launch_ref(strategy, &client, input(&lhs), input(&rhs), out.binding(), &mut dtypes)
         .map_err(|error| format!("{error:?}"))
 }
 

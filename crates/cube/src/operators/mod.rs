@@ -9,8 +9,12 @@ pub use attention::flash_attention;
 pub use conv::conv2d;
 pub use matmul::matmul;
 
+use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl::Runtime;
 use burn_cubecl::cubecl::client::ComputeClient;
+use burn_cubecl::tensor::CubeTensor;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+use cubek::std::InputBinding;
 
 /// Why a kernel is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,4 +28,18 @@ enum Purpose {
 /// Whether the device has instructions for products of small matrices that a kernel feeds by itself.
 fn has_mma<R: Runtime>(client: &ComputeClient<R>) -> bool {
     !client.properties().features.matmul.mma.is_empty()
+}
+
+/// What a kernel of products reads.
+fn input<R: CubeRuntime>(tensor: &CubeTensor<R>) -> InputBinding<R> {
+    InputBinding::new(tensor.clone().binding(), tensor.dtype.into())
+}
+
+/// The dtypes of a product: what is read and written, with f32 between.
+fn dtypes<R: CubeRuntime>([lhs, rhs, out]: [&CubeTensor<R>; 3]) -> MatmulElems {
+    MatmulElems::from_globals(&MatmulGlobalElems {
+        lhs: lhs.dtype.into(),
+        rhs: rhs.dtype.into(),
+        out: out.dtype.into(),
+    })
 }

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps};
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Shape, TensorPrimitive};
 use burn::{Dispatch, DispatchDevice as Device};
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
@@ -32,10 +32,24 @@ pub(super) trait Operation: Debug + Send + Sync + 'static {
 
 /// Has the accelerator of the inputs do this, whose result has this shape and dtype; or gives them back, where they are
 /// on none, or on several.
-pub(super) fn apply<const N: usize>(
+pub(super) fn apply<const D: usize, const N: usize>(
+    operation: impl Operation,
+    inputs: [crate::Tensor<D>; N],
+    shape: [usize; D],
+    dtype: DType,
+) -> Result<crate::Tensor<D>, [crate::Tensor<D>; N]> {
+    let tensor = |primitive| crate::Tensor::from_primitive(TensorPrimitive::Float(primitive));
+    let inputs = inputs.map(|input| input.into_primitive().tensor());
+    match dispatch(operation, inputs, &shape, dtype) {
+        Ok(result) => Ok(tensor(result)),
+        Err(inputs) => Err(inputs.map(tensor)),
+    }
+}
+
+fn dispatch<const N: usize>(
     operation: impl Operation,
     inputs: [Primitive; N],
-    shape: Vec<usize>,
+    shape: &[usize],
     dtype: DType,
 ) -> Result<Primitive, [Primitive; N]> {
     /// How tensors of one backend are told from others, and made.
@@ -76,7 +90,7 @@ pub(super) fn apply<const N: usize>(
 fn register<R: CubeRuntime, O: Operation, const N: usize>(
     operation: O,
     inputs: [Primitive; N],
-    shape: Vec<usize>,
+    shape: &[usize],
     dtype: DType,
     take: fn(DispatchTensorKind) -> Option<Tensor<R>>,
     give: fn(Tensor<R>) -> DispatchTensorKind,

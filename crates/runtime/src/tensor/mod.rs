@@ -7,7 +7,7 @@
 use burn_flex as _;
 
 #[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
-pub(crate) mod cache_folders;
+pub(crate) mod configuration;
 pub mod device;
 mod fp8;
 pub(crate) mod host;
