@@ -26,10 +26,12 @@ done
 
 private=$(mktemp -d)
 trap 'rm -rf "$private"' EXIT
-if [ -z "$distorch" ] && [ -f "$root/gpu-kit/programs.tar.xz" ]; then
+if [ -f "$root/gpu-kit/programs.tar.xz" ]; then
     python3 "$here/programs.py" unpack "$root/gpu-kit/programs.tar.xz" "$private" || exit 1
-    distorch=$private/distorch
-    tests=${tests:-$private/device-tests}
+    if [ -z "$distorch" ]; then
+        distorch=$private/distorch
+        tests=${tests:-$private/device-tests}
+    fi
 fi
 distorch=${distorch:-$root/target/debug/distorch}
 if [ ! -x "$distorch" ]; then
@@ -44,11 +46,11 @@ if [ -z "$device" ]; then
 fi
 
 # Wheels of what is not installed here, beside what is.
-if [ -d "$root/gpu-kit/wheels" ]; then
-    missing=$(python3 "$here/missing_wheels.py" "$root/gpu-kit/wheels")
+if [ -d "$private/wheels" ]; then
+    missing=$(python3 "$here/missing_wheels.py" "$private/wheels")
     # shellcheck disable=SC2086 # one argument a line
     if [ -n "$missing" ]; then
-        python3 -m pip install --quiet --no-index --no-deps --no-compile --find-links "$root/gpu-kit/wheels" \
+        python3 -m pip install --quiet --no-index --no-deps --no-compile --find-links "$private/wheels" \
             --target "$private/site" $missing && export PYTHONPATH=$private/site${PYTHONPATH:+:$PYTHONPATH}
     fi
 fi

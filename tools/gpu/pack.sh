@@ -22,14 +22,14 @@ fi
 features=$(sed 's#[^,]*#distorch/&#g' <<<"${FEATURES:-cuda}")
 
 mkdir -p "$kit"
-rm -rf "$kit"/wheels "$kit"/programs.tar.xz "$kit"/commit
-built=$(mktemp)
-trap 'rm -f "$built"' EXIT
+rm -rf "$kit"/programs.tar.xz "$kit"/commit
+private=$(mktemp -d)
+trap 'rm -rf "$private"' EXIT
 ${CARGO:-cargo} build --locked --profile gpu-kit -p distorch -p distorch-models -p distorch-runtime \
     --features "$features" --bin distorch --test device \
-    --message-format=json-render-diagnostics >"$built"
-python3 tools/gpu/programs.py pack "$built" "$kit/programs.tar.xz"
-python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$kit/wheels" --requirement tools/gpu/wheels.txt
+    --message-format=json-render-diagnostics >"$private/built"
+python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$private/wheels" --requirement tools/gpu/wheels.txt
+python3 tools/gpu/programs.py pack "$private/built" "$private/wheels" "$kit/programs.tar.xz"
 commit=$(git rev-parse --short=12 HEAD)
 [ -z "$(git status --porcelain)" ] || commit="$commit, changed"
 echo "$commit" >"$kit/commit"

@@ -3,8 +3,9 @@
  * card's limits, memory that is there. Memory is the host's and copies are made; kernels do nothing, so results are
  * whatever lay in memory. docs/checks.md has the commands.
  *
- * The environment says what the card is: STAND_IN_BYTES of memory (24 GiB), of compute capability
- * STAND_IN_CAPABILITY (90 for 9.0). At its end a process says what it did, where it loaded modules.
+ * The environment says what the card is: STAND_IN_BYTES of memory (24 GiB), of which what is beyond STAND_IN_REFUSES
+ * is refused though it is said to be free, of compute capability STAND_IN_CAPABILITY (90 for 9.0). At its end a
+ * process says what it did, where it loaded modules; with STAND_IN_KERNELS also how often it launched which kernel.
  */
 #include <stdatomic.h>
 #include <stddef.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 typedef int Result;
 typedef uint64_t Pointer;
@@ -37,6 +39,15 @@ enum {
 static _Thread_local void *context;
 static atomic_size_t used, most, modules, launches;
 
+/* A kernel. */
+typedef struct Function {
+    char *name;
+    size_t launches;
+    struct Function *next;
+} Function;
+
+static Function *functions;
+
 static size_t setting(const char *name, size_t otherwise) {
     const char *text = getenv(name);
     return text ? strtoull(text, NULL, 0) : otherwise;
@@ -56,6 +67,9 @@ __attribute__((destructor)) static void report(void) {
     if (modules)
         fprintf(stderr, "stand-in: %zu modules, %zu launches, %.2f GiB of device memory at most\n", (size_t)modules,
                 (size_t)launches, (double)most / (1 << 30));
+    if (getenv("STAND_IN_KERNELS"))
+        for (Function *function = functions; function; function = function->next)
+            fprintf(stderr, "stand-in: %9zu launches of %s\n", function->launches, function->name);
 }
 
 /* Devices */
@@ -151,15 +165,16 @@ Result cuCtxSynchronize(void) {
     return SUCCESS;
 }
 
-/* Memory: the length is kept in a page before it. */
+/* Memory: the length is kept in a page before it. It is zeros, so kernels that are held against each other agree. */
 
 enum { PAGE = 4096 };
 
 Result cuMemAlloc_v2(Pointer *pointer, size_t bytes) {
     NEEDS_CONTEXT;
     if (!bytes) return wrong("an allocation of nothing", INVALID_VALUE);
-    char *page;
-    if (used + bytes > total() || posix_memalign((void **)&page, PAGE, bytes + PAGE)) return OUT_OF_MEMORY;
+    if (used + bytes > setting("STAND_IN_REFUSES", total())) return OUT_OF_MEMORY;
+    char *page = mmap(NULL, bytes + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (page == MAP_FAILED) return OUT_OF_MEMORY;
     *(size_t *)page = bytes;
     size_t now = (used += bytes);
     if (now > most) most = now;
@@ -170,8 +185,9 @@ Result cuMemAlloc_v2(Pointer *pointer, size_t bytes) {
 Result cuMemFree_v2(Pointer pointer) {
     NEEDS_CONTEXT;
     char *page = (char *)pointer - PAGE;
-    used -= *(size_t *)page;
-    free(page);
+    size_t bytes = *(size_t *)page;
+    used -= bytes;
+    munmap(page, bytes + PAGE);
     return SUCCESS;
 }
 
@@ -290,7 +306,13 @@ Result cuModuleGetFunction(void **function, void *module, const char *name) {
     NEEDS_CONTEXT;
     snprintf(entry, sizeof entry, ".entry %s", name);
     if (!strstr(module, entry)) return wrong(name, NOT_FOUND);
-    *function = strdup(name);
+    Function *made = malloc(sizeof *made);
+    if (!made) return OUT_OF_MEMORY;
+    made->name = strdup(name);
+    made->launches = 0;
+    made->next = functions;
+    functions = made;
+    *function = made;
     return SUCCESS;
 }
 
@@ -305,9 +327,10 @@ Result cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned
                       unsigned z, unsigned shared, void *stream, void **arguments, void **extra) {
     NEEDS_CONTEXT;
     launches++;
+    ((Function *)function)->launches++;
     int grid = grid_x > 0 && grid_y > 0 && grid_z > 0 && grid_y <= GRID_YZ && grid_z <= GRID_YZ;
     int block = x > 0 && y > 0 && z > 0 && z <= BLOCK_Z && (size_t)x * y * z <= THREADS_OF_A_BLOCK;
-    if (!grid || !block || shared > SHARED_BYTES) return wrong(function, INVALID_VALUE);
+    if (!grid || !block || shared > SHARED_BYTES) return wrong(((Function *)function)->name, INVALID_VALUE);
     return SUCCESS;
 }
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import unittest
+import zipfile
 import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -182,16 +183,24 @@ class Programs(unittest.TestCase):
             ]
             lines, packed = pathlib.Path(folder, "messages"), pathlib.Path(folder, "programs.tar.xz")
             lines.write_text("".join(json.dumps(message) + "\n" for message in messages))
-            programs.pack(lines, packed)
+            wheels = pathlib.Path(folder, "wheels")
+            wheels.mkdir()
+            text = "def twice(x):\n    return x + x\n" * 1000
+            with zipfile.ZipFile(wheels / "twice-1-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+                wheel.writestr("twice/__init__.py", text)
+            programs.pack(lines, wheels, packed)
             self.assertLess(packed.stat().st_size, 10_000)
             out = pathlib.Path(folder, "out")
             programs.unpack(packed, out)
             for name, content in contents.items():
                 self.assertEqual((out / name).read_bytes(), content)
                 self.assertTrue(os.access(out / name, os.X_OK))
+            with zipfile.ZipFile(out / "wheels" / "twice-1-py3-none-any.whl") as wheel:
+                self.assertIsNone(wheel.testzip())
+                self.assertEqual(wheel.read("twice/__init__.py").decode(), text)
             lines.write_text(json.dumps(messages[1]) + "\n")
             with self.assertRaisesRegex(SystemExit, "no device-tests"):
-                programs.pack(lines, packed)
+                programs.pack(lines, wheels, packed)
 
 
 class Numbers(unittest.TestCase):
