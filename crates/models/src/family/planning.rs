@@ -42,7 +42,7 @@ pub fn layer_costs(model: &Model, component: &Component, workload: Workload) -> 
 /// What a component computes in on an accelerator where nobody says another dtype; `bf16` says whether it has that.
 ///
 /// Networks take what ComfyUI takes, CLIP and T5 f16, and language models bf16, because their values leave f16's range. So
-/// do those of SDXL's autoencoder: autoencoders take f32, as do upscalers, in ComfyUI too.
+/// do those of SDXL's autoencoder: autoencoders take bf16 or f32, and upscalers f32, in ComfyUI too.
 pub fn accelerator_dtype(model: &Model, kind: ComponentKind, bf16: bool) -> DType {
     let has = |dtype: &&DType| bf16 || **dtype != DType::BF16;
     let first = |dtypes: &[DType]| dtypes.iter().find(has).copied().unwrap_or(DType::F32);
@@ -58,7 +58,8 @@ pub fn accelerator_dtype(model: &Model, kind: ComponentKind, bf16: bool) -> DTyp
                 false => DType::F16,
             }
         }
-        ComponentKind::Vae | ComponentKind::Upscaler => DType::F32,
+        ComponentKind::Vae => first(&[DType::BF16]),
+        ComponentKind::Upscaler => DType::F32,
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
     /// ComfyUI's orders of dtypes for networks.
     #[test]
     fn a_family_has_its_dtypes_on_accelerators() {
-        use ComponentKind::{DiffusionModel, TextEncoders, Vae};
+        use ComponentKind::{DiffusionModel, TextEncoders, Upscaler, Vae};
         let (f16, bf16, f32) = (DType::F16, DType::BF16, DType::F32);
         let families: [(Configs, [DType; 2], [DType; 2]); 9] = [
             (small_models::sd1(), [f16; 2], [f16; 2]),
@@ -142,7 +143,8 @@ mod tests {
                 let dtype = |kind| accelerator_dtype(&model, kind, has_bf16);
                 assert_eq!(dtype(DiffusionModel), network, "{name}, bf16: {has_bf16}");
                 assert_eq!(dtype(TextEncoders), text, "{name}, bf16: {has_bf16}");
-                assert_eq!(dtype(Vae), f32, "{name}");
+                assert_eq!(dtype(Vae), if has_bf16 { bf16 } else { f32 }, "{name}");
+                assert_eq!(dtype(Upscaler), f32, "{name}");
             }
         }
     }

@@ -50,12 +50,13 @@ pub struct Subject<'a> {
 
 impl Planning<'_> {
     /// What a component computes in: f32 on the CPU, and elsewhere what its [family](family::accelerator_dtype) takes.
+    /// f16 is too small for autoencoders and upscalers, whoever asks for it.
     pub fn compute_dtype(&self, model: &Model, kind: ComponentKind, device: DeviceId) -> DType {
-        match (self.dtype, kind) {
-            (Some(DType::F16), ComponentKind::Vae | ComponentKind::Upscaler) => DType::F32,
-            (Some(dtype), _) => dtype,
-            (None, _) if self.is_host(device) => DType::F32,
-            (None, _) => {
+        let small = matches!(kind, ComponentKind::Vae | ComponentKind::Upscaler);
+        match self.dtype.filter(|dtype| *dtype != DType::F16 || !small) {
+            Some(dtype) => dtype,
+            None if self.is_host(device) => DType::F32,
+            None => {
                 let bf16 = self.topology.get(device).is_ok_and(|info| info.bf16);
                 family::accelerator_dtype(model, kind, bf16)
             }
