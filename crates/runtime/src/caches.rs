@@ -13,7 +13,8 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use distorch_allocation::DeviceKind;
 
@@ -21,6 +22,15 @@ use crate::devices::Survey;
 
 /// The environment variable that names the folder of the caches. Empty, it turns them off.
 pub const VARIABLE: &str = "DISTORCH_CACHE_DIR";
+
+/// So long is nothing vouched for anew in the middle of a run.
+const BETWEEN_SEALINGS: Duration = Duration::from_secs(10);
+
+/// So often the end of a run tries to vouch for what a kernel is being written to.
+const SEALINGS: usize = 5;
+
+/// What writing a kernel takes.
+const WRITING: Duration = Duration::from_millis(30);
 
 /// The folder that a run uses, once it is known.
 static KEPT: OnceLock<Caches> = OnceLock::new();
@@ -91,7 +101,25 @@ pub fn keep(survey: &Survey) -> &'static Caches {
 /// What cannot be written is not trusted; so nothing is told.
 pub fn seal() {
     if let Some(Caches::Kept { kernels: Some(kernels), .. }) = KEPT.get() {
-        let _ = write_seals(kernels);
+        for _ in 0..SEALINGS {
+            if write_seals(kernels).is_ok() {
+                return;
+            }
+            std::thread::sleep(WRITING);
+        }
+    }
+}
+
+/// As [`seal`], in the middle of a run, so that one that is killed later leaves what it compiled until now: every ten
+/// seconds at most, and not while a kernel is being written.
+pub(crate) fn seal_meanwhile() {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+
+    let Some(Caches::Kept { kernels: Some(kernels), .. }) = KEPT.get() else { return };
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let begun = last.get_or_insert_with(Instant::now);
+    if begun.elapsed() >= BETWEEN_SEALINGS && write_seals(kernels).is_ok() {
+        *begun = Instant::now();
     }
 }
 
@@ -212,10 +240,17 @@ fn sealed(kernels: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Fails where a kernel is being written.
 fn write_seals(kernels: &Path) -> io::Result<()> {
     let mut text = String::new();
     for path in files(kernels)? {
         let (length, sum) = checksum(&path, u64::MAX)?;
+        // The backend makes a file of that name while it writes. One that came and went has left more behind.
+        let mut lock = path.clone().into_os_string();
+        lock.push(".lock");
+        if Path::new(&lock).exists() || fs::metadata(&path)?.len() != length {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         let name = path.strip_prefix(kernels).map_err(io::Error::other)?;
         text += &format!("{length} {sum:016x} {}\n", name.display());
     }
