@@ -1,5 +1,6 @@
 //! The operators in a build without accelerators: no tensor is on one.
 
+use burn::DispatchDevice as Device;
 use burn::tensor::DType;
 
 use crate::Tensor;
@@ -28,4 +29,58 @@ pub fn flash_attention(
     _: bool,
 ) -> Result<Tensor<4>, [Tensor<4>; 3]> {
     Err([query, key, value])
+}
+
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<D>,
+    bias: Tensor<D>,
+    _: f64,
+    _: bool,
+) -> Result<Tensor<D>, [Tensor<D>; 3]> {
+    Err([x, weight, bias])
+}
+
+pub fn rms_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<D>,
+    _: f64,
+) -> Result<Tensor<D>, [Tensor<D>; 2]> {
+    Err([x, weight])
+}
+
+pub fn group_norm(
+    x: Tensor<4>,
+    _: usize,
+    weight: Tensor<4>,
+    bias: Tensor<4>,
+    _: f64,
+    _: bool,
+) -> Result<Tensor<4>, [Tensor<4>; 3]> {
+    Err([x, weight, bias])
+}
+
+pub fn channel_rms_norm(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    _: bool,
+) -> Result<Tensor<4>, [Tensor<4>; 2]> {
+    Err([x, weight])
+}
+
+pub fn softmax<const D: usize>(
+    scores: Tensor<D>,
+    _: f32,
+    _: Option<usize>,
+    _: DType,
+) -> Result<Tensor<D>, Tensor<D>> {
+    Err(scores)
+}
+
+pub fn channels_last(filters: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+    Err(filters)
+}
+
+pub fn has_flash_attention(_: &Device, _: DType, _: [usize; 3]) -> bool {
+    false
 }

@@ -1,11 +1,17 @@
-//! Products, convolutions and attention on accelerators: kernels of CubeCL's, chosen here.
+//! The operators that a diffusion model spends its time in on accelerators: kernels of CubeCL's, chosen here, and some of
+//! our own.
 //!
 //! Burn's own operators try out every kernel that they have for each new size, up to 27 for a product, and compile
 //! each before: on CUDA, minutes of NVRTC before the first picture. Here a size has at most three, the best that there
 //! is for it by their authors' account. And what is computed does not depend on which of them is the fastest:
 //!
 //! - products of f32 are sums of f32 products, without TF32;
-//! - products and convolutions in 16 bits are summed in f32. Burn's direct convolution sums in its dtype.
+//! - products and convolutions in 16 bits are summed in f32. Burn's direct convolution sums in its dtype;
+//! - norms and softmax are computed in f32, each from one reading of what they normalise and one more to write it, in
+//!   always the same order. Burn has no kernel for them; of its reductions each reads all again, by one thread for a row
+//!   where it does not try out others.
+//!
+//! Pictures have their channels last in memory, as convolutions read them: norms and convolutions leave them so.
 //!
 //! Each is one operation among those that Burn fuses, on whatever runtime of CubeCL. In a build without accelerators,
 //! and for tensors on the CPU, each gives its operands back.
@@ -21,7 +27,10 @@ mod operators;
 
 #[cfg(not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")))]
 use absent as operators;
-pub use operators::{conv2d, flash_attention, matmul};
+pub use operators::{
+    channel_rms_norm, channels_last, conv2d, flash_attention, group_norm, has_flash_attention,
+    layer_norm, matmul, rms_norm, softmax,
+};
 
 /// A floating-point tensor of rank `D` on any device.
 pub type Tensor<const D: usize> = burn::tensor::Tensor<burn::Dispatch, D>;

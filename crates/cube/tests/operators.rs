@@ -6,7 +6,10 @@
 
 use burn::DispatchDevice as Device;
 use burn::tensor::{DType, Distribution, TensorData};
-use distorch_cube::{Tensor, conv2d, flash_attention, matmul};
+use distorch_cube::{
+    Tensor, channel_rms_norm, conv2d, flash_attention, group_norm, layer_norm, matmul, rms_norm,
+    softmax,
+};
 
 fn cpu() -> Device {
     Device::Flex(Default::default())
@@ -27,10 +30,19 @@ fn tensors_of_the_cpu_come_back() {
     assert_eq!(conv2d(x, weight, 1, 1).unwrap_err().1.dims(), [3, 2, 3, 3]);
     let tokens = || values([1, 2, 16, 16], DType::F16).cast(DType::F16);
     assert!(flash_attention(tokens(), tokens(), tokens(), false).is_err());
+    let rows = |count| values([count, 8], DType::F32);
+    assert!(layer_norm(rows(3), rows(1), rows(1), 1e-5, false).is_err());
+    assert!(rms_norm(rows(3), rows(1), 1e-5).is_err());
+    assert!(softmax(rows(3), 1.0, None, DType::F32).is_err());
+    let of_channels = || values([1, 4, 1, 1], DType::F32);
+    let picture = || values([1, 4, 2, 2], DType::F32);
+    assert!(group_norm(picture(), 2, of_channels(), of_channels(), 1e-5, false).is_err());
+    assert!(channel_rms_norm(picture(), of_channels(), false).is_err());
 }
 
 #[cfg(feature = "vulkan")]
 mod on_vulkan {
+    use burn::tensor::activation::silu;
     use burn::tensor::module;
     use burn::tensor::ops::ConvOptions;
 
@@ -104,6 +116,117 @@ mod on_vulkan {
                 let expected = module::conv2d(x.clone(), weight.clone(), None, options);
                 let [x, weight] = [x, weight].map(|tensor| there(&tensor, dtype, &device));
                 near(&what, conv2d(x, weight, stride, padding).unwrap(), expected, dtype);
+            }
+        }
+    }
+
+    /// Far from zero, so that a sum of squares would lose the variance; rows that fill units and vectors and that do not,
+    /// with one weight for all of them or for as many as there are tokens.
+    #[test]
+    fn norms_of_rows() {
+        let Some(device) = device() else { return };
+        for dtype in [DType::F32, DType::F16] {
+            for ([pictures, tokens, features], of_picture) in
+                [([2, 5, 320], false), ([3, 7, 1100], true), ([1, 3, 33], false), ([2, 1, 4], true)]
+            {
+                let what = format!("{pictures}×{tokens}×{features}");
+                let x = values([pictures, tokens, features], dtype);
+                let x = (x + 8.0).cast(dtype).cast(DType::F32);
+                let params = if of_picture { pictures } else { 1 };
+                let [weight, bias] = [(); 2].map(|()| values([params, 1, features], dtype));
+                let on = |x: &Tensor<3>| there(x, dtype, &device);
+
+                let mean = x.clone().mean_dim(2);
+                let variance = (x.clone() - mean.clone()).square().mean_dim(2);
+                let normal = (x.clone() - mean) / (variance + 1e-3).sqrt();
+                for from_one in [false, true] {
+                    let scale = weight.clone() + f32::from(u8::from(from_one));
+                    let expected = normal.clone() * scale + bias.clone();
+                    let y = layer_norm(on(&x), on(&weight), on(&bias), 1e-3, from_one).unwrap();
+                    near(&format!("layer norm of {what}"), y, expected, dtype);
+                }
+                if !of_picture {
+                    let root = (x.clone().square().mean_dim(2) + 1e-3).sqrt();
+                    let y = rms_norm(on(&x), on(&weight), 1e-3).unwrap();
+                    near(&format!("RMS norm of {what}"), y, x.clone() / root * weight, dtype);
+                    // Rows in another order than in memory.
+                    let weight = values([1, 1, tokens], dtype);
+                    let x = x.swap_dims(1, 2);
+                    let root = (x.clone().square().mean_dim(2) + 1e-3).sqrt();
+                    let y =
+                        rms_norm(on(&x.clone().swap_dims(1, 2)).swap_dims(1, 2), on(&weight), 1e-3);
+                    near(&format!("columns of {what}"), y.unwrap(), x / root * weight, dtype);
+                }
+            }
+        }
+    }
+
+    /// Groups in one part and in several, the last of which is shorter; planes that fill vectors and that do not.
+    #[test]
+    fn norms_of_pictures() {
+        let Some(device) = device() else { return };
+        for dtype in [DType::F32, DType::F16] {
+            for ([batch, channels, height, width], groups) in [
+                ([2, 64, 16, 16], 32),
+                ([1, 12, 7, 9], 4),
+                ([1, 6, 130, 100], 2),
+                ([2, 5, 1, 3], 1),
+            ] {
+                let what = format!("{batch}×{channels}×{height}×{width}");
+                let x = values([batch, channels, height, width], dtype);
+                let x = (x + 8.0).cast(dtype).cast(DType::F32);
+                let [weight, bias] = [(); 2].map(|()| values([1, channels, 1, 1], dtype));
+                let on = |x: &Tensor<4>| there(x, dtype, &device);
+
+                let rows = x.clone().reshape([batch * groups, channels / groups * height * width]);
+                let mean = rows.clone().mean_dim(1);
+                let variance = (rows.clone() - mean.clone()).square().mean_dim(1);
+                let normal = (rows - mean) / (variance + 1e-3).sqrt();
+                let normal = normal.reshape([batch, channels, height, width]);
+                let of_group = normal * weight.clone() + bias.clone();
+                let norm = x.clone().square().sum_dim(1).sqrt();
+                let of_pixel = x.clone() / norm * (channels as f32).sqrt() * weight.clone();
+                for activate in [false, true] {
+                    let act = |y: Tensor<4>| if activate { silu(y) } else { y };
+                    let (weight, bias) = (on(&weight), on(&bias));
+                    let y =
+                        group_norm(on(&x), groups, weight.clone(), bias, 1e-3, activate).unwrap();
+                    near(&format!("group norm of {what}"), y, act(of_group.clone()), dtype);
+                    let y = channel_rms_norm(on(&x), weight, activate).unwrap();
+                    near(&format!("channel norm of {what}"), y, act(of_pixel.clone()), dtype);
+                }
+            }
+        }
+        let zeros = Tensor::<4>::zeros([1, 3, 2, 2], (&device, DType::F32));
+        let ones = Tensor::<4>::ones([1, 3, 1, 1], (&device, DType::F32));
+        let y = channel_rms_norm(zeros, ones, false).unwrap();
+        assert_eq!(y.into_data().to_vec::<f32>().unwrap(), [0.0; 12]);
+    }
+
+    /// Of scores whose exponentials are beyond f32, all keys and those up to a query's.
+    #[test]
+    fn softmaxes() {
+        let Some(device) = device() else { return };
+        for ([heads, queries, keys], seen) in [
+            ([3, 5, 320], None),
+            ([2, 7, 1100], None),
+            ([1, 77, 77], Some(1)),
+            ([2, 9, 33], Some(25)),
+        ] {
+            let scores = values([heads, queries, keys], DType::F32) * 1000.0;
+            let mut expected = scores.clone() * 0.125;
+            if let Some(seen) = seen {
+                let mask = burn::tensor::Tensor::<burn::Dispatch, 2, burn::tensor::Bool>::tril_mask(
+                    [queries, keys],
+                    seen as i64 - 1,
+                    &cpu(),
+                );
+                expected = expected.mask_fill(mask.unsqueeze(), f32::NEG_INFINITY);
+            }
+            let expected = burn::tensor::activation::softmax(expected, 2);
+            for out in [DType::F32, DType::F16] {
+                let y = softmax(there(&scores, DType::F32, &device), 0.125, seen, out).unwrap();
+                near(&format!("{heads}×{queries}×{keys}, {seen:?}"), y, expected.clone(), out);
             }
         }
     }

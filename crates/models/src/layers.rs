@@ -3,7 +3,7 @@
 //! Each holds a handle on its weights only, fetches them in [`forward`](Linear::forward) and checks
 //! that they fit what comes in. Norms compute in f32 whatever the compute dtype.
 
-use distorch_runtime::kernels::{self, Precision, Rows};
+use distorch_runtime::kernels::{self, Addend, Convolved, Precision, Rows};
 use distorch_runtime::tensor::ops;
 use distorch_runtime::{DType, IntTensor, LayerHandle, LayerParams, Scope, Tensor};
 
@@ -79,9 +79,7 @@ impl Linear {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn from_pixels(&self, x: Tensor<4>) -> Result<Tensor<3>, ModelError> {
-        let [batch, channels, height, width] = x.dims();
-        let tokens = x.reshape([batch, channels, height * width]).swap_dims(1, 2);
-        self.map(tokens, Rows::Tokens)
+        self.map(kernels::tokens(x), Rows::Tokens)
     }
 
     /// Tokens `[batch, height × width, in]` to the pixels of a picture `[batch, out, height, width]`.
@@ -94,9 +92,7 @@ impl Linear {
         height: usize,
         width: usize,
     ) -> Result<Tensor<4>, ModelError> {
-        let y = self.map(tokens, Rows::Channels)?;
-        let [batch, channels, _] = y.dims();
-        Ok(y.reshape([batch, channels, height, width]))
+        Ok(kernels::picture(self.map(tokens, Rows::Channels)?, height, width))
     }
 
     /// What products multiply where this layer computes.
@@ -152,6 +148,23 @@ impl Conv2d {
     /// # Errors
     /// When the weights cannot be fetched or do not fit.
     pub fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+        Ok(self.convolve(x)?.finish())
+    }
+
+    /// As [`forward`](Self::forward), and what is made meanwhile added.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and what making that gives.
+    pub fn forward_plus(
+        &self,
+        x: Tensor<4>,
+        addend: impl FnOnce() -> Result<Addend, ModelError>,
+    ) -> Result<Tensor<4>, ModelError> {
+        let convolved = self.convolve(x)?;
+        Ok(convolved.plus(addend()?))
+    }
+
+    fn convolve(&self, x: Tensor<4>) -> Result<Convolved, ModelError> {
         let params = self.handle.fetch()?;
         let weight = params.weight::<4>()?;
         let [_, inputs, height, width] = weight.dims();
@@ -165,7 +178,7 @@ impl Conv2d {
             });
         }
         let (bias, precision) = (params.bias()?, params.precision());
-        Ok(kernels::conv2d(x, weight, bias, self.stride, self.padding, precision))
+        Ok(Convolved::new(x, weight, bias, self.stride, self.padding, precision))
     }
 }
 

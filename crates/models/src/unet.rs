@@ -3,8 +3,9 @@
 //! only.
 
 use distorch_checkpoint::config::UnetConfig;
+use distorch_runtime::kernels::{self, Addend};
 use distorch_runtime::tensor::ops;
-use distorch_runtime::{Scope, Tensor, kernels};
+use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
@@ -100,7 +101,7 @@ impl Unet {
                 for freeu in &self.freeu {
                     (h, skip) = freeu.join(h, skip, self.config.model_channels);
                 }
-                h = Tensor::cat(vec![h, skip], 1);
+                h = kernels::join_channels(vec![h, skip]);
             }
             let size = skips.last().map(|skip| [skip.dims()[2], skip.dims()[3]]);
             h = block.forward(h, &emb, &context, size)?;
@@ -308,16 +309,17 @@ impl ResBlock {
 
     /// `emb` comes activated.
     fn forward(&self, x: Tensor<4>, emb: &Tensor<2>) -> Result<Tensor<4>, ModelError> {
-        let h = self.in_conv.forward(self.in_norm.forward_silu(x.clone())?)?;
-        let emb = self.emb.forward(emb.clone())?;
-        let [batch, channels] = emb.dims();
-        let h = h + emb.reshape([batch, channels, 1, 1]);
-        let h = self.out_conv.forward(self.out_norm.forward_silu(h)?)?;
-        let x = match &self.skip {
-            Some(skip) => skip.forward(x)?,
-            None => x,
-        };
-        Ok(h + x)
+        let h = self.in_norm.forward_silu(x.clone())?;
+        let emb = || Ok(Addend::Channels(self.emb.forward(emb.clone())?));
+        let h = self.in_conv.forward_plus(h, emb)?;
+        let h = self.out_norm.forward_silu(h)?;
+        match &self.skip {
+            Some(skip) => {
+                let h = self.out_conv.forward(h)?;
+                skip.forward_plus(x, || Ok(Addend::Picture(h)))
+            }
+            None => self.out_conv.forward_plus(h, || Ok(Addend::Picture(x))),
+        }
     }
 }
 
@@ -349,7 +351,7 @@ impl SpatialTransformer {
         for block in &self.blocks {
             tokens = block.forward(tokens, context)?;
         }
-        Ok(self.proj_out.to_pixels(tokens, height, width)? + x)
+        Ok(kernels::add(self.proj_out.to_pixels(tokens, height, width)?, x))
     }
 }
 

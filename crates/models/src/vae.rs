@@ -6,6 +6,7 @@
 //! piece by piece.
 
 use distorch_checkpoint::config::{VaeArchitecture, VaeConfig};
+use distorch_runtime::kernels::{self, Addend};
 use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
@@ -358,12 +359,14 @@ impl ResBlock {
 
     fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
         let h = self.conv1.forward(self.norm1.forward_silu(x.clone())?)?;
-        let h = self.conv2.forward(self.norm2.forward_silu(h)?)?;
-        let x = match &self.shortcut {
-            Some(conv) => conv.forward(x)?,
-            None => x,
-        };
-        Ok(h + x)
+        let h = self.norm2.forward_silu(h)?;
+        match &self.shortcut {
+            Some(conv) => {
+                let h = self.conv2.forward(h)?;
+                conv.forward_plus(x, || Ok(Addend::Picture(h)))
+            }
+            None => self.conv2.forward_plus(h, || Ok(Addend::Picture(x))),
+        }
     }
 }
 
@@ -417,6 +420,6 @@ impl PixelAttention {
         let k = self.k.from_pixels(normed.clone())?;
         let v = self.v.from_pixels(normed)?;
         let h = attention(q, k, v, 1, Mask::None, self.q.precision());
-        Ok(self.proj_out.to_pixels(h, height, width)? + x)
+        Ok(kernels::add(self.proj_out.to_pixels(h, height, width)?, x))
     }
 }

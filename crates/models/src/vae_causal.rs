@@ -4,7 +4,7 @@
 //! frame, so that only the last of a filter's matrices counts, and what joins frames is not used.
 
 use distorch_checkpoint::config::VaeConfig;
-use distorch_runtime::kernels;
+use distorch_runtime::kernels::{self, Addend, Convolved};
 use distorch_runtime::{LayerHandle, Scope, Tensor};
 
 use crate::ModelError;
@@ -172,12 +172,11 @@ impl ResBlock {
 
     pub(crate) fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
         let h = self.conv1.forward(self.norm1.forward_silu(x.clone())?)?;
-        let h = self.conv2.forward(self.norm2.forward_silu(h)?)?;
-        let x = match &self.shortcut {
-            Some(conv) => conv.forward(x)?,
-            None => x,
-        };
-        Ok(h + x)
+        let h = self.norm2.forward_silu(h)?;
+        match &self.shortcut {
+            Some(conv) => conv.forward_plus(x, self.conv2.forward(h)?),
+            None => self.conv2.forward_plus(h, x),
+        }
     }
 }
 
@@ -214,7 +213,7 @@ impl Middle {
         )?;
         let part = |at: usize| qkv.clone().narrow(2, at * channels, channels);
         let h = attention(part(0), part(1), part(2), 1, Mask::None, self.qkv.precision());
-        self.second.forward(self.proj.to_pixels(h, height, width)? + x)
+        self.second.forward(kernels::add(self.proj.to_pixels(h, height, width)?, x))
     }
 }
 
@@ -246,6 +245,15 @@ impl CausalConv {
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+        Ok(self.convolve(x)?.finish())
+    }
+
+    /// With a picture of the result's size added.
+    fn forward_plus(&self, x: Tensor<4>, picture: Tensor<4>) -> Result<Tensor<4>, ModelError> {
+        Ok(self.convolve(x)?.plus(Addend::Picture(picture)))
+    }
+
+    fn convolve(&self, x: Tensor<4>) -> Result<Convolved, ModelError> {
         let params = self.handle.fetch()?;
         let weight = params.weight::<5>()?;
         let [outputs, inputs, frames, height, width] = weight.dims();
@@ -263,7 +271,7 @@ impl CausalConv {
         }
         let weight = weight.narrow(2, frames - 1, 1).reshape([outputs, inputs, height, width]);
         let (bias, precision) = (params.bias()?, params.precision());
-        Ok(kernels::conv2d(x, weight, bias, 1, self.padding, precision))
+        Ok(Convolved::new(x, weight, bias, 1, self.padding, precision))
     }
 }
 

@@ -115,6 +115,7 @@ impl Resident {
         // What was copied to the device from is held no longer than the copy takes.
         tensor::let_go(&self.device);
         let name: Arc<str> = name.into();
+        let params = params.arranged();
         match self.index.get(&name) {
             Some(&index) => self.layers[index] = params,
             None => {

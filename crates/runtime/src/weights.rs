@@ -202,6 +202,15 @@ impl LayerParams {
         self
     }
 
+    /// The same, as the kernels of their device read them: for those that stay, so that it is done once.
+    #[must_use]
+    pub(crate) fn arranged(mut self) -> Self {
+        for (_, tensor) in &mut self.params {
+            *tensor = tensor.clone().arranged();
+        }
+        self
+    }
+
     /// What products with them multiply.
     pub fn precision(&self) -> Precision {
         self.precision

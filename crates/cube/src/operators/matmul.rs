@@ -6,7 +6,7 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl::CubeTuneId;
 use burn_cubecl::cubecl::tune::{LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
-use burn_cubecl::ops::numeric::empty_device_dtype;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubek::matmul::components::tile::TileMatmulKind;
 use cubek::matmul::definition::MatmulKind;
@@ -65,18 +65,28 @@ pub(crate) fn multiply<R: CubeRuntime>(
     rhs: CubeTensor<R>,
     out: DType,
 ) -> CubeTensor<R> {
+    let shape = shape_of(lhs.meta.shape().to_vec(), rhs.meta.shape());
+    let (client, device) = (lhs.client.clone(), lhs.device.clone());
+    let out = empty_device_contiguous_dtype(client, device, Shape::from(shape), out);
+    multiply_to(lhs, rhs, out.clone());
+    out
+}
+
+/// As [`multiply`], to where there is place for the result.
+pub(crate) fn multiply_to<R: CubeRuntime>(
+    lhs: CubeTensor<R>,
+    rhs: CubeTensor<R>,
+    out: CubeTensor<R>,
+) {
     static TUNER: LocalTuner<MatmulAutotuneKey, CubeTuneId> = local_tuner!();
 
-    let (client, device) = (lhs.client.clone(), lhs.device.clone());
-    let shape = shape_of(lhs.meta.shape().to_vec(), rhs.meta.shape());
-    let out = empty_device_dtype(client.clone(), device.clone(), Shape::from(shape), out);
+    let client = lhs.client.clone();
     TUNER.execute(
-        &CubeTuneId::new(&client, &device),
+        &CubeTuneId::new(&client, &lhs.device),
         &client,
         TUNER.init(candidates::<R>),
-        (lhs, rhs, out.clone(), Purpose::Result),
+        (lhs, rhs, out, Purpose::Result),
     );
-    out
 }
 
 type Operands<R> = (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>, Purpose);

@@ -2,12 +2,21 @@
 
 mod attention;
 mod conv;
+mod group_norm;
 mod matmul;
+mod norm;
 mod operation;
+mod patches;
+mod reduce;
+mod rows;
+mod softmax;
 
-pub use attention::flash_attention;
-pub use conv::conv2d;
+pub use attention::{flash_attention, has_flash_attention};
+pub use conv::{channels_last, conv2d};
+pub use group_norm::group_norm;
 pub use matmul::matmul;
+pub use norm::{channel_rms_norm, layer_norm, rms_norm};
+pub use softmax::softmax;
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl::Runtime;

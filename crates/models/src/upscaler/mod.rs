@@ -8,7 +8,7 @@ mod rrdb;
 mod span;
 
 use distorch_checkpoint::config::UpscalerConfig;
-use distorch_runtime::{Scope, Tensor};
+use distorch_runtime::{Scope, Tensor, kernels};
 
 use crate::ModelError;
 use crate::vae_tiled::one_pass;
@@ -78,7 +78,7 @@ impl Upscaler {
 
 /// `max(x, slope · x)` for slopes below 1.
 fn leaky(x: Tensor<4>, slope: f64) -> Tensor<4> {
-    x.clone().clamp_min(0.0) + x.clamp_max(0.0) * slope
+    kernels::each_pixel(x, |x| x.clone().clamp_min(0.0) + x.clamp_max(0.0) * slope)
 }
 
 /// `[batch, channels · scale², height, width]` to `[batch, channels, height · scale, width · scale]`: PyTorch's

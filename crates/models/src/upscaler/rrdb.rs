@@ -1,7 +1,7 @@
 //! ESRGAN: residual-in-residual dense blocks, then doublings of the sides.
 
 use distorch_checkpoint::config::RrdbConfig;
-use distorch_runtime::{Scope, Tensor};
+use distorch_runtime::{Scope, Tensor, kernels};
 
 use super::{Network, leaky, unshuffle};
 use crate::ModelError;
@@ -124,7 +124,7 @@ impl Dense {
         let mut seen = vec![x.clone()];
         let mut second: Option<Tensor<4>> = None;
         for (place, conv) in self.convolutions.iter().enumerate() {
-            let mut made = leaky(conv.forward(Tensor::cat(seen.clone(), 1))?, SLOPE);
+            let mut made = leaky(conv.forward(kernels::join_channels(seen.clone()))?, SLOPE);
             if let (1, Some(plus)) = (place, &self.plus) {
                 made = made + plus.forward(x.clone())?;
                 second = Some(made.clone());
@@ -134,6 +134,6 @@ impl Dense {
             }
             seen.push(made);
         }
-        Ok(self.last.forward(Tensor::cat(seen, 1))? * SHARE + x)
+        Ok(self.last.forward(kernels::join_channels(seen))? * SHARE + x)
     }
 }

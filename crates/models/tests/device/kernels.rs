@@ -174,14 +174,23 @@ fn attention_beside_activated_features() {
 #[test]
 fn norms() {
     let mut errors = Errors::default();
-    for (batch, channels, height, width, groups, activate) in
-        [(2, 320, 16, 16, 32, true), (1, 12, 7, 9, 4, false), (1, 64, 64, 64, 32, true)]
-    {
+    for (batch, channels, height, width, groups, activate) in [
+        (2, 320, 16, 16, 32, true),
+        (1, 12, 7, 9, 4, false),
+        (1, 64, 64, 64, 32, true),
+        (1, 32, 128, 96, 2, true),
+    ] {
         let what = format!("group norm {batch}x{channels}x{height}x{width}, {groups}, {activate}");
         compare(&what, &mut errors, |make| {
             let x = make.activations("x", [batch, channels, height, width]);
             let [weight, bias] = ["w", "b"].map(|name| make.activations(name, [channels]));
             kernels::group_norm(x, groups, weight, bias, 1e-5, activate)
+        });
+    }
+    for (channels, side, activate) in [(96, 16, true), (5, 7, false)] {
+        compare(&format!("channel norm {channels}x{side}², {activate}"), &mut errors, |make| {
+            let x = make.activations("x", [2, channels, side, side]);
+            kernels::channel_rms_norm(x, make.activations("w", [channels]), activate)
         });
     }
     for (batch, rows, features) in [(2, 77, 768), (1, 5, 33)] {

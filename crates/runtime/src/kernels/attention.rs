@@ -2,7 +2,6 @@
 
 use rayon::prelude::*;
 
-use super::Precision;
 #[cfg(target_arch = "x86_64")]
 use super::flash;
 use super::host::{Host, Matrix, Output, gemm, tensor};
@@ -10,6 +9,7 @@ use super::linear::multiply;
 #[cfg(target_arch = "x86_64")]
 use super::product::Unit;
 use super::softmax::softmax;
+use super::{Precision, fused};
 use crate::tensor::{BoolTensor, DType, Tensor, is_host, ops};
 
 /// Scores that one task holds on the CPU: 2 MiB, for all keys of as many queries as that allows.
@@ -105,32 +105,55 @@ fn on_accelerator(
     causal: bool,
     bias: Option<&Tensor<4>>,
 ) -> Tensor<3> {
-    let (shape, dtype) = (query.dims(), query.dtype());
-    let [query, key, value] = [query, key, value].map(|x| split(x, heads));
+    let shape = query.dims();
+    let operands = [query, key, value].map(|x| split(x, heads));
     let fused = match bias {
-        None => distorch_cube::flash_attention(query, key, value, causal),
-        Some(_) => Err([query, key, value]),
+        None => {
+            fused::attend(operands, causal, &|operands, causal| by_scores(operands, causal, None))
+        }
+        Some(_) => Err(operands),
     };
-    let y = fused.unwrap_or_else(|[query, key, value]| {
-        let ([_, _, queries, dim], keys) = (query.dims(), key.dims()[2]);
-        let scale = 1.0 / (dim as f32).sqrt();
-        let key = key.swap_dims(2, 3);
-        in_parts(&query, calls(&query, &value), |part, first| {
-            let count = part.dims()[2];
-            let mut scores = multiply(part, key.clone(), DType::F32) * scale;
-            if let Some(bias) = bias {
-                scores = scores + bias.clone().narrow(2, first, count).cast(DType::F32);
-            }
-            if causal {
-                let seen = (keys + first) as i64 - queries as i64;
-                let hidden = BoolTensor::<2>::tril_mask([count, keys], seen, &scores.device());
-                scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
-            }
-            let weights = ops::activation::softmax(scores, 3).cast(dtype);
-            multiply(weights, value.clone(), dtype)
-        })
-    });
+    let y = fused.unwrap_or_else(|operands| by_scores(operands, causal, bias));
     y.swap_dims(1, 2).reshape(shape)
+}
+
+/// Of `[batch, heads, tokens, d]`, with the scores of some queries in memory.
+fn by_scores(
+    [query, key, value]: [Tensor<4>; 3],
+    causal: bool,
+    bias: Option<&Tensor<4>>,
+) -> Tensor<4> {
+    let ([_, _, queries, dim], keys) = (query.dims(), key.dims()[2]);
+    let (scale, dtype) = (1.0 / (dim as f32).sqrt(), query.dtype());
+    let key = key.swap_dims(2, 3);
+    in_parts(&query, calls(&query, &value), |part, first| {
+        let count = part.dims()[2];
+        let scores = multiply(part, key.clone(), DType::F32);
+        // Keys that the first query sees.
+        let seen = causal.then(|| (keys + first + 1).saturating_sub(queries));
+        let weights = match bias {
+            None => weigh(scores, scale, seen, dtype),
+            Some(bias) => {
+                let bias = bias.clone().narrow(2, first, count).cast(DType::F32);
+                weigh(scores * scale + bias, 1.0, seen, dtype)
+            }
+        };
+        multiply(weights, value.clone(), dtype)
+    })
+}
+
+/// `softmax(scale · scores)`; `seen` is how many keys the first query sees, each further one sees one more.
+fn weigh(scores: Tensor<4>, scale: f32, seen: Option<usize>, dtype: DType) -> Tensor<4> {
+    distorch_cube::softmax(scores, scale, seen, dtype).unwrap_or_else(|scores| {
+        let mut scores = scores * scale;
+        if let Some(seen) = seen {
+            let [_, _, queries, keys] = scores.dims();
+            let device = scores.device();
+            let hidden = BoolTensor::<2>::tril_mask([queries, keys], seen as i64 - 1, &device);
+            scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
+        }
+        ops::activation::softmax(scores, 3).cast(dtype)
+    })
 }
 
 /// `[batch, tokens, heads × d]` to `[batch, heads, tokens, d]`.

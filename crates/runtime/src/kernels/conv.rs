@@ -6,10 +6,11 @@ use super::Precision;
 use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
+use super::picture::Addend;
 #[cfg(target_arch = "x86_64")]
 use super::product::{Bias, Element, Patches, Plain, Shape, Sink, Unit, multiply};
 use super::winograd;
-use crate::tensor::{DType, Tensor, ops};
+use crate::tensor::{DType, Tensor, is_host, ops};
 
 /// Output pixels of one task. With [`CHANNELS`], a task's unrolled patches take 1.2 MB: what stays
 /// near the core while each of them is used for every output channel.
@@ -31,6 +32,67 @@ pub fn conv2d(
     padding: usize,
     precision: Precision,
 ) -> Tensor<4> {
+    Convolved::new(x, weight, bias, stride, padding, precision).finish()
+}
+
+/// A convolution to which something may be added: on accelerators together with its bias, when the result is written.
+#[derive(Clone, Debug)]
+pub struct Convolved {
+    y: Tensor<4>,
+    /// What is in the result already on the CPU.
+    bias: Option<Tensor<1>>,
+}
+
+impl Convolved {
+    /// As [`conv2d`].
+    pub fn new(
+        x: Tensor<4>,
+        weight: Tensor<4>,
+        bias: Option<Tensor<1>>,
+        stride: usize,
+        padding: usize,
+        precision: Precision,
+    ) -> Self {
+        let [_, inputs, rows, columns] = weight.dims();
+        let [_, channels, height, width] = x.dims();
+        let fits = inputs == channels
+            && stride > 0
+            && height + 2 * padding >= rows
+            && width + 2 * padding >= columns;
+        if !fits || is_host(&x.device()) {
+            let y = convolved(x, weight, bias, stride, padding, precision);
+            return Self { y, bias: None };
+        }
+        let dtype = x.dtype();
+        let (weight, bias) = (weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
+        match distorch_cube::conv2d(x, weight, stride, padding) {
+            Ok(y) => Self { y, bias },
+            Err((x, weight)) => {
+                let y = convolved(x, weight, bias, stride, padding, precision);
+                Self { y, bias: None }
+            }
+        }
+    }
+
+    /// `[batch, out, height', width']`.
+    pub fn finish(self) -> Tensor<4> {
+        Addend::add(self.y, self.bias, None)
+    }
+
+    /// The result and what is added to it.
+    pub fn plus(self, addend: Addend) -> Tensor<4> {
+        Addend::add(self.y, self.bias, Some(addend))
+    }
+}
+
+fn convolved(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: usize,
+    precision: Precision,
+) -> Tensor<4> {
     let [outputs, inputs, rows, columns] = weight.dims();
     let [_, channels, height, width] = x.dims();
     let fits = inputs == channels
@@ -41,14 +103,7 @@ pub fn conv2d(
         let options = ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
         let dtype = x.dtype();
         let (weight, bias) = (weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
-        if !fits {
-            return ops::module::conv2d(x, weight, bias, options);
-        }
-        match (distorch_cube::conv2d(x, weight, stride, padding), bias) {
-            (Ok(y), None) => y,
-            (Ok(y), Some(bias)) => y + bias.reshape([1, outputs, 1, 1]),
-            (Err((x, weight)), bias) => ops::module::conv2d(x, weight, bias, options),
-        }
+        ops::module::conv2d(x, weight, bias, options)
     };
     let x = match (fits, Host::take(x)) {
         (true, Ok(x)) => x.contiguous(),

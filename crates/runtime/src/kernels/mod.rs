@@ -13,11 +13,13 @@ mod conv;
 mod elementwise;
 #[cfg(target_arch = "x86_64")]
 mod flash;
+mod fused;
 mod heads;
 mod line;
 mod linear;
 mod modulate;
 mod norm;
+mod picture;
 #[cfg(target_arch = "x86_64")]
 mod product;
 mod softmax;
@@ -27,12 +29,13 @@ pub(crate) use crate::tensor::host;
 use crate::tensor::{self, DType, Device};
 
 pub use attention::attention;
-pub use conv::conv2d;
+pub use conv::{Convolved, conv2d};
 pub use elementwise::{geglu, gelu, gelu_tanh, quick_gelu};
 pub use heads::{Projected, Rotation, join_activated, join_heads, join_rotated_heads};
 pub use linear::{Rows, linear, matmul};
 pub use modulate::{add_gated, modulated_norm};
 pub use norm::{channel_rms_norm, group_norm, layer_norm, rms_norm};
+pub use picture::{Addend, add, each_pixel, join_channels, picture, tokens};
 
 /// What products of f32 activations multiply on the CPU; they are summed in f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -39,14 +39,24 @@ pub fn modulated_norm(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, epsilon:
         }
         x => {
             let x = x.map_or_else(|x| x, Host::give);
-            let dtype = x.dtype();
-            let x = x.cast(DType::F32);
-            let x = x.clone() - x.mean_dim(2);
-            let variance = x.clone().square().mean_dim(2);
-            let [shift, scale] = [shift, scale].map(|t| t.cast(DType::F32).unsqueeze_dim::<3>(1));
-            (x / (variance + epsilon).sqrt() * (scale + 1.0) + shift).cast(dtype)
+            let [scale, shift] = [scale, shift].map(|t| t.unsqueeze_dim::<3>(1));
+            match fits && tokens > 0 {
+                true => distorch_cube::layer_norm(x, scale, shift, epsilon, true)
+                    .unwrap_or_else(|[x, scale, shift]| by_burn(x, shift, scale, epsilon)),
+                false => by_burn(x, shift, scale, epsilon),
+            }
         }
     }
+}
+
+/// With `shift` and `scale` `[batch, 1, features]`.
+fn by_burn(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let x = x.clone() - x.mean_dim(2);
+    let variance = x.clone().square().mean_dim(2);
+    let [shift, scale] = [shift, scale].map(|t| t.cast(DType::F32));
+    (x / (variance + epsilon).sqrt() * (scale + 1.0) + shift).cast(dtype)
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]

@@ -45,34 +45,41 @@ pub fn group_norm(
         }
         x => {
             let x = x.map_or_else(|x| x, Host::give);
-            group_norm_by_burn(x, groups, weight, bias, epsilon, activate)
+            let [weight, bias] = [weight, bias].map(|param| param.reshape([1, -1, 1, 1]));
+            if !fits {
+                return group_norm_by_burn(x, groups, weight, bias, epsilon, activate);
+            }
+            let by_cube = distorch_cube::group_norm(x, groups, weight, bias, epsilon, activate);
+            by_cube.unwrap_or_else(|[x, weight, bias]| {
+                group_norm_by_burn(x, groups, weight, bias, epsilon, activate)
+            })
         }
     }
 }
 
+/// With `weight` and `bias` `[1, channels, 1, 1]`.
 fn group_norm_by_burn(
     x: Tensor<4>,
     groups: usize,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
+    weight: Tensor<4>,
+    bias: Tensor<4>,
     epsilon: f64,
     activate: bool,
 ) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();
     let dtype = x.dtype();
     let (each, per_group) = (channels / groups, channels / groups * height * width);
-    // Cast where it is read: what is computed from a cast is one kernel with it, and no picture in f32 is kept.
-    let values = || x.clone().reshape([batch * groups, per_group]).cast(DType::F32);
-    let mean = values().mean_dim(1);
-    let variance = (values() - mean.clone()).square().mean_dim(1);
+    let x = x.cast(DType::F32);
+    let values = x.clone().reshape([batch * groups, per_group]);
+    let mean = values.clone().mean_dim(1);
+    let variance = (values - mean.clone()).square().mean_dim(1);
     let of_channels = |statistic: Tensor<2>| {
         let statistic = statistic.reshape([batch, groups, 1]).expand([batch, groups, each]);
         statistic.reshape([batch, channels, 1, 1])
     };
-    let affine = |param: Tensor<1>| param.cast(DType::F32).reshape([1, channels, 1, 1]);
-    let scale = affine(weight) / of_channels((variance + epsilon).sqrt());
-    let shift = affine(bias) - of_channels(mean) * scale.clone();
-    let y = x.clone().cast(DType::F32) * scale + shift;
+    let scale = weight.cast(DType::F32) / of_channels((variance + epsilon).sqrt());
+    let shift = bias.cast(DType::F32) - of_channels(mean) * scale.clone();
+    let y = x * scale + shift;
     let y = if activate { ops::activation::silu(y) } else { y };
     y.cast(dtype)
 }
@@ -152,12 +159,22 @@ pub fn layer_norm<const D: usize>(
         }
         x => {
             let x = x.map_or_else(|x| x, Host::give);
-            let dtype = x.dtype();
-            let [weight, bias] =
-                [weight, bias].map(|t| t.cast(DType::F32).into_primitive().tensor());
-            let x = x.cast(DType::F32).into_primitive().tensor();
-            let y = Backend::layer_norm(x, weight, Some(bias), epsilon);
-            Tensor::<D>::from_primitive(TensorPrimitive::Float(y)).cast(dtype)
+            let by_burn = |x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>| {
+                let dtype = x.dtype();
+                let [weight, bias] =
+                    [weight, bias].map(|t| t.cast(DType::F32).into_primitive().tensor());
+                let x = x.cast(DType::F32).into_primitive().tensor();
+                let y = Backend::layer_norm(x, weight, Some(bias), epsilon);
+                Tensor::<D>::from_primitive(TensorPrimitive::Float(y)).cast(dtype)
+            };
+            if !fits {
+                return by_burn(x, weight, bias);
+            }
+            let by_cube =
+                distorch_cube::layer_norm(x, weight.unsqueeze(), bias.unsqueeze(), epsilon, false);
+            by_cube.unwrap_or_else(|[x, weight, bias]| {
+                by_burn(x, weight.flatten(0, D - 1), bias.flatten(0, D - 1))
+            })
         }
     }
 }
@@ -193,11 +210,19 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
         }
         x => {
             let x = x.map_or_else(|x| x, Host::give);
-            let dtype = x.dtype();
-            let x = x.cast(DType::F32);
-            let mean = x.clone().square().mean_dim(D - 1);
-            let y = x / (mean + epsilon).sqrt() * weight.cast(DType::F32).unsqueeze();
-            y.cast(dtype)
+            let by_burn = |x: Tensor<D>, weight: Tensor<D>| {
+                let dtype = x.dtype();
+                let x = x.cast(DType::F32);
+                let mean = x.clone().square().mean_dim(D - 1);
+                let y = x / (mean + epsilon).sqrt() * weight.cast(DType::F32);
+                y.cast(dtype)
+            };
+            let weight = weight.unsqueeze();
+            match fits {
+                true => distorch_cube::rms_norm(x, weight, epsilon)
+                    .unwrap_or_else(|[x, weight]| by_burn(x, weight)),
+                false => by_burn(x, weight),
+            }
         }
     }
 }
@@ -244,13 +269,20 @@ pub fn channel_rms_norm(x: Tensor<4>, weight: Tensor<1>, activate: bool) -> Tens
         }
         x => {
             let x = x.map_or_else(|x| x, Host::give);
-            let dtype = x.dtype();
-            let x = x.cast(DType::F32);
-            let norm = x.clone().square().sum_dim(1).sqrt().clamp_min(LEAST_NORM);
-            let weight = weight.cast(DType::F32).reshape([1, channels, 1, 1]);
-            let y = x / norm * (channels as f64).sqrt() * weight;
-            let y = if activate { ops::activation::silu(y) } else { y };
-            y.cast(dtype)
+            let by_burn = |x: Tensor<4>, weight: Tensor<4>| {
+                let dtype = x.dtype();
+                let x = x.cast(DType::F32);
+                let norm = x.clone().square().sum_dim(1).sqrt().clamp_min(LEAST_NORM);
+                let y = x / norm * (channels as f64).sqrt() * weight.cast(DType::F32);
+                let y = if activate { ops::activation::silu(y) } else { y };
+                y.cast(dtype)
+            };
+            let weight = weight.reshape([1, -1, 1, 1]);
+            match fits {
+                true => distorch_cube::channel_rms_norm(x, weight, activate)
+                    .unwrap_or_else(|[x, weight]| by_burn(x, weight)),
+                false => by_burn(x, weight),
+            }
         }
     }
 }

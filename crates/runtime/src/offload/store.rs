@@ -43,7 +43,7 @@ impl ComponentWeights {
             let fits = |params: &LayerParams| self.converts() || params.bytes() <= layer.bytes();
             if let Some(params) = params.filter(fits) {
                 let held = self.pool.hold(params.bytes(), 0).map_err(full)?;
-                return Ok(Residency::Resident { params, held });
+                return Ok(Residency::Resident { params: params.arranged(), held });
             }
             let held = self.pool.hold(layer.bytes(), 0).map_err(full)?;
             return Ok(Residency::Stored { layer, device, held });

@@ -12,6 +12,11 @@ pub mod device;
 mod fp8;
 pub(crate) mod host;
 mod piece;
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")),
+    allow(dead_code)
+)]
+pub(crate) mod refusals;
 pub(crate) mod uploads;
 
 use burn::tensor::TensorMetadata;
@@ -25,6 +30,7 @@ pub use device::{Stream, bytes_in_use, is_host, supports, wait};
 pub use fp8::Fp8Tensor;
 pub use piece::Piece;
 use piece::stage;
+pub use refusals::take as refused;
 
 /// The backend that sends each operation to the device of its tensors.
 pub type Backend = burn::Dispatch;
@@ -138,6 +144,20 @@ impl AnyTensor {
         pin: bool,
     ) -> Self {
         Self::from_piece(Piece::owned(bytes, shape, dtype), device, pin)
+    }
+
+    /// The tensor in the order of memory in which the kernels of its device read it: on accelerators filters have
+    /// their channels last.
+    pub(crate) fn arranged(self) -> Self {
+        match self.rank::<4>() {
+            Some(filters) if matches!(self.shape[2..], [rows, columns] if rows * columns > 1) => {
+                // Nothing else holds it then.
+                drop(self);
+                let arranged = distorch_cube::channels_last(filters).unwrap_or_else(|same| same);
+                Self::from_tensor(arranged)
+            }
+            _ => self,
+        }
     }
 
     /// A tensor that is on its device.
