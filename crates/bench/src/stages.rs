@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use distorch_allocation::ByteSize;
 use distorch_checkpoint::family::DiffusionModel;
 use distorch_checkpoint::{Component, ComponentKind};
 use distorch_models::estimate::{Compute, Workload};
@@ -175,6 +176,11 @@ impl Stages {
         let mut once = || {
             let (start, cpu) = (Instant::now(), usage::cpu_time());
             call()?;
+            if let Some(bytes) = tensor::refused(&self.device) {
+                let bytes = ByteSize(bytes);
+                let place = "the device is out of memory";
+                return Err(BenchError::failed(format!("{doing}: {place}: {bytes} more needed")));
+            }
             progress.advance();
             let cpu = usage::cpu_time().saturating_sub(cpu);
             Ok::<_, BenchError>((start.elapsed().as_secs_f64(), cpu.as_secs_f64()))

@@ -3,6 +3,7 @@
 //! Other models leave first. With `--auto-retry` the part then follows the allocation that the
 //! error names: what differs moves, and the work is done again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use distorch_models::estimate::Workload;
@@ -55,7 +56,7 @@ impl Run<'_> {
         mut work: impl FnMut() -> Result<T, PipelineError>,
     ) -> Result<T, PipelineError> {
         self.again(part, picture, &mut || {
-            let made = work()?;
+            let made = told(part, &mut work)?;
             part.check_file().map_err(PipelineError::failed)?;
             match part.overrun() {
                 Some(shortage) => Err(PipelineError::failed(Overrun(shortage))),
@@ -97,5 +98,19 @@ impl Run<'_> {
                 Err(error) => failed = Some(error),
             }
         }
+    }
+}
+
+/// What work makes or what stopped it: where a device ran out of memory, that, whatever came of it. What an accelerator
+/// did not have room for is not there for whoever reads it, which Burn panics about.
+fn told<T>(
+    part: &Part,
+    work: &mut dyn FnMut() -> Result<T, PipelineError>,
+) -> Result<T, PipelineError> {
+    let overrun = || part.overrun().map(|shortage| PipelineError::failed(Overrun(shortage)));
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Err(error)) if shortage_in(&error).is_none() => Err(overrun().unwrap_or(error)),
+        Ok(result) => result,
+        Err(panic) => Err(overrun().unwrap_or_else(|| resume_unwind(panic))),
     }
 }

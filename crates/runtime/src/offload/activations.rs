@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::caches;
 use crate::heap::PeakMeter;
 use crate::machine::Pool;
 use crate::tensor::device::{Releases, release};
@@ -103,6 +104,9 @@ impl Activations {
         if self.lock().session.is_some() {
             self.look();
             release(&self.device);
+            if !tensor::is_host(&self.device) {
+                caches::seal_meanwhile();
+            }
         }
         self.lock().session = None;
     }

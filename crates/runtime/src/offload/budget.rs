@@ -13,7 +13,7 @@ use super::residency::Residency;
 use super::stats::{DeviceUse, StreamStats};
 use crate::machine::{OutOfMemory, Shortage};
 use crate::placement::{converted_bytes, host_bytes};
-use crate::tensor;
+use crate::tensor::{self, refusals};
 
 impl ComponentWeights {
     /// Whether each device has room for what is to live there, with the prefetch cache and the activations
@@ -88,10 +88,15 @@ impl ComponentWeights {
     /// A layer is asked for: holds what computing took since the last one against the memory that
     /// there is.
     ///
-    /// More than was planned shrinks the prefetch cache. A device that can't be asked, the host and an
-    /// accelerator, refuses by itself; a simulated one refuses here.
+    /// More than was planned shrinks the prefetch cache. The host refuses by itself, an accelerator told nobody until
+    /// now; a simulated device refuses here.
     pub(super) fn look(&self) -> Result<(), OutOfMemory> {
-        let Some(activations) = self.activations.look() else { return Ok(()) };
+        let activations = self.activations.look();
+        if let Some(need) = refusals::take(&self.device) {
+            let free = self.pool.free().saturating_sub(activations.unwrap_or(0));
+            return Err(OutOfMemory { device: self.compute, simulated: false, need, free });
+        }
+        let Some(activations) = activations else { return Ok(()) };
         self.cache.expect_reserved_bytes(activations);
         let Some(capacity) = self.pool.capacity().filter(|_| self.pool.is_simulated()) else {
             return Ok(());

@@ -45,8 +45,7 @@ pub use stats::{DeviceUse, StreamStats};
 
 use crate::machine::{Machine, Shortage};
 use crate::patch::Patch;
-use crate::tensor::uploads;
-use crate::tensor::{DType, Device};
+use crate::tensor::{self, DType, Device, uploads};
 use crate::weights::{LayerParams, LayerSource, WeightError};
 use applied::{AppliedPlan, devices_of};
 use component::ComponentWeights;
@@ -191,6 +190,7 @@ impl OffloadedWeights {
     /// Holds what was taken after the last layer had come against the device's memory: the shortage,
     /// where that was too much. Layers that come later are checked as they are asked for.
     pub fn check_end(&self) -> Option<Box<Shortage>> {
+        tensor::wait(&self.weights.device);
         self.weights.look().err().map(|error| self.weights.shortage(error))
     }
 

@@ -10,6 +10,7 @@ use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 /// The folders of what tuning found and of compiled kernels, where these are kept. To be called before a device is
 /// used: CubeCL reads its configuration once.
 pub(crate) fn set(tuning: PathBuf, kernels: Option<PathBuf>) {
+    super::refusals::listen();
     // A `cubecl.toml` of the working folder and CubeCL's own variables count, but for the folders.
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
     config.autotune.cache = CacheConfig::File(tuning);
