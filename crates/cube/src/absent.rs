@@ -1,5 +1,8 @@
 //! The operators in a build without accelerators: no tensor is on one.
 
+// Each says what it does where it does it.
+#![allow(missing_docs)]
+
 use burn::DispatchDevice as Device;
 use burn::tensor::DType;
 

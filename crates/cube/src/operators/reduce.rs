@@ -69,9 +69,9 @@ pub(super) fn reduce(value: f32, #[comptime] by: By, #[comptime] units: Units) -
     }
     let planes = comptime!(units.count / units.plane);
     if comptime!(planes > 1) {
-        let plane = UNIT_POS / comptime!(units.plane);
-        if UNIT_POS % comptime!(units.plane) == 0 {
-            shared[plane as usize] = result;
+        // As `Units::dim` lays the cube out.
+        if UNIT_POS_X == 0 {
+            shared[UNIT_POS_Y as usize] = result;
         }
         sync_cube();
         let mut left = comptime!(planes / 2).runtime();

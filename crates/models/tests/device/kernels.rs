@@ -115,6 +115,8 @@ fn attention() {
         (1, 64, 77, 4, 64, false),
         (1, 50, 33, 3, 20, false),
         (2, 77, 77, 2, 64, true),
+        (2, 96, 160, 3, 64, false),
+        (3, 128, 128, 2, 128, true),
     ] {
         let what = format!("attention {batch}x{queries} to {keys}, {heads}x{dim}, causal {causal}");
         compare(&what, &mut errors, |make| {
@@ -125,6 +127,20 @@ fn attention() {
         });
     }
     errors.judge();
+}
+
+/// Else the device computes it by scores, which the test above does not notice.
+#[test]
+fn attention_in_tiles_passes_its_trial() {
+    let tested = Tested::new();
+    for dtype in [DType::F16, DType::BF16] {
+        for dim in [48, 64, 128] {
+            match kernels::attention_in_tiles(&tested.device, dtype, dim) {
+                None => println!("skipped: no tiles of {dtype:?} for heads of {dim}"),
+                Some(right) => assert!(right, "{dtype:?}, heads of {dim}"),
+            }
+        }
+    }
 }
 
 #[test]

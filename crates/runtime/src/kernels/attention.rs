@@ -10,7 +10,7 @@ use super::linear::multiply;
 use super::product::Unit;
 use super::softmax::softmax;
 use super::{Precision, fused};
-use crate::tensor::{BoolTensor, DType, Tensor, is_host, ops};
+use crate::tensor::{BoolTensor, DType, Device, Tensor, is_host, ops};
 
 /// Scores that one task holds on the CPU: 2 MiB, for all keys of as many queries as that allows.
 const SCORES: usize = 512 * 1024;
@@ -107,14 +107,22 @@ fn on_accelerator(
 ) -> Tensor<3> {
     let shape = query.dims();
     let operands = [query, key, value].map(|x| split(x, heads));
-    let fused = match bias {
+    let y = match bias {
         None => {
             fused::attend(operands, causal, &|operands, causal| by_scores(operands, causal, None))
         }
-        Some(_) => Err(operands),
+        Some(_) => by_scores(operands, causal, bias),
     };
-    let y = fused.unwrap_or_else(|operands| by_scores(operands, causal, bias));
     y.swap_dims(1, 2).reshape(shape)
+}
+
+/// Whether the device's kernel for attention in tiles, with heads of size `d`, passes the trial without which it is not
+/// used; `None` where there is no such kernel.
+pub fn attention_in_tiles(device: &Device, dtype: DType, d: usize) -> Option<bool> {
+    const TOKENS: usize = 128;
+    let there = distorch_cube::has_flash_attention(device, dtype, [TOKENS, TOKENS, d]);
+    let by_scores = |operands, causal| by_scores(operands, causal, None);
+    there.then(|| fused::is_right(device, dtype, d, &by_scores))
 }
 
 /// Of `[batch, heads, tokens, d]`, with the scores of some queries in memory.

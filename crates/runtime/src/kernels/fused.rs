@@ -17,18 +17,16 @@ const VARIABLE: &str = "DISTORCH_FLASH_ATTENTION";
 /// What was tried where, for which size of a head, and whether it was right.
 static TRIALS: Mutex<Vec<(Device, DType, usize, bool)>> = Mutex::new(Vec::new());
 
-/// Attention without a bias in one kernel; `by_scores` is what it has to agree with.
+/// Attention without a bias in one kernel, where the device has one for the operands that agrees with `by_scores`; else by
+/// that.
 ///
 /// Heads of other sizes than multiples of 16 are filled up with zeros, which add nothing to scores. The kernel divides by the
 /// root of the size that it sees, so queries are scaled before.
-///
-/// # Errors
-/// The operands, where the device has no such kernel for them, or one that gives something else.
 pub(super) fn attend(
     operands: Operands,
     causal: bool,
     by_scores: &dyn Fn(Operands, bool) -> Tensor<4>,
-) -> Result<Tensor<4>, Operands> {
+) -> Tensor<4> {
     let [query, key, value] = operands;
     let ([batch, heads, queries, d], keys) = (query.dims(), key.dims()[2]);
     let (device, dtype) = (query.device(), query.dtype());
@@ -37,31 +35,26 @@ pub(super) fn attend(
     if !distorch_cube::has_flash_attention(&device, dtype, size)
         || !is_right(&device, dtype, filled, by_scores)
     {
-        return Err([query, key, value]);
+        return by_scores([query, key, value], causal);
     }
     if filled == d {
-        return distorch_cube::flash_attention(query, key, value, causal);
+        return distorch_cube::flash_attention(query, key, value, causal)
+            .unwrap_or_else(|operands| by_scores(operands, causal));
     }
     let fill = |x: Tensor<4>| {
         let tokens = x.dims()[2];
         let zeros = Tensor::zeros([batch, heads, tokens, filled - d], (&device, dtype));
         Tensor::cat(vec![x, zeros], 3)
     };
-    let scaled = query.clone() * (filled as f64 / d as f64).sqrt();
-    match distorch_cube::flash_attention(
-        fill(scaled),
-        fill(key.clone()),
-        fill(value.clone()),
-        causal,
-    ) {
-        Ok(y) => Ok(y.narrow(3, 0, d)),
-        Err(_) => Err([query, key, value]),
-    }
+    let operands = [query * (filled as f64 / d as f64).sqrt(), key, value].map(fill);
+    let [query, key, value] = operands;
+    let y = distorch_cube::flash_attention(query, key, value, causal);
+    y.unwrap_or_else(|operands| by_scores(operands, causal)).narrow(3, 0, d)
 }
 
 /// Whether the kernel for heads of this size agrees with the scores' way on this device: tried out once, unless
 /// [`VARIABLE`] says it.
-fn is_right(
+pub(super) fn is_right(
     device: &Device,
     dtype: DType,
     d: usize,

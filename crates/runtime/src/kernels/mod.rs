@@ -28,7 +28,7 @@ mod winograd;
 pub(crate) use crate::tensor::host;
 use crate::tensor::{self, DType, Device};
 
-pub use attention::attention;
+pub use attention::{attention, attention_in_tiles};
 pub use conv::{Convolved, conv2d};
 pub use elementwise::{geglu, gelu, gelu_tanh, quick_gelu};
 pub use heads::{Projected, Rotation, join_activated, join_heads, join_rotated_heads};
