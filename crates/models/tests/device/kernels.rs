@@ -115,8 +115,7 @@ fn attention() {
         (1, 64, 77, 4, 64, false),
         (1, 50, 33, 3, 20, false),
         (2, 77, 77, 2, 64, true),
-        (2, 96, 160, 3, 64, false),
-        (3, 128, 128, 2, 128, true),
+        (2, 128, 128, 3, 64, false),
     ] {
         let what = format!("attention {batch}x{queries} to {keys}, {heads}x{dim}, causal {causal}");
         compare(&what, &mut errors, |make| {
@@ -134,7 +133,7 @@ fn attention() {
 fn attention_in_tiles_passes_its_trial() {
     let tested = Tested::new();
     for dtype in [DType::F16, DType::BF16] {
-        for dim in [48, 64, 128] {
+        for dim in [64, 128] {
             match kernels::attention_in_tiles(&tested.device, dtype, dim) {
                 None => println!("skipped: no tiles of {dtype:?} for heads of {dim}"),
                 Some(right) => assert!(right, "{dtype:?}, heads of {dim}"),
