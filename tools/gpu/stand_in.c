@@ -165,7 +165,7 @@ Result cuCtxSynchronize(void) {
     return SUCCESS;
 }
 
-/* Memory: the length is kept in a page before it. It is zeros, so kernels that are held against each other agree. */
+/* Memory: the length is kept in a page before it. */
 
 enum { PAGE = 4096 };
 

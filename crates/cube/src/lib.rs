@@ -7,9 +7,8 @@
 //!
 //! - products of f32 are sums of f32 products, without TF32;
 //! - products and convolutions in 16 bits are summed in f32. Burn's direct convolution sums in its dtype;
-//! - norms and softmax are computed in f32, each from one reading of what they normalise and one more to write it, in
-//!   always the same order. Burn has no kernel for them; of its reductions each reads all again, by one thread for a row
-//!   where it does not try out others.
+//! - norms and softmax are computed in f32, always in the same order, a row by one kernel. Burn makes them of reductions,
+//!   which are by one thread for a row where it does not try out others.
 //!
 //! Pictures have their channels last in memory, as convolutions read them: norms and convolutions leave them so.
 //!

@@ -9,7 +9,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::ops::{permute_nchw_to_nhwc, permute_nhwc_to_nchw};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::norm::same_dtype;
+use super::elements::{same_dtype, silu, vector_size};
 use super::operation::{Operation, apply};
 use super::reduce::{By, Units, cubes, reduce};
 
@@ -70,8 +70,7 @@ impl Operation for GroupNorm {
             return permute_nhwc_to_nchw(y);
         }
 
-        let sizes = client.io_optimized_vector_sizes(dtype.size());
-        let vector = sizes.filter(|size| channels.is_multiple_of(*size)).max().unwrap_or(1);
+        let vector = vector_size(&x, &[channels]);
         let vectors = channels / vector;
         // A cube has all channels of some pixels, or some of the channels.
         let columns = vectors.min(UNITS as usize);
@@ -288,10 +287,4 @@ fn scale_channels<X: Float, N: Size>(
         value = silu(value);
     }
     y[at] = Vector::cast_from(value);
-}
-
-/// `x / (1 + exp(-x))`.
-#[cube]
-pub(super) fn silu<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
-    x / (Vector::new(1.0) + (Vector::new(0.0) - x).exp())
 }

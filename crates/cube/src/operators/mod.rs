@@ -2,6 +2,7 @@
 
 mod attention;
 mod conv;
+mod elements;
 mod group_norm;
 mod matmul;
 mod norm;

@@ -1,15 +1,14 @@
 //! Normalisations of rows, in f32 whatever the dtype.
 
-use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
-use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::ops::{permute_nchw_to_nhwc, permute_nhwc_to_nchw};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::group_norm::silu;
+use super::elements::{same_dtype, silu};
 use super::operation::{Operation, apply};
 use super::reduce::{By, Units, cubes, reduce, sum_of};
 use super::rows::Rows;
@@ -297,14 +296,5 @@ fn rms_norm_rows<X: Float, W: Float, N: Size>(
         }
         y[row * length + at] = Vector::cast_from(value);
         at += step;
-    }
-}
-
-/// Both in f32, where they differ.
-pub(super) fn same_dtype<R: CubeRuntime>(params: [CubeTensor<R>; 2]) -> [CubeTensor<R>; 2] {
-    let [first, second] = &params;
-    match first.dtype == second.dtype {
-        true => params,
-        false => params.map(|param| cast(param, DType::F32)),
     }
 }

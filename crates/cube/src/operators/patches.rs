@@ -8,6 +8,8 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::elements::vector_size;
+
 /// Which pixels a patch has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
@@ -33,8 +35,7 @@ pub(super) fn patches<R: CubeRuntime>(
     let (client, device, dtype) = (x.client.clone(), x.device.clone(), x.dtype);
     let shape = Shape::from(vec![pixels, rows * columns * channels]);
     let out = empty_device_contiguous_dtype(client.clone(), device, shape, dtype);
-    let sizes = client.io_optimized_vector_sizes(dtype.size());
-    let vector = sizes.filter(|size| channels.is_multiple_of(*size)).max().unwrap_or(1);
+    let vector = vector_size(&out, &[channels]);
     let length = out.meta.num_elements() / vector;
     let dim = CubeDim::new(&client, length);
     let count = cubecl::calculate_cube_count_elemwise(&client, length, dim);

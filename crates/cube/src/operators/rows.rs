@@ -5,6 +5,8 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::elements::vector_size;
+
 /// Rows beside each other, maybe with a gap behind each.
 pub(super) struct Rows<R: CubeRuntime> {
     pub tensor: CubeTensor<R>,
@@ -31,12 +33,9 @@ impl<R: CubeRuntime> Rows<R> {
         Self { tensor, count, length, pitch }
     }
 
-    /// How many values are read at once, of so many that divide the others' rows too.
+    /// How many values are read at once.
     pub(super) fn vector(&self) -> usize {
-        let fits =
-            |size: &usize| self.length.is_multiple_of(*size) && self.pitch.is_multiple_of(*size);
-        let sizes = self.tensor.client.io_optimized_vector_sizes(self.tensor.dtype.size());
-        sizes.filter(fits).max().unwrap_or(1)
+        vector_size(&self.tensor, &[self.length, self.pitch])
     }
 
     /// The tensor's shape.
