@@ -6,7 +6,7 @@
 use burn::DispatchDevice as Device;
 use burn::tensor::DType;
 
-use crate::Tensor;
+use crate::{Activation, Tensor};
 
 pub fn matmul<const D: usize>(
     lhs: Tensor<D>,
@@ -84,6 +84,40 @@ pub fn channels_last(filters: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
     Err(filters)
 }
 
-pub fn has_flash_attention(_: &Device, _: DType, _: [usize; 3]) -> bool {
-    false
+pub fn flash_tile(_: &Device, _: DType, _: usize) -> Option<usize> {
+    None
+}
+
+pub fn sum<const D: usize, const N: usize>(
+    addends: [Tensor<D>; N],
+) -> Result<Tensor<D>, [Tensor<D>; N]> {
+    Err(addends)
+}
+
+pub fn gated_sum<const D: usize>(
+    x: Tensor<D>,
+    factor: Tensor<D>,
+    gate: Tensor<D>,
+) -> Result<Tensor<D>, [Tensor<D>; 3]> {
+    Err([x, factor, gate])
+}
+
+pub fn activated<const D: usize>(x: Tensor<D>, _: Activation) -> Result<Tensor<D>, Tensor<D>> {
+    Err(x)
+}
+
+pub fn gated<const D: usize>(
+    x: Tensor<D>,
+    gate: Tensor<D>,
+    _: Activation,
+) -> Result<Tensor<D>, [Tensor<D>; 2]> {
+    Err([x, gate])
+}
+
+pub fn rotated(
+    x: Tensor<4>,
+    cosines: Tensor<4>,
+    sines: Tensor<4>,
+) -> Result<Tensor<4>, [Tensor<4>; 3]> {
+    Err([x, cosines, sines])
 }

@@ -5,10 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::DispatchDevice as Device;
-use burn::tensor::{DType, Distribution, TensorData};
+use burn::tensor::{DType, Distribution};
 use distorch_cube::{
-    Tensor, channel_rms_norm, conv2d, flash_attention, group_norm, layer_norm, matmul, rms_norm,
-    softmax,
+    Activation, Tensor, activated, channel_rms_norm, conv2d, flash_attention, gated, gated_sum,
+    group_norm, layer_norm, matmul, rms_norm, rotated, softmax, sum,
 };
 
 fn cpu() -> Device {
@@ -34,6 +34,12 @@ fn tensors_of_the_cpu_come_back() {
     assert!(layer_norm(rows(3), rows(1), rows(1), 1e-5, false).is_err());
     assert!(rms_norm(rows(3), rows(1), 1e-5).is_err());
     assert!(softmax(rows(3), 1.0, None, DType::F32).is_err());
+    assert!(sum([rows(3), rows(1)]).is_err());
+    assert!(gated_sum(rows(3), rows(3), rows(1)).is_err());
+    assert!(activated(rows(3), Activation::Silu).is_err());
+    assert!(gated(rows(3), rows(3), Activation::Gelu).is_err());
+    let heads = || values([1, 2, 1, 4], DType::F32);
+    assert!(rotated(heads(), heads(), heads()).is_err());
     let of_channels = || values([1, 4, 1, 1], DType::F32);
     let picture = || values([1, 4, 2, 2], DType::F32);
     assert!(group_norm(picture(), 2, of_channels(), of_channels(), 1e-5, false).is_err());
@@ -43,8 +49,9 @@ fn tensors_of_the_cpu_come_back() {
 #[cfg(feature = "vulkan")]
 mod on_vulkan {
     use burn::tensor::activation::silu;
-    use burn::tensor::module;
     use burn::tensor::ops::ConvOptions;
+    use burn::tensor::{TensorData, module};
+    use distorch_cube::flash_tile;
 
     use super::*;
 
@@ -95,6 +102,40 @@ mod on_vulkan {
         let [q, k] = [q, k].map(|x| heads(there(&x, DType::F16, &device)));
         let scores = matmul(q, k.swap_dims(2, 3), DType::F32).unwrap();
         near("scores", scores, expected, DType::F32);
+    }
+
+    /// Heads beside each other, of two images; many queries for few keys; keys that fill the last tile and that do not.
+    #[test]
+    fn attention_in_tiles() {
+        let Some(device) = device() else { return };
+        let Some(tile) = flash_tile(&device, DType::F16, 32) else {
+            return println!("skipped: the driver multiplies no tiles of f16");
+        };
+        for (queries, keys, d, causal) in [
+            (8 * tile, 77, 32, false),
+            (2 * tile, 4 * tile, 64, false),
+            // The second image begins where no tensor can.
+            (3 * tile, 5, 32, false),
+            (tile, 19, 8, false),
+            (8 * tile, 4 * tile, 128, false),
+            (4 * tile, 4 * tile - 3, 32, true),
+        ] {
+            let tokens = |count: usize| values([2, count, 3, d], DType::F16).swap_dims(1, 2);
+            let (q, k, v) = (tokens(queries), tokens(keys), tokens(keys));
+            let mut scores = q.clone().matmul(k.clone().swap_dims(2, 3)) / (d as f64).sqrt();
+            if causal {
+                let mask = burn::tensor::Tensor::<burn::Dispatch, 2, burn::tensor::Bool>::tril_mask(
+                    [queries, keys],
+                    0,
+                    &cpu(),
+                );
+                scores = scores.mask_fill(mask.unsqueeze(), f32::NEG_INFINITY);
+            }
+            let expected = burn::tensor::activation::softmax(scores, 3).matmul(v.clone());
+            let on = |x: Tensor<4>| there(&x.swap_dims(1, 2), DType::F16, &device).swap_dims(1, 2);
+            let y = flash_attention(on(q), on(k), on(v), causal).unwrap();
+            near(&format!("{queries} to {keys}, {d}, {causal}"), y, expected, DType::F16);
+        }
     }
 
     #[test]
@@ -201,6 +242,104 @@ mod on_vulkan {
         let ones = Tensor::<4>::ones([1, 3, 1, 1], (&device, DType::F32));
         let y = channel_rms_norm(zeros, ones, false).unwrap();
         assert_eq!(y.into_data().to_vec::<f32>().unwrap(), [0.0; 12]);
+    }
+
+    /// Values of a picture whose channels are last in memory, of parts of wider rows, of one vector for all rows or for each
+    /// picture; in vectors and singly; the first operand in a place of its own and in that of the result.
+    #[test]
+    fn sums() {
+        let Some(device) = device() else { return };
+        for dtype in [DType::F32, DType::F16] {
+            for [batch, channels, height, width] in [[2, 16, 5, 8], [1, 5, 3, 7]] {
+                let shape = [batch, channels, height, width];
+                let [a, b] = [(); 2].map(|()| values(shape, dtype));
+                let of_channels = values([1, channels, 1, 1], dtype);
+                let of_pictures = values([batch, channels, 1, 1], dtype);
+                let last = |x: &Tensor<4>| {
+                    let x = there(&x.clone().permute([0, 2, 3, 1]), dtype, &device);
+                    x.permute([0, 3, 1, 2])
+                };
+                let on = |x: &Tensor<4>| there(x, dtype, &device);
+                let what = format!("{shape:?}");
+                let y = sum([last(&a), last(&b)]).unwrap();
+                near(&what, y, a.clone() + b.clone(), dtype);
+                let y = sum([last(&a), on(&b)]).unwrap();
+                near(&format!("{what}, in two orders"), y, a.clone() + b.clone(), dtype);
+                let kept = last(&a);
+                let y = sum([kept.clone(), on(&of_channels), on(&of_pictures)]).unwrap();
+                let expected = a.clone() + of_channels.clone() + of_pictures.clone();
+                near(&format!("{what}, vectors"), y, expected.clone(), dtype);
+                near(&format!("{what}, not written to"), kept, a.clone(), dtype);
+                let y = sum([on(&of_channels), on(&of_pictures), on(&a)]).unwrap();
+                near(&format!("{what}, the vectors first"), y, expected, dtype);
+                let (half, most) = (width / 2, width - width / 2);
+                let (narrow, wide) = (a.clone().narrow(3, half, most), b.clone());
+                let y = gated_sum(
+                    on(&a).narrow(3, half, most),
+                    on(&wide).narrow(3, 0, most),
+                    on(&of_channels),
+                );
+                let expected = narrow + wide.narrow(3, 0, most) * of_channels;
+                near(&format!("{what}, parts"), y.unwrap(), expected, dtype);
+            }
+        }
+        // Of other sides or dtypes they come back.
+        let ones = |shape, dtype| Tensor::<2>::ones(shape, (&device, dtype));
+        assert!(sum([ones([3, 4], DType::F32), ones([3, 2], DType::F32)]).is_err());
+        assert!(sum([ones([3, 4], DType::F32), ones([3, 4], DType::F16)]).is_err());
+    }
+
+    /// From where all is small to where their exponentials are beyond f32.
+    #[test]
+    fn activations() {
+        use burn::tensor::activation::{gelu, gelu_approximate, relu, sigmoid};
+
+        type Function = fn(Tensor<2>) -> Tensor<2>;
+        let Some(device) = device() else { return };
+        let functions: [(Activation, Function); 5] = [
+            (Activation::Relu, relu),
+            (Activation::Silu, silu),
+            (Activation::Gelu, gelu),
+            (Activation::GeluTanh, gelu_approximate),
+            (Activation::QuickGelu, |x| x.clone() * sigmoid(x * 1.702)),
+        ];
+        for dtype in [DType::F32, DType::F16] {
+            for (count, scale) in [(64, 3.0), (33, 3.0), (64, 200.0)] {
+                let [x, gate] = [(); 2].map(|()| (values([3, count], dtype) * scale).cast(dtype));
+                let [x, gate] = [x, gate].map(|x| x.cast(DType::F32));
+                let on = |x: &Tensor<2>| there(x, dtype, &device);
+                for (activation, function) in functions {
+                    let what = format!("{activation:?} of {count} up to {scale}");
+                    let y = activated(on(&x), activation).unwrap();
+                    near(&what, y, function(x.clone()), dtype);
+                    let y = gated(on(&x), on(&gate), activation).unwrap();
+                    let expected = x.clone() * function(gate.clone());
+                    near(&format!("gated, {what}"), y, expected, dtype);
+                }
+            }
+        }
+    }
+
+    /// Heads that fill vectors and that do not, in wider rows and alone.
+    #[test]
+    fn rotations() {
+        let Some(device) = device() else { return };
+        for dtype in [DType::F32, DType::F16] {
+            for (heads, d, wider) in [(3, 32, 32), (2, 6, 0), (1, 2, 1)] {
+                let (batch, tokens) = (2, 5);
+                let all = values([batch, tokens, heads * d + wider], dtype);
+                let x = all.clone().narrow(2, 0, heads * d).reshape([batch, tokens, heads, d]);
+                let [cosines, sines] = [(); 2].map(|()| values([1, tokens, 1, d], DType::F32));
+                let pairs = x.clone().reshape([batch, tokens, heads, d / 2, 2]);
+                let turned = pairs.flip([4]).reshape([batch, tokens, heads, d]);
+                let expected = x * cosines.clone() + turned * sines.clone();
+                let x = there(&all, dtype, &device).narrow(2, 0, heads * d);
+                let angles = [cosines, sines].map(|x| there(&x, DType::F32, &device));
+                let [cosines, sines] = angles;
+                let y = rotated(x.reshape([batch, tokens, heads, d]), cosines, sines).unwrap();
+                near(&format!("{heads} heads of {d}"), y, expected, dtype);
+            }
+        }
     }
 
     /// Of scores whose exponentials are beyond f32, all keys and those up to a query's.

@@ -13,8 +13,8 @@ pub(crate) mod pieces;
 pub(crate) mod rotation;
 
 use distorch_checkpoint::config::{DecoderConfig, DecoderKind};
-use distorch_runtime::kernels::gelu_tanh;
-use distorch_runtime::tensor::{TensorData, ops};
+use distorch_runtime::kernels::{gated_silu, gelu_tanh};
+use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Scope, Tensor};
 
 use pieces::Embedded;
@@ -404,8 +404,10 @@ impl FeedForward {
 
     fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         let gate = self.gate_proj.tokens(x.clone())?;
-        let gate = if self.gelu { gelu_tanh(gate) } else { ops::activation::silu(gate) };
         let up = self.up_proj.tokens(x)?;
-        self.down_proj.tokens(gate * up)
+        self.down_proj.tokens(match self.gelu {
+            true => gelu_tanh(gate) * up,
+            false => gated_silu(gate, up),
+        })
     }
 }

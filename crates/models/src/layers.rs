@@ -37,6 +37,28 @@ impl Linear {
         Ok(y.reshape(shape))
     }
 
+    /// As [`forward`](Self::forward), and `addend` of the result's shape added.
+    ///
+    /// # Errors
+    /// As [`forward_to`](Self::forward_to).
+    pub fn forward_plus<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        addend: Tensor<D>,
+    ) -> Result<Tensor<D>, ModelError> {
+        let (inputs, shape) = (x.dims(), addend.dims());
+        let rows = inputs[..D - 1].iter().product();
+        let (params, weight) = self.weight(inputs[D - 1])?;
+        let [outputs, _] = weight.dims();
+        if (outputs, &inputs[..D - 1]) != (shape[D - 1], &shape[..D - 1]) {
+            let layer = params.layer().to_owned();
+            return Err(ModelError::Output { layer, expected: shape[D - 1], found: outputs });
+        }
+        let (x, addend) = (x.reshape([1, rows, inputs[D - 1]]), addend.reshape([1, rows, outputs]));
+        let y = kernels::linear_plus(x, weight, params.bias()?, addend, params.precision());
+        Ok(y.reshape(shape))
+    }
+
     /// As [`forward`](Self::forward), for callers that take results apart: an error unless `features` come out.
     ///
     /// # Errors
@@ -101,6 +123,12 @@ impl Linear {
     }
 
     fn map(&self, x: Tensor<3>, rows: Rows) -> Result<Tensor<3>, ModelError> {
+        let (params, weight) = self.weight(x.dims()[2])?;
+        Ok(kernels::linear(x, weight, params.bias()?, rows, params.precision()))
+    }
+
+    /// The layer, and its weight for so many features.
+    fn weight(&self, features: usize) -> Result<(LayerParams, Tensor<2>), ModelError> {
         let params = self.handle.fetch()?;
         let weight = match params.weight::<2>() {
             Ok(weight) => weight,
@@ -109,8 +137,8 @@ impl Linear {
                 Err(_) => flat(params.weight::<5>().map_err(|_| error)?),
             },
         };
-        fits(params.layer(), "features", weight.dims()[1], x.dims()[2])?;
-        Ok(kernels::linear(x, weight, params.bias()?, rows, params.precision()))
+        fits(params.layer(), "features", weight.dims()[1], features)?;
+        Ok((params, weight))
     }
 }
 

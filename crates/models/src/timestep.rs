@@ -1,6 +1,7 @@
 //! How a network takes in its timestep.
 
-use distorch_runtime::tensor::{TensorData, ops};
+use distorch_runtime::kernels::silu;
+use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Scope, Tensor};
 
 use crate::ModelError;
@@ -40,6 +41,6 @@ impl Mlp {
     }
 
     pub fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, ModelError> {
-        self.second.forward(ops::activation::silu(self.first.forward(x)?))
+        self.second.forward(silu(self.first.forward(x)?))
     }
 }

@@ -3,7 +3,7 @@
 //! Pictures are `[batch, 3, height, width]` from 0 to 1. A half knows one way alone.
 
 use distorch_checkpoint::config::{TinyVaeConfig, TinyVaeHalf};
-use distorch_runtime::kernels::{self, Addend};
+use distorch_runtime::kernels::{Addend, relu};
 use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
@@ -77,16 +77,16 @@ impl TinyVae {
         for step in &self.steps {
             h = match step {
                 Step::Conv(conv) => conv.forward(h)?,
-                Step::Relu => kernels::each_pixel(h, relu),
+                Step::Relu => relu(h),
                 Step::Double => {
                     let [_, _, rows, columns] = h.dims();
                     nearest(h, [2 * rows, 2 * columns])
                 }
                 Step::Block([first, second, third]) => {
-                    let inner = kernels::each_pixel(first.forward(h.clone())?, relu);
-                    let inner = kernels::each_pixel(second.forward(inner)?, relu);
+                    let inner = relu(first.forward(h.clone())?);
+                    let inner = relu(second.forward(inner)?);
                     let sum = third.forward_plus(inner, || Ok(Addend::Picture(h)))?;
-                    kernels::each_pixel(sum, relu)
+                    relu(sum)
                 }
             };
         }
@@ -155,8 +155,4 @@ impl TinyVae {
         }
         Ok(())
     }
-}
-
-fn relu(x: Tensor<4>) -> Tensor<4> {
-    x.clamp_min(0.0)
 }

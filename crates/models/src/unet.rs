@@ -87,7 +87,7 @@ impl Unet {
             emb = emb + label_embed.forward(y.cast(dtype))?;
         }
         // Every residual block begins with this activation.
-        let emb = ops::activation::silu(emb);
+        let emb = kernels::silu(emb);
 
         let mut skips = Vec::with_capacity(self.input.len());
         let mut h = x;
@@ -379,11 +379,11 @@ impl TransformerBlock {
 
     fn forward(&self, x: Tensor<3>, context: &Tensor<3>) -> Result<Tensor<3>, ModelError> {
         let h = self.norm1.forward(x.clone())?;
-        let x = self.attn1.forward(h.clone(), h)? + x;
+        let x = self.attn1.forward(h.clone(), h, x)?;
         let h = self.norm2.forward(x.clone())?;
-        let x = self.attn2.forward(h, context.clone())? + x;
+        let x = self.attn2.forward(h, context.clone(), x)?;
         let h = self.norm3.forward(x.clone())?;
-        Ok(self.ff.forward(h)? + x)
+        self.ff.forward(h, x)
     }
 }
 
@@ -407,11 +407,17 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        context: Tensor<3>,
+        residual: Tensor<3>,
+    ) -> Result<Tensor<3>, ModelError> {
         let q = self.to_q.forward(x)?;
         let k = self.to_k.forward(context.clone())?;
         let v = self.to_v.forward(context)?;
-        self.to_out.forward(attention(q, k, v, self.heads, Mask::None, self.to_q.precision()))
+        let seen = attention(q, k, v, self.heads, Mask::None, self.to_q.precision());
+        self.to_out.forward_plus(seen, residual)
     }
 }
 
@@ -426,7 +432,7 @@ impl FeedForward {
         Ok(Self { proj: Linear::load(scope, "0.proj")?, out: Linear::load(scope, "2")? })
     }
 
-    fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
-        self.out.forward(kernels::geglu(self.proj.forward(x)?))
+    fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        self.out.forward_plus(kernels::geglu(self.proj.forward(x)?), residual)
     }
 }

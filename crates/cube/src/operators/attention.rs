@@ -24,21 +24,23 @@ use cubek::attention::routines::{DeviceSettings, LaunchInfo, Routine};
 use super::operation::{Operation, apply};
 use crate::Tensor;
 
-/// The side of the tiles that its products are made of.
-const TILE: usize = 16;
-
 /// Values that it reads at once.
 const VECTOR: usize = 8;
 
 /// A head's greatest size: its queries and results are in registers.
 const WIDEST: usize = 128;
 
+/// Groups of tiles of queries that share what is read of keys and values, at most.
+const PLANES: u8 = 8;
+
 /// `softmax(q · kᵗ / √d) · v` of f16 or bf16, `query` `[batch, heads, queries, d]`, `key` and `value`
-/// `[batch, heads, keys, d]`, with scores, their softmax and sums in f32.
+/// `[batch, heads, keys, d]`, with scores, their softmax and sums in f32. With `causal` there are as many keys as queries
+/// or fewer, and the query at a place sees the keys to that place.
+///
+/// `queries` in multiples of eight tiles are the fastest.
 ///
 /// # Errors
-/// All three, where the device or their sizes do not have it: `queries`, `keys` and `d` are multiples of 16, `d` is 128 at
-/// most.
+/// All three, where the device does not have it ([`flash_tile`]), or `queries` or `d` are no multiples of its tiles.
 pub fn flash_attention(
     query: Tensor<4>,
     key: Tensor<4>,
@@ -47,41 +49,48 @@ pub fn flash_attention(
 ) -> Result<Tensor<4>, [Tensor<4>; 3]> {
     let (shape, dtype) = (query.dims(), query.dtype());
     let ([_, _, queries, d], keys) = (shape, key.dims()[2]);
-    if !has_flash_attention(&query.device(), dtype, [queries, keys, d]) {
-        return Err([query, key, value]);
+    let fits = |tile: usize| {
+        let sides = [queries, d];
+        keys > 0 && sides.iter().all(|side| *side > 0 && side.is_multiple_of(tile))
+    };
+    match flash_tile(&query.device(), dtype, d) {
+        Some(tile) if fits(tile) => {
+            apply(Flash { tile, causal }, [query, key, value], shape, dtype)
+        }
+        _ => Err([query, key, value]),
     }
-    apply(Flash { causal }, [query, key, value], shape, dtype)
-}
-
-/// Whether the device has [`flash_attention`] of this dtype, for so many queries and keys, with heads of this size.
-pub fn has_flash_attention(device: &Device, dtype: DType, size: [usize; 3]) -> bool {
-    let fits = size.iter().all(|side| *side > 0 && side.is_multiple_of(TILE)) && size[2] <= WIDEST;
-    fits && has_tiles(device, dtype)
 }
 
 #[derive(Debug)]
 struct Flash {
+    /// The side of a tile.
+    tile: usize,
     causal: bool,
 }
 
 impl Operation for Flash {
-    const NAME: &'static str = "distorch-flash-attention";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([query, key, value]) = <[_; 3]>::try_from(inputs) else {
             unreachable!("attention has queries, keys and values")
         };
-        let [query, key, value] = [query, key, value].map(in_vectors);
-        let [batch, heads, queries, _] = query.meta.shape().dims();
-        let d = value.meta.shape()[3];
+        let [batch, heads, queries, d] = query.meta.shape().dims();
         let (client, device, dtype) = (query.client.clone(), query.device.clone(), query.dtype);
+        // Rows of queries are read as if nothing lay between them.
+        let (query, [key, value]) = (into_contiguous(query), [key, value].map(in_vectors));
         // As the next projection reads it: a token's heads beside each other.
         let shape = Shape::from(vec![batch, queries, heads, d]);
-        let y = permute(empty_device_contiguous_dtype(client, device, shape, dtype), &[0, 2, 1, 3]);
-        for image in 0..batch {
-            let [query, key, value, y] = [&query, &key, &value, &y].map(|all| of_image(all, image));
-            self.attend([query, key, value, y]);
+        let empty = |shape| empty_device_contiguous_dtype(client, device, shape, dtype);
+        let apart = [&query, &key, &value].iter().all(|tensor| images_lie_apart(tensor));
+        if apart {
+            let y = permute(empty(shape), &[0, 2, 1, 3]);
+            for image in 0..batch {
+                let all = [&query, &key, &value, &y];
+                self.attend(all.map(|tensor| of_image(tensor, image)));
+            }
+            return y;
         }
+        let y = empty(Shape::from(vec![batch, heads, queries, d]));
+        self.attend([query, into_contiguous(key), into_contiguous(value), y.clone()]);
         y
     }
 }
@@ -92,6 +101,13 @@ fn in_vectors<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
         [rows @ .., 1] if rows.iter().all(|stride| stride.is_multiple_of(VECTOR)) => tensor,
         _ => into_contiguous(tensor),
     }
+}
+
+/// Whether each image begins where a device can be told that a tensor does, or there is one only.
+fn images_lie_apart<R: CubeRuntime>(tensor: &CubeTensor<R>) -> bool {
+    let bytes = tensor.meta.strides()[0] * tensor.dtype.size();
+    let alignment = tensor.client.properties().memory.alignment;
+    tensor.meta.shape()[0] == 1 || (bytes as u64).is_multiple_of(alignment.max(1))
 }
 
 /// What belongs to one image, as a batch of one: the kernel takes the second stride for that of all images' heads one
@@ -112,9 +128,15 @@ fn of_image<R: CubeRuntime>(tensor: &CubeTensor<R>, image: usize) -> CubeTensor<
 impl Flash {
     fn attend<R: CubeRuntime>(&self, [query, key, value, y]: [CubeTensor<R>; 4]) {
         let queries = query.meta.shape()[2];
-        let fits = |planes: &u8| queries.is_multiple_of(TILE * usize::from(*planes));
+        let d = query.meta.shape()[3];
+        let shared = query.client.properties().hardware.max_shared_memory_size;
+        let fits = |planes: &u8| {
+            let planes = usize::from(*planes);
+            queries.is_multiple_of(self.tile * planes) && self.shared(planes, d) <= shared
+        };
         let mut refused = None;
-        for num_planes in [8, 4, 2, 1].into_iter().filter(fits) {
+        let halves = std::iter::successors(Some(PLANES), |planes| Some(planes / 2));
+        for num_planes in halves.take_while(|planes| *planes > 0).filter(fits) {
             let by = BlackboxAcceleratedStrategy { num_planes, seq_q: 1, seq_kv: 1 };
             match self.launch([&query, &key, &value, &y], by) {
                 Ok(()) => return,
@@ -122,6 +144,13 @@ impl Flash {
             }
         }
         unreachable!("what it needs of devices and sizes is asked before: {refused:?}")
+    }
+
+    /// Bytes that a cube of so many planes shares at most: a tile of keys and values, and of each plane the results and
+    /// twice the scores in f32.
+    fn shared(&self, planes: usize, d: usize) -> usize {
+        let tile = self.tile;
+        4 * tile * d + planes * 4 * (tile * d + 2 * tile * tile)
     }
 
     fn launch<R: CubeRuntime>(
@@ -155,8 +184,9 @@ impl Flash {
     }
 }
 
-/// CubeCL's kernel on tensor cores, which multiplies in f16 whatever it is given, in the dtype of its operands: bf16 has
-/// values beyond f16's.
+/// CubeCL's kernel on tensor cores, but for two things. It multiplies in f16 whatever it is given, here in the dtype of its
+/// operands: bf16 has values beyond f16's. And for many more queries than keys it takes long tiles, whose scores do not fit
+/// the product with the values; here tiles are square.
 #[derive(Clone, Debug)]
 struct InTheirDtype;
 
@@ -180,7 +210,13 @@ impl Routine for InTheirDtype {
             BlueprintStrategy::Forced(blueprint) => BlueprintStrategy::Forced(blueprint),
             BlueprintStrategy::Inferred(strategy) => BlueprintStrategy::Inferred(strategy),
         };
-        let mut info = InF16::prepare(problem, device_settings, strategy)?;
+        let mut square = problem.clone();
+        square.dims.seq_kv = square.dims.seq_q;
+        let mut info = InF16::prepare(&square, device_settings, strategy)?;
+        // A part of all keys is looked at as if each stage of it were full, where all of them are.
+        let keys = info.blueprint.tiling_scheme.elements_in_partition_seq_kv();
+        info.blueprint.check_bounds.seq_kv = !problem.dims.seq_kv.is_multiple_of(keys as usize);
+        info.blueprint.check_bounds.seq_q = false;
         let operands = problem.global_dtypes.query;
         let dtypes = &mut info.dtypes;
         for dtype in [
@@ -196,37 +232,43 @@ impl Routine for InTheirDtype {
     }
 }
 
-/// Whether the device has instructions for products of tiles of this dtype that are summed in f32, and of f16, by which the
-/// kernel is laid out.
-fn has_tiles(device: &Device, dtype: DType) -> bool {
+/// The side of the tiles that [`flash_attention`] of this dtype is made of, with heads of this size or a little less: what the
+/// device has instructions for that sum in f32. `None` where it has none, or heads are too wide.
+pub fn flash_tile(device: &Device, dtype: DType, d: usize) -> Option<usize> {
     let kinds = match dtype {
+        // By f16's the kernel is laid out.
         DType::F16 => [FloatKind::F16; 2],
         DType::BF16 => [FloatKind::F16, FloatKind::BF16],
-        _ => return false,
+        _ => return None,
     };
-    match device {
+    let tile = match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => has_tiles_of::<cubecl::cuda::CudaRuntime>(device, kinds),
+        Device::Cuda(device) => tile_of::<cubecl::cuda::CudaRuntime>(device, kinds),
         #[cfg(feature = "rocm")]
-        Device::Rocm(device) => has_tiles_of::<cubecl::hip::HipRuntime>(device, kinds),
+        Device::Rocm(device) => tile_of::<cubecl::hip::HipRuntime>(device, kinds),
         #[cfg(feature = "vulkan")]
-        Device::Vulkan(device) => has_tiles_of::<cubecl::wgpu::WgpuRuntime>(device, kinds),
+        Device::Vulkan(device) => tile_of::<cubecl::wgpu::WgpuRuntime>(device, kinds),
         #[cfg(feature = "metal")]
-        Device::Metal(device) => has_tiles_of::<cubecl::wgpu::WgpuRuntime>(device, kinds),
-        _ => false,
-    }
+        Device::Metal(device) => tile_of::<cubecl::wgpu::WgpuRuntime>(device, kinds),
+        _ => None,
+    };
+    tile.filter(|tile| d.next_multiple_of(*tile) <= WIDEST)
 }
 
-fn has_tiles_of<R: cubecl::Runtime>(device: &R::Device, kinds: [FloatKind; 2]) -> bool {
+fn tile_of<R: cubecl::Runtime>(device: &R::Device, kinds: [FloatKind; 2]) -> Option<usize> {
     let client: ComputeClient<R> = R::client(device);
     let tiles = &client.properties().features.matmul.cmma;
     let sums = scalar(FloatKind::F32);
-    kinds.map(scalar).iter().all(|kind| {
-        tiles.iter().any(|tile| {
-            (tile.a_type, tile.b_type, tile.cd_type) == (*kind, *kind, sums)
-                && [tile.m, tile.n, tile.k] == [TILE as u32; 3]
+    let has = |side: u32| {
+        kinds.map(scalar).iter().all(|kind| {
+            tiles.iter().any(|tile| {
+                (tile.a_type, tile.b_type, tile.cd_type) == (*kind, *kind, sums)
+                    && [tile.m, tile.n, tile.k] == [side; 3]
+            })
         })
-    })
+    };
+    // In the order in which the kernel looks for one.
+    [16, 8].into_iter().find(|side| has(*side)).map(|side| side as usize)
 }
 
 fn scalar(kind: FloatKind) -> StorageType {

@@ -53,8 +53,6 @@ pub fn channels_last(filters: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
 struct ChannelsLast;
 
 impl Operation for ChannelsLast {
-    const NAME: &'static str = "distorch-channels-last";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([filters]) = <[_; 1]>::try_from(inputs) else { unreachable!("it has one tensor") };
         permute_nhwc_to_nchw(into_contiguous(permute_nchw_to_nhwc(filters)))
@@ -68,8 +66,6 @@ struct Convolution {
 }
 
 impl Operation for Convolution {
-    const NAME: &'static str = "distorch-conv2d";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([x, weight]) = <[_; 2]>::try_from(inputs) else {
             unreachable!("a convolution has a picture and filters")

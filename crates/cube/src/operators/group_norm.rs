@@ -47,8 +47,6 @@ struct GroupNorm {
 }
 
 impl Operation for GroupNorm {
-    const NAME: &'static str = "distorch-group-norm";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([x, weight, bias]) = <[_; 3]>::try_from(inputs) else {
             unreachable!("a group norm has a weight and a bias")

@@ -49,8 +49,6 @@ struct Product {
 }
 
 impl Operation for Product {
-    const NAME: &'static str = "distorch-matmul";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([lhs, rhs]) = <[_; 2]>::try_from(inputs) else {
             unreachable!("a product has two operands")

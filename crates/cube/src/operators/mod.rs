@@ -1,22 +1,27 @@
 //! The operators, with accelerators.
 
 mod attention;
+mod axes;
 mod conv;
 mod elements;
+mod elementwise;
 mod group_norm;
 mod matmul;
 mod norm;
 mod operation;
 mod patches;
 mod reduce;
+mod rotate;
 mod rows;
 mod softmax;
 
-pub use attention::{flash_attention, has_flash_attention};
+pub use attention::{flash_attention, flash_tile};
 pub use conv::{channels_last, conv2d};
+pub use elementwise::{activated, gated, gated_sum, sum};
 pub use group_norm::group_norm;
 pub use matmul::matmul;
 pub use norm::{channel_rms_norm, layer_norm, rms_norm};
+pub use rotate::rotated;
 pub use softmax::softmax;
 
 use burn_cubecl::CubeRuntime;

@@ -102,8 +102,6 @@ impl<R: CubeRuntime> Launch<R> {
 }
 
 impl Operation for LayerNorm {
-    const NAME: &'static str = "distorch-layer-norm";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([x, weight, bias]) = <[_; 3]>::try_from(inputs) else {
             unreachable!("a layer norm has a weight and a bias")
@@ -197,8 +195,6 @@ fn layer_norm_rows<X: Float, W: Float, N: Size>(
 }
 
 impl Operation for RmsNorm {
-    const NAME: &'static str = "distorch-rms-norm";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([x, weight]) = <[_; 2]>::try_from(inputs) else {
             unreachable!("this norm has a weight")
@@ -208,8 +204,6 @@ impl Operation for RmsNorm {
 }
 
 impl Operation for ChannelNorm {
-    const NAME: &'static str = "distorch-channel-rms-norm";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([x, weight]) = <[_; 2]>::try_from(inputs) else {
             unreachable!("this norm has a weight")

@@ -36,8 +36,6 @@ struct Softmax {
 }
 
 impl Operation for Softmax {
-    const NAME: &'static str = "distorch-softmax";
-
     fn run<R: CubeRuntime>(&self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
         let Ok([scores]) = <[_; 1]>::try_from(inputs) else {
             unreachable!("a softmax is of one tensor")

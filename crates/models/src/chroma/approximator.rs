@@ -1,7 +1,7 @@
 //! What makes the modulations of all blocks at once.
 
+use distorch_runtime::kernels::silu;
 use distorch_runtime::tensor::TensorData;
-use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, Scope, Tensor};
 
 use crate::ModelError;

@@ -1,7 +1,7 @@
 //! The whole transformer.
 
 use distorch_checkpoint::config::FluxConfig;
-use distorch_runtime::tensor::ops;
+use distorch_runtime::kernels::silu;
 use distorch_runtime::{DType, Scope, Tensor};
 
 use super::double::{ModulatedDoubleBlock, Streams};
@@ -86,7 +86,7 @@ impl FluxTransformer {
         if let (Some(guidance_in), Some(guidance)) = (&self.guidance_in, &input.guidance) {
             vector = vector + guidance_in.forward(embed(guidance))?;
         }
-        Ok(ops::activation::silu(vector))
+        Ok(silu(vector))
     }
 
     fn check_inputs(&self, input: &NetworkInput) -> Result<(), ModelError> {
@@ -184,6 +184,6 @@ impl Embedder {
     }
 
     fn forward(&self, x: Tensor<2>) -> Result<Tensor<2>, ModelError> {
-        self.second.forward(ops::activation::silu(self.first.forward(x)?))
+        self.second.forward(silu(self.first.forward(x)?))
     }
 }

@@ -1,9 +1,8 @@
 //! Blocks with a stream each for picture and text, and blocks with one for both.
 
 use distorch_runtime::kernels::{
-    Projected, Rotation, add_gated, join_rotated_heads, modulated_norm,
+    Projected, Rotation, add_gated, gated_silu, join_rotated_heads, modulated_norm,
 };
-use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
 
 use crate::ModelError;
@@ -174,8 +173,8 @@ impl SingleBlock {
 
 /// `silu(gate) ⊙ up` of features whose gate begins at `first`, with as many features behind it.
 fn gated(x: Tensor<3>, first: usize, width: usize) -> Tensor<3> {
-    let gate = silu(x.clone().narrow(2, first, width));
-    gate * x.narrow(2, first + width, width)
+    let gate = x.clone().narrow(2, first, width);
+    gated_silu(gate, x.narrow(2, first + width, width))
 }
 
 /// The scales of the RMS norms of queries and keys.

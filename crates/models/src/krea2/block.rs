@@ -1,7 +1,9 @@
 //! Blocks: gated attention whose heads of queries share heads of keys and values, and a gated feed-forward layer.
 
-use distorch_runtime::kernels::{Projected, Rotation, add_gated, join_heads, join_rotated_heads};
-use distorch_runtime::tensor::ops::activation::{sigmoid, silu};
+use distorch_runtime::kernels::{
+    Projected, Rotation, add_gated, gated_silu, join_heads, join_rotated_heads,
+};
+use distorch_runtime::tensor::ops::activation::sigmoid;
 use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
 
 use crate::ModelError;
@@ -210,7 +212,7 @@ impl FeedForward {
 
     fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         let width = x.dims()[2];
-        let gate = silu(self.gate.tokens(x.clone())?);
-        self.down.tokens_to(gate * self.up.tokens(x)?, width)
+        let gate = self.gate.tokens(x.clone())?;
+        self.down.tokens_to(gated_silu(gate, self.up.tokens(x)?), width)
     }
 }

@@ -2,8 +2,7 @@
 //! with a norm before and behind each of them.
 
 use distorch_checkpoint::config::NextDitConfig;
-use distorch_runtime::kernels::{Projected, Rotation, add_gated, join_rotated_heads};
-use distorch_runtime::tensor::ops::activation::silu;
+use distorch_runtime::kernels::{Projected, Rotation, add_gated, gated_silu, join_rotated_heads};
 use distorch_runtime::{DType, Scope, Tensor};
 
 use super::rules::rules;
@@ -92,8 +91,8 @@ impl Block {
         let seen = self.attend(h, rotation)?;
         let x = added(x, self.attended_norm.forward(finite(seen))?, attention);
         let h = scaled(self.feed_forward_norm.forward(x.clone())?, feed_forward.as_ref());
-        let gate = silu(self.gate.tokens(h.clone())?);
-        let fed = self.down.tokens_to(gate * self.up.tokens(h)?, self.width)?;
+        let gate = self.gate.tokens(h.clone())?;
+        let fed = self.down.tokens_to(gated_silu(gate, self.up.tokens(h)?), self.width)?;
         Ok(added(x, self.fed_norm.forward(finite(fed))?, feed_forward))
     }
 

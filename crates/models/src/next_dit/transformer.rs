@@ -1,8 +1,7 @@
 //! The whole transformer.
 
 use distorch_checkpoint::config::NextDitConfig;
-use distorch_runtime::kernels::{Rotation, modulated_norm};
-use distorch_runtime::tensor::ops::activation::silu;
+use distorch_runtime::kernels::{Rotation, modulated_norm, silu};
 use distorch_runtime::{DType, LayerHandle, Scope, Tensor};
 
 use super::block::{Block, EPSILON};

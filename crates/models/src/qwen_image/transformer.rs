@@ -1,8 +1,7 @@
 //! The whole transformer.
 
 use distorch_checkpoint::config::QwenImageConfig;
-use distorch_runtime::kernels::modulated_norm;
-use distorch_runtime::tensor::ops::activation::silu;
+use distorch_runtime::kernels::{modulated_norm, silu};
 use distorch_runtime::{DType, Scope, Tensor};
 
 use super::MODEL;

@@ -1,9 +1,8 @@
 //! A block for all tokens, without a modulation of its own.
 
 use distorch_runtime::kernels::{
-    Projected, Rotation, add_gated, join_rotated_heads, modulated_norm,
+    Projected, Rotation, add_gated, gated_silu, join_rotated_heads, modulated_norm,
 };
-use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, Scope, Tensor};
 
 use super::sequence::{Run, Sequence};
@@ -203,6 +202,6 @@ impl FeedForward {
             }
             Gate::Apart([gate, up]) => (gate.tokens(x.clone())?, up.tokens(x)?),
         };
-        self.out.tokens_to(silu(gate) * up, width)
+        self.out.tokens_to(gated_silu(gate, up), width)
     }
 }

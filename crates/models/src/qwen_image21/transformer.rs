@@ -1,8 +1,7 @@
 //! The whole transformer.
 
 use distorch_checkpoint::config::QwenImage21Config;
-use distorch_runtime::kernels::gelu_tanh;
-use distorch_runtime::tensor::ops::activation::silu;
+use distorch_runtime::kernels::{gelu_tanh, silu};
 use distorch_runtime::{DType, Scope, Tensor};
 
 use super::MODEL;

@@ -1,7 +1,7 @@
 //! The multimodal diffusion transformer.
 
 use distorch_checkpoint::config::MmditConfig;
-use distorch_runtime::tensor::ops::activation::silu;
+use distorch_runtime::kernels::silu;
 use distorch_runtime::{Scope, Tensor, kernels};
 
 use super::MODEL;

@@ -1,6 +1,7 @@
 //! SPAN: blocks whose result weights itself by how far it is from 0.
 
 use distorch_checkpoint::config::SpanConfig;
+use distorch_runtime::kernels::silu;
 use distorch_runtime::tensor::ops;
 use distorch_runtime::{Scope, Tensor};
 
@@ -93,8 +94,8 @@ impl Block {
         let [first, second, third] = &self.convolutions;
         let inner = first.forward(x.clone())?;
         // The rectifier works in place, so that what is handed on is behind it.
-        let inner = ops::activation::silu(inner);
-        let h = ops::activation::silu(second.forward(inner.clone())?);
+        let inner = silu(inner);
+        let h = silu(second.forward(inner.clone())?);
         let h = third.forward(h)?;
         let attention = ops::activation::sigmoid(h.clone()) - 0.5;
         Ok(((h + x) * attention, inner))

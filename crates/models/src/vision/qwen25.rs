@@ -2,9 +2,8 @@
 //! see a window and some the whole picture.
 
 use distorch_checkpoint::config::VisionConfig;
-use distorch_runtime::kernels::gelu;
+use distorch_runtime::kernels::{gated_silu, gelu};
 use distorch_runtime::tensor::TensorData;
-use distorch_runtime::tensor::ops::activation::silu;
 use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor};
 
 use super::attention::{Attention, Run, head_width};
@@ -202,8 +201,8 @@ impl Block {
         let h = self.attention_norm.forward(x.clone())?.cast(dtype);
         let x = x + self.attention.forward(h, rotation, runs)?.cast(DType::F32);
         let h = self.feed_forward_norm.forward(x.clone())?.cast(dtype);
-        let gate = silu(self.gate_proj.tokens(h.clone())?);
-        let fed = self.down_proj.tokens_to(gate * self.up_proj.tokens(h)?, width)?;
+        let gate = self.gate_proj.tokens(h.clone())?;
+        let fed = self.down_proj.tokens_to(gated_silu(gate, self.up_proj.tokens(h)?), width)?;
         Ok(x + fed.cast(DType::F32))
     }
 }

@@ -116,6 +116,7 @@ fn attention() {
         (1, 50, 33, 3, 20, false),
         (2, 77, 77, 2, 64, true),
         (2, 128, 128, 3, 64, false),
+        (2, 144, 200, 3, 64, false),
     ] {
         let what = format!("attention {batch}x{queries} to {keys}, {heads}x{dim}, causal {causal}");
         compare(&what, &mut errors, |make| {

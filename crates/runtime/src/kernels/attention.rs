@@ -116,13 +116,11 @@ fn on_accelerator(
     y.swap_dims(1, 2).reshape(shape)
 }
 
-/// Whether the device's kernel for attention in tiles, with heads of size `d`, passes the trial without which it is not
-/// used; `None` where there is no such kernel.
+/// Whether the device's kernels for attention in tiles, with heads of size `d`, pass the trials without which they are not
+/// used; `None` where there are none.
 pub fn attention_in_tiles(device: &Device, dtype: DType, d: usize) -> Option<bool> {
-    const TOKENS: usize = 128;
-    let there = distorch_cube::has_flash_attention(device, dtype, [TOKENS, TOKENS, d]);
     let by_scores = |operands, causal| by_scores(operands, causal, None);
-    there.then(|| fused::is_right(device, dtype, d, &by_scores))
+    fused::all_are_right(device, dtype, d, &by_scores)
 }
 
 /// Of `[batch, heads, tokens, d]`, with the scores of some queries in memory.

@@ -3,8 +3,28 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use distorch_cube::Activation;
+
 use super::host::{Host, tensor};
 use crate::tensor::{Tensor, ops};
+
+/// The sum of two tensors whose sides are equal or 1, in memory as the first is.
+pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    distorch_cube::sum([a, b]).unwrap_or_else(|[a, b]| a + b)
+}
+
+/// `y + a + b`, of what there is.
+pub(super) fn add_all<const D: usize>(
+    y: Tensor<D>,
+    a: Option<Tensor<D>>,
+    b: Option<Tensor<D>>,
+) -> Tensor<D> {
+    match (a, b) {
+        (None, None) => y,
+        (Some(part), None) | (None, Some(part)) => add(y, part),
+        (Some(a), Some(b)) => distorch_cube::sum([y, a, b]).unwrap_or_else(|[y, a, b]| y + a + b),
+    }
+}
 
 /// The first half of the last dimension times the GELU of the second (GEGLU: Shazeer,
 /// <https://arxiv.org/abs/2002.05202>): `[batch, tokens, 2 × features]` to half the features.
@@ -26,20 +46,21 @@ pub fn geglu(x: Tensor<3>) -> Tensor<3> {
         }
         x => {
             let x = x.map_or_else(|x| x, Host::give);
-            let gate = ops::activation::gelu(x.clone().narrow(2, half, half));
-            x.narrow(2, 0, half) * gate
+            let (gate, x) = (x.clone().narrow(2, half, half), x.narrow(2, 0, half));
+            distorch_cube::gated(x, gate, Activation::Gelu)
+                .unwrap_or_else(|[x, gate]| x * ops::activation::gelu(gate))
         }
     }
 }
 
 /// `x · Φ(x)`, the GELU of Hendrycks & Gimpel (<https://arxiv.org/abs/1606.08415>), not approximated.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    each(x, gelu_all, ops::activation::gelu)
+    each(x, gelu_all, Activation::Gelu)
 }
 
 /// `x · sigmoid(1.702 x)`, the GELU of OpenAI's CLIP.
 pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    each(x, quick_gelu_all, |x| x.clone() * ops::activation::sigmoid(x * QUICK))
+    each(x, quick_gelu_all, Activation::QuickGelu)
 }
 
 /// `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, the approximation of the GELU in its paper. On the CPU the result is
@@ -51,8 +72,35 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
             x.values_mut().unwrap_or_default().par_chunks_mut(RUN).for_each(gelu_tanh_all);
             x.give()
         }
-        Err(x) => ops::activation::gelu_approximate(x),
+        Err(x) => elsewhere(x, Activation::GeluTanh),
     }
+}
+
+/// `x · sigmoid(x)`, the SiLU of Elfwing et al. (<https://arxiv.org/abs/1702.03118>).
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    elsewhere(x, Activation::Silu)
+}
+
+/// `max(x, 0)`.
+pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    elsewhere(x, Activation::Relu)
+}
+
+/// `silu(gate) · x`, both of one shape (SwiGLU: Shazeer, <https://arxiv.org/abs/2002.05202>).
+pub fn gated_silu<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
+    distorch_cube::gated(x, gate, Activation::Silu)
+        .unwrap_or_else(|[x, gate]| ops::activation::silu(gate) * x)
+}
+
+/// By an accelerator's kernel or by Burn's operators.
+fn elsewhere<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    distorch_cube::activated(x, activation).unwrap_or_else(|x| match activation {
+        Activation::Relu => ops::activation::relu(x),
+        Activation::Silu => ops::activation::silu(x),
+        Activation::Gelu => ops::activation::gelu(x),
+        Activation::GeluTanh => ops::activation::gelu_approximate(x),
+        Activation::QuickGelu => x.clone() * ops::activation::sigmoid(x * QUICK),
+    })
 }
 
 /// What [`quick_gelu`] multiplies with.
@@ -61,11 +109,11 @@ const QUICK: f32 = 1.702;
 /// Values of one task.
 const RUN: usize = 16 * 1024;
 
-/// A function of every value: `on_host` from one slice to another, or else `elsewhere`.
+/// A function of every value: on the host from one slice to another.
 fn each<const D: usize>(
     x: Tensor<D>,
     on_host: impl Fn(&[f32], &mut [f32]) + Sync,
-    elsewhere: impl FnOnce(Tensor<D>) -> Tensor<D>,
+    activation: Activation,
 ) -> Tensor<D> {
     match Host::take(x) {
         Ok(x) => {
@@ -76,7 +124,7 @@ fn each<const D: usize>(
             runs.for_each(|(out, x)| on_host(x, out));
             tensor(out, shape)
         }
-        Err(x) => elsewhere(x),
+        Err(x) => elsewhere(x, activation),
     }
 }
 
@@ -143,7 +191,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// `x · sigmoid(x)`.
 #[inline(always)]
-pub(super) fn silu(x: f32) -> f32 {
+pub(super) fn silu_of(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 

@@ -251,10 +251,14 @@ fn turned(x: Tensor<3>, heads: usize, rotation: &Rotation) -> Tensor<3> {
     let dim = width / heads.max(1);
     let [cosines, sines] =
         [&rotation.cosines, &rotation.sines].map(|values| rotation.tensor(values, &device));
-    let x = x.cast(DType::F32).reshape([batch, tokens, heads, dim]);
-    let pairs = x.clone().reshape([batch, tokens, heads, dim / 2, 2]);
-    let neighbours = pairs.flip([4]).reshape([batch, tokens, heads, dim]);
-    (x * cosines + neighbours * sines).reshape(shape).cast(dtype)
+    let x = x.reshape([batch, tokens, heads, dim]);
+    let turned = distorch_cube::rotated(x, cosines, sines).unwrap_or_else(|[x, cosines, sines]| {
+        let x = x.cast(DType::F32);
+        let pairs = x.clone().reshape([batch, tokens, heads, dim / 2, 2]);
+        let neighbours = pairs.flip([4]).reshape([batch, tokens, heads, dim]);
+        (x * cosines + neighbours * sines).cast(dtype)
+    });
+    turned.reshape(shape)
 }
 
 /// What a matrix behind an attention and a feed-forward layer side by side reads: `attended` `[batch, tokens,

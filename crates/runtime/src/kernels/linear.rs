@@ -3,12 +3,13 @@
 use rayon::prelude::*;
 
 use super::Precision;
+use super::elementwise::add_all;
 use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
 use super::product::{self, Bias, Element, Plain, Sink, Unit};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, is_host};
 
 /// How [`linear`] lays out its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub fn linear(
     let fits = x.dims()[2] == weight.dims()[1];
     let x = match (fits, Host::take(x)) {
         (true, Ok(x)) => x,
-        (_, x) => return generic(x.map_or_else(|x| x, Host::give), weight, bias, rows),
+        (_, x) => return generic(x.map_or_else(|x| x, Host::give), weight, bias, None, rows),
     };
     let given = bias.clone().map(|bias| bias.into_data().convert::<f32>());
     let values = given.as_ref().and_then(|bias| bias.as_slice::<f32>().ok());
@@ -55,12 +56,26 @@ pub fn linear(
     };
     let weight = match Host::take(weight.cast(DType::F32)) {
         Ok(weight) => weight,
-        Err(weight) => return generic(x.give(), weight, bias, rows),
+        Err(weight) => return generic(x.give(), weight, bias, None, rows),
     };
     let few = x.dims()[1] <= FEW && weight.strides()[1] == 1;
     match rows {
         Rows::Tokens if few => turned(product(&x, &weight, values, Rows::Channels)),
         _ => product(&x, &weight, values, rows),
+    }
+}
+
+/// As [`linear`], to [`Rows::Tokens`], and `addend` `[batch, rows, out]` added.
+pub fn linear_plus(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    addend: Tensor<3>,
+    precision: Precision,
+) -> Tensor<3> {
+    match is_host(&x.device()) {
+        true => linear(x, weight, bias, Rows::Tokens, precision) + addend,
+        false => generic(x, weight, bias, Some(addend), Rows::Tokens),
     }
 }
 
@@ -164,19 +179,21 @@ pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
     multiply(lhs, rhs, dtype)
 }
 
-fn generic(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>, rows: Rows) -> Tensor<3> {
+fn generic(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    addend: Option<Tensor<3>>,
+    rows: Rows,
+) -> Tensor<3> {
     let [batch, count, inputs] = x.dims();
     let outputs = weight.dims()[0];
     let dtype = x.dtype();
     let weight = weight.cast(dtype);
     let y = multiply(x.reshape([batch * count, inputs]), weight.transpose(), dtype);
-    let y = match bias {
-        Some(bias) => {
-            let bias = bias.cast(y.dtype());
-            y + bias.unsqueeze()
-        }
-        None => y,
-    };
+    let bias = bias.map(|bias| bias.cast(dtype).unsqueeze());
+    let addend = addend.map(|addend| addend.reshape([batch * count, outputs]));
+    let y = add_all(y, bias, addend);
     let y = y.reshape([batch, count, outputs]);
     match rows {
         Rows::Tokens => y,
@@ -287,6 +304,7 @@ mod tests {
                         made_up::rounded(x.clone(), seen[0]),
                         made_up::rounded(weight.clone(), seen[1]),
                         Some(bias.clone()),
+                        None,
                         rows,
                     );
                     let result = linear(x.clone(), weight, Some(bias.clone()), rows, precision);
@@ -300,7 +318,8 @@ mod tests {
                 }
                 // The way of processors without a unit.
                 for rows in [Rows::Tokens, Rows::Channels] {
-                    let expected = generic(x.clone(), weight.clone(), Some(bias.clone()), rows);
+                    let expected =
+                        generic(x.clone(), weight.clone(), Some(bias.clone()), None, rows);
                     let (x, weight) = (Host::take(x.clone()), Host::take(weight.clone()));
                     let (Ok(x), Ok(weight)) = (x, weight) else { panic!("f32 on the CPU") };
                     let given = bias.clone().into_data().to_vec::<f32>().unwrap();

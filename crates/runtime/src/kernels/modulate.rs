@@ -90,7 +90,8 @@ pub fn add_gated(x: Tensor<3>, branch: Tensor<3>, gate: Tensor<2>) -> Tensor<3> 
         (_, x, branch) => {
             let [x, branch] = [x, branch].map(|t| t.map_or_else(|t| t, Host::give));
             let gate = gate.cast(x.dtype()).unsqueeze_dim::<3>(1);
-            x + branch * gate
+            distorch_cube::gated_sum(x, branch, gate)
+                .unwrap_or_else(|[x, branch, gate]| x + branch * gate)
         }
     }
 }

@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::elementwise::silu;
+use super::elementwise::silu_of;
 use super::host::{Host, tensor};
 use crate::tensor::{Backend, DType, ModuleOps, Tensor, TensorPrimitive, ops};
 
@@ -100,7 +100,7 @@ fn normalise_group(
         let scale = weight / deviation;
         let shift = bias - mean * scale;
         if activate {
-            out.iter_mut().zip(x).for_each(|(out, x)| *out = silu(x * scale + shift));
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = silu_of(x * scale + shift));
         } else {
             out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scale + shift);
         }
@@ -308,7 +308,7 @@ fn inverse_norms(x: &[f32], plane: usize, start: usize, inverse: &mut [f32]) {
 fn scale_plane(x: &[f32], inverse: &[f32], weight: f32, activate: bool, out: &mut [f32]) {
     let scaled = x.iter().zip(inverse).map(|(x, inverse)| x * inverse * weight);
     match activate {
-        true => out.iter_mut().zip(scaled).for_each(|(out, x)| *out = silu(x)),
+        true => out.iter_mut().zip(scaled).for_each(|(out, x)| *out = silu_of(x)),
         false => out.iter_mut().zip(scaled).for_each(|(out, x)| *out = x),
     }
 }

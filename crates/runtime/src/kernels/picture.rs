@@ -2,6 +2,7 @@
 //! accelerators channels are last there, as their convolutions and norms read and write them: what is done here keeps
 //! them so, where Burn's own operators would make a copy in the other order.
 
+use super::elementwise::add_all;
 use crate::tensor::{Tensor, is_host};
 
 /// The same values with channels last, `[batch, height, width, channels]`.
@@ -14,17 +15,9 @@ fn channels_first(x: Tensor<4>) -> Tensor<4> {
     x.permute([0, 3, 1, 2])
 }
 
-/// An elementwise function of a picture.
+/// An elementwise function of a picture, in Burn's operators.
 pub fn each_pixel(x: Tensor<4>, map: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
     if is_host(&x.device()) { map(x) } else { channels_first(map(channels_last(x))) }
-}
-
-/// The sum of two pictures.
-pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
-    match is_host(&a.device()) {
-        true => a + b,
-        false => channels_first(channels_last(a) + channels_last(b)),
-    }
 }
 
 /// What is added to a convolution's result.
@@ -39,24 +32,16 @@ pub enum Addend {
 impl Addend {
     /// `y + bias + addend`, `bias` `[out]`.
     pub(super) fn add(y: Tensor<4>, bias: Option<Tensor<1>>, addend: Option<Self>) -> Tensor<4> {
-        let host = is_host(&y.device());
-        let ordered = |x| if host { x } else { channels_last(x) };
-        let at = if host { 1 } else { 3 };
         let along = |vectors: Tensor<2>| {
-            let ([rows, channels], mut shape) = (vectors.dims(), [1; 4]);
-            (shape[0], shape[at]) = (rows, channels);
-            vectors.reshape(shape)
+            let [rows, channels] = vectors.dims();
+            vectors.reshape([rows, channels, 1, 1])
         };
-        if bias.is_none() && addend.is_none() {
-            return y;
-        }
+        let bias = bias.map(|bias| along(bias.unsqueeze()));
         let addend = addend.map(|addend| match addend {
             Addend::Channels(vectors) => along(vectors),
-            Addend::Picture(picture) => ordered(picture),
+            Addend::Picture(picture) => picture,
         });
-        let parts = bias.map(|bias| along(bias.unsqueeze())).into_iter().chain(addend);
-        let y = parts.fold(ordered(y), |y, part| y + part);
-        if host { y } else { channels_first(y) }
+        add_all(y, bias, addend)
     }
 }
 

@@ -3,17 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::client::ComputeClient;
 use burn_cubecl::cubecl::future::{self, DynFut};
 use burn_cubecl::cubecl::server::ServerError;
 use burn_cubecl::cubecl::zspace::{Shape, metadata::Metadata};
-use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use burn_dispatch::DispatchTensorKind;
-use burn_fusion::stream::OperationStreams;
-use burn_fusion::{FusionTensor, NoOp, get_client};
-use burn_ir::{BackendIr, InitOperationIr, OperationIr, OperationOutput};
 use cubecl_common::stream_id::StreamId;
 use distorch_cube::kind::from_kind;
 
@@ -27,14 +22,12 @@ const COPIES: StreamId = StreamId { value: u64::MAX };
 /// Of large models.
 const LAYERS: usize = 1024;
 
-type Inner<R> = CubeBackend<R, f32, i32, u8>;
-
 /// The stream for copies of one device.
 pub(super) struct Uploads<R: burn_cubecl::CubeRuntime> {
     client: ComputeClient<R>,
     device: R::CubeDevice,
     /// How a tensor of this runtime goes into one of any.
-    kind: fn(FusionTensor<FusionCubeRuntime<R>>, bool) -> DispatchTensorKind,
+    kind: fn(CubeTensor<R>, bool) -> DispatchTensorKind,
     users: Mutex<Users>,
     flights: Mutex<Flights<DynFut<Result<(), ServerError>>>>,
     releases: Releases,
@@ -43,7 +36,7 @@ pub(super) struct Uploads<R: burn_cubecl::CubeRuntime> {
 impl<R: burn_cubecl::CubeRuntime> Uploads<R> {
     pub(super) fn new(
         device: R::CubeDevice,
-        kind: fn(FusionTensor<FusionCubeRuntime<R>>, bool) -> DispatchTensorKind,
+        kind: fn(CubeTensor<R>, bool) -> DispatchTensorKind,
     ) -> Self {
         Self {
             client: R::client(&device),
@@ -76,16 +69,8 @@ impl<R: burn_cubecl::CubeRuntime> Uploads<R> {
             ordered.map_err(|error| format!("the device could not take it: {error:?}"))??;
         flights.ordered(self)?;
         drop(flights);
-        // The fused operations know the tensor as one of whoever uses it.
-        let user = users.last().map_or(StreamId::current(), |user| user.0);
-        let register = || {
-            brought
-                .into_iter()
-                .zip(kinds)
-                .map(|(tensor, codes)| self.register(tensor, codes))
-                .collect()
-        };
-        Ok(user.executes(register))
+        let tensors = brought.into_iter().zip(kinds);
+        Ok(tensors.map(|(tensor, codes)| from_kind((self.kind)(tensor, codes))).collect())
     }
 
     /// On the device's own thread, so that nobody tells it anything meanwhile: the copies wait for all that the users
@@ -116,17 +101,6 @@ impl<R: burn_cubecl::CubeRuntime> Uploads<R> {
             )
         };
         Ok(COPIES.executes(|| pieces.into_iter().map(take).collect()))
-    }
-
-    /// What Burn does for a tensor that comes from the host.
-    fn register(&self, tensor: CubeTensor<R>, codes: bool) -> Primitive {
-        let client = get_client::<Inner<R>>(&self.device);
-        let (shape, dtype) = (tensor.meta.shape().clone(), tensor.dtype);
-        let handle = Inner::<R>::float_tensor_handle(tensor);
-        let made = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
-        let (streams, made) = (OperationStreams::default(), OperationIr::Init(made));
-        let tensor = client.register(streams, made, NoOp::<Inner<R>>::new()).output();
-        from_kind((self.kind)(tensor, codes))
     }
 
     /// Waits for all copies, and lets go of what they were made from.
