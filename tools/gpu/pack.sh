@@ -22,7 +22,7 @@ fi
 features=$(sed 's#[^,]*#distorch/&#g' <<<"${FEATURES:-cuda}")
 
 mkdir -p "$kit"
-rm -rf "$kit"/programs.tar.xz "$kit"/commit
+rm -rf "${kit:?}"/*
 private=$(mktemp -d)
 trap 'rm -rf "$private"' EXIT
 ${CARGO:-cargo} build --locked --profile gpu-kit -p distorch -p distorch-models -p distorch-runtime \
