@@ -60,6 +60,23 @@ impl Queue {
         )
     }
 
+    /// The running jobs and the pending ones, ordered as [`running`](Self::running) and [`pending`](Self::pending) are, at one
+    /// moment: one after the other, these miss a job that is claimed between them.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn unfinished(&self) -> Result<[Vec<Record>; 2], Error> {
+        let records = retry!(
+            self,
+            "listing jobs that have not ended",
+            self.records("WHERE state IN ('running', 'pending') ORDER BY number, seq", args![])
+        )?;
+        let (mut running, pending): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|record| record.job.state == State::Running);
+        running.sort_by_key(|record| record.job.started);
+        Ok([running, pending])
+    }
+
     /// A job, in any state.
     ///
     /// # Errors

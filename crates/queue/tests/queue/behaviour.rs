@@ -28,6 +28,7 @@ on_both!(
     jobs_are_listed_as_a_filter_says,
     a_worker_gets_what_it_can_run_and_rather_what_it_has_loaded,
     workers_at_once_get_each_job_once,
+    a_claimed_job_is_never_out_of_the_lists,
     a_queue_is_there_when_it_is_opened_again,
     processes_that_open_an_empty_database_at_once_all_succeed,
 );
@@ -474,6 +475,30 @@ async fn workers_at_once_get_each_job_once(place: Place) {
     assert_eq!(all.len(), 60);
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), 60);
     assert_eq!(queue.remaining().await.unwrap(), 0);
+}
+
+/// However often they are asked for meanwhile.
+async fn a_claimed_job_is_never_out_of_the_lists(place: Place) {
+    const JOBS: u128 = 40;
+    let queue = place.open().await;
+    for number in 0..JOBS {
+        queue.submit(&job(number)).await.unwrap();
+    }
+    let claims = queue.clone();
+    let claims =
+        tokio::spawn(
+            async move { while claims.claim(&worker("w"), LONG).await.unwrap().is_some() {} },
+        );
+    let mut running = 0;
+    while running < JOBS as usize {
+        let [now, pending] = queue.unfinished().await.unwrap();
+        let ids: HashSet<_> = now.iter().chain(&pending).map(|record| record.job.id).collect();
+        assert_eq!((ids.len(), now.len() + pending.len()), (JOBS as usize, JOBS as usize));
+        assert!(pending.is_sorted_by_key(|record| record.job.number));
+        assert!(now.is_sorted_by_key(|record| record.job.started) && now.len() >= running);
+        running = now.len();
+    }
+    claims.await.unwrap();
 }
 
 async fn a_queue_is_there_when_it_is_opened_again(place: Place) {

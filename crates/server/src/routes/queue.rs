@@ -51,8 +51,7 @@ struct Queued {
 #[utoipa::path(get, path = "/queue", responses((status = 200, description = "`queue_running`, `queue_pending`")))]
 async fn list(State(state): State<AppState>) -> Result<Json<Queued>, ApiError> {
     let items = |records: Vec<Record>| records.into_iter().map(Item::of).collect();
-    let running = state.queue.running().await.map_err(ApiError::internal)?;
-    let pending = state.queue.pending().await.map_err(ApiError::internal)?;
+    let [running, pending] = state.queue.unfinished().await.map_err(ApiError::internal)?;
     Ok(Json(Queued { queue_running: items(running), queue_pending: items(pending) }))
 }
 
