@@ -69,11 +69,15 @@ impl Queue {
         let records = retry!(
             self,
             "listing jobs that have not ended",
-            self.records("WHERE state IN ('running', 'pending') ORDER BY number, seq", args![])
+            self.records(
+                "WHERE state IN ('running', 'pending') \
+                 ORDER BY CASE state WHEN 'running' THEN started END, \
+                 CASE state WHEN 'pending' THEN number END, seq",
+                args![],
+            )
         )?;
-        let (mut running, pending): (Vec<_>, Vec<_>) =
+        let (running, pending) =
             records.into_iter().partition(|record| record.job.state == State::Running);
-        running.sort_by_key(|record| record.job.started);
         Ok([running, pending])
     }
 
