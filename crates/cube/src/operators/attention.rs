@@ -30,9 +30,6 @@ const VECTOR: usize = 8;
 /// A head's greatest size: its queries and results are in registers.
 const WIDEST: usize = 128;
 
-/// Groups of tiles of queries that share what is read of keys and values, at most.
-const PLANES: u8 = 8;
-
 /// `softmax(q · kᵗ / √d) · v` of f16 or bf16, `query` `[batch, heads, queries, d]`, `key` and `value`
 /// `[batch, heads, keys, d]`, with scores, their softmax and sums in f32. With `causal` there are as many keys as queries
 /// or fewer, and the query at a place sees the keys to that place.
@@ -47,16 +44,13 @@ pub fn flash_attention(
     value: Tensor<4>,
     causal: bool,
 ) -> Result<Tensor<4>, [Tensor<4>; 3]> {
-    let (shape, dtype) = (query.dims(), query.dtype());
-    let ([_, _, queries, d], keys) = (shape, key.dims()[2]);
+    let ([_, _, queries, d], keys) = (query.dims(), key.dims()[2]);
     let fits = |tile: usize| {
         let sides = [queries, d];
         keys > 0 && sides.iter().all(|side| *side > 0 && side.is_multiple_of(tile))
     };
-    match flash_tile(&query.device(), dtype, d) {
-        Some(tile) if fits(tile) => {
-            apply(Flash { tile, causal }, [query, key, value], shape, dtype)
-        }
+    match flash_tile(&query.device(), query.dtype(), d) {
+        Some(tile) if fits(tile) => apply(Flash { tile, causal }, [query, key, value]),
         _ => Err([query, key, value]),
     }
 }
@@ -127,16 +121,14 @@ fn of_image<R: CubeRuntime>(tensor: &CubeTensor<R>, image: usize) -> CubeTensor<
 
 impl Flash {
     fn attend<R: CubeRuntime>(&self, [query, key, value, y]: [CubeTensor<R>; 4]) {
-        let queries = query.meta.shape()[2];
-        let d = query.meta.shape()[3];
+        let [_, _, queries, d] = query.meta.shape().dims();
         let shared = query.client.properties().hardware.max_shared_memory_size;
         let fits = |planes: &u8| {
             let planes = usize::from(*planes);
             queries.is_multiple_of(self.tile * planes) && self.shared(planes, d) <= shared
         };
         let mut refused = None;
-        let halves = std::iter::successors(Some(PLANES), |planes| Some(planes / 2));
-        for num_planes in halves.take_while(|planes| *planes > 0).filter(fits) {
+        for num_planes in [8, 4, 2, 1].into_iter().filter(fits) {
             let by = BlackboxAcceleratedStrategy { num_planes, seq_q: 1, seq_kv: 1 };
             match self.launch([&query, &key, &value, &y], by) {
                 Ok(()) => return,

@@ -31,12 +31,7 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor<4>, (Tensor<4>, Tensor<4>)> {
-    let ([batch, _, height, width], [outputs, _, rows, columns]) = (x.dims(), weight.dims());
-    let convolution = Convolution { stride, padding };
-    let [height, width] = [(height, rows), (width, columns)].map(|side| convolution.side(side));
-    let dtype = x.dtype();
-    apply(convolution, [x, weight], [batch, outputs, height, width], dtype)
-        .map_err(|[x, weight]| (x, weight))
+    apply(Convolution { stride, padding }, [x, weight]).map_err(|[x, weight]| (x, weight))
 }
 
 /// Filters `[out, in, kernel, kernel]` with channels last in memory, as convolutions read them: those that stay are put so
@@ -45,8 +40,7 @@ pub fn conv2d(
 /// # Errors
 /// The filters, where they are on no accelerator.
 pub fn channels_last(filters: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
-    let (shape, dtype) = (filters.dims(), filters.dtype());
-    apply(ChannelsLast, [filters], shape, dtype).map_err(|[filters]| filters)
+    apply(ChannelsLast, [filters]).map_err(|[filters]| filters)
 }
 
 #[derive(Debug)]

@@ -9,9 +9,16 @@ use burn_cubecl::tensor::CubeTensor;
 
 /// How many values of the tensor are read at once, so that lines of each of these lengths are whole vectors.
 pub(super) fn vector_size<R: CubeRuntime>(tensor: &CubeTensor<R>, lengths: &[usize]) -> usize {
-    let fits = |size: &usize| lengths.iter().all(|length| length.is_multiple_of(*size));
+    widest(tensor, |size| lengths.iter().all(|length| length.is_multiple_of(size)))
+}
+
+/// How many values of the tensor are read at once, of what fits.
+pub(super) fn widest<R: CubeRuntime>(
+    tensor: &CubeTensor<R>,
+    fits: impl Fn(usize) -> bool,
+) -> usize {
     let sizes = tensor.client.io_optimized_vector_sizes(tensor.dtype.size());
-    sizes.filter(fits).max().unwrap_or(1)
+    sizes.filter(|size| fits(*size)).max().unwrap_or(1)
 }
 
 /// Both in f32, where they differ.

@@ -9,7 +9,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::axes::{Axes, order, strides};
-use super::elements::silu;
+use super::elements::{silu, widest};
 use super::operation::{Operation, apply};
 use crate::Activation;
 
@@ -89,7 +89,7 @@ fn combine<const D: usize, const N: usize>(
         fits &= operand.dtype() == dtype;
     }
     match fits && shape.iter().all(|side| *side > 0) {
-        true => apply(Elementwise { formula, shape: shape.to_vec() }, operands, shape, dtype),
+        true => apply(Elementwise { formula, shape: shape.to_vec() }, operands),
         false => Err(operands),
     }
 }
@@ -126,11 +126,7 @@ impl Operation for Elementwise {
             }
         };
 
-        let vector = client
-            .io_optimized_vector_sizes(dtype.size())
-            .filter(|vector| axes.fits(*vector))
-            .max()
-            .unwrap_or(1);
+        let vector = widest(&out, |vector| axes.fits(vector));
         let Axes { sizes, strides } = axes.in_vectors(vector);
         let rank = sizes.len();
         let length = sizes.iter().product::<usize>();

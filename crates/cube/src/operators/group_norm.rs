@@ -35,8 +35,7 @@ pub fn group_norm(
     epsilon: f64,
     activate: bool,
 ) -> Result<crate::Tensor<4>, [crate::Tensor<4>; 3]> {
-    let (shape, dtype) = (x.dims(), x.dtype());
-    apply(GroupNorm { groups, epsilon, activate }, [x, weight, bias], shape, dtype)
+    apply(GroupNorm { groups, epsilon, activate }, [x, weight, bias])
 }
 
 #[derive(Debug)]

@@ -31,16 +31,7 @@ pub fn matmul<const D: usize>(
     rhs: Tensor<D>,
     out: DType,
 ) -> Result<Tensor<D>, (Tensor<D>, Tensor<D>)> {
-    let shape = shape_of(lhs.dims(), &rhs.dims());
-    apply(Product { out }, [lhs, rhs], shape, out).map_err(|[lhs, rhs]| (lhs, rhs))
-}
-
-/// The shape of a product: that of its left side, with the columns of the right one.
-fn shape_of<S: AsMut<[usize]>>(mut lhs: S, rhs: &[usize]) -> S {
-    if let (Some(columns), Some(n)) = (lhs.as_mut().last_mut(), rhs.last()) {
-        *columns = *n;
-    }
-    lhs
+    apply(Product { out }, [lhs, rhs]).map_err(|[lhs, rhs]| (lhs, rhs))
 }
 
 #[derive(Debug)]
@@ -63,7 +54,11 @@ pub(crate) fn multiply<R: CubeRuntime>(
     rhs: CubeTensor<R>,
     out: DType,
 ) -> CubeTensor<R> {
-    let shape = shape_of(lhs.meta.shape().to_vec(), rhs.meta.shape());
+    // That of the left side, with the columns of the right one.
+    let mut shape = lhs.meta.shape().to_vec();
+    if let (Some(columns), Some(n)) = (shape.last_mut(), rhs.meta.shape().last()) {
+        *columns = *n;
+    }
     let (client, device) = (lhs.client.clone(), lhs.device.clone());
     let out = empty_device_contiguous_dtype(client, device, Shape::from(shape), out);
     multiply_to(lhs, rhs, out.clone());

@@ -29,8 +29,7 @@ pub fn layer_norm<const D: usize>(
     epsilon: f64,
     from_one: bool,
 ) -> Result<crate::Tensor<D>, [crate::Tensor<D>; 3]> {
-    let (shape, dtype) = (x.dims(), x.dtype());
-    apply(LayerNorm { epsilon, from_one }, [x, weight, bias], shape, dtype)
+    apply(LayerNorm { epsilon, from_one }, [x, weight, bias])
 }
 
 /// `x / √(mean(x²) + ε) · weight` over the last dimension of `x` `[…, features]`, `weight` `[1, …, features]`.
@@ -42,8 +41,7 @@ pub fn rms_norm<const D: usize>(
     weight: crate::Tensor<D>,
     epsilon: f64,
 ) -> Result<crate::Tensor<D>, [crate::Tensor<D>; 2]> {
-    let (shape, dtype) = (x.dims(), x.dtype());
-    apply(RmsNorm { epsilon }, [x, weight], shape, dtype)
+    apply(RmsNorm { epsilon }, [x, weight])
 }
 
 /// `x / max(‖x‖, 1e-12) · √channels · weight` for each pixel of `[batch, channels, height, width]`, with `weight`
@@ -56,8 +54,7 @@ pub fn channel_rms_norm(
     weight: crate::Tensor<4>,
     activate: bool,
 ) -> Result<crate::Tensor<4>, [crate::Tensor<4>; 2]> {
-    let (shape, dtype) = (x.dims(), x.dtype());
-    apply(ChannelNorm { activate }, [x, weight], shape, dtype)
+    apply(ChannelNorm { activate }, [x, weight])
 }
 
 #[derive(Debug)]

@@ -20,8 +20,7 @@ pub fn rotated(
     cosines: crate::Tensor<4>,
     sines: crate::Tensor<4>,
 ) -> Result<crate::Tensor<4>, [crate::Tensor<4>; 3]> {
-    let (shape, dtype) = (x.dims(), x.dtype());
-    apply(Rotation, [x, cosines, sines], shape, dtype)
+    apply(Rotation, [x, cosines, sines])
 }
 
 #[derive(Debug)]

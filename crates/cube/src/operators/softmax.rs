@@ -24,7 +24,7 @@ pub fn softmax<const D: usize>(
 ) -> Result<crate::Tensor<D>, crate::Tensor<D>> {
     let shape = scores.dims();
     let queries = if D < 2 { 1 } else { shape[D - 2] };
-    apply(Softmax { scale, seen, queries, out }, [scores], shape, out).map_err(|[scores]| scores)
+    apply(Softmax { scale, seen, queries, out }, [scores]).map_err(|[scores]| scores)
 }
 
 #[derive(Debug)]
