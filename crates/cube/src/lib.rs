@@ -23,15 +23,18 @@
 
 #[cfg(not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")))]
 mod absent;
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
+mod device;
 pub mod kind;
 #[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
 mod operators;
 
 #[cfg(not(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal")))]
-use absent as operators;
+use absent::{self as device, self as operators};
+pub use device::{bytes_in_use, clean_up, flush};
 pub use operators::{
-    activated, channel_rms_norm, channels_last, conv2d, flash_attention, flash_tile, gated,
-    gated_sum, group_norm, layer_norm, matmul, rms_norm, rotated, softmax, sum,
+    activated, activated_sum, channel_rms_norm, channels_last, conv2d, flash_attention, flash_tile,
+    gated, gated_sum, gated_sums, group_norm, layer_norm, matmul, rms_norm, rotated, softmax, sum,
 };
 
 /// A function of single values.

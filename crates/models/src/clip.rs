@@ -6,7 +6,8 @@
 //! ("pooled").
 
 use distorch_checkpoint::config::{ClipActivation, ClipConfig};
-use distorch_runtime::{DType, Scope, Tensor, kernels};
+use distorch_runtime::kernels::Activation;
+use distorch_runtime::{DType, Scope, Tensor};
 
 use crate::ModelError;
 use crate::attention::{Mask, attention};
@@ -189,7 +190,7 @@ fn end_position(tokens: &[Token]) -> usize {
 /// Self-attention and a feed-forward network, each behind a norm and around a residual.
 struct EncoderLayer {
     heads: usize,
-    activation: ClipActivation,
+    activation: Activation,
     layer_norm1: LayerNorm,
     q_proj: Linear,
     k_proj: Linear,
@@ -205,7 +206,10 @@ impl EncoderLayer {
         let (attn, mlp) = (scope.at("self_attn"), scope.at("mlp"));
         Ok(Self {
             heads: config.heads,
-            activation: config.activation,
+            activation: match config.activation {
+                ClipActivation::QuickGelu => Activation::QuickGelu,
+                ClipActivation::Gelu => Activation::Gelu,
+            },
             layer_norm1: LayerNorm::load(scope, "layer_norm1", EPSILON)?,
             q_proj: Linear::load(&attn, "q_proj")?,
             k_proj: Linear::load(&attn, "k_proj")?,
@@ -234,15 +238,8 @@ impl EncoderLayer {
         let x = x + h.cast(DType::F32);
 
         let h = self.layer_norm2.forward(x.clone())?.cast(dtype);
-        let h = self.activate(self.fc1.forward(h)?);
+        let h = self.fc1.tokens_activated(h, self.activation)?;
         let h = self.fc2.forward(h)?;
         Ok(x + h.cast(DType::F32))
-    }
-
-    fn activate(&self, x: Tensor<3>) -> Tensor<3> {
-        match self.activation {
-            ClipActivation::QuickGelu => kernels::quick_gelu(x),
-            ClipActivation::Gelu => kernels::gelu(x),
-        }
     }
 }

@@ -3,7 +3,7 @@
 //! Each holds a handle on its weights only, fetches them in [`forward`](Linear::forward) and checks
 //! that they fit what comes in. Norms compute in f32 whatever the compute dtype.
 
-use distorch_runtime::kernels::{self, Addend, Convolved, Precision, Rows};
+use distorch_runtime::kernels::{self, Activation, Addend, Convolved, Precision, Rows};
 use distorch_runtime::tensor::ops;
 use distorch_runtime::{DType, IntTensor, LayerHandle, LayerParams, Scope, Tensor};
 
@@ -94,6 +94,29 @@ impl Linear {
     /// As [`forward`](Self::forward).
     pub fn tokens(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         self.map(x, Rows::Tokens)
+    }
+
+    /// As [`tokens`](Self::tokens), and this function of each value.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn tokens_activated(
+        &self,
+        x: Tensor<3>,
+        activation: Activation,
+    ) -> Result<Tensor<3>, ModelError> {
+        let (params, weight) = self.weight(x.dims()[2])?;
+        let (bias, precision) = (params.bias()?, params.precision());
+        Ok(kernels::linear_activated(x, weight, bias, activation, precision))
+    }
+
+    /// As [`tokens`](Self::tokens), and the first half of the features times the GELU of the others.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn tokens_geglu(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let (params, weight) = self.weight(x.dims()[2])?;
+        Ok(kernels::linear_geglu(x, weight, params.bias()?, params.precision()))
     }
 
     /// The pixels of a picture `[batch, in, height, width]` to tokens `[batch, height × width, out]`.

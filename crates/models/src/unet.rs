@@ -433,6 +433,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Result<Tensor<3>, ModelError> {
-        self.out.forward_plus(kernels::geglu(self.proj.forward(x)?), residual)
+        self.out.forward_plus(self.proj.tokens_geglu(x)?, residual)
     }
 }

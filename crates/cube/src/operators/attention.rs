@@ -23,6 +23,7 @@ use cubek::attention::routines::{DeviceSettings, LaunchInfo, Routine};
 
 use super::operation::{Operation, apply};
 use crate::Tensor;
+use crate::device::{Task, with_client};
 
 /// Values that it reads at once.
 const VECTOR: usize = 8;
@@ -233,34 +234,30 @@ pub fn flash_tile(device: &Device, dtype: DType, d: usize) -> Option<usize> {
         DType::BF16 => [FloatKind::F16, FloatKind::BF16],
         _ => return None,
     };
-    let tile = match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => tile_of::<cubecl::cuda::CudaRuntime>(device, kinds),
-        #[cfg(feature = "rocm")]
-        Device::Rocm(device) => tile_of::<cubecl::hip::HipRuntime>(device, kinds),
-        #[cfg(feature = "vulkan")]
-        Device::Vulkan(device) => tile_of::<cubecl::wgpu::WgpuRuntime>(device, kinds),
-        #[cfg(feature = "metal")]
-        Device::Metal(device) => tile_of::<cubecl::wgpu::WgpuRuntime>(device, kinds),
-        _ => None,
-    };
+    let tile = with_client(device, TileOf(kinds)).flatten();
     tile.filter(|tile| d.next_multiple_of(*tile) <= WIDEST)
 }
 
-fn tile_of<R: cubecl::Runtime>(device: &R::Device, kinds: [FloatKind; 2]) -> Option<usize> {
-    let client: ComputeClient<R> = R::client(device);
-    let tiles = &client.properties().features.matmul.cmma;
-    let sums = scalar(FloatKind::F32);
-    let has = |side: u32| {
-        kinds.map(scalar).iter().all(|kind| {
-            tiles.iter().any(|tile| {
-                (tile.a_type, tile.b_type, tile.cd_type) == (*kind, *kind, sums)
-                    && [tile.m, tile.n, tile.k] == [side; 3]
+/// The side of the tiles of these operands.
+struct TileOf([FloatKind; 2]);
+
+impl Task for TileOf {
+    type Output = Option<usize>;
+
+    fn run<R: cubecl::Runtime>(self, client: ComputeClient<R>) -> Option<usize> {
+        let tiles = &client.properties().features.matmul.cmma;
+        let sums = scalar(FloatKind::F32);
+        let has = |side: u32| {
+            self.0.map(scalar).iter().all(|kind| {
+                tiles.iter().any(|tile| {
+                    (tile.a_type, tile.b_type, tile.cd_type) == (*kind, *kind, sums)
+                        && [tile.m, tile.n, tile.k] == [side; 3]
+                })
             })
-        })
-    };
-    // In the order in which the kernel looks for one.
-    [16, 8].into_iter().find(|side| has(*side)).map(|side| side as usize)
+        };
+        // In the order in which the kernel looks for one.
+        [16, 8].into_iter().find(|side| has(*side)).map(|side| side as usize)
+    }
 }
 
 fn scalar(kind: FloatKind) -> StorageType {

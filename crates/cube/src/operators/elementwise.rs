@@ -50,6 +50,18 @@ pub fn activated<const D: usize>(
     combine(Formula::Activated(activation), [x]).map_err(|[x]| x)
 }
 
+/// A function of each value of `x + addend`, as [`sum`].
+///
+/// # Errors
+/// Both, where they are on no accelerator or their dtypes differ.
+pub fn activated_sum<const D: usize>(
+    x: crate::Tensor<D>,
+    addend: crate::Tensor<D>,
+    activation: Activation,
+) -> Result<crate::Tensor<D>, [crate::Tensor<D>; 2]> {
+    combine(Formula::Activated(activation), [x, addend])
+}
+
 /// `x · activation(gate)`, as [`sum`].
 ///
 /// # Errors
@@ -62,16 +74,28 @@ pub fn gated<const D: usize>(
     combine(Formula::Gated(activation), [x, gate])
 }
 
-/// What is computed from up to three values, a, b and c.
+/// `(x + addend) · activation(gate + addend)`, each with its addend, as [`sum`].
+///
+/// # Errors
+/// `x`, the gate and the addends of both, where they are on no accelerator or their dtypes differ.
+pub fn gated_sums<const D: usize>(
+    [x, gate]: [crate::Tensor<D>; 2],
+    [addend, of_gate]: [crate::Tensor<D>; 2],
+    activation: Activation,
+) -> Result<crate::Tensor<D>, [crate::Tensor<D>; 4]> {
+    combine(Formula::Gated(activation), [x, gate, addend, of_gate])
+}
+
+/// What is computed from up to four values, a, b, c and d.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Formula {
     /// Of all.
     Sum,
     /// a + b · c
     GatedSum,
-    /// of a
+    /// activation(a), or activation(a + b)
     Activated(Activation),
-    /// a · activation(b)
+    /// a · activation(b), or (a + c) · activation(b + d)
     Gated(Activation),
 }
 
@@ -140,7 +164,7 @@ impl Operation for Elementwise {
                 .into_tensor_arg()
         };
         // What the formula has not is not read.
-        let [a, b, c] = std::array::from_fn(|at| {
+        let [a, b, c, d] = std::array::from_fn(|at| {
             let at = if at < operands.len() { at } else { 0 };
             along(&operands[at], &strides[at])
         });
@@ -159,6 +183,7 @@ impl Operation for Elementwise {
                 a,
                 b,
                 c,
+                d,
                 out.clone().into_tensor_arg(),
                 length,
                 rank,
@@ -176,6 +201,7 @@ fn combine_all<X: Float, N: Size>(
     a: &Tensor<Vector<X, N>>,
     b: &Tensor<Vector<X, N>>,
     c: &Tensor<Vector<X, N>>,
+    d: &Tensor<Vector<X, N>>,
     out: &mut Tensor<Vector<X, N>>,
     length: usize,
     #[comptime] rank: usize,
@@ -191,6 +217,7 @@ fn combine_all<X: Float, N: Size>(
     let mut of_a = 0usize;
     let mut of_b = 0usize;
     let mut of_c = 0usize;
+    let mut of_d = 0usize;
     #[unroll]
     for step in 0..rank {
         let axis = comptime!(rank - 1 - step);
@@ -206,6 +233,9 @@ fn combine_all<X: Float, N: Size>(
         }
         if comptime!(count > 2) {
             of_c += place * c.stride(axis);
+        }
+        if comptime!(count > 3) {
+            of_d += place * d.stride(axis);
         }
     }
     let mut value = Vector::<f32, N>::cast_from(a[of_a]);
@@ -223,10 +253,18 @@ fn combine_all<X: Float, N: Size>(
             value += factor * Vector::<f32, N>::cast_from(c[of_c]);
         }
         Formula::Activated(activation) => {
+            if comptime!(count > 1) {
+                value += Vector::<f32, N>::cast_from(b[of_b]);
+            }
             value = activate(value, activation);
         }
         Formula::Gated(activation) => {
-            value *= activate(Vector::<f32, N>::cast_from(b[of_b]), activation);
+            let mut gate = Vector::<f32, N>::cast_from(b[of_b]);
+            if comptime!(count > 2) {
+                value += Vector::<f32, N>::cast_from(c[of_c]);
+                gate += Vector::<f32, N>::cast_from(d[of_d]);
+            }
+            value *= activate(gate, activation);
         }
     }
     out[at] = Vector::cast_from(value);

@@ -17,7 +17,7 @@ mod softmax;
 
 pub use attention::{flash_attention, flash_tile};
 pub use conv::{channels_last, conv2d};
-pub use elementwise::{activated, gated, gated_sum, sum};
+pub use elementwise::{activated, activated_sum, gated, gated_sum, gated_sums, sum};
 pub use group_norm::group_norm;
 pub use matmul::matmul;
 pub use norm::{channel_rms_norm, layer_norm, rms_norm};

@@ -1,6 +1,6 @@
 //! A block with weights for the picture's tokens and for the text's, which attend to each other.
 
-use distorch_runtime::kernels::{Projected, Rotation, gelu_tanh, join_rotated_heads};
+use distorch_runtime::kernels::{Activation, Projected, Rotation, join_rotated_heads};
 use distorch_runtime::{LayerHandle, Scope, Tensor};
 
 use super::modulation::{Modulation, Step, expect_features};
@@ -120,7 +120,7 @@ impl Stream {
     }
 
     fn feed_forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
-        self.second.tokens(gelu_tanh(self.first.tokens(x)?))
+        self.second.tokens(self.first.tokens_activated(x, Activation::GeluTanh)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A block with weights for the picture's tokens and for the text's, which attend to each other.
 
-use distorch_runtime::kernels::{Projected, Rotation, gelu_tanh, join_rotated_heads};
+use distorch_runtime::kernels::{Activation, Projected, Rotation, join_rotated_heads};
 use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
@@ -161,7 +161,7 @@ impl Stream {
 
     fn feed_forward(&self, x: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         let width = x.dims()[2];
-        self.second.tokens_to(gelu_tanh(self.first.tokens(x)?), width)
+        self.second.tokens_to(self.first.tokens_activated(x, Activation::GeluTanh)?, width)
     }
 }
 

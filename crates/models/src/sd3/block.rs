@@ -1,7 +1,7 @@
 //! The joint block: text and picture, each with its own weights, in one attention.
 
 use distorch_checkpoint::config::MmditConfig;
-use distorch_runtime::kernels::{self, Projected};
+use distorch_runtime::kernels::{self, Activation, Projected};
 use distorch_runtime::{Scope, Tensor};
 
 use crate::ModelError;
@@ -205,6 +205,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: Tensor<3>, width: usize) -> Result<Tensor<3>, ModelError> {
-        self.fc2.tokens_to(kernels::gelu_tanh(self.fc1.tokens(x)?), width)
+        self.fc2.tokens_to(self.fc1.tokens_activated(x, Activation::GeluTanh)?, width)
     }
 }

@@ -3,7 +3,7 @@
 //! layers of the language model, too (DeepStack: Meng et al., <https://arxiv.org/abs/2406.04334>).
 
 use distorch_checkpoint::config::VisionConfig;
-use distorch_runtime::kernels::{gelu, gelu_tanh};
+use distorch_runtime::kernels::{Activation, gelu};
 use distorch_runtime::tensor::TensorData;
 use distorch_runtime::{DType, Device, IntTensor, Scope, Tensor};
 
@@ -223,7 +223,7 @@ impl Block {
         let x = x + seen.cast(DType::F32);
         let h = self.feed_forward_norm.forward(x.clone())?.cast(dtype);
         let [first, second] = &self.feed_forward;
-        let fed = second.tokens_to(gelu_tanh(first.tokens(h)?), width)?;
+        let fed = second.tokens_to(first.tokens_activated(h, Activation::GeluTanh)?, width)?;
         Ok(x + fed.cast(DType::F32))
     }
 }

@@ -53,13 +53,7 @@ impl Convolved {
         padding: usize,
         precision: Precision,
     ) -> Self {
-        let [_, inputs, rows, columns] = weight.dims();
-        let [_, channels, height, width] = x.dims();
-        let fits = inputs == channels
-            && stride > 0
-            && height + 2 * padding >= rows
-            && width + 2 * padding >= columns;
-        if !fits || is_host(&x.device()) {
+        if !fits(&x, &weight, stride, padding) || is_host(&x.device()) {
             let y = convolved(x, weight, bias, stride, padding, precision);
             return Self { y, bias: None };
         }
@@ -85,6 +79,14 @@ impl Convolved {
     }
 }
 
+/// Whether there is such a convolution.
+fn fits(x: &Tensor<4>, weight: &Tensor<4>, stride: usize, padding: usize) -> bool {
+    let [_, inputs, rows, columns] = weight.dims();
+    let [_, channels, height, width] = x.dims();
+    let covered = height + 2 * padding >= rows && width + 2 * padding >= columns;
+    inputs == channels && stride > 0 && covered
+}
+
 fn convolved(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -94,11 +96,8 @@ fn convolved(
     precision: Precision,
 ) -> Tensor<4> {
     let [outputs, inputs, rows, columns] = weight.dims();
-    let [_, channels, height, width] = x.dims();
-    let fits = inputs == channels
-        && stride > 0
-        && height + 2 * padding >= rows
-        && width + 2 * padding >= columns;
+    let [_, _, height, width] = x.dims();
+    let fits = fits(&x, &weight, stride, padding);
     let burn = |x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>| {
         let options = ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
         let dtype = x.dtype();

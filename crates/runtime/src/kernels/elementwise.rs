@@ -53,6 +53,37 @@ pub fn geglu(x: Tensor<3>) -> Tensor<3> {
     }
 }
 
+/// As [`geglu`] of `x + bias`, `[1, 1, 2 × features]`.
+pub(super) fn biased_geglu(x: Tensor<3>, bias: Tensor<3>) -> Tensor<3> {
+    let half = x.dims()[2] / 2;
+    let halves = |x: Tensor<3>| [0, half].map(|first| x.clone().narrow(2, first, half));
+    match distorch_cube::gated_sums(halves(x.clone()), halves(bias.clone()), Activation::Gelu) {
+        Ok(gated) => gated,
+        Err(_) => geglu(x + bias),
+    }
+}
+
+/// This function of each value.
+pub fn activated<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    match activation {
+        Activation::Relu => relu(x),
+        Activation::Silu => silu(x),
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => gelu_tanh(x),
+        Activation::QuickGelu => quick_gelu(x),
+    }
+}
+
+/// This function of each value of `x + addend`.
+pub(super) fn activated_sum<const D: usize>(
+    x: Tensor<D>,
+    addend: Tensor<D>,
+    activation: Activation,
+) -> Tensor<D> {
+    distorch_cube::activated_sum(x, addend, activation)
+        .unwrap_or_else(|[x, addend]| activated(x + addend, activation))
+}
+
 /// `x · Φ(x)`, the GELU of Hendrycks & Gimpel (<https://arxiv.org/abs/1606.08415>), not approximated.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     each(x, gelu_all, Activation::Gelu)

@@ -2,7 +2,7 @@
 //! root mean square (Henry et al., <https://arxiv.org/abs/2010.04245>) and rotated by its token's place (Su et al.,
 //! <https://arxiv.org/abs/2104.09864>); and what a layer reads that follows an attention and a feed-forward layer at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -33,6 +33,8 @@ pub struct Rotation {
     cosines: Arc<[f32]>,
     /// Sines in the same order; those of the first of two features are negative.
     sines: Arc<[f32]>,
+    /// Both as [`on`](Self::on) returns them, for the device that asked first: a network's blocks all turn by the same.
+    uploaded: OnceLock<(Device, [Tensor<4>; 2])>,
 }
 
 impl Rotation {
@@ -44,6 +46,7 @@ impl Rotation {
             dim,
             cosines: each(|angle| [angle.cos() as f32; 2]),
             sines: each(|angle| [-(angle.sin() as f32), angle.sin() as f32]),
+            uploaded: OnceLock::new(),
         }
     }
 
@@ -53,10 +56,18 @@ impl Rotation {
         (&self.cosines[at..][..self.dim], &self.sines[at..][..self.dim])
     }
 
-    /// `[1, tokens, 1, d]`.
-    fn tensor(&self, values: &[f32], device: &Device) -> Tensor<4> {
-        let data = TensorData::new(values.to_vec(), [1, self.tokens, 1, self.dim]);
-        Tensor::from_data(data, (device, DType::F32))
+    /// The cosines and the sines on a device, each `[1, tokens, 1, d]`.
+    fn on(&self, device: &Device) -> [Tensor<4>; 2] {
+        let upload = || {
+            [&self.cosines, &self.sines].map(|values| {
+                let data = TensorData::new(values.to_vec(), [1, self.tokens, 1, self.dim]);
+                Tensor::from_data(data, (device, DType::F32))
+            })
+        };
+        match self.uploaded.get_or_init(|| (device.clone(), upload())) {
+            (there, tensors) if there == device => tensors.clone(),
+            _ => upload(),
+        }
     }
 }
 
@@ -249,8 +260,7 @@ fn turned(x: Tensor<3>, heads: usize, rotation: &Rotation) -> Tensor<3> {
     let (shape, dtype, device) = (x.dims(), x.dtype(), x.device());
     let [batch, tokens, width] = shape;
     let dim = width / heads.max(1);
-    let [cosines, sines] =
-        [&rotation.cosines, &rotation.sines].map(|values| rotation.tensor(values, &device));
+    let [cosines, sines] = rotation.on(&device);
     let x = x.reshape([batch, tokens, heads, dim]);
     let turned = distorch_cube::rotated(x, cosines, sines).unwrap_or_else(|[x, cosines, sines]| {
         let x = x.cast(DType::F32);

@@ -3,13 +3,15 @@
 use rayon::prelude::*;
 
 use super::Precision;
-use super::elementwise::add_all;
+use super::elementwise::{activated, activated_sum, add_all, biased_geglu, geglu};
 use super::host::{Host, Matrix, Output, gemm, tensor};
 #[cfg(target_arch = "x86_64")]
 use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
 use super::product::{self, Bias, Element, Plain, Sink, Unit};
 use crate::tensor::{DType, Tensor, is_host};
+
+use distorch_cube::Activation;
 
 /// How [`linear`] lays out its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,39 @@ pub fn linear_plus(
     match is_host(&x.device()) {
         true => linear(x, weight, bias, Rows::Tokens, precision) + addend,
         false => generic(x, weight, bias, Some(addend), Rows::Tokens),
+    }
+}
+
+/// As [`linear`], to [`Rows::Tokens`], and this function of each value.
+pub fn linear_activated(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    activation: Activation,
+    precision: Precision,
+) -> Tensor<3> {
+    match bias {
+        Some(bias) if !is_host(&x.device()) => {
+            let bias = bias.cast(x.dtype()).unsqueeze();
+            activated_sum(mapped(x, weight), bias, activation)
+        }
+        bias => activated(linear(x, weight, bias, Rows::Tokens, precision), activation),
+    }
+}
+
+/// As [`linear`], to [`Rows::Tokens`], and [`geglu`] of it: half of `out` features.
+pub fn linear_geglu(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    precision: Precision,
+) -> Tensor<3> {
+    match bias {
+        Some(bias) if !is_host(&x.device()) => {
+            let bias = bias.cast(x.dtype()).unsqueeze();
+            biased_geglu(mapped(x, weight), bias)
+        }
+        bias => geglu(linear(x, weight, bias, Rows::Tokens, precision)),
     }
 }
 
@@ -179,6 +214,15 @@ pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
     multiply(lhs, rhs, dtype)
 }
 
+/// `[batch, rows, in]` to `[batch, rows, out]` in the dtype of `x`, by its device's product.
+fn mapped(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let ([batch, count, inputs], dtype) = (x.dims(), x.dtype());
+    let weight = weight.cast(dtype).transpose();
+    let y = multiply(x.reshape([batch * count, inputs]), weight, dtype);
+    let outputs = y.dims()[1];
+    y.reshape([batch, count, outputs])
+}
+
 fn generic(
     x: Tensor<3>,
     weight: Tensor<2>,
@@ -186,15 +230,8 @@ fn generic(
     addend: Option<Tensor<3>>,
     rows: Rows,
 ) -> Tensor<3> {
-    let [batch, count, inputs] = x.dims();
-    let outputs = weight.dims()[0];
-    let dtype = x.dtype();
-    let weight = weight.cast(dtype);
-    let y = multiply(x.reshape([batch * count, inputs]), weight.transpose(), dtype);
-    let bias = bias.map(|bias| bias.cast(dtype).unsqueeze());
-    let addend = addend.map(|addend| addend.reshape([batch * count, outputs]));
-    let y = add_all(y, bias, addend);
-    let y = y.reshape([batch, count, outputs]);
+    let bias = bias.map(|bias| bias.cast(x.dtype()).unsqueeze());
+    let y = add_all(mapped(x, weight), bias, addend);
     match rows {
         Rows::Tokens => y,
         Rows::Channels => y.swap_dims(1, 2),

@@ -30,9 +30,10 @@ use crate::tensor::{self, DType, Device};
 
 pub use attention::{attention, attention_in_tiles};
 pub use conv::{Convolved, conv2d};
-pub use elementwise::{add, gated_silu, geglu, gelu, gelu_tanh, quick_gelu, relu, silu};
+pub use distorch_cube::Activation;
+pub use elementwise::{activated, add, gated_silu, geglu, gelu, gelu_tanh, quick_gelu, relu, silu};
 pub use heads::{Projected, Rotation, join_activated, join_heads, join_rotated_heads};
-pub use linear::{Rows, linear, linear_plus, matmul};
+pub use linear::{Rows, linear, linear_activated, linear_geglu, linear_plus, matmul};
 pub use modulate::{add_gated, modulated_norm};
 pub use norm::{channel_rms_norm, group_norm, layer_norm, rms_norm};
 pub use picture::{Addend, each_pixel, join_channels, picture, tokens};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::caches;
 use crate::heap::PeakMeter;
 use crate::machine::Pool;
-use crate::tensor::device::{Releases, release};
+use crate::tensor::device::Releases;
 use crate::tensor::host::ready_threads;
 use crate::tensor::{self, Device, uploads};
 
@@ -103,7 +103,7 @@ impl Activations {
     pub(super) fn end(&self) {
         if self.lock().session.is_some() {
             self.look();
-            release(&self.device);
+            distorch_cube::clean_up(&self.device);
             if !tensor::is_host(&self.device) {
                 caches::seal_meanwhile();
             }

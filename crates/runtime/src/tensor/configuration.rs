@@ -16,7 +16,7 @@ pub(crate) fn set(tuning: PathBuf, kernels: Option<PathBuf>) {
     config.autotune.cache = CacheConfig::File(tuning);
     config.compilation.cache = kernels.map(CacheConfig::File);
     // Else memory comes in pages of up to a quarter of the device, of which one tensor may use a fifth. What is free
-    // goes back as layers are asked for (`device::release`).
+    // goes back as layers are asked for (`device::Releases`).
     config.memory.persistent_memory = PersistentMemory::Enforced;
     let mut storage = CubeClRuntimeConfig::storage().lock();
     if storage.is_none() {

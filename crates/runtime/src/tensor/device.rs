@@ -45,21 +45,14 @@ pub(crate) fn vulkan(device: VulkanDevice) -> Device {
 
 /// Has the device let go of what was copied to it from, once it is there: CubeCL 0.10 does so only when this thread
 /// launches kernels, so a thread that only copies would hold all that it ever copied.
-#[allow(unused_variables)] // without accelerators
 pub(crate) fn let_go(device: &Device) {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => flush::<burn_cubecl::cubecl::cuda::CudaRuntime>(device),
+        Device::Cuda(_) => distorch_cube::flush(device),
         #[cfg(feature = "rocm")]
-        Device::Rocm(device) => flush::<burn_cubecl::cubecl::hip::HipRuntime>(device),
+        Device::Rocm(_) => distorch_cube::flush(device),
         _ => {}
     }
-}
-
-#[cfg(any(feature = "cuda", feature = "rocm"))]
-fn flush<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) {
-    // What went wrong is met again by whoever reads results.
-    let _ = R::client(device).flush();
 }
 
 /// So often in a pass an accelerator gives its free memory back. More often, and the calls would take longer than the
@@ -75,7 +68,7 @@ impl Releases {
     /// A layer of so many is asked for by the thread that computes.
     pub(crate) fn asked(&self, device: &Device, layers: usize) {
         if !is_host(device) && self.is_due(layers) {
-            release(device);
+            distorch_cube::clean_up(device);
         }
     }
 
@@ -86,50 +79,9 @@ impl Releases {
     }
 }
 
-/// Has the device give back the memory that nothing of this thread's work is in.
-#[allow(unused_variables)] // without accelerators
-pub(crate) fn release(device: &Device) {
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => clean::<burn_cubecl::cubecl::cuda::CudaRuntime>(device),
-        #[cfg(feature = "rocm")]
-        Device::Rocm(device) => clean::<burn_cubecl::cubecl::hip::HipRuntime>(device),
-        #[cfg(feature = "vulkan")]
-        Device::Vulkan(device) => clean::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
-        #[cfg(feature = "metal")]
-        Device::Metal(device) => clean::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
-        _ => {}
-    }
-}
-
-#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
-fn clean<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) {
-    R::client(device).memory_cleanup();
-}
-
 /// Whether the device holds and computes with this dtype.
 pub fn supports(device: &Device, dtype: DType) -> bool {
     Backend::supports_dtype(device, dtype)
-}
-
-/// Bytes that this thread's work holds on an accelerator; `None` where that is not told.
-pub fn bytes_in_use(device: &Device) -> Option<u64> {
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => in_use::<burn_cubecl::cubecl::cuda::CudaRuntime>(device),
-        #[cfg(feature = "rocm")]
-        Device::Rocm(device) => in_use::<burn_cubecl::cubecl::hip::HipRuntime>(device),
-        #[cfg(feature = "vulkan")]
-        Device::Vulkan(device) => in_use::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
-        #[cfg(feature = "metal")]
-        Device::Metal(device) => in_use::<burn_cubecl::cubecl::wgpu::WgpuRuntime>(device),
-        _ => None,
-    }
-}
-
-#[cfg(any(feature = "cuda", feature = "rocm", feature = "vulkan", feature = "metal"))]
-fn in_use<R: burn_cubecl::cubecl::Runtime>(device: &R::Device) -> Option<u64> {
-    R::client(device).memory_usage().ok().map(|usage| usage.bytes_in_use)
 }
 
 /// Waits until the device has done all that this thread gave it to do. The CPU does it at once.

@@ -26,7 +26,8 @@ pub use burn::tensor::{DType, Distribution, Shape, TensorData, TensorPrimitive};
 use cubecl_common::bytes::{AllocationProperty, Bytes};
 
 pub(crate) use device::let_go;
-pub use device::{Stream, bytes_in_use, is_host, supports, wait};
+pub use device::{Stream, is_host, supports, wait};
+pub use distorch_cube::bytes_in_use;
 pub use fp8::Fp8Tensor;
 pub use piece::Piece;
 use piece::stage;
