@@ -1,15 +1,14 @@
 //! What the tests of the other crates share. A dev-dependency of theirs, and of nothing else: it panics where something
 //! goes wrong, as tests do.
 //!
-//! Without features it knows model files ([`model_file`], [`key_list`]) and seeded values ([`seeded`]), and no
-//! Burn.
+//! Without features it knows model files ([`model_file`], [`small_models`], [`key_list`]) and seeded values ([`seeded`]),
+//! and no Burn.
 
 pub mod key_list;
 pub mod model_file;
 #[cfg(feature = "runs")]
 pub mod runs;
 pub mod seeded;
-#[cfg(feature = "runs")]
 pub mod small_models;
 #[cfg(feature = "tensors")]
 pub mod tensors;
