@@ -36,32 +36,8 @@ impl Queue {
         })
     }
 
-    /// The pending jobs, the next first.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn pending(&self) -> Result<Vec<Record>, Error> {
-        retry!(
-            self,
-            "listing pending jobs",
-            self.records("WHERE state = 'pending' ORDER BY number, seq", args![])
-        )
-    }
-
-    /// The running jobs, the one that was claimed first at the beginning.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn running(&self) -> Result<Vec<Record>, Error> {
-        retry!(
-            self,
-            "listing running jobs",
-            self.records("WHERE state = 'running' ORDER BY started, seq", args![])
-        )
-    }
-
-    /// The running jobs and the pending ones, ordered as [`running`](Self::running) and [`pending`](Self::pending) are, at one
-    /// moment: one after the other, these miss a job that is claimed between them.
+    /// The running jobs, the one that was claimed first at the beginning, and the pending ones, the next first. Both at one
+    /// moment: a job that is claimed meanwhile is in one of the lists.
     ///
     /// # Errors
     /// Where the database fails.

@@ -355,7 +355,7 @@ async fn step(
 /// The whole of the queue is that of the model.
 async fn compare(queue: &Queue, model: &Model) {
     let pending: Vec<_> = model.pending().iter().map(|&at| uuid(model.jobs[at].id)).collect();
-    let records = queue.pending().await.unwrap();
+    let [_, records] = queue.unfinished().await.unwrap();
     assert_eq!(records.iter().map(|record| record.job.id).collect::<Vec<_>>(), pending);
     let records = queue.history(None, None).await.unwrap();
     let history: Vec<_> = records.iter().map(|record| record.job.id).collect();
