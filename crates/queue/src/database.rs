@@ -3,6 +3,7 @@
 //! Statements are written once, in what SQLite and PostgreSQL share; [`Dialect::text`] fills in the
 //! few places where they differ.
 
+mod migrations;
 mod opening;
 mod postgres;
 mod sqlite;

@@ -9,6 +9,7 @@ use sqlx::{Postgres, Transaction};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
+use super::migrations::{POSTGRES, migrator};
 use super::opening;
 use crate::error::Error;
 use crate::notice::{Notice, NoticeKind};
@@ -71,7 +72,7 @@ async fn opened(
 async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await?;
     // `run` is this; but its future is not found to be `Send`.
-    sqlx::migrate!("migrations/postgres").run_direct(None, &mut *connection, false).await
+    migrator(&POSTGRES).run_direct(None, &mut *connection, false).await
 }
 
 fn without_password(options: &PgConnectOptions) -> String {

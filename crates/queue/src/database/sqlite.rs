@@ -12,6 +12,7 @@ use sqlx::{Sqlite, Transaction};
 use tokio::sync::broadcast;
 
 use self::notices::Listener;
+use super::migrations::{SQLITE, migrator};
 use super::{Access, opening};
 use crate::error::Error;
 use crate::notice::Notice;
@@ -131,7 +132,7 @@ async fn opened(
 async fn migrate(pool: &SqlitePool) -> Result<(), sqlx::migrate::MigrateError> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
     // `run` is this; but its future is not found to be `Send`.
-    sqlx::migrate!("migrations/sqlite").run_direct(None, &mut *transaction, false).await?;
+    migrator(&SQLITE).run_direct(None, &mut *transaction, false).await?;
     transaction.commit().await?;
     Ok(())
 }
