@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use distorch_cube::Activation;
+
 use super::Precision;
 use super::elementwise::{activated, activated_sum, add_all, biased_geglu, geglu};
 use super::host::{Host, Matrix, Output, gemm, tensor};
@@ -10,8 +12,6 @@ use super::host::{Numbers, filled};
 #[cfg(target_arch = "x86_64")]
 use super::product::{self, Bias, Element, Plain, Sink, Unit};
 use crate::tensor::{DType, Tensor, is_host};
-
-use distorch_cube::Activation;
 
 /// How [`linear`] lays out its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +89,8 @@ pub fn linear_activated(
     activation: Activation,
     precision: Precision,
 ) -> Tensor<3> {
-    match bias {
-        Some(bias) if !is_host(&x.device()) => {
-            let bias = bias.cast(x.dtype()).unsqueeze();
-            activated_sum(mapped(x, weight), bias, activation)
-        }
-        bias => activated(linear(x, weight, bias, Rows::Tokens, precision), activation),
-    }
+    let biased = |y, bias| activated_sum(y, bias, activation);
+    linear_then(x, weight, bias, precision, biased, |y| activated(y, activation))
 }
 
 /// As [`linear`], to [`Rows::Tokens`], and [`geglu`] of it: half of `out` features.
@@ -105,12 +100,24 @@ pub fn linear_geglu(
     bias: Option<Tensor<1>>,
     precision: Precision,
 ) -> Tensor<3> {
+    linear_then(x, weight, bias, precision, biased_geglu, geglu)
+}
+
+/// As [`linear`], to [`Rows::Tokens`], and `then` of it; on accelerators `biased` of the product and the bias, if there is one.
+fn linear_then(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    precision: Precision,
+    biased: impl FnOnce(Tensor<3>, Tensor<3>) -> Tensor<3>,
+    then: impl FnOnce(Tensor<3>) -> Tensor<3>,
+) -> Tensor<3> {
     match bias {
         Some(bias) if !is_host(&x.device()) => {
             let bias = bias.cast(x.dtype()).unsqueeze();
-            biased_geglu(mapped(x, weight), bias)
+            biased(mapped(x, weight), bias)
         }
-        bias => geglu(linear(x, weight, bias, Rows::Tokens, precision)),
+        bias => then(linear(x, weight, bias, Rows::Tokens, precision)),
     }
 }
 
